@@ -1,0 +1,300 @@
+"""Everything that flows through a detector: typed values, shapes in the docstrings, nothing else.
+
+Symbols, here and in every other file: B images in a batch, (H, W) size of the padded batch, (h, w) size of a feature map, C channels of a
+backbone level, D width of the transformer, S tokens of memory, Q queries, L decoder layers, K outputs of the class head, N objects of an image.
+
+Boxes say their format in their name: `boxes_cxcywh` are centre x, centre y, width, height in [0, 1] of the image without its padding;
+`boxes_xyxy` are corners in pixels. All types that hold tensors are registered as pytrees, so `torch.export` takes them as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class TensorRecord:
+    """Moves every tensor of a dataclass at once: `.to(...)` and `.pin_memory()`, as for a single tensor."""
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        def visit(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return change(value)
+            if isinstance(value, TensorRecord):
+                return value._map(change)
+            if isinstance(value, tuple):
+                return tuple(visit(item) for item in value)
+            if isinstance(value, dict):
+                return {name: visit(item) for name, item in value.items()}
+            return value
+
+        values = {part.name: visit(getattr(self, part.name)) for part in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return type(self)(**values)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> Self:
+        """A copy whose tensors are moved to a device; a dtype applies to floating-point tensors only."""
+
+        def move(tensor: Tensor) -> Tensor:
+            wanted = dtype if tensor.is_floating_point() else None
+            return tensor.to(device=device, dtype=wanted, non_blocking=non_blocking)
+
+        return self._map(move)
+
+    def pin_memory(self, device: Any = None) -> Self:
+        """A copy whose tensors lie in page-locked memory, from which copies to a GPU can overlap with work."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True)
+class ImageBatch(TensorRecord):
+    """Images of one batch, padded to a common size at the right and below.
+
+    Attributes:
+        pixels: (B, 3, H, W) normalised floats. Values behind padding may be anything: the detector zeroes them.
+        padding: (B, H, W) bool, True where padded; None where no image is padded (then no mask reaches attention).
+        image_ids: (B,) int64 identifiers of the images in their data set, or None.
+        original_sizes: (B, 2) int64 height and width of the image files before any resizing, or None.
+    """
+
+    pixels: Tensor
+    padding: Tensor | None = None
+    image_ids: Tensor | None = None
+    original_sizes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Target(TensorRecord):
+    """The objects of one image; none at all is normal.
+
+    Attributes:
+        labels: (N,) int64 indices of the class head's outputs.
+        boxes_cxcywh: (N, 4) in [0, 1] of the image without its padding.
+    """
+
+    labels: Tensor
+    boxes_cxcywh: Tensor
+
+
+@dataclass(frozen=True)
+class FeatureMap(TensorRecord):
+    """One level of a backbone.
+
+    Attributes:
+        features: (B, C, h, w).
+        padding: (B, h, w) bool, True where padded, or None where nothing is.
+        stride: pixels of the image for one cell.
+    """
+
+    features: Tensor
+    padding: Tensor | None
+    stride: int
+
+
+@dataclass(frozen=True)
+class Levels(TensorRecord):
+    """Backbone levels brought to the transformer's width, with their position codes.
+
+    Attributes:
+        maps: each (B, D, h, w).
+        positions: each (B, D, h, w), computed in float32 and cast to the maps' type.
+        paddings: each (B, h, w) bool or None.
+    """
+
+    maps: tuple[Tensor, ...]
+    positions: tuple[Tensor, ...]
+    paddings: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Memory(TensorRecord):
+    """What the decoder looks at: the tokens of all levels, row by row, level after level.
+
+    Attributes:
+        tokens: (B, S, D).
+        positions: (B, S, D) position codes of the tokens.
+        padding: (B, S) bool, True where padded, or None where nothing is.
+        level_sizes: (h, w) of each level; the sum of h · w is S.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    padding: Tensor | None
+    level_sizes: tuple[tuple[int, int], ...]
+
+    def maps(self) -> tuple[Tensor, ...]:
+        """The levels again as images, each (B, D, h, w)."""
+        parts = self.tokens.split([height * width for height, width in self.level_sizes], dim=1)
+        return tuple(
+            part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, self.level_sizes, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Queries(TensorRecord):
+    """What each query carries into the decoder.
+
+    Attributes:
+        content: (B, Q, D) what it starts with.
+        position: (B, Q, D) where it looks, as a code.
+    """
+
+    content: Tensor
+    position: Tensor
+
+
+@dataclass(frozen=True)
+class Decoded(TensorRecord):
+    """What the decoder found.
+
+    Attributes:
+        states: (L, B, Q, D) of every layer, as the heads take them.
+        base_logits: (L, B, Q, 4) box logits that the box head's output is added to; None in a paper without references.
+    """
+
+    states: Tensor
+    base_logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LayerOutput(TensorRecord):
+    """The predictions of one decoder layer.
+
+    Attributes:
+        logits: (B, Q, K) raw class scores.
+        boxes_cxcywh: (B, Q, 4) in [0, 1] of the image without its padding.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+
+
+@dataclass(frozen=True)
+class Output(TensorRecord):
+    """The predictions of all decoder layers, stacked; the last layer is the result.
+
+    Attributes:
+        logits: (L, B, Q, K) raw class scores.
+        boxes_cxcywh: (L, B, Q, 4) in [0, 1] of the image without its padding.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+
+    @property
+    def layers(self) -> tuple[LayerOutput, ...]:
+        """One view for each decoder layer, first to last."""
+        return tuple(
+            LayerOutput(logits, boxes)
+            for logits, boxes in zip(self.logits.unbind(0), self.boxes_cxcywh.unbind(0), strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Stages(TensorRecord):
+    """Every intermediate result of a detector, by the name of the part that made it."""
+
+    backbone: tuple[FeatureMap, ...]
+    neck: Levels
+    memory: Memory
+    queries: Queries
+    decoded: Decoded
+    output: Output
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a criterion returns.
+
+    Attributes:
+        total: scalar with gradient, the sum of `criterion.weights[name] * terms[name]`.
+        terms: unweighted scalars with gradient by name: `layers.<i>.class`, `layers.<i>.l1`, `layers.<i>.giou`.
+        statistics: numbers of the last layer without gradient, for showing how learning goes: `objects` in the batch, `matched` of them,
+            and how many of these were given the right class (`correct`).
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Detections(TensorRecord):
+    """The best detections of one image, sorted by falling score, still as tensors.
+
+    Attributes:
+        scores: (N,) in [0, 1].
+        labels: (N,) int64 indices of the class head's outputs.
+        boxes_xyxy: (N, 4) corners in pixels of the original image.
+        queries: (N,) int64, the query that each came from.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    boxes_xyxy: Tensor
+    queries: Tensor
+
+
+@dataclass(frozen=True)
+class Category:
+    """One class of objects.
+
+    Attributes:
+        id: the number that annotation and result files use for it.
+        name: what people call it.
+        index: the output of the class head that stands for it.
+    """
+
+    id: int
+    name: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image file becomes pixels of a batch when nothing is left to chance (evaluation, prediction).
+
+    Attributes:
+        short_side: pixels that the shorter side is resized to.
+        long_side: limit of the longer side in pixels; it wins over `short_side`.
+        mean: of the red, green and blue channel, for values in [0, 1].
+        deviation: standard deviation of the same.
+    """
+
+    short_side: int = 800
+    long_side: int = 1333
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a detector is, beside its weights: all that a checkpoint keeps so that nothing has to be told twice.
+
+    Attributes:
+        family: the paper's model file, such as `detr`.
+        variant: the catalog's name that it was built from.
+        config: the fields of the family's configuration.
+        categories: the classes that it can report; outputs of the class head without one are never reported.
+        preprocessing: how images have to be prepared.
+        threshold: score from which a detection is worth showing.
+        metrics: figures measured with these weights, by name.
+    """
+
+    family: str
+    variant: str
+    config: Mapping[str, Any]
+    categories: tuple[Category, ...]
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    threshold: float = 0.5
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+for _type in (ImageBatch, Target, FeatureMap, Levels, Memory, Queries, Decoded, LayerOutput, Output, Stages, Detections):
+    torch.export.register_dataclass(_type, serialized_type_name=f"detrkit.{_type.__name__}")
