@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -271,6 +271,33 @@ class Preprocessing:
     long_side: int = 1333
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a variant is trained; the defaults are DETR's.
+
+    Attributes:
+        learning_rate: of everything but the backbone.
+        backbone_learning_rate: of the backbone.
+        weight_decay: of all parameters, norms and embeddings too, as the authors do.
+        gradient_clip: largest norm of the gradient over all parameters.
+        epochs: passes over the training images.
+        batch_size: images in a step, over all devices and accumulated batches together.
+        schedule: "step" (one drop to a tenth) or "cosine" (down to zero).
+        drop_after: share of the epochs after which a step schedule drops.
+        warmup_steps: steps over which the learning rate rises from zero.
+    """
+
+    learning_rate: float = 1e-4
+    backbone_learning_rate: float = 1e-5
+    weight_decay: float = 1e-4
+    gradient_clip: float = 0.1
+    epochs: int = 500
+    batch_size: int = 64
+    schedule: Literal["step", "cosine"] = "step"
+    drop_after: float = 0.8
+    warmup_steps: int = 0
 
 
 @dataclass(frozen=True)

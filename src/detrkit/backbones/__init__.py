@@ -1,0 +1,46 @@
+"""Backbones by name: from an image to levels of features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from detrkit.backbones.backbone import Backbone
+from detrkit.backbones.compact import Compact
+from detrkit.backbones.mobilenet import MobileNetV2
+from detrkit.backbones.resnet import ResNet
+from detrkit.errors import ConfigurationError, closest
+
+__all__ = ["BACKBONES", "Backbone", "build_backbone"]
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "resnet18": partial(ResNet, depth=18),
+    "resnet18-c4": partial(ResNet, depth=18, stages=3),
+    "resnet34": partial(ResNet, depth=34),
+    "resnet34-c4": partial(ResNet, depth=34, stages=3),
+    "resnet50": partial(ResNet, depth=50),
+    "resnet50-c4": partial(ResNet, depth=50, stages=3),
+    "resnet50-dc5": partial(ResNet, depth=50, dilated=True),
+    "resnet101": partial(ResNet, depth=101),
+    "resnet101-c4": partial(ResNet, depth=101, stages=3),
+    "resnet101-dc5": partial(ResNet, depth=101, dilated=True),
+    "mobilenet_v2": MobileNetV2,
+    "compact": Compact,
+}
+
+
+def build_backbone(name: str, *, levels: int = 1) -> Backbone:
+    """A backbone with random weights, laid out channels-last.
+
+    Args:
+        name: a key of `BACKBONES`; `-dc5` dilates the last stage, `-c4` ends before it, both at stride 16.
+        levels: how many of the coarsest levels it returns.
+
+    Raises:
+        ConfigurationError: there is no such backbone.
+    """
+    if name not in BACKBONES:
+        raise ConfigurationError(f"there is no backbone '{name}': {closest(name, BACKBONES)}")
+    return BACKBONES[name](levels=levels).to(memory_format=torch.channels_last)

@@ -1,0 +1,68 @@
+"""What every backbone is: images in, feature maps of falling resolution out."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrkit.structures import FeatureMap, ImageBatch
+
+
+class Backbone(nn.Module):
+    """Base of all backbones. A subclass fills in the attributes and `features`.
+
+    Attributes:
+        channels: C of each level that is returned, finest first.
+        strides: pixels for one cell of each level.
+        frozen_norms: True where batch norms are frozen, so that the weights must come pretrained.
+        unused_weights: beginnings of keys in torchvision's file that this backbone has no place for.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    frozen_norms: bool
+    unused_weights: ClassVar[tuple[str, ...]] = ()
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """Every level that is wanted, finest first.
+
+        Args:
+            pixels: (B, 3, H, W), normalised.
+
+        Returns:
+            (B, C, h, w) for each of `strides`.
+        """
+        raise NotImplementedError
+
+    def forward(self, batch: ImageBatch) -> tuple[FeatureMap, ...]:
+        """Levels with the padding that belongs to them."""
+        pixels = batch.pixels.contiguous(memory_format=torch.channels_last)  # half the time of channels-first on a CPU
+        return tuple(
+            FeatureMap(features, shrink_padding(batch.padding, features), stride)
+            for features, stride in zip(self.features(pixels), self.strides, strict=True)
+        )
+
+
+def shrink_padding(padding: Tensor | None, features: Tensor) -> Tensor | None:
+    """The padding of a feature map: each cell takes the value at its nearest pixel, row floor(i · H / h), as the authors do.
+
+    Args:
+        padding: (B, H, W) bool or None.
+        features: (B, C, h, w).
+
+    Returns:
+        (B, h, w) bool or None.
+    """
+    if padding is None:
+        return None
+    return F.interpolate(padding[:, None].to(torch.float32), size=features.shape[-2:])[:, 0].to(torch.bool)
+
+
+def freeze(*modules: nn.Module) -> None:
+    """Takes the parameters of these modules out of training."""
+    for module in modules:
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)

@@ -1,0 +1,230 @@
+"""Result entries against ground truth, both in COCO's format: the figures that pycocotools gives, and errors that say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from numpy.typing import NDArray
+
+from detrkit.errors import DataError
+from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation
+
+# Places in the evaluator's arrays: IoU 0.50, objects of all sizes, 100 detections an image.
+IOU_50, ALL_SIZES, MOST_DETECTIONS = 0, 0, -1
+
+
+def evaluate_detections(
+    ground_truth: dict[str, Any] | str | Path,
+    detections: Sequence[dict[str, Any]] | str | Path,
+    *,
+    name: str | None = None,
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """Compares box detections with ground truth as COCO does: every image counts, also those without a detection.
+
+    Args:
+        ground_truth: an annotation file in COCO's format, or what such a file holds. Missing areas are those of the boxes.
+        detections: a result file, or the entries of one: `image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels, `score`.
+            The 100 best of an image count.
+        name: how to call the data in tables; by default the annotation file's name.
+        notes: sentences to keep beside the figures.
+
+    Raises:
+        DataError: where a file cannot be read, or an entry is malformed, not finite, or of an image or category that the ground truth lacks.
+    """
+    truth_name, truth = _opened(ground_truth, "the given ground truth")
+    results_name, results = _opened(detections, "the given detections")
+    truth = _checked_truth(truth, truth_name)
+    results = _checked_results(results, results_name, truth, truth_name)
+    evaluator = _evaluated(truth, results)
+    crowds = sum(annotation["iscrowd"] for annotation in truth["annotations"])
+    return Evaluation(
+        name=name or Path(truth_name).stem,
+        figures={key: _known(value) for key, value in zip(MEANINGS, evaluator.stats, strict=True)},
+        classes=_class_figures(evaluator, truth),
+        images=len(truth["images"]),
+        objects=len(truth["annotations"]) - crowds,
+        crowds=crowds,
+        detections=len(results),
+        best_threshold=best_threshold(
+            *(evaluator.eval[key][IOU_50, :, :, ALL_SIZES, MOST_DETECTIONS] for key in ("precision", "scores"))
+        ),
+        notes=tuple(notes),
+    )
+
+
+def best_threshold(precisions: NDArray[np.float64], scores: NDArray[np.float64]) -> float | None:
+    """The score from which detections should be kept for the best mean of the classes' F1.
+
+    Args:
+        precisions: (R, K) precision of K classes at R recalls evenly spaced from 0 to 1; -1 for a class without ground truth.
+        scores: (R, K) the score at which each recall is reached; 0 where it is not.
+
+    Returns:
+        One of the scores, the lowest of equally good ones; None where nothing was found.
+    """
+    recalls = np.linspace(0.0, 1.0, len(precisions))
+    candidates = np.unique(scores[precisions > 0])
+    if not candidates.size:
+        return None
+    sums = np.zeros(len(candidates))
+    for precision, score in zip(precisions.T, scores.T, strict=True):
+        if precision[0] < 0:
+            continue
+        # Scores fall as recall rises: the last recall whose score is still high enough is what the candidate reaches.
+        last = np.searchsorted(-score, -candidates, side="right") - 1
+        reached = np.where(last >= 0, recalls[last], 0.0)
+        sums += 2 * precision[last] * reached / np.maximum(precision[last] + reached, np.finfo(float).tiny)
+    return float(candidates[sums.argmax()])
+
+
+def _evaluated(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval_faster:
+    ground_truth = COCO(truth)
+    evaluator = COCOeval_faster(ground_truth, ground_truth.loadRes(results), "bbox")
+    evaluator.run()
+    return evaluator
+
+
+def _class_figures(evaluator: COCOeval_faster, truth: dict[str, Any]) -> tuple[ClassFigures, ...]:
+    precision = evaluator.eval["precision"][:, :, :, ALL_SIZES, MOST_DETECTIONS]  # (IoU, recall, class)
+    names = {category["id"]: str(category["name"]) for category in truth["categories"]}
+    objects = Counter(entry["category_id"] for entry in truth["annotations"] if not entry["iscrowd"])
+    figures = []
+    for place, category_id in enumerate(int(number) for number in evaluator.params.catIds):
+        known = bool((precision[:, :, place] > -1).any())
+        at_50 = precision[IOU_50, :, place]
+        figures.append(
+            ClassFigures(
+                id=category_id,
+                name=names[category_id],
+                ap=float(precision[:, :, place].mean()) if known else None,
+                ap50=float(at_50.mean()) if known else None,
+                objects=objects[category_id],
+                precisions=tuple(at_50.tolist()) if known else (),
+            )
+        )
+    return tuple(figures)
+
+
+def _known(value: float) -> float | None:
+    return None if value < 0 else float(value)
+
+
+def _opened(given: Any, otherwise: str) -> tuple[str, Any]:
+    """How to call what was given, and its content."""
+    if not isinstance(given, str | Path):
+        return otherwise, given
+    try:
+        return str(given), json.loads(Path(given).read_bytes())
+    except OSError as error:
+        raise DataError(f"{given} cannot be read ({error.strerror}): give the path of a JSON file.") from error
+    except ValueError as error:
+        raise DataError(
+            f"{given} is not valid JSON ({error}): it may have been cut while it was written or copied; make or fetch it again."
+        ) from error
+
+
+def _checked_truth(truth: Any, source: str) -> dict[str, Any]:
+    """A copy with what the evaluator reads. Annotations are numbered from 1, because it takes the id 0 for "not matched"."""
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(truth, dict) or not isinstance(truth.get(key), list):
+            raise DataError(f"{source} has no list '{key}': give an annotation file in COCO's format.")
+    images, categories = _ids(truth["images"], source, "image"), _ids(truth["categories"], source, "category")
+    annotations = []
+    for place, entry in enumerate(truth["annotations"]):
+        where = f"{source}, annotation {place} (counting from 0)"
+        checked = _checked_entry(entry, where, images, categories, source)
+        area = entry.get("area")
+        if area is None:
+            area = checked["bbox"][2] * checked["bbox"][3]
+        checked["area"] = _number(area, where, "area")
+        checked["iscrowd"] = int(bool(entry.get("iscrowd", 0)))
+        annotations.append(checked | {"id": place + 1})
+    named = [
+        {"id": number, "name": entry.get("name", number)}
+        for number, entry in zip(categories, truth["categories"], strict=True)
+    ]
+    return {"images": [{"id": number} for number in images], "annotations": annotations, "categories": named}
+
+
+def _checked_results(results: Any, source: str, truth: dict[str, Any], truth_source: str) -> list[dict[str, Any]]:
+    if isinstance(results, str | bytes | dict) or not isinstance(results, Iterable):
+        raise DataError(f"{source} holds no list of results: each entry needs image_id, category_id, bbox and score.")
+    images, categories = ({entry["id"] for entry in truth[key]} for key in ("images", "categories"))
+    checked = []
+    for place, entry in enumerate(results):
+        where = f"{source}, entry {place} (counting from 0)"
+        kept = _checked_entry(entry, where, images, categories, truth_source)
+        checked.append(kept | {"score": _number(_value(entry, "score", where), where, "score")})
+    return checked
+
+
+def _checked_entry(
+    entry: Any, where: str, images: Collection[int], categories: Collection[int], truth_source: str
+) -> dict[str, Any]:
+    """The image, category and box of an annotation or a result, as plain numbers."""
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} is no object with image_id, category_id and bbox, but {str(entry)[:40]!r}.")
+    if entry.get("segmentation") and not entry.get("bbox"):
+        raise DataError(
+            f"{where} has a segmentation and no bbox: boxes are compared here, so every entry needs a bbox [x, y, width, height]."
+        )
+    kept: dict[str, Any] = {}
+    for key, allowed, noun in (("image_id", images, "image"), ("category_id", categories, "category")):
+        kept[key] = _integer(_value(entry, key, where), where, key)
+        if kept[key] not in allowed:
+            raise DataError(
+                f"{where} has {key} {kept[key]}, but {truth_source} has no such {noun} (its ids run from {min(allowed)} to {max(allowed)}, "
+                f"{len(allowed)} in all): use results and annotations that belong together."
+            )
+    box = _value(entry, "bbox", where)
+    if not hasattr(box, "__len__") or len(box) != 4:
+        raise DataError(f"{where} has the bbox {box!r}, which is not [x, y, width, height] in pixels.")
+    kept["bbox"] = [_number(value, where, "bbox") for value in box]
+    if min(kept["bbox"][2:]) < 0:
+        raise DataError(
+            f"{where} has a bbox of negative size, {kept['bbox']}: write it as [x, y, width, height] in pixels."
+        )
+    return kept
+
+
+def _ids(entries: list[Any], source: str, noun: str) -> dict[int, None]:
+    """The ids in their order, each once."""
+    numbers: dict[int, None] = {}
+    for place, entry in enumerate(entries):
+        where = f"{source}, {noun} {place} (counting from 0)"
+        if not isinstance(entry, dict):
+            raise DataError(f"{where} is no object with an id.")
+        number = _integer(_value(entry, "id", where), where, "id")
+        if number in numbers:
+            raise DataError(f"{where} has the id {number} of an earlier {noun}: every {noun} needs an id of its own.")
+        numbers[number] = None
+    if not numbers:
+        raise DataError(f"{source} lists no {noun}: there is nothing to evaluate.")
+    return numbers
+
+
+def _value(entry: dict[str, Any], key: str, where: str) -> Any:
+    if key not in entry:
+        raise DataError(f"{where} has no '{key}': every entry needs one.")
+    return entry[key]
+
+
+def _integer(value: Any, where: str, key: str) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise DataError(f"{where} has the {key} {value!r}, which is no whole number.")
+    return int(value)
+
+
+def _number(value: Any, where: str, key: str) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise DataError(f"{where} has {value!r} as {key}: only finite numbers can be compared.")
+    return float(value)

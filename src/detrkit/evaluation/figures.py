@@ -1,0 +1,153 @@
+"""What an evaluation found: COCO's twelve figures, one line for each class, and how to show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+# In the order in which COCO's own tools print them.
+MEANINGS = {
+    "AP": "average precision, mean over IoU 0.50 to 0.95",
+    "AP50": "average precision at IoU 0.50",
+    "AP75": "average precision at IoU 0.75",
+    "AP_small": "AP of objects below 32 × 32 pixels",
+    "AP_medium": "AP of objects from 32 × 32 to 96 × 96 pixels",
+    "AP_large": "AP of objects above 96 × 96 pixels",
+    "AR1": "average recall with 1 detection an image",
+    "AR10": "average recall with 10 detections an image",
+    "AR100": "average recall with 100 detections an image",
+    "AR_small": "AR100 of objects below 32 × 32 pixels",
+    "AR_medium": "AR100 of objects from 32 × 32 to 96 × 96 pixels",
+    "AR_large": "AR100 of objects above 96 × 96 pixels",
+}
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """How well one class is found.
+
+    Attributes:
+        id: the category id of the annotation file.
+        name: of the category.
+        ap: AP over IoU 0.50 to 0.95 in [0, 1]; None where the ground truth has no object of the class.
+        ap50: AP at IoU 0.50 in [0, 1], or None likewise.
+        objects: objects of the class in the ground truth, crowd regions not counted.
+        precisions: the precision at IoU 0.50 for the recalls 0, 0.01 … 1, as COCO interpolates it; empty where `ap` is None.
+    """
+
+    id: int
+    name: str
+    ap: float | None
+    ap50: float | None
+    objects: int
+    precisions: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of comparing detections with ground truth.
+
+    Attributes:
+        name: of the data set and split.
+        figures: the twelve names of `MEANINGS`, each in [0, 1], or None where the ground truth has no such object.
+        classes: one entry for each category, by rising id.
+        images: of the ground truth, all of which count, with detections or without.
+        objects: in the ground truth, crowd regions not counted.
+        crowds: crowd regions; a detection inside one counts neither for nor against.
+        detections: result entries that were compared.
+        best_threshold: the score from which detections, if kept, give the best mean of the classes' F1 at IoU 0.50; None without any hit.
+        notes: sentences that have to be read with the figures, such as classes that could not be compared.
+    """
+
+    name: str
+    figures: dict[str, float | None]
+    classes: tuple[ClassFigures, ...]
+    images: int
+    objects: int
+    crowds: int
+    detections: int
+    best_threshold: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file; figures without ground truth are null."""
+        classes = [
+            {"id": entry.id, "name": entry.name, "AP": entry.ap, "AP50": entry.ap50, "objects": entry.objects}
+            for entry in self.classes
+        ]
+        return {
+            "name": self.name,
+            "figures": dict(self.figures),
+            "best_threshold": self.best_threshold,
+            "images": self.images,
+            "objects": self.objects,
+            "crowds": self.crowds,
+            "detections": self.detections,
+            "classes": classes,
+            "notes": list(self.notes),
+        }
+
+    def basis(self) -> str:
+        """What the figures rest on, as one sentence."""
+        return (
+            f"{_counted(self.images, 'image')}, {_counted(self.objects, 'object')}, "
+            f"{_counted(self.crowds, 'crowd region')} (where detections count neither way), "
+            f"{_counted(self.detections, 'detection')}."
+        )
+
+    def summary(self) -> str:
+        """The evaluation in one plain line."""
+        shown = ", ".join(f"{name} {shown_value(name, self.figures[name])}" for name in ("AP", "AP50", "AP75"))
+        threshold = "" if self.best_threshold is None else f"; best threshold {self.best_threshold:.3f}"
+        return (
+            f"{self.name}: {shown} on {_counted(self.images, 'image')}, {_counted(self.objects, 'object')}{threshold}"
+        )
+
+    def table(self, *, classes: bool = True) -> Group:
+        """What a terminal shows: the figures, then one line for each class, then the notes.
+
+        Args:
+            classes: whether to show the classes.
+        """
+        figures = Table(title=self.name, caption=self.basis(), title_justify="left", caption_justify="left")
+        figures.add_column("figure", no_wrap=True)
+        figures.add_column("value", justify="right")
+        figures.add_column("meaning")
+        for name, value in self.figures.items():
+            figures.add_row(name, shown_value(name, value), MEANINGS[name])
+        parts: list[Table | str] = [figures]
+        if classes:
+            parts.append(self._class_table())
+        if self.best_threshold is not None:
+            parts.append(
+                f"Best mean F1 over the classes (IoU 0.50): keep detections from score {self.best_threshold:.3f}."
+            )
+        return Group(*parts, *(f"Note: {note}" for note in self.notes))
+
+    def _class_table(self) -> Table:
+        table = Table("class", title="classes", title_justify="left")
+        for column in ("objects", "AP", "AP50"):
+            table.add_column(column, justify="right")
+        for entry in self.classes:
+            shown = (shown_value("AP", value) for value in (entry.ap, entry.ap50))
+            table.add_row(entry.name, str(entry.objects), *shown)
+        return table
+
+
+def shown_value(name: str, value: float | None) -> str:
+    """A figure as people read it: three decimals, or why there is none.
+
+    Args:
+        name: one of `MEANINGS`.
+        value: in [0, 1] or None.
+    """
+    if value is not None:
+        return f"{value:.3f}"
+    return "no ground truth of this size" if "_" in name else "no ground truth"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

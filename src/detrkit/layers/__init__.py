@@ -1,0 +1,1 @@
+"""Mechanisms that no single paper owns."""

@@ -1,0 +1,67 @@
+"""Position codes: sines and cosines of falling frequency (Vaswani et al. 2017, section 3.5) for the two axes of an image."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sine_code(values: Tensor, *, channels: int, temperature: float = 10000.0) -> Tensor:
+    """Sines (even channels) and cosines (odd channels) of values at `channels / 2` frequencies.
+
+    Args:
+        values: (...,) float32 angles; 2 π is one full turn of the fastest wave.
+        channels: number of channels of the result; even.
+        temperature: ratio of the fastest to (nearly) the slowest frequency.
+
+    Returns:
+        (..., channels) float32.
+    """
+    index = torch.arange(channels, dtype=torch.float32, device=values.device)
+    wavelength = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / channels)
+    angles = values[..., None] / wavelength  # (..., channels)
+    return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)
+
+
+class SinePositionEncoding(nn.Module):
+    """Codes of the cells of a feature map, normalised by the size of the image without its padding (DETR, section A.4).
+
+    Args:
+        width: D of the code; half for y, then half for x.
+        temperature: see `sine_code`.
+        shift: subtracted from the cell's count (1, 2, ...) before normalising. 0 puts the first cell at 1 / h and the last at 1, as DETR
+            does; 0.5 uses the centres of the cells, as Deformable DETR does.
+    """
+
+    epsilon = 1e-6  # keeps rows and columns that are all padding from dividing by zero
+
+    def __init__(self, *, width: int, temperature: float = 10000.0, shift: float = 0.0) -> None:
+        super().__init__()
+        self.width, self.temperature, self.shift = width, temperature, shift
+
+    def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:
+        """Codes for a feature map.
+
+        Args:
+            features: (B, C, h, w); gives size, device and the type of the result.
+            padding: (B, h, w) bool, True where padded, or None.
+
+        Returns:
+            (B, D, h, w), computed in float32 and cast to the features' type.
+        """
+        batch, _, height, width = features.shape
+        if padding is None:
+            inside = torch.ones(1, height, width, dtype=torch.float32, device=features.device)
+        else:
+            inside = (~padding).to(torch.float32)
+        codes = [self._axis(inside, dim) for dim in (1, 2)]
+        code = torch.cat(codes, dim=-1).permute(0, 3, 1, 2)  # (B or 1, D, h, w)
+        return code.to(features.dtype).expand(batch, -1, -1, -1)
+
+    def _axis(self, inside: Tensor, dim: int) -> Tensor:
+        count = inside.cumsum(dim)
+        last = count.narrow(dim, count.shape[dim] - 1, 1)
+        place = (count - self.shift) / (last + self.epsilon) * (2 * math.pi)
+        return sine_code(place, channels=self.width // 2, temperature=self.temperature)

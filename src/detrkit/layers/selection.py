@@ -1,0 +1,53 @@
+"""From a detector's output to the detections of each image: no threshold, no suppression of neighbours, nothing of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detrkit.boxes import cxcywh_to_xyxy
+from detrkit.layers.precision import at_least_float32
+from detrkit.structures import Detections, LayerOutput, Output
+
+
+class SoftmaxSelection:
+    """One detection a query: its most probable class, no-object left out (DETR's post-processing).
+
+    Args:
+        named: indices of the class head's outputs that stand for a class; others can win no query. None allows all but the last one,
+            which is no-object.
+    """
+
+    def __init__(self, named: Sequence[int] | None = None) -> None:
+        self.named = None if named is None else tuple(named)
+
+    def __call__(self, output: Output | LayerOutput, original_sizes: Tensor) -> list[Detections]:
+        """Detections of each image, sorted by falling score.
+
+        Args:
+            output: of a detector (its last layer counts), or of one layer.
+            original_sizes: (B, 2) height and width of the images that boxes are wanted in.
+
+        Returns:
+            B records of Q detections each.
+        """
+        layer = output.layers[-1] if isinstance(output, Output) else output
+        probabilities = at_least_float32(layer.logits).softmax(-1)[..., :-1]  # (B, Q, K - 1)
+        if self.named is not None:
+            probabilities = probabilities[..., list(self.named)]
+        scores, labels = probabilities.max(-1)  # (B, Q)
+        if self.named is not None:
+            labels = torch.tensor(self.named, device=labels.device)[labels]
+        scores, order = scores.sort(dim=-1, descending=True, stable=True)
+        labels = labels.gather(-1, order)
+        boxes = _pixels(layer.boxes_cxcywh, original_sizes).gather(1, order[..., None].expand(-1, -1, 4))
+        return [Detections(*parts) for parts in zip(scores, labels, boxes, order, strict=True)]
+
+
+def _pixels(boxes_cxcywh: Tensor, sizes: Tensor) -> Tensor:
+    """(B, Q, 4) fractions to corners in pixels, given (B, 2) heights and widths."""
+    height, width = sizes.to(boxes_cxcywh).unbind(-1)
+    return cxcywh_to_xyxy(boxes_cxcywh) * torch.stack([width, height, width, height], dim=-1)[:, None]
+

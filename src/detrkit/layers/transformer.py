@@ -1,0 +1,102 @@
+"""Encoder and decoder layers of a transformer for detection: position codes are added in every layer, norms come after the residual."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrkit.layers.attention import MultiHeadAttention
+from detrkit.structures import Memory
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a ReLU between, residual and norm: norm(x + W₂ relu(W₁ x)).
+
+    Args:
+        width: D of the tokens.
+        hidden: width between the two layers.
+        dropout: probability, after the activation and before the residual.
+    """
+
+    def __init__(self, *, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, S, D) to (B, S, D)."""
+        hidden = self.dropout(F.relu(self.expand(tokens)))  # (B, S, hidden)
+        return self.norm(tokens + self.dropout(self.contract(hidden)))  # type: ignore[no-any-return]
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention among the tokens of memory, then a feed-forward network."""
+
+    def __init__(self, *, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)
+
+    def forward(self, tokens: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
+        """One round of attention.
+
+        Args:
+            tokens: (B, S, D).
+            positions: (B, S, D), added to queries and keys but not to values.
+            padding: (B, S) bool, True for tokens that no one may look at, or None.
+
+        Returns:
+            (B, S, D).
+        """
+        placed = tokens + positions
+        attended = self.attention(placed, placed, tokens, padding)
+        return self.feed_forward(self.norm(tokens + self.dropout(attended)))  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """Encoder layers, one after the other."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, memory: Memory) -> Memory:
+        """Memory with encoded tokens; everything else as it came."""
+        tokens = memory.tokens
+        for layer in self.layers:
+            tokens = layer(tokens, memory.positions, memory.padding)
+        return Memory(tokens, memory.positions, memory.padding, memory.level_sizes)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, cross-attention from queries to memory, then a feed-forward network."""
+
+    def __init__(self, *, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
+        self.self_norm = nn.LayerNorm(width)
+        self.cross_attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
+        self.cross_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)
+
+    def forward(self, content: Tensor, position: Tensor, memory: Memory, placed_memory: Tensor) -> Tensor:
+        """One round of attention.
+
+        Args:
+            content: (B, Q, D) what the queries carry.
+            position: (B, Q, D), added to queries (and to keys among queries) but not to values.
+            memory: the encoded image.
+            placed_memory: (B, S, D) memory tokens plus their positions: the keys, the same for all layers.
+
+        Returns:
+            (B, Q, D).
+        """
+        placed = content + position
+        content = self.self_norm(content + self.dropout(self.self_attention(placed, placed, content)))
+        attended = self.cross_attention(content + position, placed_memory, memory.tokens, memory.padding)
+        content = self.cross_norm(content + self.dropout(attended))
+        return self.feed_forward(content)  # type: ignore[no-any-return]

@@ -1,0 +1,115 @@
+"""The set loss: match once for all layers, gather the matched pairs once, weigh and sum (DETR, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.losses.boxes import giou_loss, l1_loss
+from detrkit.matching.hungarian import HungarianMatcher, Matches
+from detrkit.structures import Losses, Output, Target
+
+ClassLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class SetCriterion(nn.Module):
+    """Losses of every decoder layer against the objects that its queries were matched to.
+
+    Args:
+        matcher: finds the matched pairs.
+        class_loss: takes logits (L, B, Q, K), labels (L, B, Q) and the number of objects; gives (L,).
+        no_object: the label of queries that were matched to nothing.
+        term_weights: weight of each of `class`, `l1` and `giou`, the same in every layer.
+        layers: L, the number of decoder layers.
+    """
+
+    def __init__(
+        self,
+        *,
+        matcher: HungarianMatcher,
+        class_loss: ClassLoss,
+        no_object: int,
+        term_weights: Mapping[str, float],
+        layers: int,
+    ) -> None:
+        super().__init__()
+        self.matcher, self.class_loss, self.no_object = matcher, class_loss, no_object
+        self.weights = {f"layers.{layer}.{name}": weight for layer in range(layers) for name, weight in term_weights.items()}
+
+    def forward(self, output: Output, targets: Sequence[Target]) -> Losses:
+        """The loss of a batch.
+
+        Args:
+            output: predictions of all layers.
+            targets: the objects of each image; an image without any is fine.
+
+        Raises:
+            NonFiniteError: a prediction or a target is NaN or infinite.
+            ValueError: the number of targets is not the number of images, or a label is not an output of the class head.
+        """
+        _check_targets(output, targets, self.no_object)
+        matches = self.matcher(output, targets)
+        labels = self._labels(output, targets, matches)
+        predicted = output.boxes_cxcywh[matches.layers, matches.images, matches.queries]  # (L, M, 4)
+        wanted = torch.cat([target.boxes_cxcywh for target in targets]).to(predicted)[_flat_objects(matches, targets)]
+        divisor = number_of_objects(targets, predicted)
+        by_name = {
+            "class": self.class_loss(output.logits, labels, divisor),
+            "l1": l1_loss(predicted, wanted, divisor),
+            "giou": giou_loss(predicted, wanted, divisor),
+        }
+        terms = {
+            f"layers.{layer}.{name}": value for name, values in by_name.items() for layer, value in enumerate(values.unbind(0))
+        }
+        total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
+        return Losses(total, terms, _statistics(output, labels, matches, targets))
+
+    def _labels(self, output: Output, targets: Sequence[Target], matches: Matches) -> Tensor:
+        """(L, B, Q) label of every query: its object's, or no-object."""
+        labels = output.logits.new_full(output.logits.shape[:3], self.no_object, dtype=torch.int64)
+        all_labels = torch.cat([target.labels for target in targets]).to(labels)
+        labels[matches.layers, matches.images, matches.queries] = all_labels[_flat_objects(matches, targets)]
+        return labels
+
+
+def number_of_objects(targets: Sequence[Target], like: Tensor) -> Tensor:
+    """Objects in the batch, averaged over the processes of a distributed run, at least 1: what box losses are divided by."""
+    count = torch.tensor(float(sum(len(target.labels) for target in targets)), dtype=like.dtype, device=like.device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+    return count.clamp(min=1)
+
+
+def _flat_objects(matches: Matches, targets: Sequence[Target]) -> Tensor:
+    """(L, M) index of each matched object among all objects of the batch, laid end to end."""
+    counts = torch.tensor([len(target.labels) for target in targets])
+    first = (counts.cumsum(0) - counts).to(matches.images.device)
+    return first[matches.images] + matches.objects
+
+
+def _check_targets(output: Output, targets: Sequence[Target], no_object: int) -> None:
+    images = output.logits.shape[1]
+    if len(targets) != images:
+        raise ValueError(f"the batch has {images} images but {len(targets)} targets were given: give one for each image")
+    for image, target in enumerate(targets):
+        if len(target.labels) != len(target.boxes_cxcywh):
+            raise ValueError(f"target {image} has {len(target.labels)} labels for {len(target.boxes_cxcywh)} boxes")
+        if len(target.labels) and not 0 <= int(target.labels.min()) <= int(target.labels.max()) < no_object:
+            raise ValueError(
+                f"target {image} has a label outside 0..{no_object - 1}: labels are indices of the class head's outputs, not category ids"
+            )
+
+
+@torch.no_grad()
+def _statistics(output: Output, labels: Tensor, matches: Matches, targets: Sequence[Target]) -> dict[str, Tensor]:
+    images, queries = matches.images[-1], matches.queries[-1]
+    right = output.logits[-1, images, queries].argmax(-1) == labels[-1, images, queries]
+    objects = sum(len(target.labels) for target in targets)
+    return {
+        "objects": torch.tensor(float(objects)),
+        "matched": torch.tensor(float(len(queries))),
+        "correct": right.sum().float(),
+    }

@@ -1,0 +1,76 @@
+"""Terms of the cost of matching a query to an object, for all layers and images at once.
+
+Targets come padded to the largest number of objects in the batch, so that every term is one tensor operation; the padding's costs are
+computed and never looked at. Nothing here carries a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detrkit.boxes import cxcywh_to_xyxy, generalized_iou_xyxy
+from detrkit.layers.precision import at_least_float32
+from detrkit.structures import Output, Target
+
+
+@dataclass(frozen=True)
+class PaddedTargets:
+    """The objects of a batch as two tensors; N is the largest number of objects in an image.
+
+    Attributes:
+        labels: (B, N) int64, 0 where padded.
+        boxes_cxcywh: (B, N, 4), a box in the middle where padded.
+        counts: the true number of objects of each image.
+    """
+
+    labels: Tensor
+    boxes_cxcywh: Tensor
+    counts: tuple[int, ...]
+
+
+def pad_targets(targets: Sequence[Target], like: Tensor) -> PaddedTargets:
+    """The targets in the type and on the device of `like`."""
+    counts = tuple(len(target.labels) for target in targets)
+    labels = torch.zeros(len(targets), max(counts, default=0), dtype=torch.int64, device=like.device)
+    boxes = torch.full((*labels.shape, 4), 0.5, dtype=like.dtype, device=like.device)
+    for row, (target, count) in enumerate(zip(targets, counts, strict=True)):
+        labels[row, :count] = target.labels.to(labels.device)
+        boxes[row, :count] = target.boxes_cxcywh.to(boxes)
+    return PaddedTargets(labels, boxes, counts)
+
+
+def softmax_class_cost(output: Output, targets: PaddedTargets) -> Tensor:
+    """Minus the probability of the object's class (DETR, section 3.1), (L, B, Q, N)."""
+    probabilities = at_least_float32(output.logits).softmax(-1)
+    return -_at_labels(probabilities, targets)
+
+
+def focal_class_cost(output: Output, targets: PaddedTargets, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """The focal loss that the object's class would get, less what it gets as background (Deformable DETR), (L, B, Q, N)."""
+    probabilities = at_least_float32(output.logits).sigmoid()
+    epsilon = 1e-8  # inside the logarithms, as in the authors' code
+    present = alpha * (1 - probabilities) ** gamma * -(probabilities + epsilon).log()
+    absent = (1 - alpha) * probabilities**gamma * -(1 - probabilities + epsilon).log()
+    return _at_labels(present - absent, targets)
+
+
+def l1_cost(output: Output, targets: PaddedTargets) -> Tensor:
+    """Sum of the four absolute differences of centre and size, (L, B, Q, N)."""
+    return (output.boxes_cxcywh[:, :, :, None] - targets.boxes_cxcywh[None, :, None]).abs().sum(-1)
+
+
+def giou_cost(output: Output, targets: PaddedTargets) -> Tensor:
+    """Minus the generalised IoU, (L, B, Q, N)."""
+    predicted, wanted = cxcywh_to_xyxy(output.boxes_cxcywh), cxcywh_to_xyxy(targets.boxes_cxcywh)
+    return -generalized_iou_xyxy(predicted[:, :, :, None], wanted[None, :, None])
+
+
+def _at_labels(scores: Tensor, targets: PaddedTargets) -> Tensor:
+    """(L, B, Q, K) scores to (L, B, Q, N): those of each object's class."""
+    layers, _, queries, _ = scores.shape
+    index = targets.labels[None, :, None].expand(layers, -1, queries, -1)
+    return scores.gather(-1, index)

@@ -1,0 +1,104 @@
+"""One query for every object, at the least cost over all (DETR, section 3.1)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from detrkit.errors import NonFiniteError
+from detrkit.matching.costs import PaddedTargets, pad_targets
+from detrkit.structures import Output, Target
+
+CostTerm = Callable[[Output, PaddedTargets], Tensor]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched pairs of all layers and images. M, the number of pairs, is the same for every layer.
+
+    Attributes:
+        layers: (L, M) int64, the layer of each pair: its row.
+        images: (L, M) int64, rising.
+        queries: (L, M) int64, rising within an image.
+        objects: (L, M) int64, index among the objects of the image.
+    """
+
+    layers: Tensor
+    images: Tensor
+    queries: Tensor
+    objects: Tensor
+
+
+class HungarianMatcher:
+    """Finds the assignment of queries to objects with the least total cost, for every layer and image by itself.
+
+    Args:
+        terms: name to cost term and its weight.
+    """
+
+    def __init__(self, terms: Mapping[str, tuple[CostTerm, float]]) -> None:
+        self.terms = dict(terms)
+        self._warned = False
+
+    @torch.no_grad()
+    def __call__(self, output: Output, targets: Sequence[Target]) -> Matches:
+        """Matched pairs.
+
+        An image with more objects than queries is matched as far as its queries go; a warning says so once.
+
+        Args:
+            output: predictions, Q queries in each of L layers and B images.
+            targets: the objects of the B images.
+
+        Raises:
+            NonFiniteError: a cost is NaN or infinite; the message names the image and the term.
+        """
+        padded = pad_targets(targets, output.boxes_cxcywh)
+        costs = sum(weight * term(output, padded) for term, weight in self.terms.values())
+        assert isinstance(costs, Tensor)
+        on_host = costs.cpu()  # (L, B, Q, N), the one transfer
+        self._check(on_host, output, padded)
+        found: list[list[tuple[int, int, int, int]]] = []
+        for layer, layer_costs in enumerate(on_host.numpy()):
+            pairs = []
+            for image, (image_costs, count) in enumerate(zip(layer_costs, padded.counts, strict=True)):
+                for query, entry in zip(*linear_sum_assignment(image_costs[:, :count]), strict=True):
+                    pairs.append((layer, image, int(query), int(entry)))
+            found.append(pairs)
+        table = torch.tensor(found, dtype=torch.int64).reshape(len(found), -1, 4).to(costs.device)  # (L, M, 4)
+        return Matches(*table.unbind(-1))
+
+    def _check(self, costs: Tensor, output: Output, targets: PaddedTargets) -> None:
+        """Refuses costs that no assignment can be found for, and says once where objects outnumber the queries."""
+        queries = costs.shape[2]
+        if max(targets.counts, default=0) > queries and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"an image has {max(targets.counts)} objects but the model only {queries} queries: the objects left over teach it "
+                f"nothing; build it with queries={max(targets.counts)} or more",
+                stacklevel=4,
+            )
+        finite = costs.isfinite()
+        if finite.all():
+            return
+        for image, count in enumerate(targets.counts):
+            if not finite[:, image, :, :count].all():
+                raise NonFiniteError(self._complaint(image, count, output, targets))
+
+    def _complaint(self, image: int, count: int, output: Output, targets: PaddedTargets) -> str:
+        broken = [
+            name
+            for name, (term, _) in self.terms.items()
+            if not term(output, targets)[:, image, :, :count].isfinite().all()
+        ]
+        predictions_finite = output.boxes_cxcywh[:, image].isfinite().all() and output.logits[:, image].isfinite().all()
+        culprit = "its targets are not" if predictions_finite else "the model's predictions are not"
+        return (
+            f"image {image} of the batch: the matching cost is not finite in the terms {', '.join(broken)}, because {culprit}; "
+            + ("check its boxes" if predictions_finite else "lower the learning rate, or train in float32")
+        )

@@ -1,0 +1,201 @@
+"""Everything that can be built, in one table: variant to configuration, training recipe and published weights.
+
+This is the one place that knows all papers. `detrkit models` prints it, and the tests that every variant has to pass run over it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from detrkit.errors import ConfigurationError, closest
+from detrkit.losses.criterion import SetCriterion
+from detrkit.models import detr
+from detrkit.models.coco_categories import COCO_CATEGORIES
+from detrkit.models.detector import Detector
+from detrkit.structures import Category, Detections, ModelCard, Output, Preprocessing, Recipe
+
+Selection = Callable[[Output, Tensor], list[Detections]]
+
+# A family's module brings Config, build, criterion, selection and VARIANTS.
+FAMILIES: dict[str, ModuleType] = {"detr": detr}
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """The authors' trained weights of a variant.
+
+    Attributes:
+        address: where the authors offer the file.
+        sha256_prefix: first digits of its SHA-256, as the authors publish them in its name.
+        ap: published AP on COCO val2017, in [0, 1].
+        licence: SPDX name of its licence.
+    """
+
+    address: str
+    sha256_prefix: str
+    ap: float
+    licence: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the catalog.
+
+    Attributes:
+        family: key of `FAMILIES`.
+        config: the family's configuration.
+        recipe: how the paper trains it.
+        preprocessing: how images are prepared for it.
+        weights: what the authors published, or None.
+    """
+
+    family: str
+    config: Any
+    recipe: Recipe
+    preprocessing: Preprocessing
+    weights: PublishedWeights | None
+
+
+_DETR_ADDRESS = "https://dl.fbaipublicfiles.com/detr/"
+_WEIGHTS: dict[str, PublishedWeights] = {
+    "detr-r50": PublishedWeights(_DETR_ADDRESS + "detr-r50-e632da11.pth", "e632da11", 0.420, "Apache-2.0"),
+    "detr-r50-dc5": PublishedWeights(_DETR_ADDRESS + "detr-r50-dc5-f0fb7ef5.pth", "f0fb7ef5", 0.433, "Apache-2.0"),
+    "detr-r101": PublishedWeights(_DETR_ADDRESS + "detr-r101-2c7b67e5.pth", "2c7b67e5", 0.435, "Apache-2.0"),
+    "detr-r101-dc5": PublishedWeights(_DETR_ADDRESS + "detr-r101-dc5-a2e86def.pth", "a2e86def", 0.449, "Apache-2.0"),
+}
+_RECIPES: dict[str, Recipe] = {
+    "detr-compact": Recipe(learning_rate=1e-3, backbone_learning_rate=1e-3, epochs=60, batch_size=16, schedule="cosine")
+}
+_PREPROCESSING: dict[str, Preprocessing] = {"detr-compact": Preprocessing(short_side=256, long_side=416)}
+
+CATALOG: dict[str, Variant] = {
+    name: Variant(
+        family=family,
+        config=config,
+        recipe=_RECIPES.get(name, Recipe()),
+        preprocessing=_PREPROCESSING.get(name, Preprocessing()),
+        weights=_WEIGHTS.get(name),
+    )
+    for family, module in FAMILIES.items()
+    for name, config in module.VARIANTS.items()
+}
+
+
+def find_variant(name: str) -> Variant:
+    """The catalog's line of this name.
+
+    Raises:
+        ConfigurationError: there is none; the message names the nearest.
+    """
+    if name not in CATALOG:
+        raise ConfigurationError(f"there is no variant '{name}': {closest(name, CATALOG)}")
+    return CATALOG[name]
+
+
+def build(
+    variant: str,
+    *,
+    classes: Sequence[str | Category] | None = None,
+    preprocessing: Preprocessing | None = None,
+    **changes: Any,
+) -> Detector:
+    """An untrained detector.
+
+    Args:
+        variant: a name in the catalog, such as "detr-r50".
+        classes: what it shall tell apart: names, or categories with ids of their own. None builds the authors' head for COCO.
+        preprocessing: how its images will be prepared; None takes the variant's.
+        **changes: fields of the family's configuration that shall differ, such as `queries=300`.
+
+    Returns:
+        The detector, in training mode.
+
+    Raises:
+        ConfigurationError: an unknown variant or setting, no class at all, or a name given twice.
+    """
+    line = find_variant(variant)
+    config = changed_config(line.config, changes)
+    if classes is None:
+        categories: tuple[Category, ...] = COCO_CATEGORIES
+    else:
+        categories = as_categories(classes)
+        config = dataclasses.replace(config, classes=len(categories))
+    return build_from_config(
+        line.family, variant, config, categories=categories, preprocessing=preprocessing or line.preprocessing
+    )
+
+
+def build_from_config(
+    family: str, variant: str, config: Any, *, categories: Sequence[Category], preprocessing: Preprocessing
+) -> Detector:
+    """An untrained detector of a family from a configuration of its own: what `build` and checkpoints end in."""
+    card = ModelCard(
+        family=family,
+        variant=variant,
+        config=dataclasses.asdict(config),
+        categories=tuple(categories),
+        preprocessing=preprocessing,
+    )
+    return FAMILIES[family].build(config, card)  # type: ignore[no-any-return]
+
+
+def changed_config(config: Any, changes: dict[str, Any]) -> Any:
+    """A configuration with some fields replaced.
+
+    Raises:
+        ConfigurationError: a name that is not a field; the message names the nearest.
+    """
+    names = [field.name for field in dataclasses.fields(config)]
+    for name in changes:
+        if name not in names:
+            raise ConfigurationError(f"there is no setting '{name}' in this family: {closest(name, names)}")
+    return dataclasses.replace(config, **changes)
+
+
+def as_categories(classes: Sequence[str | Category]) -> tuple[Category, ...]:
+    """Categories in the order given, one output of the class head each; names alone are numbered from 0.
+
+    Raises:
+        ConfigurationError: no class, or one name twice.
+    """
+    if isinstance(classes, str) or not classes:
+        raise ConfigurationError(f'classes must be a list with at least one name, such as ["cat", "dog"], not {classes!r}')
+    found = tuple(
+        Category(id=entry.id, name=entry.name, index=index)
+        if isinstance(entry, Category)
+        else Category(id=index, name=entry, index=index)
+        for index, entry in enumerate(classes)
+    )
+    names = [category.name for category in found]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigurationError(f"the class name '{repeated[0]}' occurs twice: give every class a name of its own")
+    return found
+
+
+def config_of(model: Detector) -> Any:
+    """The configuration that a detector was built from."""
+    return FAMILIES[model.card.family].Config(**model.card.config)
+
+
+def criterion_for(model: Detector) -> SetCriterion:
+    """The loss that belongs to a detector, with its paper's weights.
+
+    Args:
+        model: built by `build` or loaded.
+
+    Returns:
+        A module: `criterion(output, targets)` gives `Losses`; `criterion.weights` has the weight of every term.
+    """
+    return FAMILIES[model.card.family].criterion(config_of(model))  # type: ignore[no-any-return]
+
+
+def selection_for(model: Detector) -> Selection:
+    """What turns a detector's output into detections, as its paper does: `select(output, original_sizes)`."""
+    return FAMILIES[model.card.family].selection(config_of(model), model.card.categories)  # type: ignore[no-any-return]
