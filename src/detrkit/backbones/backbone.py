@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +22,7 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     frozen_norms: bool
-    unused_weights: ClassVar[tuple[str, ...]] = ()
+    unused_weights: tuple[str, ...]
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """Every level that is wanted, finest first.

@@ -24,7 +24,7 @@ class Compact(Backbone):
         self.stages = nn.ModuleList(
             _Block(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.levels, self.frozen_norms = levels, False
+        self.levels, self.frozen_norms, self.unused_weights = levels, False, ()
         self.channels = widths[-levels:]
         self.strides = tuple(4 * 2**stage for stage in range(len(widths)))[-levels:]
         for module in self.modules():

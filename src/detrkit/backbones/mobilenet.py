@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torchvision
 from torch import Tensor, nn
 
@@ -23,8 +21,6 @@ class MobileNetV2(Backbone):
         levels: how many of the coarsest levels (strides 4, 8, 16, 32) to return.
     """
 
-    unused_weights: ClassVar[tuple[str, ...]] = ("classifier.",)
-
     def __init__(self, *, levels: int = 1) -> None:
         super().__init__()
         network = torchvision.models.mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d)
@@ -32,7 +28,7 @@ class MobileNetV2(Backbone):
         self.blocks = blocks
         self.strides = tuple(_ENDS)[-levels:]
         self.channels = tuple(_ENDS[stride][1] for stride in self.strides)
-        self.frozen_norms = True
+        self.frozen_norms, self.unused_weights = True, ("classifier.",)
         freeze(blocks[0], blocks[1])
 
     def features(self, pixels: Tensor) -> list[Tensor]:

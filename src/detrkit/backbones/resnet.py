@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
@@ -24,8 +22,6 @@ class ResNet(Backbone):
         levels: how many of the coarsest stages to return.
     """
 
-    unused_weights: ClassVar[tuple[str, ...]] = ("fc.",)
-
     def __init__(self, *, depth: int, dilated: bool = False, stages: int = 4, levels: int = 1) -> None:
         super().__init__()
         network = getattr(torchvision.models, f"resnet{depth}")(
@@ -36,8 +32,7 @@ class ResNet(Backbone):
         for name in names:
             setattr(self, name, getattr(network, name))
         self.stage_names = names
-        if stages < 4:
-            self.unused_weights = (*self.unused_weights, *(f"layer{stage + 1}." for stage in range(stages, 4)))
+        self.unused_weights = ("fc.", *(f"layer{stage + 1}." for stage in range(stages, 4)))
         expansion = 1 if depth < 50 else 4
         self.channels = tuple(64 * 2**stage * expansion for stage in range(stages))[-levels:]
         self.strides = (4, 8, 16, 16 if dilated else 32)[:stages][-levels:]

@@ -1,0 +1,44 @@
+"""ImageNet weights for a backbone, in torchvision's layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detrkit.backbones import Backbone
+from detrkit.checkpoints.reading import read_weights
+from detrkit.errors import CheckpointError
+
+
+def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
+    """Fills a backbone from a file with torchvision's keys.
+
+    Args:
+        backbone: changed in place.
+        path: `.safetensors` or `.pth`; float16 is widened. The classifier, stages that the backbone ends before and counters of batch
+            norm are left out; everything else has to fit.
+
+    Raises:
+        CheckpointError: the file cannot be read or is of another network.
+    """
+    file = read_weights(path)
+    wanted = backbone.state_dict()
+    given = {_own_name(name): tensor for name, tensor in file.tensors.items()}
+    given = {
+        name: tensor
+        for name, tensor in given.items()
+        if not name.startswith(backbone.unused_weights) and (name in wanted or not name.endswith("num_batches_tracked"))
+    }
+    missing = sorted(name for name in wanted if name not in given)
+    if missing:
+        stage = missing[0].split(".")[0]
+        remedy = "choose the variant that ends before it (-c4)" if stage == "layer4" else "give weights of the same network"
+        raise CheckpointError(f"{path} lacks {len(missing)} tensors of this backbone, such as '{missing[0]}': {remedy}")
+    strange = sorted(name for name in given if name not in wanted or wanted[name].shape != given[name].shape)
+    if strange:
+        raise CheckpointError(f"{path} is of another network: '{strange[0]}' does not fit; give weights of the same network")
+    backbone.load_state_dict(given)
+
+
+def _own_name(name: str) -> str:
+    """MobileNetV2's blocks are `features` in torchvision's file."""
+    return "blocks." + name.removeprefix("features.") if name.startswith("features.") else name

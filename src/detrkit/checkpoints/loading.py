@@ -1,0 +1,154 @@
+"""A detector out of any file that holds one: detrkit's own, the authors', or Hugging Face's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from detrkit.checkpoints import detr
+from detrkit.checkpoints.key_mapping import KeyMapping
+from detrkit.checkpoints.own_format import is_own, restore
+from detrkit.checkpoints.reading import WeightFile, read_weights
+from detrkit.errors import CheckpointError
+from detrkit.models.catalog import CATALOG, as_categories, build_from_config, find_variant
+from detrkit.models.coco_categories import COCO_CATEGORIES
+from detrkit.models.detector import Detector
+from detrkit.structures import Category
+
+# A family's table brings OFFICIAL, find_layout, backbone_names and fit_config.
+TABLES: dict[str, ModuleType] = {"detr": detr}
+_COCO_OUTPUTS = 91  # ids 0 to 90
+
+
+def load(path: str | Path, *, variant: str | None = None, classes: Sequence[str | Category] | None = None) -> Detector:
+    """A trained detector, in eval mode.
+
+    Args:
+        path: a file that detrkit, the paper's authors or Hugging Face wrote.
+        variant: its name in the catalog; needed only where neither names nor shapes nor stored options tell (dilation, say).
+        classes: names of the class head's outputs where the file does not bring them; an authors' file with 91 outputs has COCO's.
+
+    Raises:
+        CheckpointError: the file cannot be read, is of another model than `variant`, or leaves open which variant it is.
+        ConfigurationError: there is no such variant.
+    """
+    if variant is not None:
+        find_variant(variant)
+    file = read_weights(path)
+    if is_own(file):
+        model = restore(file)
+        if variant is not None and variant != model.card.variant:
+            raise CheckpointError(f"{path} holds a {model.card.variant}, not a {variant}: leave `variant` out")
+        return model
+    return _load_foreign(file, variant, classes)
+
+
+def to_official(tensors: Mapping[str, Tensor], model: Detector) -> dict[str, Tensor]:
+    """Tensors by our parameter names, under the authors' keys; weights or gradients, and any part of the model.
+
+    Raises:
+        CheckpointError: a name is not one of the model's.
+    """
+    return _official(model).to_foreign(tensors)
+
+
+def from_official(tensors: Mapping[str, Tensor], model: Detector) -> dict[str, Tensor]:
+    """Tensors by the authors' keys, under our parameter names; weights or gradients, and any part of the model.
+
+    Raises:
+        CheckpointError: a key has no place in the model.
+    """
+    return _official(model).from_foreign(tensors, set(model.state_dict()))
+
+
+def _official(model: Detector) -> KeyMapping:
+    return TABLES[model.card.family].OFFICIAL  # type: ignore[no-any-return]
+
+
+def _load_foreign(file: WeightFile, variant: str | None, classes: Sequence[str | Category] | None) -> Detector:
+    family, layout = _find_family(file)
+    weights = layout.from_foreign(file.tensors)
+    name = _find_variant_name(file, family, TABLES[family].backbone_names(weights), variant)
+    line = find_variant(name)
+    config = TABLES[family].fit_config(line.config, weights, file.arguments)
+    model = build_from_config(
+        family, name, config, categories=_categories(file, config.classes, classes), preprocessing=line.preprocessing
+    )
+    wanted = model.state_dict()
+    missing = sorted(set(wanted) - set(weights))
+    strange = sorted(set(weights) - set(wanted))
+    wrong = sorted(key for key in set(weights) & set(wanted) if weights[key].shape != wanted[key].shape)
+    for keys, complaint in ((missing, "lacks"), (strange, "has no place for"), (wrong, "has another shape for")):
+        if keys:
+            owner = file.path if complaint != "has no place for" else f"the model {name}"
+            raise CheckpointError(
+                f"{file.path} does not fit {name}: {owner} {complaint} {len(keys)} tensors, such as '{keys[0]}'; "
+                "give the variant that it was trained as"
+            )
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _find_family(file: WeightFile) -> tuple[str, KeyMapping]:
+    for family, table in TABLES.items():
+        layout = table.find_layout(file.tensors.keys())
+        if layout is not None:
+            return family, layout
+    example = next(iter(file.tensors))
+    raise CheckpointError(
+        f"{file.path} holds none of the models that detrkit knows ({', '.join(TABLES)}): its first tensor is '{example}'"
+    )
+
+
+def _find_variant_name(file: WeightFile, family: str, backbones: Collection[str], given: str | None) -> str:
+    candidates = [
+        name
+        for name, line in CATALOG.items()
+        if line.family == family and line.config.backbone in backbones
+    ]
+    if given is not None:
+        return _check_given(file, given, candidates)
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise CheckpointError(f"{file.path} has a backbone ({' or '.join(backbones)}) that no {family} variant has")
+    digest = file.sha256()
+    for name in candidates:
+        weights = CATALOG[name].weights
+        if weights is not None and digest.startswith(weights.sha256_prefix):
+            return name
+    if "dilation" in file.arguments:
+        dilated = bool(file.arguments["dilation"])
+        return next(name for name in candidates if CATALOG[name].config.backbone.endswith("-dc5") == dilated)
+    raise CheckpointError(
+        f"{file.path} could be any of {', '.join(candidates)}, which have the same weights: say which with `variant`"
+    )
+
+
+def _check_given(file: WeightFile, given: str, candidates: Collection[str]) -> str:
+    if given not in candidates:
+        raise CheckpointError(f"{file.path} is not a {given}: its weights fit {' or '.join(candidates) or 'no variant'}")
+    dilated = file.arguments.get("dilation")
+    if dilated is not None and bool(dilated) != CATALOG[given].config.backbone.endswith("-dc5"):
+        raise CheckpointError(f"{file.path} says that it was trained with dilation={dilated}, so it is not a {given}")
+    return given
+
+
+def _categories(file: WeightFile, outputs: int, classes: Sequence[str | Category] | None) -> tuple[Category, ...]:
+    """What the outputs stand for: as told, as a Hugging Face file says, as COCO numbers them, or by number alone."""
+    if classes is not None:
+        found = as_categories(classes)
+        if len(found) != outputs:
+            raise CheckpointError(f"{file.path} has {outputs} class outputs but {len(found)} classes were given")
+        return found
+    labels: Any = file.arguments.get("id2label")
+    if isinstance(labels, Mapping) and labels:
+        pairs = sorted((int(key), str(name)) for key, name in labels.items())
+        return tuple(Category(id=key, name=name, index=key) for key, name in pairs if name != "N/A" and key < outputs)
+    if outputs == _COCO_OUTPUTS:
+        return COCO_CATEGORIES
+    return as_categories([f"class {index}" for index in range(outputs)])

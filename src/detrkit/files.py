@@ -1,0 +1,75 @@
+"""Writing files so that a crash, a full disk or a second run never leaves half of one in the place of a whole one."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detrkit.errors import OutputError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
+    """Lets `write` fill a temporary file beside `path`, then renames it.
+
+    Args:
+        path: the file to be; its folder is made where it is missing.
+        write: takes the temporary file's path (with the same ending) and writes to it.
+
+    Raises:
+        OutputError: the folder or file cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner may read
+        temporary.replace(path)
+    except OSError as problem:
+        raise OutputError(f"{path} cannot be written ({problem.strerror or problem}): choose another place") from problem
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes a text file in one go, in UTF-8; see `write_atomically`."""
+    return write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Writes a JSON file in one go; NaN and infinity, which JSON does not know, are refused with a ValueError."""
+    return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def prepare_folder(path: Path) -> Path:
+    """Makes a folder and proves that files can be written to it, before hours of work are meant to end there.
+
+    Raises:
+        OutputError: it cannot be made, is a file, or cannot be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise OutputError(f"the folder {path} cannot be written to ({reason}): choose another with --output") from problem
+    return path
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
