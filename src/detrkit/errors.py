@@ -38,7 +38,16 @@ class OutputError(DetrkitError, OSError):
 
 
 class NonFiniteError(DetrkitError, ArithmeticError):
-    """Training produced NaN or infinity; the message names the image and the term that it began in."""
+    """A model or its loss produced NaN or infinity; the message names the image and the term that it began in.
+
+    Args:
+        message: what happened.
+        image: position of the image in its batch, where one is to blame.
+    """
+
+    def __init__(self, message: str, image: int | None = None) -> None:
+        super().__init__(message)
+        self.image = image
 
 
 def closest(name: str, allowed: Iterable[str]) -> str:

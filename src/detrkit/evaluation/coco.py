@@ -15,10 +15,11 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from detrkit.errors import DataError
-from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation
+from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted
 
 # Places in the evaluator's arrays: IoU 0.50, objects of all sizes, 100 detections an image.
 IOU_50, ALL_SIZES, MOST_DETECTIONS = 0, 0, -1
+LIMIT = 100  # detections of an image that COCO lets count
 
 
 def evaluate_detections(
@@ -57,7 +58,7 @@ def evaluate_detections(
         best_threshold=best_threshold(
             *(evaluator.eval[key][IOU_50, :, :, ALL_SIZES, MOST_DETECTIONS] for key in ("precision", "scores"))
         ),
-        notes=tuple(notes),
+        notes=(*notes, *_crowded_note(truth)),
     )
 
 
@@ -84,6 +85,18 @@ def best_threshold(precisions: NDArray[np.float64], scores: NDArray[np.float64])
         reached = np.where(last >= 0, recalls[last], 0.0)
         sums += 2 * precision[last] * reached / np.maximum(precision[last] + reached, np.finfo(float).tiny)
     return float(candidates[sums.argmax()])
+
+
+def _crowded_note(truth: dict[str, Any]) -> list[str]:
+    """A sentence where images have more objects than detections can count."""
+    counts = Counter(entry["image_id"] for entry in truth["annotations"] if not entry["iscrowd"])
+    crowded = [image_id for image_id, number in counts.items() if number > LIMIT]
+    if not crowded:
+        return []
+    number = counted(len(crowded), "image")
+    return [
+        f"More than {LIMIT} objects lie in {number} (such as {crowded[0]}), but only {LIMIT} detections of an image count."
+    ]
 
 
 def _evaluated(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval_faster:
@@ -163,6 +176,10 @@ def _checked_results(results: Any, source: str, truth: dict[str, Any], truth_sou
     for place, entry in enumerate(results):
         where = f"{source}, entry {place} (counting from 0)"
         kept = _checked_entry(entry, where, images, categories, truth_source)
+        if min(kept["bbox"][2:]) < 0:
+            raise DataError(
+                f"{where} has a bbox of negative size, {kept['bbox']}: write it as [x, y, width, height] in pixels."
+            )
         checked.append(kept | {"score": _number(_value(entry, "score", where), where, "score")})
     return checked
 
@@ -189,10 +206,6 @@ def _checked_entry(
     if not hasattr(box, "__len__") or len(box) != 4:
         raise DataError(f"{where} has the bbox {box!r}, which is not [x, y, width, height] in pixels.")
     kept["bbox"] = [_number(value, where, "bbox") for value in box]
-    if min(kept["bbox"][2:]) < 0:
-        raise DataError(
-            f"{where} has a bbox of negative size, {kept['bbox']}: write it as [x, y, width, height] in pixels."
-        )
     return kept
 
 
@@ -219,12 +232,12 @@ def _value(entry: dict[str, Any], key: str, where: str) -> Any:
 
 
 def _integer(value: Any, where: str, key: str) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise DataError(f"{where} has the {key} {value!r}, which is no whole number.")
     return int(value)
 
 
 def _number(value: Any, where: str, key: str) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise DataError(f"{where} has {value!r} as {key}: only finite numbers can be compared.")
     return float(value)

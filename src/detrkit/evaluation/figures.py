@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Group
@@ -10,18 +10,18 @@ from rich.table import Table
 
 # In the order in which COCO's own tools print them.
 MEANINGS = {
-    "AP": "average precision, mean over IoU 0.50 to 0.95",
-    "AP50": "average precision at IoU 0.50",
-    "AP75": "average precision at IoU 0.75",
-    "AP_small": "AP of objects below 32 × 32 pixels",
-    "AP_medium": "AP of objects from 32 × 32 to 96 × 96 pixels",
-    "AP_large": "AP of objects above 96 × 96 pixels",
-    "AR1": "average recall with 1 detection an image",
-    "AR10": "average recall with 10 detections an image",
-    "AR100": "average recall with 100 detections an image",
-    "AR_small": "AR100 of objects below 32 × 32 pixels",
-    "AR_medium": "AR100 of objects from 32 × 32 to 96 × 96 pixels",
-    "AR_large": "AR100 of objects above 96 × 96 pixels",
+    "AP": "mean AP over IoU 0.50 to 0.95",
+    "AP50": "AP at IoU 0.50",
+    "AP75": "AP at IoU 0.75",
+    "AP_small": "AP, below 32 × 32 pixels",
+    "AP_medium": "AP, 32 × 32 to 96 × 96 pixels",
+    "AP_large": "AP, above 96 × 96 pixels",
+    "AR1": "recall, 1 detection an image",
+    "AR10": "recall, 10 detections an image",
+    "AR100": "recall, 100 detections an image",
+    "AR_small": "recall, below 32 × 32 pixels",
+    "AR_medium": "recall, 32 × 32 to 96 × 96 pixels",
+    "AR_large": "recall, above 96 × 96 pixels",
 }
 
 
@@ -43,7 +43,7 @@ class ClassFigures:
     ap: float | None
     ap50: float | None
     objects: int
-    precisions: tuple[float, ...] = ()
+    precisions: tuple[float, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,17 @@ class Evaluation:
 
     def basis(self) -> str:
         """What the figures rest on, as one sentence."""
+        crowds = f"{counted(self.crowds, 'crowd region')} (where detections count neither way), " if self.crowds else ""
         return (
-            f"{_counted(self.images, 'image')}, {_counted(self.objects, 'object')}, "
-            f"{_counted(self.crowds, 'crowd region')} (where detections count neither way), "
-            f"{_counted(self.detections, 'detection')}."
+            f"{counted(self.images, 'image')}, {counted(self.objects, 'object')}, {crowds}"
+            f"{counted(self.detections, 'detection')}."
         )
 
     def summary(self) -> str:
         """The evaluation in one plain line."""
         shown = ", ".join(f"{name} {shown_value(name, self.figures[name])}" for name in ("AP", "AP50", "AP75"))
         threshold = "" if self.best_threshold is None else f"; best threshold {self.best_threshold:.3f}"
-        return (
-            f"{self.name}: {shown} on {_counted(self.images, 'image')}, {_counted(self.objects, 'object')}{threshold}"
-        )
+        return f"{self.name}: {shown} on {counted(self.images, 'image')}, {counted(self.objects, 'object')}{threshold}"
 
     def table(self, *, classes: bool = True) -> Group:
         """What a terminal shows: the figures, then one line for each class, then the notes.
@@ -132,7 +130,7 @@ class Evaluation:
         for column in ("objects", "AP", "AP50"):
             table.add_column(column, justify="right")
         for entry in self.classes:
-            shown = (shown_value("AP", value) for value in (entry.ap, entry.ap50))
+            shown = ("–" if value is None else f"{value:.3f}" for value in (entry.ap, entry.ap50))
             table.add_row(entry.name, str(entry.objects), *shown)
         return table
 
@@ -149,5 +147,6 @@ def shown_value(name: str, value: float | None) -> str:
     return "no ground truth of this size" if "_" in name else "no ground truth"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """A number with its noun, such as "1 class" or "2 classes"."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"

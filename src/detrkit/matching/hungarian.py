@@ -88,7 +88,7 @@ class HungarianMatcher:
             return
         for image, count in enumerate(targets.counts):
             if not finite[:, image, :, :count].all():
-                raise NonFiniteError(self._complaint(image, count, output, targets))
+                raise NonFiniteError(self._complaint(image, count, output, targets), image)
 
     def _complaint(self, image: int, count: int, output: Output, targets: PaddedTargets) -> str:
         broken = [

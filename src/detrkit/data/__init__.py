@@ -1,0 +1,48 @@
+"""Data: from files, or from nothing at all, to batches.
+
+`open_dataset` finds and reads a `DetectionDataset`; `TrainingData` and `EvaluationData` turn it into samples by a transform; `collate` makes
+batches of samples.
+"""
+
+from detrkit.data.batching import (
+    EpochSampler,
+    EvaluationData,
+    Sample,
+    TrainingData,
+    collate,
+    epoch_order,
+    equal_size_batches,
+    pad_images,
+)
+from detrkit.data.coco import read_coco
+from detrkit.data.dataset import ArrayImages, DetectionDataset, ImageFiles, Objects
+from detrkit.data.digits import read_digits
+from detrkit.data.images import check_image, read_image, to_pil
+from detrkit.data.opening import available_splits, open_dataset
+from detrkit.data.transforms import Augmentation, EvaluationTransform, TrainingTransform, resized_size
+
+__all__ = [
+    "ArrayImages",
+    "Augmentation",
+    "DetectionDataset",
+    "EpochSampler",
+    "EvaluationData",
+    "EvaluationTransform",
+    "ImageFiles",
+    "Objects",
+    "Sample",
+    "TrainingData",
+    "TrainingTransform",
+    "available_splits",
+    "check_image",
+    "collate",
+    "epoch_order",
+    "equal_size_batches",
+    "open_dataset",
+    "pad_images",
+    "read_coco",
+    "read_digits",
+    "read_image",
+    "resized_size",
+    "to_pil",
+]

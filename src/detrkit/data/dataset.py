@@ -1,0 +1,224 @@
+"""One type of data set, whatever the format on disk was: images, and their objects in flat arrays.
+
+Worker processes share flat arrays; a list of Python objects would be copied into each of them, bit by bit, as it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from detrkit.data.images import read_image
+from detrkit.structures import Category
+
+_NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Images that lie in files, opened one at a time; indexing gives the path.
+
+    Attributes:
+        folder: where the files lie.
+        names: (I,) strings, file names below the folder.
+        as_stored: (I,) bool, True where the annotations were made on the stored pixels, so that EXIF orientation is not applied.
+    """
+
+    folder: Path
+    names: np.ndarray
+    as_stored: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Path:
+        return self.folder / self.name(index)
+
+    def name(self, index: int) -> str:
+        """The file's name below the folder."""
+        return str(self.names[index])
+
+    def open(self, index: int) -> Image.Image:
+        """The picture, RGB.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return read_image(self[index], apply_orientation=not self.as_stored[index])
+
+    def subset(self, indices: np.ndarray) -> ImageFiles:
+        """Some of the images, in the given order."""
+        return ImageFiles(self.folder, self.names[indices], self.as_stored[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages:
+    """Images of one size that lie in memory.
+
+    Attributes:
+        pixels: (I, H, W, 3) uint8, RGB.
+    """
+
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def name(self, index: int) -> str:
+        """A name for messages and result files."""
+        return f"image_{index:06d}"
+
+    def open(self, index: int) -> Image.Image:
+        """The picture, RGB."""
+        return Image.fromarray(self.pixels[index])
+
+    def subset(self, indices: np.ndarray) -> ArrayImages:
+        """Some of the images, in the given order."""
+        return ArrayImages(self.pixels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The annotated objects of one image.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float64 pixels, as annotated (they may reach over the image's edge).
+        labels: (N,) int64 indices into the data set's categories.
+        crowd: (N,) bool, True for a region of many objects that were not told apart.
+        areas: (N,) float64 square pixels, of the outline where the file gives it, else of the box.
+    """
+
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DetectionDataset:
+    """I images and their N objects; those of image i are the rows `offsets[i]:offsets[i + 1]`.
+
+    Attributes:
+        name: for messages, such as "coco val".
+        images: where the pictures come from.
+        image_ids: (I,) int64, ids of the annotation file.
+        sizes: (I, 2) int64 height and width of the pictures as `image` gives them.
+        categories: the classes; `categories[k].index` is k, ids and names are the file's.
+        offsets: (I + 1,) int64.
+        boxes_xyxy: (N, 4) float64 pixels, as annotated.
+        labels: (N,) int64 indices into the categories.
+        crowd: (N,) bool.
+        areas: (N,) float64 square pixels.
+        annotation_ids: (N,) int64, ids of the annotation file.
+        notes: what the reader had to drop or change, in plain sentences with counts.
+    """
+
+    name: str
+    images: ImageFiles | ArrayImages
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    categories: tuple[Category, ...]
+    offsets: np.ndarray
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
+    annotation_ids: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __repr__(self) -> str:
+        return f"<DetectionDataset {self.description()}>"
+
+    def image(self, index: int) -> Image.Image:
+        """The picture at a position, RGB.
+
+        Raises:
+            DataError: its file cannot be read.
+        """
+        return self.images.open(index)
+
+    def image_name(self, index: int) -> str:
+        """The file name of the picture at a position, as the annotation file gives it."""
+        return self.images.name(index)
+
+    def objects(self, index: int) -> Objects:
+        """The objects of the image at a position; views, not copies."""
+        rows = slice(self.offsets[index], self.offsets[index + 1])
+        return Objects(self.boxes_xyxy[rows], self.labels[rows], self.crowd[rows], self.areas[rows])
+
+    def description(self) -> str:
+        """One line: how many images, objects, crowds and images without objects there are, and the classes."""
+        empty = int(np.sum(np.diff(self.offsets) == 0))
+        names = [category.name for category in self.categories]
+        if len(names) > _NAMES_SHOWN:
+            names = [*names[: _NAMES_SHOWN - 1], "…", names[-1]]
+        return (
+            f"{self.name}: {_counted(len(self), 'image')} ({empty} without objects), "
+            f"{_counted(len(self.labels), 'object')} ({_counted(int(self.crowd.sum()), 'crowd region')} among them), "
+            f"{_counted(len(self.categories), 'class', 'classes')}: {', '.join(names)}"
+        )
+
+    def to_coco(self) -> dict[str, list[dict[str, Any]]]:
+        """The ground truth in COCO form, with the file's image and category ids: what an evaluator takes.
+
+        Annotations are numbered from 1: COCO's evaluation reads the id 0, which real files have, as "no match".
+        """
+        images = [
+            {"id": image_id, "file_name": self.images.name(index), "height": height, "width": width}
+            for index, (image_id, (height, width)) in enumerate(
+                zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True)
+            )
+        ]
+        file_ids = np.array([category.id for category in self.categories], dtype=np.int64)
+        boxes_xywh = np.concatenate([self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]], axis=1)
+        columns = zip(
+            np.repeat(self.image_ids, np.diff(self.offsets)).tolist(),
+            file_ids[self.labels].tolist(),
+            boxes_xywh.tolist(),
+            self.areas.tolist(),
+            self.crowd.astype(np.int64).tolist(),
+            strict=True,
+        )
+        names = ("image_id", "category_id", "bbox", "area", "iscrowd")
+        annotations = [
+            {"id": number, **dict(zip(names, row, strict=True))} for number, row in enumerate(columns, start=1)
+        ]
+        categories = [{"id": category.id, "name": category.name} for category in self.categories]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> DetectionDataset:
+        """Some of the images, in the given order, with all categories."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        counts = np.diff(self.offsets)[chosen]
+        rows = np.concatenate(
+            [np.arange(self.offsets[index], self.offsets[index + 1]) for index in chosen] or [np.zeros(0, np.int64)]
+        )
+        return DetectionDataset(
+            name=self.name,
+            images=self.images.subset(chosen),
+            image_ids=self.image_ids[chosen],
+            sizes=self.sizes[chosen],
+            categories=self.categories,
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            boxes_xyxy=self.boxes_xyxy[rows],
+            labels=self.labels[rows],
+            crowd=self.crowd[rows],
+            areas=self.areas[rows],
+            annotation_ids=self.annotation_ids[rows],
+            notes=self.notes,
+        )
+
+
+def _counted(count: int, singular: str, plural: str | None = None) -> str:
+    return f"{count} {singular if count == 1 else plural or singular + 's'}"

@@ -1,0 +1,197 @@
+"""Image files: read as RGB whatever they hold, checked before a long run, and refused with a sentence that helps.
+
+What happens to a file, in this order: its EXIF orientation is applied, then it becomes RGB with 8 bits a channel. Transparency is dropped
+(the colour below it stays), 16-bit grey is scaled from 0..65535 to 0..255.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from detrkit.errors import DataError
+
+# What Pillow's decoders raise on damaged files.
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+_JPEG_END, _PNG_START, _TAIL_BYTES = b"\xff\xd9", b"\x89PNG\r\n\x1a\n", 1024
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What the header of an image file says.
+
+    Attributes:
+        stored_size: height and width of the pixels as they lie in the file.
+        shown_size: height and width after the EXIF orientation was applied.
+        turned: whether the EXIF orientation changes the picture at all.
+    """
+
+    stored_size: tuple[int, int]
+    shown_size: tuple[int, int]
+    turned: bool
+
+
+def read_image(path: str | Path, *, apply_orientation: bool = True) -> Image.Image:
+    """The picture in a file, as RGB with 8 bits a channel.
+
+    Args:
+        path: any format that Pillow reads; grey, palette, transparent, CMYK and 16-bit grey files are converted.
+        apply_orientation: turn the picture as its EXIF orientation says. False is for annotations made on the stored pixels.
+
+    Raises:
+        DataError: the file is missing, damaged, cut off or no image.
+    """
+    with _readable(str(path)), Image.open(path) as image:
+        image.load()
+        if apply_orientation:
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image, str(path))
+
+
+def check_image(path: str | Path) -> tuple[int, int]:
+    """Height and width of the picture in a file after EXIF orientation, and proof that the file is whole.
+
+    Reads the header and, of JPEG and PNG files, the end only; other formats are decoded.
+
+    Raises:
+        DataError: the file is missing, damaged, cut off or no image.
+    """
+    return inspect_image(path).shown_size
+
+
+def inspect_image(path: str | Path) -> ImageFacts:
+    """The same check as `check_image`, telling the stored size and the shown size apart.
+
+    Raises:
+        DataError: the file is missing, damaged, cut off or no image.
+    """
+    path = Path(path)
+    with _readable(str(path)), Image.open(path) as image:
+        width, height = image.size
+        if not _surely_whole(path, image.format):
+            image.load()
+        orientation = _orientation(image)
+    shown_size = (width, height) if orientation in _QUARTER_TURNS else (height, width)
+    return ImageFacts((height, width), shown_size, turned=orientation != 1)
+
+
+def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
+    """Any picture as an RGB PIL image.
+
+    Args:
+        image: a file name; a PIL image (taken as it stands: boxes shall fit the picture that was given, so EXIF is not applied to it);
+            a numpy array (H, W, 3) RGB or (H, W) grey, uint8; or a torch tensor (3, H, W) RGB, uint8.
+
+    Raises:
+        DataError: the file cannot be read, or the array has another shape or type.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        with _readable("The given PIL image"):
+            image.load()
+            return _to_rgb(image, "The given PIL image")
+    if isinstance(image, torch.Tensor):
+        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
+            raise DataError(
+                f"A tensor {tuple(image.shape)} of {image.dtype} is no image: give (3, height, width) RGB of torch.uint8 in 0..255."
+            )
+        return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    if isinstance(image, np.ndarray):
+        shape_fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        if not shape_fits or image.dtype != np.uint8 or image.size == 0:
+            raise DataError(
+                f"An array {image.shape} of {image.dtype} is no image: give (height, width, 3) RGB or (height, width) grey of uint8 in 0..255."
+            )
+        return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
+    raise DataError(
+        f"A {type(image).__name__} is no image: give a file name, a PIL image, a numpy array or a torch tensor."
+    )
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turns whatever goes wrong with an image file inside the block into a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{name} does not exist: correct its name or put the file there.") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{name} cannot be opened ({error.strerror}): make it a readable file.") from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"{name} is no image file that can be read, whatever its name says: save it as JPEG or PNG, or remove it."
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name} is too large ({error}): cut it into smaller pictures.") from None
+    except _DECODING_ERRORS as error:
+        raise DataError(
+            f"{name} is damaged or cut off ({error}): copy it again from its source, or remove it."
+        ) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation that is still to be applied, 1 for none."""
+    if image.format == "TIFF":  # Pillow applies the orientation of TIFF files itself
+        return 1
+    # PNG's own method would decode the picture to look for metadata behind it; such files have been decoded by now.
+    value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _surely_whole(path: Path, file_format: str | None) -> bool:
+    """Whether the end of a file proves that nothing is missing; False means that it has to be decoded to know."""
+    with path.open("rb") as file:
+        if file_format in ("JPEG", "MPO"):
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            return _JPEG_END in file.read()
+        if file_format != "PNG" or file.read(len(_PNG_START)) != _PNG_START:
+            return False
+        pixels_begun = False
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            if kind == b"IEND":
+                return pixels_begun
+            if pixels_begun and kind != b"IDAT":  # it may hold an orientation that only decoding brings up
+                return False
+            pixels_begun = pixels_begun or kind == b"IDAT"
+            file.seek(length + 4, 1)
+    return False
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Converts any mode to RGB; 16-bit values are scaled, where Pillow would clip them at 255."""
+    if image.mode == "RGB":
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(f"{name} has values beyond 16 bits: save it with 8 or 16 bits a channel.")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise DataError(f"{name} has floating-point values: save it with 8 or 16 bits a channel.")
+    if image.mode in ("P", "La", "RGBa", "PA"):
+        image = image.convert("RGBA")  # palettes with transparency have no direct way to RGB
+    return image.convert("RGB")

@@ -1,0 +1,222 @@
+"""From a picture and its objects to what a detector learns from or looks at.
+
+Training leaves size, side and cut to chance as DETR does (Carion et al. 2020, section 4); evaluation resizes by the same arithmetic and
+nothing else. Pictures are resized by PIL (bilinear, antialiased), which is what published weights were trained and measured with. All
+chance comes from the generator that is handed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from detrkit.boxes import xyxy_to_cxcywh
+from detrkit.data.dataset import Objects
+from detrkit.errors import ConfigurationError
+from detrkit.structures import Preprocessing, Target
+
+_CROP_PROBABILITY = 0.5
+
+
+def resized_size(height: int, width: int, short_side: int, long_side: int | None = None) -> tuple[int, int]:
+    """The size that an image gets, by the arithmetic of DETR's authors.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        short_side: what its shorter side shall become.
+        long_side: limit of the longer side; it wins over `short_side`. Where it does, the shorter side is rounded first and the longer one
+            follows from it, so that it can pass the limit by a few pixels. None is no limit.
+
+    Returns:
+        New height and width, at least 1.
+    """
+    short, long = min(height, width), max(height, width)
+    if long_side is not None and long / short * short_side > long_side:
+        short_side = max(1, round(long_side * short / long))
+    other_side = int(short_side * long / short)
+    return (other_side, short_side) if width < height else (short_side, other_side)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much a training image may vary; the defaults are DETR's.
+
+    The image is mirrored with probability `flip`. If `crop` is set, then with probability 0.5 it is first resized to one of
+    `crop_short_sides` and cut to a window whose width and height are each drawn from `crop_range`. Last, it is resized to one of
+    `short_sides`.
+
+    Attributes:
+        short_sides: pixels, one is drawn for the shorter side.
+        long_side: limit of the longer side in pixels; it wins over `short_sides`.
+        flip: probability of mirroring left and right. Where left and right matter (letters, digits, traffic signs) use 0.
+        crop: whether half of the images are cut.
+        crop_short_sides: pixels, one is drawn for the shorter side before cutting; the longer side has no limit there.
+        crop_range: smallest and largest side of the window in pixels, both included; the image's own side limits it further.
+
+    Raises:
+        ConfigurationError: numbers that no image can follow.
+    """
+
+    short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    long_side: int = 1333
+    flip: float = 0.5
+    crop: bool = True
+    crop_short_sides: tuple[int, ...] = (400, 500, 600)
+    crop_range: tuple[int, int] = (384, 600)
+
+    def __post_init__(self) -> None:
+        sides = (*self.short_sides, *self.crop_short_sides, *self.crop_range, self.long_side)
+        if not self.short_sides or not self.crop_short_sides or min(sides) < 1:
+            raise ConfigurationError("An augmentation needs sides of at least 1 pixel, and one or more short sides.")
+        if not 0 <= self.flip <= 1:
+            raise ConfigurationError(f"The probability flip={self.flip} is not within 0..1: choose one that is.")
+        smallest, largest = self.crop_range
+        if smallest > largest or smallest > min(self.crop_short_sides):
+            raise ConfigurationError(
+                f"crop_range={self.crop_range} must rise and begin no higher than the smallest of crop_short_sides={self.crop_short_sides}."
+            )
+
+    @classmethod
+    def for_sizes(cls, short_side: int, long_side: int) -> Augmentation:
+        """DETR's policy in proportion, for images whose largest size in training is another than 800 × 1333.
+
+        Args:
+            short_side: the largest short side in pixels; the others go down to 60 % of it in steps of 32 (16 or 8 for small images).
+            long_side: limit of the longer side in pixels.
+
+        Raises:
+            ConfigurationError: a side below 16 pixels, or a limit below the short side.
+        """
+        if short_side < 16 or long_side < short_side:
+            raise ConfigurationError(
+                f"Training needs 16 ≤ short side ≤ long side, not {short_side} and {long_side} pixels: choose larger ones."
+            )
+        step = 32 if short_side >= 256 else 16 if short_side >= 96 else 8
+        lowest = -(-short_side * 480 // 800 // step) * step  # rounded up to a multiple of the step
+        smallest, *between, largest = (round(short_side * side / 800) for side in (384, 400, 500, 600))
+        return cls(
+            short_sides=(*range(lowest, short_side, step), short_side),
+            long_side=long_side,
+            crop_short_sides=(*between, largest),
+            crop_range=(smallest, largest),
+        )
+
+
+class TrainingTransform:
+    """A picture and its objects, varied by chance, as pixels and target."""
+
+    def __init__(self, augmentation: Augmentation, preprocessing: Preprocessing) -> None:
+        """Sets the policy.
+
+        Args:
+            augmentation: what may vary; it decides the sizes.
+            preprocessing: mean and deviation of the colours; its sides are for evaluation and are not used here.
+        """
+        self.augmentation = augmentation
+        self.preprocessing = preprocessing
+
+    def __call__(self, image: Image.Image, objects: Objects, generator: torch.Generator) -> tuple[Tensor, Target]:
+        """Varies one image.
+
+        Args:
+            image: RGB.
+            objects: as annotated; crowds are left out, boxes are clipped to what remains visible, and dropped where nothing does.
+            generator: the only source of chance.
+
+        Returns:
+            Normalised pixels (3, H, W) float32, and the target: labels as they were, boxes relative to the final image.
+        """
+        policy = self.augmentation
+        boxes, labels = _clipped(objects, image.height, image.width)
+        if _happens(policy.flip, generator):
+            image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+        if policy.crop and _happens(_CROP_PROBABILITY, generator):
+            size = resized_size(image.height, image.width, _choice(policy.crop_short_sides, generator))
+            image, boxes = _resized(image, boxes, size)
+            smallest, largest = policy.crop_range
+            width = _integer(smallest, min(image.width, largest), generator)
+            height = _integer(smallest, min(image.height, largest), generator)
+            top, left = _integer(0, image.height - height, generator), _integer(0, image.width - width, generator)
+            image, boxes = F.crop(image, top, left, height, width), F.crop(boxes, top, left, height, width)
+        size = resized_size(image.height, image.width, _choice(policy.short_sides, generator), policy.long_side)
+        image, boxes = _resized(image, boxes, size)
+        return _normalised(image, self.preprocessing), _target(boxes, labels, image.height, image.width)
+
+
+class EvaluationTransform:
+    """A picture as pixels, with nothing left to chance."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        """Sets sizes and colours.
+
+        Args:
+            preprocessing: of the model that will look at the pixels.
+        """
+        self.preprocessing = preprocessing
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image of this size gets, without touching it."""
+        return resized_size(height, width, self.preprocessing.short_side, self.preprocessing.long_side)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Normalised pixels (3, H, W) float32 of an RGB image."""
+        size = self.output_size(image.height, image.width)
+        return _normalised(F.resize(image, list(size)), self.preprocessing)
+
+
+def relative_target(objects: Objects, height: int, width: int) -> Target:
+    """The target of an image that is resized only: without crowds, boxes clipped and relative to the image.
+
+    Args:
+        objects: as annotated.
+        height: of the image that they were annotated on, in pixels.
+        width: of the same.
+    """
+    return _target(*_clipped(objects, height, width), height, width)
+
+
+def _clipped(objects: Objects, height: int, width: int) -> tuple[Any, Tensor]:
+    """Boxes (N, 4) as a tv_tensor, clipped to the image, and labels (N,), without crowds."""
+    single = ~objects.crowd
+    boxes = tv_tensors.BoundingBoxes(
+        torch.from_numpy(objects.boxes_xyxy[single]), format="XYXY", canvas_size=(height, width)
+    )
+    return F.clamp_bounding_boxes(boxes), torch.from_numpy(objects.labels[single])
+
+
+def _resized(image: Image.Image, boxes: Any, size: tuple[int, int]) -> tuple[Image.Image, Any]:
+    return F.resize(image, list(size)), F.resize(boxes, list(size))
+
+
+def _target(boxes: Any, labels: Tensor, height: int, width: int) -> Target:
+    """Drops boxes of which nothing is visible and makes the others relative; boxes keep no area once they have lost it."""
+    corners = boxes.as_subclass(Tensor)
+    visible = (corners[:, 2:] > corners[:, :2]).all(dim=1)
+    scale = corners.new_tensor([width, height, width, height])
+    return Target(labels=labels[visible], boxes_cxcywh=xyxy_to_cxcywh(corners[visible] / scale).float())
+
+
+def _normalised(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    pixels = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+    result: Tensor = F.normalize(pixels, list(preprocessing.mean), list(preprocessing.deviation), inplace=True)
+    return result
+
+
+def _happens(probability: float, generator: torch.Generator) -> bool:
+    return float(torch.rand((), generator=generator)) < probability
+
+
+def _integer(low: int, high: int, generator: torch.Generator) -> int:
+    """A uniform integer, both limits included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def _choice(values: tuple[int, ...], generator: torch.Generator) -> int:
+    return values[_integer(0, len(values) - 1, generator)]

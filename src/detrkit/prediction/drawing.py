@@ -1,0 +1,134 @@
+"""Detections drawn on pictures, beside the ground truth, and many pictures on one sheet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import supervision as sv
+from PIL import Image, ImageDraw, ImageFont
+
+from detrkit.data.dataset import DetectionDataset
+
+BACKGROUND = (255, 255, 255)
+CAPTION = (60, 60, 60)
+# One colour for each class, by its id; neighbours in the list differ clearly. Dark enough for white letters, light enough on dark photos.
+COLORS = sv.ColorPalette.from_hex(
+    [
+        "#D6336C",
+        "#1971C2",
+        "#2B8A3E",
+        "#D9480F",
+        "#7048E8",
+        "#0B7285",
+        "#A61E4D",
+        "#5F7A00",
+        "#364FC7",
+        "#8F5A00",
+        "#9C36B5",
+        "#087F5B",
+    ]
+)
+
+
+def draw(image: Image.Image, detections: sv.Detections) -> Image.Image:
+    """A copy of a picture with each detection as a box and a label such as "dog 0.87".
+
+    Lines and letters grow with the picture. A class has the same colour in every picture.
+
+    Args:
+        image: of any mode.
+        detections: boxes in pixels of the image, `class_id`, `data["class_name"]` and, where they are predictions, `confidence`.
+    """
+    scene = image.convert("RGB").copy()
+    side = (scene.width * scene.height) ** 0.5
+    box_annotator = sv.BoxAnnotator(COLORS, thickness=max(2, round(side / 280)))
+    label_annotator = sv.RichLabelAnnotator(
+        COLORS, font_size=max(10, round(side / 44)), text_padding=max(2, round(side / 185)), smart_position=True
+    )
+    box_annotator.annotate(scene, detections)
+    label_annotator.annotate(scene, detections, labels=labels_of(detections))
+    return scene
+
+
+def truth_of(dataset: DetectionDataset, index: int) -> sv.Detections:
+    """The annotated objects of an image, ready to be drawn; crowd regions say so in their name.
+
+    Args:
+        dataset: whose categories' ids and names are used.
+        index: position of the image in the data set.
+    """
+    objects = dataset.objects(index)
+    categories = [dataset.categories[label] for label in objects.labels]
+    names = [
+        f"{entry.name} (crowd)" if crowd else entry.name for entry, crowd in zip(categories, objects.crowd, strict=True)
+    ]
+    return sv.Detections(
+        xyxy=objects.boxes_xyxy.reshape(-1, 4),
+        class_id=np.array([category.id for category in categories], dtype=np.int64),
+        data={"class_name": np.array(names, dtype=str)},
+    )
+
+
+def labels_of(detections: sv.Detections) -> list[str]:
+    """What to write on each box: the class name, and the score where there is one."""
+    names = [str(name) for name in detections.data.get("class_name", ())]
+    if detections.confidence is None:
+        return names
+    return [f"{name} {score:.2f}" for name, score in zip(names, detections.confidence, strict=True)]
+
+
+def side_by_side(
+    image: Image.Image, predictions: sv.Detections, truth: sv.Detections, *, width: int = 640
+) -> Image.Image:
+    """Predictions at the left, ground truth at the right, each under its caption.
+
+    Args:
+        image: of any mode.
+        predictions: boxes in pixels of the image.
+        truth: boxes in pixels of the image.
+        width: of each half in pixels; small pictures are enlarged to it, so that labels can be read.
+    """
+    scale = width / image.width
+    size = (width, max(1, round(image.height * scale)))
+    picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    halves = []
+    for caption, detections in (("predictions", predictions), ("ground truth", truth)):
+        caption = f"{caption}: {len(detections)}"
+        halves.append(_captioned(draw(picture, dataclasses.replace(detections, xyxy=detections.xyxy * scale)), caption))
+    return contact_sheet(halves, width=width, columns=2)
+
+
+def contact_sheet(pictures: Sequence[Image.Image], *, width: int = 480, columns: int | None = None) -> Image.Image:
+    """Many pictures on one, row by row.
+
+    Args:
+        pictures: at least one; each is resized to the width of a column.
+        width: of a column in pixels.
+        columns: by default so many that the sheet becomes about square.
+    """
+    columns = columns or int(np.ceil(np.sqrt(len(pictures))))
+    gap = max(4, width // 60)
+    cells = [
+        picture.convert("RGB").resize((width, max(1, round(picture.height * width / picture.width))))
+        for picture in pictures
+    ]
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, sum(heights) + gap * (len(rows) - 1)), BACKGROUND)
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (column * (width + gap), top))
+        top += height + gap
+    return sheet
+
+
+def _captioned(picture: Image.Image, caption: str) -> Image.Image:
+    size = max(12, picture.width // 36)
+    framed = Image.new("RGB", (picture.width, picture.height + 2 * size), BACKGROUND)
+    framed.paste(picture, (0, 2 * size))
+    font = ImageFont.load_default(size)
+    ImageDraw.Draw(framed).text((0, size), caption, fill=CAPTION, font=font, anchor="lm")
+    return framed

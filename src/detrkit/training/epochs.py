@@ -1,0 +1,106 @@
+"""What happens at the end of every epoch: evaluate, tell, write down, keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+
+from detrkit.checkpoints import save
+from detrkit.data import DetectionDataset
+from detrkit.evaluation import Evaluation, evaluate
+from detrkit.files import write_atomically, write_json
+from detrkit.training.learning import LearningWindow
+from detrkit.training.module import TrainingModule
+from detrkit.training.progress import duration
+from detrkit.training.run_folder import RunFolder, append_to_log, read_log
+
+
+class EpochEnds(Callback):
+    """Evaluates, prints one line, extends the log and keeps the best and the last model.
+
+    Args:
+        folder: of the run.
+        validation: what the model is evaluated on; None where the data set has no such split, then the lowest loss is best.
+        console: for the lines.
+    """
+
+    def __init__(self, folder: RunFolder, validation: DetectionDataset | None, console: Console) -> None:
+        self.folder, self.validation, self.console = folder, validation, console
+        self._window = LearningWindow(None)
+        self._began = time.perf_counter()
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        """Starts the clock."""
+        self._window.clear()
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, _: Trainer, pl_module: TrainingModule, *__: object) -> None:  # type: ignore[override]
+        """Takes in one step, and sends every tenth to TensorBoard."""
+        assert pl_module.losses is not None
+        self._window.add(pl_module.losses)
+        step = pl_module.global_step
+        if step % 10 == 0:
+            losses = {name: value.item() for name, value in pl_module.losses.terms.items()}
+            pl_module.logger.log_metrics({"loss": pl_module.losses.total.item(), **losses}, step)  # type: ignore[union-attr]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+        """Evaluates where it is time to, then writes everything down."""
+        seconds = time.perf_counter() - self._began
+        epoch, last = trainer.current_epoch + 1, pl_module.global_step >= pl_module.schedule.steps
+        if trainer.is_global_zero:
+            learning = self._window.learning()
+            row = {"epoch": float(epoch), "step": float(pl_module.global_step), **learning.row()}
+            row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            row["images_per_second"] = len(self._window) * pl_module.schedule.piece_size * trainer.world_size / seconds
+            line = f"epoch {epoch}/{pl_module.schedule.epochs}: {learning.in_words()}"
+            if self.validation is not None and (last or epoch % pl_module.options.evaluate_every == 0):
+                line += self._evaluate(pl_module, row)
+            seconds_left = seconds * (pl_module.schedule.steps - pl_module.global_step) / max(1, self._steps(pl_module))
+            if not last:
+                line += f"; about {duration(seconds_left)} left"
+            self._keep(pl_module, row)
+            self.console.print(line, highlight=False)
+        trainer.strategy.barrier()
+        # All processes take part in this one; the name comes last, so that a crash leaves the epoch before.
+        write_atomically(self.folder.state, trainer.save_checkpoint)
+
+    def _steps(self, module: TrainingModule) -> int:
+        return len(self._window) // (module.options.accumulate or 1)
+
+    def _evaluate(self, module: TrainingModule, row: dict[str, float]) -> str:
+        assert self.validation is not None
+        evaluation = evaluate(module.model, self.validation, batch_size=8 if self._small(module) else 1)
+        row |= {name: value for name, value in evaluation.figures.items() if value is not None}
+        module.model.card = _with_figures(module, evaluation)
+        best = max((earlier.get("AP", -1.0) for earlier in read_log(self.folder.log)), default=-1.0)
+        ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
+        return f"; AP {ap:.3f}, AP50 {ap50:.3f}" + (f" (best AP so far {best:.3f})" if best >= ap else "")
+
+    @staticmethod
+    def _small(module: TrainingModule) -> bool:
+        options = module.options
+        return (options.short_side or 800) * (options.long_side or 1333) < 512 * 512
+
+    def _keep(self, module: TrainingModule, row: dict[str, float]) -> None:
+        """Log, last model, best model and the figures of both."""
+        rows = [earlier for earlier in read_log(self.folder.log) if earlier["epoch"] < row["epoch"]]
+        append_to_log(self.folder.log, row)
+        save(module.model, self.folder.last)
+        key, sign = ("AP", 1.0) if self.validation is not None else ("loss", -1.0)
+        candidates = [each for each in rows if key in each]
+        best = max(candidates, key=lambda each: sign * each[key], default=None)
+        if key in row and (best is None or sign * row[key] > sign * best[key]):
+            save(module.model, self.folder.best)
+            best = row
+        write_json(self.folder.metrics, {"best": best, "last": row})
+
+
+def _with_figures(module: TrainingModule, evaluation: Evaluation) -> object:
+    card = module.model.card
+    figures = {name: value for name, value in evaluation.figures.items() if value is not None}
+    threshold = evaluation.best_threshold if evaluation.best_threshold is not None else card.threshold
+    return dataclasses.replace(card, metrics=figures, threshold=threshold)

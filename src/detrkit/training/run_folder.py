@@ -1,0 +1,139 @@
+"""The folder of a run: what was asked for, what came of it, and all that is needed to go on."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import platform
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torchvision
+
+import detrkit
+from detrkit.errors import ConfigurationError
+from detrkit.files import prepare_folder, write_json, write_text
+from detrkit.training.options import TrainingOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Names of the files of a run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Every option with its value, and the versions that ran."""
+        return self.path / "config.json"
+
+    @property
+    def log(self) -> Path:
+        """One line for every epoch."""
+        return self.path / "log.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """Figures of the best and the last epoch."""
+        return self.path / "metrics.json"
+
+    @property
+    def best(self) -> Path:
+        """The model with the highest AP so far."""
+        return self.path / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The model as it is after the last epoch."""
+        return self.path / "last.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """Weights, optimizer and counters: what `resume` goes on from."""
+        return self.path / "resume.ckpt"
+
+    @property
+    def report(self) -> Path:
+        """Curves, figures and pictures on one page."""
+        return self.path / "report.html"
+
+
+def create(options: TrainingOptions) -> RunFolder:
+    """A new folder that is proven to be writable, with the configuration in it.
+
+    Raises:
+        ConfigurationError: the folder holds a run already.
+        OutputError: it cannot be written.
+    """
+    if options.output is not None:
+        folder = RunFolder(Path(options.output))
+    else:
+        stamp = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
+        folder = RunFolder(Path("runs") / f"{options.variant}-{stamp}")
+    if folder.config.exists():
+        raise ConfigurationError(
+            f"{folder.path} holds a run already: go on with it (resume), or choose another --output"
+        )
+    prepare_folder(folder.path)
+    versions = {
+        "detrkit": detrkit.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "lightning": lightning.__version__,
+    }
+    write_json(folder.config, {"options": dataclasses.asdict(options), "versions": versions})
+    return folder
+
+
+def reopen(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
+    """A run's folder and its options, to go on with.
+
+    Raises:
+        ConfigurationError: there is no run, or none that got as far as its first epoch's end.
+    """
+    folder = RunFolder(Path(path))
+    try:
+        content = json.loads(folder.config.read_text(encoding="utf-8"))
+        options = TrainingOptions(**content["options"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ConfigurationError(
+            f"{path} is not the folder of a run (no readable config.json): give the folder that training made"
+        ) from problem
+    if not folder.state.is_file():
+        raise ConfigurationError(f"{path} has nothing to go on from, since its first epoch was not finished: train anew")
+    return folder, options
+
+
+def append_to_log(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds an epoch to the log; lines of this or a later epoch, left by a run that was broken off, give way.
+
+    Args:
+        path: the CSV file.
+        row: column to value; `epoch` is one of them. Columns may come and go.
+    """
+    rows = [earlier for earlier in read_log(path) if earlier["epoch"] < row["epoch"]]
+    rows.append(dict(row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for each in rows for name in each)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The epochs of a log; empty cells are left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]

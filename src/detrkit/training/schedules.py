@@ -1,0 +1,33 @@
+"""How the learning rate changes over a run, as a factor of step number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+
+def rate_factor(
+    schedule: Literal["step", "cosine"], *, steps: int, drop_after: float, warmup_steps: int
+) -> Callable[[int], float]:
+    """The factor that learning rates are multiplied with at a step.
+
+    Args:
+        schedule: "step": 1, then 0.1; "cosine": falls from 1 to 0 along half a wave.
+        steps: of the whole run.
+        drop_after: share of the run after which "step" drops.
+        warmup_steps: over which the factor rises from near 0 to 1 first.
+
+    Returns:
+        step (counted from 0) to factor in [0, 1].
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if schedule == "step":
+            return 1.0 if step < drop_after * steps else 0.1
+        progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+    return factor

@@ -1,0 +1,292 @@
+"""COCO files: real ones read to the last number, broken ones refused with the place and the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.data import DetectionDataset, read_coco
+from detrkit.errors import DataError
+
+Contents = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture
+def contents() -> Contents:
+    """Two pictures; categories 0, 5 and 90 in disorder; one crowd; one box over the edge by less than a pixel."""
+    return {
+        "images": [
+            {"id": 12, "file_name": "a.png", "height": 30, "width": 40},
+            {"id": 3, "file_name": "b.png", "height": 20, "width": 20},
+        ],
+        "annotations": [
+            {"id": 100, "image_id": 3, "category_id": 90, "bbox": [1, 2, 3.5, 4], "area": 9, "iscrowd": 0},
+            {"id": 101, "image_id": 12, "category_id": 0, "bbox": [0, 0, 40.5, 30], "iscrowd": 0},
+            {"id": 102, "image_id": 3, "category_id": 5, "bbox": [5, 5, 10, 10], "area": 80, "iscrowd": 1},
+        ],
+        "categories": [{"id": 90, "name": "z"}, {"id": 0, "name": "x"}, {"id": 5, "name": "y"}],
+    }
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[[Contents], DetectionDataset]:
+    """Writes contents beside two pictures and reads them."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "b.png")
+
+    def write_and_read(contents: Contents) -> DetectionDataset:
+        (tmp_path / "truth.json").write_text(json.dumps(contents))
+        return read_coco(tmp_path / "truth.json", tmp_path)
+
+    return write_and_read
+
+
+Read = Callable[[Contents], DetectionDataset]
+
+
+def test_ids_order_and_numbers(contents: Contents, read: Read) -> None:
+    dataset = read(contents)
+    assert dataset.name == "truth"
+    assert dataset.image_ids.tolist() == [12, 3]
+    assert dataset.sizes.tolist() == [[30, 40], [20, 20]]
+    assert [(category.id, category.name, category.index) for category in dataset.categories] == [
+        (0, "x", 0),
+        (5, "y", 1),
+        (90, "z", 2),
+    ]
+    assert dataset.offsets.tolist() == [0, 1, 3]
+    assert dataset.boxes_xyxy.tolist() == [[0, 0, 40.5, 30], [1, 2, 4.5, 6], [5, 5, 15, 15]]
+    assert dataset.labels.tolist() == [0, 2, 1]
+    assert dataset.crowd.tolist() == [False, False, True]
+    assert dataset.areas.tolist() == [40.5 * 30, 9, 80]
+    assert dataset.annotation_ids.tolist() == [101, 100, 102]
+    assert dataset.notes == ()
+    assert (dataset.image(0).height, dataset.image(0).width) == (30, 40)
+
+
+def test_real_coco(shared: Path) -> None:
+    folder = shared / "data/coco"
+    train = read_coco(folder / "annotations/instances_train.json", folder / "train")
+    val = read_coco(folder / "annotations/instances_val.json", folder / "val", name="coco val")
+    assert (len(train), len(train.labels), int(train.crowd.sum())) == (84, 667, 6)
+    assert (len(val), len(val.labels), int(val.crowd.sum()), val.name) == (120, 1100, 16, "coco val")
+    empty = np.flatnonzero(np.diff(train.offsets) == 0)
+    assert train.image_ids[empty].tolist() == [250, 508, 262284]
+    assert len(np.unique(train.labels)) == 68
+    assert len(np.unique(val.labels)) == 75
+    # The README counts small, medium and large objects by area.
+    limits = np.searchsorted([32**2, 96**2], val.areas[~val.crowd], side="right")
+    assert np.bincount(limits).tolist() == [482, 359, 243]
+    assert [category.id for category in val.categories][:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
+    assert (val.categories[79].id, val.categories[79].name, val.categories[79].index) == (90, "toothbrush", 79)
+    assert train.notes == val.notes == ()
+
+
+def test_real_roboflow_placeholder_gets_no_class(shared: Path) -> None:
+    folder = shared / "data/roboflow_sample/valid"
+    dataset = read_coco(folder / "_annotations.coco.json", folder)
+    assert len(dataset.labels) == 49
+    assert [(category.id, category.name) for category in dataset.categories][:2] == [(1, "bishop"), (2, "black-bishop")]
+    assert len(dataset.categories) == 13  # 'bishop' has no object, but is nobody's parent
+    assert dataset.notes == ("Category 0 'pieces' is only the parent of others and has no object: no class.",)
+
+
+def test_a_parent_with_objects_and_its_own_parent_keep_their_class(contents: Contents, read: Read) -> None:
+    contents["categories"] = [
+        {"id": 0, "name": "x", "supercategory": "none"},
+        {"id": 5, "name": "y", "supercategory": "x"},
+        {"id": 90, "name": "z", "supercategory": "x"},
+        {"id": 91, "name": "person", "supercategory": "person"},
+    ]
+    assert [category.name for category in read(contents).categories] == ["x", "y", "z", "person"]
+
+
+def test_a_placeholder_may_share_the_name_of_its_child(contents: Contents, read: Read) -> None:
+    contents["categories"] = [
+        {"id": -1, "name": "x", "supercategory": "none"},
+        {"id": 0, "name": "x", "supercategory": "x"},
+        {"id": 5, "name": "y", "supercategory": "x"},
+        {"id": 90, "name": "z", "supercategory": "x"},
+    ]
+    assert [category.id for category in read(contents).categories] == [0, 5, 90]
+
+
+def test_boxes_without_area_are_dropped_and_noted(contents: Contents, read: Read) -> None:
+    contents["annotations"][0]["bbox"] = [1, 2, 0, 4]
+    contents["annotations"][2]["bbox"] = [9, 2, 3, -4]
+    dataset = read(contents)
+    assert dataset.annotation_ids.tolist() == [101]
+    assert dataset.offsets.tolist() == [0, 1, 1]
+    assert dataset.notes == ("2 of 3 boxes have no area and were left out (the first: annotation 100 of b.png).",)
+    assert len(dataset.categories) == 3
+
+
+def test_boxes_over_the_edge_are_kept_and_noted(contents: Contents, read: Read) -> None:
+    contents["annotations"][2]["bbox"] = [-3, 5, 10, 40]
+    dataset = read(contents)
+    assert dataset.boxes_xyxy[2].tolist() == [-3, 5, 7, 45]
+    assert dataset.notes == (
+        "1 of 3 boxes reach over the edge of their image (the first: annotation 102 of b.png); training clips them.",
+    )
+
+
+@pytest.mark.parametrize("area", [None, 0, float("nan"), "12"])
+def test_an_area_that_says_nothing_is_computed(contents: Contents, read: Read, area: object) -> None:
+    contents["annotations"][0]["area"] = area
+    assert read(contents).areas[1] == 3.5 * 4
+
+
+def test_no_annotation_at_all_is_a_data_set_of_empty_images(contents: Contents, read: Read) -> None:
+    contents["annotations"] = []
+    dataset = read(contents)
+    assert dataset.offsets.tolist() == [0, 0, 0]
+    assert dataset.boxes_xyxy.shape == (0, 4)
+
+
+def save_turned(path: Path, value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    picture = Image.new("RGB", (40, 30))
+    picture.putpixel((0, 0), (255, 0, 0))
+    picture.save(path, exif=exif)
+
+
+def test_orientation_is_applied_where_the_annotations_know_it(tmp_path: Path, contents: Contents, read: Read) -> None:
+    save_turned(tmp_path / "a.png", 6)
+    contents["images"][0] |= {"height": 40, "width": 30}
+    dataset = read(contents)
+    assert dataset.sizes[0].tolist() == [40, 30]
+    assert dataset.image(0).size == (30, 40)
+    assert dataset.image(0).getpixel((29, 0)) == (255, 0, 0)
+
+
+def test_orientation_is_left_where_the_annotations_ignore_it(tmp_path: Path, contents: Contents, read: Read) -> None:
+    save_turned(tmp_path / "a.png", 6)
+    dataset = read(contents)
+    assert dataset.sizes[0].tolist() == [30, 40]
+    for source, position in ((dataset, 0), (dataset.subset([1, 0]), 1)):
+        assert source.image(position).size == (40, 30)
+        assert source.image(position).getpixel((0, 0)) == (255, 0, 0)
+    assert dataset.notes == (
+        "1 of 2 images are annotated on their stored pixels, so their EXIF orientation is not applied (the first: a.png).",
+    )
+
+
+def test_a_half_turn_is_applied_although_the_sizes_agree(tmp_path: Path, contents: Contents, read: Read) -> None:
+    save_turned(tmp_path / "a.png", 3)
+    assert read(contents).image(0).getpixel((39, 29)) == (255, 0, 0)
+
+
+def test_a_missing_size_comes_from_the_file(contents: Contents, read: Read) -> None:
+    del contents["images"][0]["height"], contents["images"][0]["width"]
+    assert read(contents).sizes[0].tolist() == [30, 40]
+
+
+def change(*path: Any) -> Callable[[Contents], None]:
+    """Sets one value: list, position, key, value."""
+    name, position, key, value = path
+
+    def apply(contents: Contents) -> None:
+        contents[name][position][key] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda c: c.pop("images"), r"no COCO annotation file: the lists images are missing; export the data as COCO"),
+        (lambda c: c.update(categories={}), r"the lists categories are missing"),
+        (lambda c: c.update(images=[]), r"lists no image: add images, or choose another file"),
+        (lambda c: c.update(categories=[], annotations=[]), r"has no category that could be learned"),
+        (lambda c: c["annotations"].append("x"), r"entry 3 of 'annotations' is no object but 'x'"),
+        (change("images", 0, "id", "12"), r"the image 'a\.png' has the id '12'; give it an integer"),
+        (change("images", 1, "id", 12), r"the image id 12 occurs twice \(again at 'b\.png'\); make it unique"),
+        (change("images", 0, "file_name", None), r"image 12 has the file name None; give it one"),
+        (change("images", 0, "width", 41), r"'a\.png' is said to be 41 × 30 pixels, but the file has 40 × 30; use the"),
+        (change("categories", 1, "id", 5), r"the category id 5 occurs twice \(again at 'y'\)"),
+        (change("categories", 1, "id", 0.5), r"the category 'x' has the id 0\.5; give it an integer"),
+        (change("categories", 1, "id", True), r"the category 'x' has the id True; give it an integer"),
+        (change("categories", 1, "name", "y"), r"categories 0 and 5 are both named 'y'; rename one"),
+        (change("categories", 1, "name", 7), r"category 0 has the name 7; give it a text"),
+        (change("annotations", 0, "id", "a"), r"annotation 'a' has an id that is no integer"),
+        (change("annotations", 0, "image_id", 4), r"annotation 100 belongs to image 4, which the file does not list"),
+        (change("annotations", 0, "category_id", 7), r"annotation 100 has category 7, which the file does not list"),
+        (
+            change("annotations", 0, "category_id", "z"),
+            r"annotation 100 has category 'z', which the file does not list",
+        ),
+        (
+            change("annotations", 0, "bbox", [1, 2, 3]),
+            r"annotation 100 has the box \[1, 2, 3\]; give four numbers: left",
+        ),
+        (change("annotations", 0, "bbox", None), r"annotation 100 has the box None; give four numbers"),
+        (change("annotations", 0, "bbox", [1, 2, "3", 4]), r"annotation 100 has the box \[1, 2, '3', 4\]; give four"),
+        (
+            change("annotations", 0, "bbox", [1, float("nan"), 3, 4]),
+            r"100 has the box \[1, nan, 3, 4\], which is not fin",
+        ),
+        (change("annotations", 0, "bbox", [1, 2, float("inf"), 4]), r"not finite; correct or remove it"),
+    ],
+)
+def test_errors_in_the_file_are_named(
+    contents: Contents, read: Read, spoil: Callable[[Contents], None], sentence: str
+) -> None:
+    spoil(contents)
+    with pytest.raises(DataError, match=sentence) as caught:
+        read(contents)
+    assert "truth.json" in str(caught.value)
+
+
+def test_boxes_as_fractions_of_the_image_are_refused(contents: Contents, read: Read) -> None:
+    for annotation in contents["annotations"]:
+        annotation["bbox"] = [0.1, 0.2, 0.5, 0.5]
+    with pytest.raises(
+        DataError, match=r"all boxes lie within 0\.\.1, .* multiply them by the image's width and height"
+    ):
+        read(contents)
+
+
+def test_half_a_file_is_refused(tmp_path: Path, contents: Contents) -> None:
+    text = json.dumps(contents)
+    (tmp_path / "half.json").write_text(text[: len(text) // 2])
+    with pytest.raises(
+        DataError, match=r"half\.json is not complete JSON \(.*column.*\): copy or export the file again"
+    ):
+        read_coco(tmp_path / "half.json", tmp_path)
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(
+        DataError, match=r"results\.json is no COCO annotation file: the lists images, annotations, cat"
+    ):
+        read_coco(tmp_path / "results.json", tmp_path)
+    with pytest.raises(
+        DataError, match=r"missing\.json cannot be read \(No such file or directory\): correct its name"
+    ):
+        read_coco(tmp_path / "missing.json", tmp_path)
+
+
+def test_bad_images_are_found_before_anything_begins(tmp_path: Path, contents: Contents, read: Read) -> None:
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(DataError, match=r"b\.png does not exist: correct its name or put the file there\.$"):
+        read(contents)
+    (tmp_path / "a.png").write_text("a text")
+    with pytest.raises(DataError, match=r"a\.png is no image file .*\(2 of the 2 images cannot be used\.\)"):
+        read(contents)
+
+
+def test_a_truncated_jpeg_is_found(tmp_path: Path, contents: Contents, read: Read) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, size=(30, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    contents["images"][0]["file_name"] = "a.jpg"
+    with pytest.raises(
+        DataError, match=r"a\.jpg is damaged or cut off \(.*truncated.*\): copy it again from its source"
+    ):
+        read(contents)

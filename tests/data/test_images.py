@@ -1,0 +1,235 @@
+"""Image files of every kind become the right RGB pixels, and bad ones are refused with a sentence that helps."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+
+from detrkit.data.images import check_image, inspect_image, read_image, to_pil
+from detrkit.errors import DataError
+
+RED, GREEN, BLUE, WHITE, BLACK, GREY = (
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (255, 255, 255),
+    (0, 0, 0),
+    (102, 102, 102),
+)
+COLOURS = np.array([[RED, GREEN, BLUE], [WHITE, BLACK, GREY]], dtype=np.uint8)  # height 2, width 3
+
+
+def photograph(height: int = 60, width: int = 80) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+def cut(path: Path, share: float = 0.5) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_survive_every_mode(tmp_path: Path, mode: str) -> None:
+    Image.fromarray(COLOURS).convert(mode).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image), COLOURS)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 7], [200, 255]], dtype=np.uint8)).save(tmp_path / "a.png")
+    values = np.asarray(read_image(tmp_path / "a.png"))
+    assert values[:, :, 1].tolist() == [[0, 7], [200, 255]]
+    assert (values == values[:, :, :1]).all()
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 257 * 100, 65535, 300]], dtype=np.uint16)).save(tmp_path / "a.png")
+    assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 100, 255, 1]
+
+
+def test_32_bit_values_within_16_bits_are_scaled_and_others_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 65535]], dtype=np.int32)).save(tmp_path / "fits.tif")
+    assert np.asarray(read_image(tmp_path / "fits.tif"))[0, :, 0].tolist() == [0, 255]
+    Image.fromarray(np.array([[0, 65536]], dtype=np.int32)).save(tmp_path / "large.tif")
+    with pytest.raises(DataError, match=r"large\.tif has values beyond 16 bits: save it with 8 or 16 bits"):
+        read_image(tmp_path / "large.tif")
+    Image.fromarray(np.array([[0, 0.5]], dtype=np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(DataError, match=r"float\.tif has floating-point values"):
+        read_image(tmp_path / "float.tif")
+
+
+def test_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(np.asarray(read_image(tmp_path / "a.jpg"), dtype=int) - (200, 40, 90)).max() <= 4
+
+
+def test_palette_with_transparency_keeps_the_colour_below(tmp_path: Path) -> None:
+    palette = Image.fromarray(COLOURS).convert("P")
+    palette.info["transparency"] = bytes([0] * 256)
+    palette.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, COLOURS),
+        (2, COLOURS[:, ::-1]),
+        (3, COLOURS[::-1, ::-1]),
+        (4, COLOURS[::-1]),
+        (5, COLOURS.transpose(1, 0, 2)),
+        (6, np.rot90(COLOURS, -1)),
+        (7, COLOURS[::-1, ::-1].transpose(1, 0, 2)),
+        (8, np.rot90(COLOURS)),
+        (99, COLOURS),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_exif_orientation_is_applied(tmp_path: Path, value: int, expected: np.ndarray, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(COLOURS).save(path, exif=orientation(value))
+    np.testing.assert_array_equal(np.asarray(read_image(path)), expected)
+    assert check_image(path) == expected.shape[:2]
+
+
+def test_stored_pixels_can_be_had_without_orientation(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=orientation(6))
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png", apply_orientation=False)), COLOURS)
+    facts = inspect_image(tmp_path / "a.png")
+    assert (facts.stored_size, facts.shown_size, facts.turned) == ((2, 3), (3, 2), True)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "gif", "tif"])
+def test_the_check_and_the_picture_agree_on_the_size(tmp_path: Path, suffix: str) -> None:
+    photograph().save(tmp_path / f"a.{suffix}")
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert check_image(tmp_path / f"a.{suffix}") == (image.height, image.width) == (60, 80)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_the_check_of_a_whole_file_decodes_nothing(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photograph().save(tmp_path / f"a.{suffix}")
+
+    def refuse(self: ImageFile.ImageFile) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    assert check_image(tmp_path / f"a.{suffix}") == (60, 80)
+
+
+def test_png_orientation_behind_the_pixels_is_seen(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.fromarray(COLOURS).save(content, "PNG")
+    exif = b"eXIf" + orientation(6).tobytes().removeprefix(b"Exif\x00\x00")
+    chunk = struct.pack(">I", len(exif) - 4) + exif + struct.pack(">I", zlib.crc32(exif))
+    whole, end = content.getvalue()[:-12], content.getvalue()[-12:]  # the end chunk takes 12 bytes
+    (tmp_path / "a.png").write_bytes(whole + chunk + end)
+    image = read_image(tmp_path / "a.png")
+    assert check_image(tmp_path / "a.png") == (image.height, image.width) == (3, 2)
+
+
+def test_a_jpeg_with_much_behind_its_end_is_decoded_and_accepted(tmp_path: Path) -> None:
+    photograph().save(tmp_path / "a.jpg")
+    with (tmp_path / "a.jpg").open("ab") as file:
+        file.write(bytes(5000))
+    assert check_image(tmp_path / "a.jpg") == (60, 80)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif"])
+@pytest.mark.parametrize("look", [read_image, check_image])
+def test_a_file_cut_off_is_refused(tmp_path: Path, suffix: str, look: object) -> None:
+    photograph().save(tmp_path / f"cut.{suffix}")
+    with pytest.raises(DataError, match=rf"cut\.{suffix} .*: .*(copy it again|save it as JPEG or PNG).*or remove it\."):
+        look(cut(tmp_path / f"cut.{suffix}"))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("look", [read_image, check_image])
+def test_what_is_no_image_is_named_with_a_remedy(tmp_path: Path, look: object) -> None:
+    (tmp_path / "text.jpg").write_text("not an image")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    for name, sentence in {
+        "text.jpg": r"text\.jpg is no image file that can be read, whatever its name says: save it as JPEG or PNG",
+        "empty.jpg": r"empty\.jpg is no image file that can be read",
+        "folder.jpg": r"folder\.jpg cannot be opened \(Is a directory\): make it a readable file",
+        "missing.jpg": r"missing\.jpg does not exist: correct its name or put the file there",
+    }.items():
+        with pytest.raises(DataError, match=sentence):
+            look(tmp_path / name)  # type: ignore[operator]
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photograph().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(DataError, match=r"a\.png is too large .*: cut it into smaller pictures"):
+        read_image(tmp_path / "a.png")
+
+
+def test_real_photographs(shared: Path) -> None:
+    grey = [path for path in sorted((shared / "data/coco/train").glob("*.jpg")) if Image.open(path).mode == "L"]
+    assert len(grey) == 1
+    assert read_image(grey[0]).mode == "RGB"
+    assert check_image(shared / "data/coco/val/000000000139.jpg") == (426, 640)
+
+
+def test_every_form_of_a_picture_gives_the_same_pixels(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(COLOURS).permute(2, 0, 1)
+    for form in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        Image.fromarray(COLOURS).convert("RGBA"),
+        COLOURS,
+        tensor,
+    ):
+        np.testing.assert_array_equal(np.asarray(to_pil(form)), COLOURS)
+    grey = np.asarray(to_pil(np.array([[3, 250]], dtype=np.uint8)))
+    assert grey.tolist() == [[[3, 3, 3], [250, 250, 250]]]
+
+
+def test_a_given_pil_image_is_taken_as_it_stands(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=orientation(6))
+    np.testing.assert_array_equal(np.asarray(to_pil(Image.open(tmp_path / "a.png"))), COLOURS)
+    photograph().save(tmp_path / "cut.jpg")
+    with pytest.raises(DataError, match=r"The given PIL image is damaged or cut off"):
+        to_pil(Image.open(cut(tmp_path / "cut.jpg")))
+
+
+@pytest.mark.parametrize(
+    ("form", "sentence"),
+    [
+        (
+            np.zeros((4, 5, 3), dtype=np.float32),
+            r"An array \(4, 5, 3\) of float32 is no image: give .* uint8 in 0\.\.255",
+        ),
+        (np.zeros((3, 4, 5), dtype=np.uint8), r"An array \(3, 4, 5\) of uint8 is no image: give \(height, width, 3\)"),
+        (np.zeros((0, 5, 3), dtype=np.uint8), r"An array \(0, 5, 3\)"),
+        (torch.zeros(3, 4, 5), r"A tensor \(3, 4, 5\) of torch\.float32 is no image: give .* torch\.uint8"),
+        (
+            torch.zeros(4, 5, 3, dtype=torch.uint8),
+            r"A tensor \(4, 5, 3\) of torch\.uint8 is no image: give \(3, height",
+        ),
+        ([[1, 2]], r"A list is no image: give a file name, a PIL image, a numpy array or a torch tensor"),
+    ],
+)
+def test_wrong_arrays_are_refused(form: object, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        to_pil(form)  # type: ignore[arg-type]

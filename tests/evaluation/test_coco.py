@@ -1,0 +1,300 @@
+"""Figures equal those of pycocotools, on real detections and in every corner; whatever cannot be compared is refused with a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detrkit.errors import DataError
+from detrkit.evaluation.coco import best_threshold, evaluate_detections
+
+TOLERANCE = 1e-6
+
+
+def oracle(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
+    """pycocotools' own evaluation."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = COCO()
+        ground_truth.dataset = copy.deepcopy(truth)
+        ground_truth.createIndex()
+        evaluator = COCOeval(ground_truth, ground_truth.loadRes(copy.deepcopy(results)), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator
+
+
+def small_truth() -> dict[str, Any]:
+    """Two images; three cats (one of them a crowd) and a dog, and a class without objects."""
+    boxes = [
+        (1, 5, [0, 0, 50, 50], 0),
+        (1, 5, [100, 100, 60, 60], 0),
+        (2, 5, [0, 0, 200, 200], 1),
+        (2, 9, [10, 10, 20, 20], 0),
+    ]
+    return {
+        "images": [{"id": 1}, {"id": 2}],
+        "categories": [{"id": 9, "name": "dog"}, {"id": 5, "name": "cat"}, {"id": 7, "name": "bird"}],
+        "annotations": [
+            {
+                "id": place,
+                "image_id": image,
+                "category_id": category,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": crowd,
+            }
+            for place, (image, category, box, crowd) in enumerate(boxes)
+        ],
+    }
+
+
+def result(image_id: int = 1, category_id: int = 5, bbox: Any = (0, 0, 50, 50), score: Any = 0.9) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": category_id, "bbox": list(bbox), "score": score}
+
+
+@pytest.mark.parametrize("detector", ["deimv2_hgnetv2_femto", "yolox_nano"])
+def test_real_detections_give_the_figures_of_pycocotools(shared: Path, detector: str) -> None:
+    truth_file = shared / "data/coco/annotations/instances_val.json"
+    results_file = shared / f"data/evaluator/coco_val_detections_{detector}.json"
+    evaluation = evaluate_detections(truth_file, results_file)
+    expected = json.loads((shared / "data/evaluator/expected_coco_val_detectors.json").read_text())[detector]
+    for name, value in evaluation.figures.items():
+        assert value == pytest.approx(expected[name.replace("AR1", "AR_1")], abs=TOLERANCE), name
+    assert (evaluation.images, evaluation.objects, evaluation.crowds) == (120, 1084, 16)
+    assert evaluation.detections == expected["detections"]
+
+    evaluator = oracle(json.loads(truth_file.read_text()), json.loads(results_file.read_text()))
+    precision = evaluator.eval["precision"][:, :, :, 0, -1]
+    assert [entry.id for entry in evaluation.classes] == evaluator.params.catIds
+    for place, entry in enumerate(evaluation.classes):
+        if entry.ap is None:
+            assert (precision[:, :, place] == -1).all()
+            assert entry.objects == 0
+        else:
+            assert entry.ap == pytest.approx(precision[:, :, place].mean(), abs=TOLERANCE)
+            assert entry.ap50 == pytest.approx(precision[0, :, place].mean(), abs=TOLERANCE)
+            np.testing.assert_allclose(entry.precisions, precision[0, :, place], atol=TOLERANCE)
+    person = evaluation.classes[0]
+    assert (person.id, person.name, person.objects) == (1, "person", 278)
+
+
+def test_the_example_of_the_coco_api(shared: Path) -> None:
+    folder = shared / "data/evaluator"
+    evaluation = evaluate_detections(
+        folder / "instances_val2014_100.json", folder / "instances_val2014_fakebbox100_results.json"
+    )
+    expected = json.loads((folder / "expected.json").read_text())["bbox"]
+    for name, value in evaluation.figures.items():
+        assert value == pytest.approx(expected[name.replace("AR1", "AR_1")], abs=TOLERANCE), name
+    assert evaluation.name == "instances_val2014_100"
+    # One of the images has objects and no detection: without it the figures would be others.
+    assert evaluation.images == 100
+
+
+def test_it_prints_nothing_and_changes_nothing_that_it_was_given(capfd: pytest.CaptureFixture[str]) -> None:
+    truth, results = small_truth(), [result()]
+    before = copy.deepcopy((truth, results))
+    evaluate_detections(truth, results)
+    assert (truth, results) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_annotation_ids_may_start_at_zero() -> None:
+    evaluation = evaluate_detections(small_truth(), [result(), result(bbox=(100, 100, 60, 60))])
+    # The evaluator alone would take the match with annotation 0 for a miss.
+    assert evaluation.classes[0].ap == pytest.approx(1.0)
+
+
+def test_classes_in_the_order_of_their_ids_and_missing_truth_is_none() -> None:
+    evaluation = evaluate_detections(small_truth(), [result()])
+    assert [(entry.id, entry.name, entry.objects) for entry in evaluation.classes] == [
+        (5, "cat", 2),
+        (7, "bird", 0),
+        (9, "dog", 1),
+    ]
+    assert evaluation.classes[0].ap50 == pytest.approx(51 / 101)  # recall 0.5 of 1 at full precision, in 101 steps
+    assert (evaluation.classes[1].ap, evaluation.classes[1].precisions) == (None, ())
+    assert evaluation.classes[2].ap == 0.0
+    assert evaluation.figures["AP_large"] is None
+    assert evaluation.figures["AP_small"] == 0.0
+
+
+def test_a_detection_inside_a_crowd_counts_neither_way() -> None:
+    hits = [result(), result(bbox=(100, 100, 60, 60))]
+    in_crowd = result(image_id=2, bbox=(20, 20, 30, 30), score=0.99)
+    elsewhere = result(image_id=1, bbox=(300, 300, 30, 30), score=0.99)
+    assert evaluate_detections(small_truth(), [*hits, in_crowd]).classes[0].ap50 == pytest.approx(1.0)
+    assert evaluate_detections(small_truth(), [*hits, elsewhere]).classes[0].ap50 == pytest.approx(2 / 3)
+
+
+def test_no_detection_at_all_gives_zero() -> None:
+    evaluation = evaluate_detections(small_truth(), [])
+    assert evaluation.figures["AP"] == 0.0
+    assert evaluation.figures["AR100"] == 0.0
+    assert evaluation.best_threshold is None
+
+
+def test_ground_truth_without_boxes_has_no_figures() -> None:
+    evaluation = evaluate_detections(small_truth() | {"annotations": []}, [result()])
+    assert set(evaluation.figures.values()) == {None}
+    assert (evaluation.objects, evaluation.images, evaluation.detections) == (0, 2, 1)
+
+
+def test_missing_areas_are_those_of_the_boxes() -> None:
+    truth, results = small_truth(), [result(), result(image_id=2, category_id=9, bbox=(10, 10, 20, 20))]
+    expected = evaluate_detections(truth, results).figures
+    for annotation in truth["annotations"]:
+        del annotation["area"]
+    assert evaluate_detections(truth, results).figures == expected
+
+
+def test_only_the_hundred_best_of_an_image_count() -> None:
+    wrong = [result(category_id=5, bbox=(300, 300, 10, 10), score=0.5) for _ in range(100)]
+    evaluation = evaluate_detections(small_truth(), [*wrong, result(score=0.1)])
+    assert evaluation.figures["AR100"] == 0.0
+
+
+def test_images_with_more_objects_than_count_are_named() -> None:
+    truth = small_truth()
+    truth["annotations"] *= 60
+    assert evaluate_detections(truth, []).notes == (
+        "More than 100 objects lie in 1 image (such as 1), but only 100 detections of an image count.",
+    )
+
+
+def test_best_threshold_of_one_class() -> None:
+    # Recall 0.5 is reached at 0.8 without a mistake (F1 2/3), recall 1 at 0.3 with precision 0.4 (F1 0.571).
+    precisions = np.array([[1.0], [1.0], [0.4]])
+    assert best_threshold(precisions, np.array([[0.8], [0.8], [0.3]])) == 0.8
+    # With precision 0.6 the F1 at 0.3 is 0.75.
+    precisions = np.array([[1.0], [1.0], [0.6]])
+    assert best_threshold(precisions, np.array([[0.8], [0.8], [0.3]])) == 0.3
+
+
+def test_best_threshold_weighs_classes_equally_and_skips_those_without_truth() -> None:
+    precisions = np.array([[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [0.2, 1.0, -1.0]])
+    scores = np.array([[0.8, 0.6, -1.0], [0.8, 0.5, -1.0], [0.3, 0.4, -1.0]])
+    # From 0.4 on: the first class keeps 2/3, the second reaches 1. At 0.3 the first falls to 1/3.
+    assert best_threshold(precisions, scores) == 0.4
+    assert best_threshold(np.full((3, 2), -1.0), np.full((3, 2), -1.0)) is None
+
+
+def test_best_threshold_on_real_detections_is_the_best_of_all(shared: Path) -> None:
+    truth_file = shared / "data/coco/annotations/instances_val.json"
+    results = json.loads((shared / "data/evaluator/coco_val_detections_deimv2_hgnetv2_femto.json").read_text())
+    best = evaluate_detections(truth_file, results).best_threshold
+    assert best is not None
+
+    evaluator = oracle(json.loads(truth_file.read_text()), results)
+    precision, scores = (evaluator.eval[key][0, :, :, 0, -1] for key in ("precision", "scores"))
+
+    def mean_f1(threshold: float) -> float:
+        values = []
+        for column in np.flatnonzero(precision[0] > -1):
+            kept = np.flatnonzero(scores[:, column] >= threshold)
+            recall = kept[-1] / 100 if len(kept) else 0.0
+            values.append(
+                2 * precision[kept[-1], column] * recall / (precision[kept[-1], column] + recall) if recall else 0.0
+            )
+        return float(np.mean(values))
+
+    assert mean_f1(best) == max(mean_f1(threshold) for threshold in np.unique(scores[precision > 0]))
+
+
+def damaged(**changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in (result() | changes).items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (damaged(image_id=3), "entry 1 (counting from 0) has image_id 3, but the given ground truth has no such image"),
+        (
+            damaged(category_id=1),
+            "has category_id 1, but the given ground truth has no such category (its ids run from 5 to 9, 3 in all)",
+        ),
+        (damaged(score=math.nan), "has nan as score: only finite numbers"),
+        (damaged(score=None), "has None as score"),
+        (damaged(score="0.9"), "has '0.9' as score"),
+        (damaged(bbox=[0, 0, math.inf, 5]), "has inf as bbox"),
+        (damaged(bbox=[0, 0, -1, 5]), "has a bbox of negative size, [0.0, 0.0, -1.0, 5.0]"),
+        (damaged(bbox=[0, 0, 5]), "has the bbox [0, 0, 5], which is not [x, y, width, height]"),
+        (damaged(bbox=7), "has the bbox 7, which is not [x, y, width, height]"),
+        (damaged(score=...), "has no 'score'"),
+        (damaged(image_id=...), "has no 'image_id'"),
+        (damaged(bbox=...), "has no 'bbox'"),
+        (damaged(image_id="1"), "has the image_id '1', which is no whole number"),
+        (damaged(category_id=True), "has the category_id True, which is no whole number"),
+        (damaged(bbox=..., segmentation={"size": [5, 5], "counts": "x"}), "has a segmentation and no bbox"),
+        ("cat", "is no object with image_id, category_id and bbox, but 'cat'"),
+    ],
+)
+def test_a_damaged_result_is_named(entry: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        evaluate_detections(small_truth(), [result(), entry])
+    assert "the given detections, entry 1" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    entry = result(np.int64(1), np.int32(5), np.array([0, 0, 50, 50], dtype=np.float32), np.float32(0.9))
+    assert evaluate_detections(small_truth(), [entry]).figures["AP50"] == pytest.approx(51 / 101 / 2)
+
+
+def test_a_segmentation_result_file_is_told_apart(shared: Path) -> None:
+    folder = shared / "data/evaluator"
+    with pytest.raises(
+        DataError, match=r"fakesegm100_results\.json, entry 0 \(counting from 0\) has a segmentation and no bbox"
+    ):
+        evaluate_detections(
+            folder / "instances_val2014_100.json", folder / "instances_val2014_fakesegm100_results.json"
+        )
+
+
+def test_a_file_that_was_cut_is_named(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    text = json.dumps([result(), result()])
+    results.write_text(text[: len(text) // 2])
+    with pytest.raises(DataError, match=r"results\.json is not valid JSON .* it may have been cut"):
+        evaluate_detections(small_truth(), results)
+    with pytest.raises(DataError, match=r"missing\.json cannot be read \(No such file or directory\)"):
+        evaluate_detections(small_truth(), tmp_path / "missing.json")
+
+
+def test_annotations_in_place_of_results_and_the_reverse(tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    file.write_text(json.dumps(small_truth()))
+    with pytest.raises(DataError, match=r"file\.json holds no list of results"):
+        evaluate_detections(small_truth(), file)
+    file.write_text(json.dumps([result()]))
+    with pytest.raises(DataError, match=r"file\.json has no list 'images'"):
+        evaluate_detections(file, [])
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("images", [], "lists no image"),
+        ("categories", [], "lists no category"),
+        ("images", [{"id": 1}, {"id": 1}], "image 1 (counting from 0) has the id 1 of an earlier image"),
+        ("images", [{"id": "a"}], "image 0 (counting from 0) has the id 'a', which is no whole number"),
+        ("categories", ["cat"], "category 0 (counting from 0) is no object with an id"),
+        ("annotations", [{"image_id": 1, "category_id": 5}], "annotation 0 (counting from 0) has no 'bbox'"),
+        ("annotations", [result() | {"area": math.nan}], "has nan as area"),
+    ],
+)
+def test_damaged_ground_truth_is_named(part: str, value: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        evaluate_detections(small_truth() | {part: value}, [])
+    assert message in str(caught.value)

@@ -1,0 +1,117 @@
+"""Pictures with boxes: the right colour in the right place, the given picture untouched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import supervision as sv
+from PIL import Image
+
+from detrkit.data.dataset import ArrayImages, DetectionDataset
+from detrkit.prediction.drawing import COLORS, contact_sheet, draw, labels_of, side_by_side, truth_of
+from detrkit.structures import Category
+
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+
+
+def found(*boxes_xyxy: tuple[float, ...], class_id: int = 3, name: str = "cat", scores: bool = True) -> sv.Detections:
+    count = len(boxes_xyxy)
+    return sv.Detections(
+        xyxy=np.array(boxes_xyxy, dtype=np.float64).reshape(-1, 4),
+        confidence=np.linspace(0.874, 0.5, count) if scores else None,
+        class_id=np.full(count, class_id),
+        data={"class_name": np.array([name] * count, dtype=str)},
+    )
+
+
+def test_a_box_has_the_colour_of_its_class_and_the_picture_stays_as_it_was() -> None:
+    image = Image.new("RGB", (300, 200), WHITE)
+    drawn = draw(image, found((50, 80, 150, 180)))
+    color = COLORS.by_idx(3).as_rgb()
+    assert [drawn.getpixel(point) for point in ((50, 130), (150, 130), (100, 180))] == [color] * 3
+    assert drawn.getpixel((100, 130)) == drawn.getpixel((250, 130)) == WHITE
+    assert image.getcolors() == [(300 * 200, WHITE)]
+    other = draw(image, found((10, 80, 40, 180), class_id=4))
+    assert other.getpixel((10, 130)) == COLORS.by_idx(4).as_rgb() != color
+
+
+def test_the_label_is_written_above_the_box() -> None:
+    image = Image.new("RGB", (300, 200), WHITE)
+    above = np.asarray(draw(image, found((50, 80, 150, 180))))[60:78, 50:110]
+    colors = {tuple(color) for color in above.reshape(-1, 3).tolist()}
+    assert COLORS.by_idx(3).as_rgb() in colors
+    assert WHITE in colors
+    assert labels_of(found((0, 0, 1, 1), (0, 0, 1, 1))) == ["cat 0.87", "cat 0.50"]
+    assert labels_of(found((0, 0, 1, 1), scores=False)) == ["cat"]
+
+
+def test_lines_grow_with_the_picture() -> None:
+    def thickness(side: int) -> int:
+        row = np.asarray(
+            draw(Image.new("RGB", (side, side), WHITE), found((side // 2, side // 2, side - 20, side - 20)))
+        )[side * 3 // 4]
+        return int((row[: side * 3 // 4] != 255).any(axis=-1).sum())
+
+    assert 2 <= thickness(300) <= 3
+    assert 10 <= thickness(2800) <= 11
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "RGB"])
+def test_nothing_found_gives_the_picture_back(mode: str) -> None:
+    image = Image.new(mode, (30, 20))
+    assert draw(image, found()).tobytes() == image.convert("RGB").tobytes()
+
+
+def test_names_in_other_scripts_can_be_drawn() -> None:
+    image = Image.new("RGB", (300, 200), WHITE)
+    assert (
+        draw(image, found((50, 80, 150, 180), name="Füße")).tobytes()
+        != draw(image, found((50, 80, 150, 180))).tobytes()
+    )
+
+
+def test_truth_has_ids_names_and_crowds() -> None:
+    dataset = DetectionDataset(
+        name="pets",
+        images=ArrayImages(np.zeros((2, 40, 60, 3), dtype=np.uint8)),
+        image_ids=np.array([7, 8]),
+        sizes=np.array([[40, 60]] * 2),
+        categories=(Category(5, "cat", 0), Category(9, "dog", 1)),
+        offsets=np.array([0, 2, 2]),
+        boxes_xyxy=np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]]),
+        labels=np.array([1, 0]),
+        crowd=np.array([False, True]),
+        areas=np.array([4.0, 4.0]),
+        annotation_ids=np.array([1, 2]),
+    )
+    truth = truth_of(dataset, 0)
+    assert truth.xyxy.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert truth.class_id is not None
+    assert truth.class_id.tolist() == [9, 5]
+    assert labels_of(truth) == ["dog", "cat (crowd)"]
+    assert len(truth_of(dataset, 1)) == 0
+
+
+def test_side_by_side_scales_boxes_with_the_picture() -> None:
+    image = Image.new("RGB", (100, 50), BLACK)
+    both = side_by_side(image, found((20, 10, 80, 40)), found((50, 10, 90, 40), class_id=4, scores=False), width=400)
+    left, right = (
+        both.crop((0, both.height - 200, 400, both.height)),
+        both.crop((both.width - 400, both.height - 200, both.width, both.height)),
+    )
+    assert both.width == 400 + 6 + 400
+    assert left.getpixel((80, 100)) == COLORS.by_idx(3).as_rgb()
+    assert right.getpixel((200, 100)) == COLORS.by_idx(4).as_rgb()
+    assert left.getpixel((200, 100)) == right.getpixel((80, 100)) == BLACK
+    caption = np.asarray(both)[: both.height - 200]
+    assert caption.min() < 100
+    assert (caption[0] == 255).all()
+
+
+def test_contact_sheet_puts_pictures_in_rows() -> None:
+    pictures = [Image.new("RGB", (20, height), (value, 0, 0)) for height, value in ((10, 10), (20, 20), (5, 30))]
+    sheet = contact_sheet(pictures, width=40)
+    assert sheet.size == (40 + 4 + 40, 40 + 4 + 10)
+    assert [sheet.getpixel(point) for point in ((20, 10), (60, 35), (20, 48))] == [(10, 0, 0), (20, 0, 0), (30, 0, 0)]
+    assert sheet.getpixel((20, 30)) == sheet.getpixel((42, 10)) == WHITE
+    assert contact_sheet(pictures, width=40, columns=3).size == (40 * 3 + 8, 40)

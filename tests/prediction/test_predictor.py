@@ -1,0 +1,199 @@
+"""A predictor gives boxes of the picture it was given, whatever that was, whoever calls it and however pictures are grouped."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import supervision as sv
+import torch
+from PIL import Image
+from torch import nn
+
+from detrkit.errors import ConfigurationError, DataError, NonFiniteError
+from detrkit.models import detr
+from detrkit.models.catalog import build
+from detrkit.models.detector import Detector
+from detrkit.prediction.predictor import Predictor
+from detrkit.structures import Category, ImageBatch, ModelCard, Output, Preprocessing
+
+CATEGORIES = (Category(90, "toothbrush", 0), Category(3, "car", 1))
+HALF = [0.5, 0.5, 0.5, 0.5]
+
+
+class FixedDetector(Detector):
+    """Finds the same two objects in every picture: a car with score 0.8 and a toothbrush with 0.3; remembers what it was shown."""
+
+    def __init__(self, *, threshold: float = 0.5) -> None:
+        parts: dict[str, Any] = dict.fromkeys(
+            ("backbone", "neck", "encoder", "query_source", "decoder", "heads"), nn.Identity()
+        )
+        config = dataclasses.asdict(detr.Config(classes=2))
+        preprocessing = Preprocessing(short_side=16, long_side=64)
+        super().__init__(**parts, card=ModelCard("detr", "fixed", config, CATEGORIES, preprocessing, threshold))
+        self.scores = nn.Parameter(torch.tensor([[0.3, 0.1, 0.6], [0.1, 0.8, 0.1]]))
+        self.seen: list[ImageBatch] = []
+
+    def forward(self, batch: ImageBatch, targets: object = None) -> Output:
+        self.seen.append(batch)
+        count = len(batch.pixels)
+        boxes = torch.tensor([[0.25, 0.25, 0.1, 0.1], HALF])
+        return Output(self.scores.log().expand(1, count, 2, 3), boxes.expand(1, count, 2, 4))
+
+
+@pytest.fixture
+def real_model() -> Detector:
+    """A whole detector; its weights are random, so that every picture gives other results."""
+    return build("detr-compact", classes=CATEGORIES, preprocessing=Preprocessing(64, 96), queries=10)
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def same(first: sv.Detections, second: sv.Detections, tolerance: float = 0.0) -> bool:
+    assert first.confidence is not None
+    assert second.confidence is not None
+    return (
+        np.array_equal(first.class_id, second.class_id)
+        and np.allclose(first.xyxy, second.xyxy, rtol=0, atol=tolerance)
+        and np.allclose(first.confidence, second.confidence, rtol=0, atol=tolerance)
+    )
+
+
+def test_boxes_are_pixels_of_the_picture_and_classes_have_their_own_ids_and_names() -> None:
+    found = Predictor(FixedDetector(), threshold=0.2)(picture(40, 100))
+    np.testing.assert_allclose(found.xyxy, [[25, 10, 75, 30], [20, 8, 30, 12]], atol=1e-4)
+    np.testing.assert_allclose(found.confidence, [0.8, 0.3], atol=1e-6)
+    assert found.class_id is not None
+    assert found.class_id.tolist() == [3, 90]
+    assert found.data["class_name"].tolist() == ["car", "toothbrush"]
+
+
+def test_the_threshold_is_the_models_own_unless_given() -> None:
+    model = FixedDetector()
+    assert len(Predictor(model)(picture(20, 20))) == 1
+    assert len(Predictor(FixedDetector(threshold=0.25))(picture(20, 20))) == 2
+    assert len(Predictor(model, threshold=0.0)(picture(20, 20))) == 2
+    nothing = Predictor(model, threshold=0.9)(picture(20, 20))
+    assert len(nothing) == 0
+    assert nothing.data["class_name"].tolist() == []
+    assert len(Predictor(model, threshold=0.9).raw([picture(20, 20)])[0]) == 2
+
+
+def test_one_picture_gives_detections_and_a_list_gives_a_list() -> None:
+    predictor = Predictor(FixedDetector())
+    assert isinstance(predictor(picture(20, 20)), sv.Detections)
+    assert [type(found) for found in predictor([picture(20, 20)])] == [sv.Detections]
+    assert predictor([]) == []
+
+
+def test_every_form_of_a_picture_gives_the_same(real_model: Detector, tmp_path: Path) -> None:
+    image = picture(50, 70)
+    image.save(tmp_path / "a.png")
+    pixels = np.asarray(image)
+    forms = [
+        image,
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        pixels,
+        torch.from_numpy(pixels.copy()).permute(2, 0, 1),
+    ]
+    found = Predictor(real_model, threshold=0.0)(forms)
+    assert len(found[0]) == 10
+    assert all(same(found[0], other) for other in found[1:])
+
+
+def test_a_turned_photo_gives_boxes_of_the_photo_as_it_is_shown(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(40, 100).save(tmp_path / "turned.jpg", exif=exif)
+    found = Predictor(FixedDetector())(tmp_path / "turned.jpg")
+    np.testing.assert_allclose(found.xyxy, [[10, 25, 30, 75]], atol=1e-4)
+
+
+def test_batches_hold_pictures_of_one_size_and_results_keep_the_order() -> None:
+    model = FixedDetector()
+    sizes = [(20, 40), (30, 30), (40, 80), (20, 40), (60, 60), (10, 20)]
+    found = Predictor(model, batch_size=2)([picture(*size) for size in sizes])
+    expected = [[width / 4, height / 4, width * 3 / 4, height * 3 / 4] for height, width in sizes]
+    np.testing.assert_allclose([each.xyxy[0] for each in found], expected, atol=1e-4)
+    assert [tuple(batch.pixels.shape) for batch in model.seen] == [(2, 3, 16, 32), (2, 3, 16, 16), (2, 3, 16, 32)]
+    assert all(batch.padding is None for batch in model.seen)
+
+
+def test_a_list_gives_what_single_pictures_give(real_model: Detector) -> None:
+    pictures = [picture(50 + 10 * (seed % 3), 70, seed) for seed in range(7)]
+    predictor = Predictor(real_model, threshold=0.0, batch_size=3)
+    single = [predictor(image) for image in pictures]
+    assert all(same(first, second, 1e-3) for first, second in zip(predictor(pictures), single, strict=True))
+    assert not same(single[0], single[3], 1e-3)
+
+
+def test_threads_that_share_a_predictor_never_mix_results(real_model: Detector) -> None:
+    predictor = Predictor(real_model, threshold=0.0, batch_size=2)
+    pictures = [[picture(40 + 4 * thread, 60, 10 * thread + number) for number in range(3)] for thread in range(4)]
+    expected = [predictor(images) for images in pictures]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            rounds = [pool.submit(predictor, images) for _ in range(5) for images in pictures]
+            found = [each.result() for each in rounds]
+    finally:
+        sys.setswitchinterval(interval)
+    for number, results in enumerate(found):
+        assert all(same(first, second, 1e-3) for first, second in zip(results, expected[number % 4], strict=True))
+
+
+def test_the_model_is_in_eval_mode_and_has_to_stay_there(real_model: Detector) -> None:
+    real_model.train()
+    predictor = Predictor(real_model)
+    assert not any(module.training for module in real_model.modules())
+    real_model.train()
+    with pytest.raises(
+        ConfigurationError, match=r"put in training mode after its predictor was made: call model\.eval\(\)"
+    ):
+        predictor(picture(20, 20))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": 1.5}, "The threshold 1.5 is no score: choose one from 0 to 1."),
+        ({"threshold": -0.1}, "The threshold -0.1"),
+        ({"threshold": float("nan")}, "The threshold nan"),
+        ({"batch_size": 0}, "The batch size 0 is too small"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Predictor(FixedDetector(), **settings)
+
+
+def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+    predictor = Predictor(FixedDetector())
+    with pytest.raises(DataError, match=r"missing\.jpg does not exist"):
+        predictor([picture(20, 20), tmp_path / "missing.jpg"])
+    with pytest.raises(DataError, match=r"An array \(4, 4, 3\) of float32 is no image"):
+        predictor(np.zeros((4, 4, 3), dtype=np.float32))
+
+
+def test_damaged_weights_are_told(real_model: Detector) -> None:
+    with torch.no_grad():
+        next(real_model.heads.parameters()).fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="scores or boxes that are NaN or infinite"):
+        Predictor(real_model)(picture(20, 20))
+
+
+def test_half_precision_models_get_half_precision_pixels() -> None:
+    model = FixedDetector().to(torch.bfloat16)
+    found = Predictor(model)(picture(40, 100))
+    assert model.seen[0].pixels.dtype == torch.bfloat16
+    assert found.xyxy.dtype == np.float32
+    np.testing.assert_allclose(found.xyxy, [[25, 10, 75, 30]], atol=0.5)
