@@ -87,9 +87,9 @@ def inspect_image(path: str | Path) -> ImageFacts:
     """
     path = Path(path)
     with _readable(str(path)), Image.open(path) as image:
-        width, height = image.size
         if not _surely_whole(path, image.format):
             image.load()
+        width, height = image.size
         orientation = _orientation(image)
     shown_size = (width, height) if orientation in _QUARTER_TURNS else (height, width)
     return ImageFacts((height, width), shown_size, turned=orientation != 1)
@@ -154,9 +154,7 @@ def _readable(name: str) -> Iterator[None]:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation that is still to be applied, 1 for none."""
-    if image.format == "TIFF":  # Pillow applies the orientation of TIFF files itself
-        return 1
-    # PNG's own method would decode the picture to look for metadata behind it; such files have been decoded by now.
+    # Pillow applies that of TIFF files itself. PNG's own method would decode the picture to look for metadata behind it; such files have been decoded by now.
     value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     return value if value in range(1, 9) else 1
 

@@ -169,7 +169,7 @@ def curves_figure(rows: Sequence[Mapping[str, float | None]]) -> Figure:
         rows: one for each epoch, with `epoch`, losses (names with "loss" in them) and figures (`AP`, `AP50` …); any of them may be missing
             or None in a row, and other columns are not drawn.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
     panels = {
         "loss": [name for name in names if "loss" in name],
         "figure": [name for name in names if name in MEANINGS],

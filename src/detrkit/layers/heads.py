@@ -58,8 +58,8 @@ class DetectionHeads(nn.Module):
         Returns:
             logits (L, B, Q, K) and boxes_cxcywh (L, B, Q, 4); boxes in float32 or better, whatever the states' type.
         """
-        box_logits = at_least_float32(self.boxes(decoded.states))
+        with torch.autocast(decoded.states.device.type, enabled=False):  # mixed precision ends where coordinates begin
+            box_logits = at_least_float32(self.boxes(decoded.states.to(self.classes.weight.dtype)))
         if decoded.base_logits is not None:
             box_logits = box_logits + decoded.base_logits
         return Output(logits=self.classes(decoded.states), boxes_cxcywh=box_logits.sigmoid())
-

@@ -1,0 +1,46 @@
+"""The `detrkit` command: finds the subcommand, and turns what users can mend into one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+
+from detrkit.errors import DetrkitError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        arguments: without the program's name; None takes those of the process. `--debug` among them keeps tracebacks.
+    """
+    from cyclopts import CycloptsError
+
+    from detrkit.commands.app import app, explain
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        app(given, exit_on_error=False, print_error=False)
+    except CycloptsError as problem:
+        if debug:
+            raise
+        sys.exit(_complain(explain(problem)))
+    except DetrkitError as problem:
+        if debug:
+            raise
+        sys.exit(_complain(str(problem)))
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _complain(sentence: str) -> int:
+    print(f"detrkit: {sentence}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The list of commands."""
+
+from __future__ import annotations
+
+from cyclopts import App, CycloptsError, UnknownCommandError
+
+from detrkit import __version__
+
+app = App(
+    name="detrkit",
+    help="Object detection with transformers: train, evaluate and run detectors of the DETR family.",
+    help_epilogue="Every command: --help explains its options, --debug shows the traceback of an error.",
+    version=__version__,
+)
+app.command("detrkit.commands.demo:demo", help="Train a small detector from nothing in minutes, and show what it learned.")
+app.command("detrkit.commands.train:train", help="Train a detector on a data set, or go on with a run.")
+app.command("detrkit.commands.evaluate:evaluate", help="COCO figures of a model, or of a file with results.")
+app.command("detrkit.commands.predict:predict", help="Find objects in images.")
+app.command("detrkit.commands.models:models", help="List everything that can be built.")
+
+
+def explain(problem: CycloptsError) -> str:
+    """What was wrong with the command line, in one line."""
+    sentence = " ".join(str(problem).split())
+    if isinstance(problem, UnknownCommandError) and "Available" not in sentence:
+        names = [name for name in app if not name.startswith("-")]
+        sentence += f" The commands are {', '.join(names)}."
+    return sentence

@@ -1,0 +1,62 @@
+"""`detrkit evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def evaluate(
+    checkpoint: Path,
+    *,
+    data: str,
+    split: str = "val",
+    variant: str | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+    device: str = "auto",
+    output: Path | None = None,
+    results: Path | None = None,
+    report: Path | None = None,
+) -> None:
+    """COCO figures of a model on a data set, or of a file with results against ground truth.
+
+    Args:
+        checkpoint: a checkpoint, or a JSON file with results in COCO's form.
+        data: folder or annotation file of a data set, or "digits"; for a result file, the JSON file with the ground truth.
+        split: split to evaluate on.
+        variant: name of the checkpoint's variant, where the file cannot tell.
+        batch_size: images that go through the model together; the figures do not depend on it.
+        workers: processes that load images.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        output: JSON file for the figures.
+        results: JSON file for all detections, in COCO's form.
+        report: HTML file for figures and pictures.
+    """
+    from rich.console import Console
+
+    from detrkit.evaluation import detect, evaluate_detections
+    from detrkit.evaluation.report import Section, evaluation_sections, example_pictures, write_report
+    from detrkit.files import write_json
+
+    pictures: list[Section] = []
+    if checkpoint.suffix.lower() == ".json":
+        evaluation = evaluate_detections(Path(data), checkpoint)
+    else:
+        from detrkit.checkpoints import load
+        from detrkit.data import open_dataset
+        from detrkit.training.options import choose_device
+
+        model = load(checkpoint, variant=variant).to(choose_device(device))
+        dataset = open_dataset(data, split)
+        found = detect(model, dataset, batch_size=batch_size, workers=workers, progress=True)
+        evaluation = evaluate_detections(dataset.to_coco(), found, name=dataset.name, notes=dataset.notes)
+        if results is not None:
+            write_json(results, found)
+        if report is not None:
+            examples = example_pictures(dataset, found, threshold=model.card.threshold)
+            pictures = [Section("Examples", (), examples)]
+    Console().print(evaluation.table())
+    if output is not None:
+        write_json(output, evaluation.to_json())
+    if report is not None:
+        write_report(report, f"Evaluation of {checkpoint.name}", [*evaluation_sections(evaluation), *pictures])

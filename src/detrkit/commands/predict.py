@@ -1,0 +1,53 @@
+"""`detrkit predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def predict(
+    checkpoint: Path,
+    *images: str,
+    threshold: float | None = None,
+    output: Path = Path("predictions"),
+    variant: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Find objects in images: writes each image with its boxes, and all detections as JSON in COCO's form.
+
+    Args:
+        checkpoint: a checkpoint of detrkit, of the papers' authors or of Hugging Face.
+        images: files, folders, or patterns in quotes such as "photos/*.jpg".
+        threshold: score from which a detection counts; the model's own unless given.
+        output: folder for the images and detections.json.
+        variant: name of the checkpoint's variant, where the file cannot tell.
+        device: auto, cpu, cuda, cuda:1 or mps.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from detrkit.checkpoints import load
+    from detrkit.data import read_image
+    from detrkit.errors import OutputError
+    from detrkit.files import prepare_folder, write_json
+    from detrkit.prediction import Predictor, draw, find_images, output_names, save_image, to_file_entries
+    from detrkit.training.options import choose_device
+
+    console = Console()
+    paths = find_images(images)
+    prepare_folder(output)
+    if any(path.parent.resolve() == output.resolve() for path in paths):
+        raise OutputError(f"{output} holds images that are read, which would be overwritten: choose another --output")
+    predictor = Predictor(load(checkpoint, variant=variant), threshold=threshold, device=choose_device(device))
+    found = []
+    for path, name in track(list(zip(paths, output_names(paths), strict=True)), "looking", console=Console(stderr=True)):
+        picture = read_image(path)
+        detections = predictor(picture)
+        found.append(detections)
+        save_image(output / name, draw(picture, detections))
+    write_json(output / "detections.json", to_file_entries(paths, found))
+    total = sum(len(detections) for detections in found)
+    console.print(
+        f"{total} detections from score {predictor.threshold:.2f} in {len(paths)} images: see {output}, and {output / 'detections.json'}",
+        highlight=False,
+    )

@@ -1,0 +1,106 @@
+"""`detrkit train`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+
+def train(
+    variant: str | None = None,
+    *,
+    data: str | None = None,
+    output: str | None = None,
+    resume: str | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+    lr: float | None = None,
+    backbone_lr: float | None = None,
+    weight_decay: float | None = None,
+    gradient_clip: float | None = None,
+    schedule: Literal["step", "cosine"] | None = None,
+    drop_after: float | None = None,
+    warmup_steps: int | None = None,
+    short_side: int | None = None,
+    long_side: int | None = None,
+    flip: float | None = None,
+    crop: bool | None = None,
+    backbone_weights: str | None = None,
+    settings: Annotated[dict[str, str] | None, Parameter(negative=())] = None,
+    precision: Literal["float32", "bf16"] | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    seed: int | None = None,
+    evaluate_every: int | None = None,
+    train_split: str | None = None,
+    val_split: str | None = None,
+) -> None:
+    """Train a detector on a data set, or go on with a run.
+
+    The run's folder gets the configuration, a log with one line an epoch, the best and the last checkpoint, and a report. What is not
+    given follows the variant's own recipe; `detrkit models` lists the variants.
+
+    Args:
+        variant: what to train, such as detr-r50.
+        data: folder or annotation file of a data set in COCO's layout, or "digits" for the built-in one.
+        output: folder of the run; a new one under runs/ unless given.
+        resume: folder of a run to go on with; its own options hold, so nothing else may be given.
+        epochs: passes over the training images.
+        steps: optimizer steps; wins over --epochs.
+        batch_size: images for one optimizer step.
+        accumulate: forward passes that one step is taken in, to save memory.
+        lr: learning rate.
+        backbone_lr: learning rate of the backbone.
+        weight_decay: of AdamW.
+        gradient_clip: largest norm of the gradient.
+        schedule: "step" drops the learning rate once, "cosine" lets it fall to zero.
+        drop_after: share of the run after which "step" drops.
+        warmup_steps: steps over which the learning rate rises from zero.
+        short_side: largest short side of an image in pixels.
+        long_side: limit of the longer side in pixels.
+        flip: probability of mirroring an image; 0 where left and right matter.
+        crop: whether half of the images are cut.
+        backbone_weights: file with pretrained weights of the backbone, with torchvision's names.
+        settings: settings of the model, such as --settings.queries 300.
+        precision: float32, or bf16 for mixed precision.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        workers: processes that load images.
+        seed: of everything random.
+        evaluate_every: epochs between two evaluations.
+        train_split: split to learn from.
+        val_split: split to evaluate on.
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+
+    from rich.console import Console
+
+    from detrkit.training import train as run
+
+    console = Console()
+    if settings:
+        given["settings"] = _typed(variant, settings)
+    result = run(**given, console=console)
+    if result.evaluation is not None:
+        console.print(result.evaluation.table())
+    console.print(f"Best model: {result.best}\nReport: {result.folder / 'report.html'}", highlight=False)
+    console.print(f"Next: detrkit predict {result.best} IMAGES", highlight=False)
+
+
+def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
+    """Texts of the command line in the types of the family's configuration; unknown names are left for it to refuse."""
+    from detrkit.errors import ConfigurationError
+    from detrkit.models.catalog import find_variant
+
+    if variant is None:
+        return dict(settings)
+    config, typed = find_variant(variant).config, {}
+    for name, text in settings.items():
+        kind = type(getattr(config, name, text))
+        try:
+            typed[name] = kind(text)
+        except ValueError as problem:
+            raise ConfigurationError(f"--settings.{name} must be of type {kind.__name__}, not '{text}'") from problem
+    return typed

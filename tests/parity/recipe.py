@@ -1,0 +1,62 @@
+"""The weights and images that the authors' reference values were computed with: functions of a name and a shape, so nothing is stored."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Scales = Sequence[tuple[str, float]]
+
+
+def gaussian(name: str, shape: Sequence[int]) -> np.ndarray:
+    """Standard normal numbers that depend on the name alone."""
+    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))  # noqa: NPY002 - the frozen generator
+
+
+def weights(shapes: Mapping[str, Sequence[int]], scales: Scales) -> dict[str, Tensor]:
+    """Weights by the authors' keys, float64 with values that float32 holds exactly."""
+    return {key: torch.from_numpy(_weight(key, shape, scales)) for key, shape in shapes.items()}
+
+
+def image(index: int, height: int, width: int) -> Tensor:
+    """A smooth normalised image (3, height, width) in float64."""
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    planes = []
+    for channel in range(3):
+        period_y, period_x, phase_y, phase_x = gaussian(f"image{index}.{channel}", (4,))
+        planes.append(np.sin(y / (7 + 3 * abs(period_y)) + phase_y) + np.cos(x / (9 + 4 * abs(period_x)) + phase_x))
+    noisy = np.stack(planes) + 0.2 * gaussian(f"image{index}.noise", (3, height, width))
+    return torch.from_numpy(_as_float32(noisy))
+
+
+def norm_and_probe(key: str, gradient: Tensor) -> tuple[float, float]:
+    """A gradient's norm, and its component along a direction that the key fixes."""
+    values = gradient.detach().double().contiguous().numpy()
+    direction = gaussian(f"probe {key}", values.shape)
+    return float(np.linalg.norm(values)), float((values * direction).sum() / np.linalg.norm(direction))
+
+
+def _weight(key: str, shape: Sequence[int], scales: Scales) -> np.ndarray:
+    noise = gaussian(key, shape)
+    if key.endswith("running_var"):
+        value = 1 + 0.1 * np.abs(noise)
+    elif key.endswith("running_mean"):
+        value = 0.1 * noise
+    elif len(shape) == 1:
+        center = 0.5 if "backbone" in key else 1.0
+        value = center + 0.05 * noise if key.endswith("weight") else 0.1 * noise
+    elif key.startswith("query_embed"):
+        value = noise
+    else:
+        gain = 2.0 if len(shape) == 4 else 1.0
+        value = noise * math.sqrt(gain / math.prod(shape[1:]))
+    return _as_float32(value) * math.prod(factor for part, factor in scales if part in key)
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32).astype(np.float64)
