@@ -88,6 +88,16 @@ def test_real_coco(shared: Path) -> None:
     assert train.notes == val.notes == ()
 
 
+def test_objects_of_an_image_keep_the_order_of_the_file(contents: Contents, read: Read) -> None:
+    contents["annotations"] = [
+        {"id": place, "image_id": (12, 3, 3)[place % 3], "category_id": 5, "bbox": [1, 1, 2, 2]} for place in range(600)
+    ]
+    dataset = read(contents)
+    first, second = dataset.annotation_ids[:200].tolist(), dataset.annotation_ids[200:].tolist()
+    assert first == list(range(0, 600, 3))
+    assert second == [place for place in range(600) if place % 3]
+
+
 def test_real_roboflow_placeholder_gets_no_class(shared: Path) -> None:
     folder = shared / "data/roboflow_sample/valid"
     dataset = read_coco(folder / "_annotations.coco.json", folder)

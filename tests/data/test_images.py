@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def test_palette_with_transparency_keeps_the_colour_below(tmp_path: Path) -> Non
     palette = Image.fromarray(COLOURS).convert("P")
     palette.info["transparency"] = bytes([0] * 256)
     palette.save(tmp_path / "a.png")
-    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), COLOURS)
+    with warnings.catch_warnings(action="error"):
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), COLOURS)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,15 @@ def test_a_file_cut_off_is_refused(tmp_path: Path, suffix: str, look: object) ->
     photograph().save(tmp_path / f"cut.{suffix}")
     with pytest.raises(DataError, match=rf"cut\.{suffix} .*: .*(copy it again|save it as JPEG or PNG).*or remove it\."):
         look(cut(tmp_path / f"cut.{suffix}"))  # type: ignore[operator]
+
+
+def test_a_png_without_pixels_is_refused(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    photograph().save(content, "PNG")
+    start, end = content.getvalue()[:33], content.getvalue()[-12:]  # the signature and the header take 33 bytes
+    (tmp_path / "hollow.png").write_bytes(start + end)
+    with pytest.raises(DataError, match=r"hollow\.png is damaged or cut off"):
+        check_image(tmp_path / "hollow.png")
 
 
 @pytest.mark.parametrize("look", [read_image, check_image])

@@ -230,24 +230,24 @@ def test_shares_of_flips_crops_and_sizes() -> None:
 
 
 def test_windows_have_the_sides_and_places_of_the_policy() -> None:
-    """Without any resizing: each pixel's colours are its own coordinates, so the window can be read off."""
+    """Each pixel's colours are its own coordinates, so the window can be read off the result."""
     size = 40
     grid = np.zeros((size, size, 3), dtype=np.uint8)
     grid[:, :, 0], grid[:, :, 1] = np.arange(size), np.arange(size)[:, None]
-    image = Image.fromarray(grid)
-    sides, places = set(), set()
-    for seed in range(400):
-        policy = replace(STILL, crop=True, crop_short_sides=(size,), crop_range=(20, 500))
-        pixels, _ = TrainingTransform(policy, PLAIN)(image, objects_of(), generator(seed))
-        colours = (pixels * 255).round().long()
-        left, top = int(colours[0].min()), int(colours[1].min())
-        right, bottom = int(colours[0].max()), int(colours[1].max())
-        sides.add(right - left + 1)
-        places.add((left, top))
-        assert right < size
-        assert bottom < size
-    assert (min(sides), max(sides)) == (20, 40)  # the image's own side is the upper limit
-    assert len(places) > 50
+    policy = replace(STILL, crop=True, crop_short_sides=(size,), crop_range=(20, 500))
+    transform = TrainingTransform(policy, PLAIN)
+    windows = set()
+    for seed in range(600):
+        pixels, _ = transform(Image.fromarray(grid), objects_of(), generator(seed))
+        colours = (pixels[:2] * 255).round().int().flatten(1)
+        windows.add((*colours.amin(dim=1).tolist(), *colours.amax(dim=1).tolist()))
+    windows.remove((0, 0, size - 1, size - 1))  # not cut
+    left, top, right, bottom = np.array(sorted(windows)).T
+    widths, heights = right - left + 1, bottom - top + 1
+    assert (widths.min(), widths.max()) == (heights.min(), heights.max()) == (20, 40)  # the image's side is the limit
+    assert left.min() == top.min() == 0
+    assert min(left.max(), top.max()) >= 18
+    assert len(set(zip(widths, heights, strict=True))) > 150  # drawn independently
 
 
 def test_real_images_under_the_default_policy(shared: Path) -> None:
