@@ -32,7 +32,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner may read
         temporary.replace(path)
     except OSError as problem:
-        raise OutputError(f"{path} cannot be written ({problem.strerror or problem}): choose another place") from problem
+        raise OutputError(
+            f"{path} cannot be written ({problem.strerror or problem}): choose another place"
+        ) from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -61,7 +63,9 @@ def prepare_folder(path: Path) -> Path:
             pass
     except OSError as problem:
         reason = problem.strerror or str(problem)
-        raise OutputError(f"the folder {path} cannot be written to ({reason}): choose another with --output") from problem
+        raise OutputError(
+            f"the folder {path} cannot be written to ({reason}): choose another with --output"
+        ) from problem
     return path
 
 

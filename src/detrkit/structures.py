@@ -47,7 +47,7 @@ class TensorRecord:
 
         return self._map(move)
 
-    def pin_memory(self, device: Any = None) -> Self:
+    def pin_memory(self) -> Self:
         """A copy whose tensors lie in page-locked memory, from which copies to a GPU can overlap with work."""
         return self._map(lambda tensor: tensor.pin_memory())
 
@@ -130,9 +130,9 @@ class Memory(TensorRecord):
 
     def maps(self) -> tuple[Tensor, ...]:
         """The levels again as images, each (B, D, h, w)."""
-        parts = self.tokens.split([height * width for height, width in self.level_sizes], dim=1)
+        parts = torch.split(self.tokens, [height * width for height, width in self.level_sizes], dim=1)
         return tuple(
-            part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, self.level_sizes, strict=True)
+            torch.unflatten(part.transpose(1, 2), 2, size) for part, size in zip(parts, self.level_sizes, strict=True)
         )
 
 
@@ -323,5 +323,17 @@ class ModelCard:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-for _type in (ImageBatch, Target, FeatureMap, Levels, Memory, Queries, Decoded, LayerOutput, Output, Stages, Detections):
+for _type in (
+    ImageBatch,
+    Target,
+    FeatureMap,
+    Levels,
+    Memory,
+    Queries,
+    Decoded,
+    LayerOutput,
+    Output,
+    Stages,
+    Detections,
+):
     torch.export.register_dataclass(_type, serialized_type_name=f"detrkit.{_type.__name__}")

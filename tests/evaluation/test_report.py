@@ -63,7 +63,7 @@ def evaluation() -> Evaluation:
     curve = tuple(np.linspace(1, 0.5, 101))
     classes = (
         ClassFigures(5, "cat", 0.2, 0.4, 12, curve),
-        ClassFigures(6, "<dog>", 0.6, 0.8, 3, curve),
+        ClassFigures(6, "<dog>", 0.6, 0.8, 3, (1.0,) * 101),
         ClassFigures(7, "cow", None, None, 0),
     )
     return Evaluation("pets val", figures, classes, 20, 15, 0, 800, 0.4321, ("A note & a half.",))
@@ -141,7 +141,7 @@ def test_bars_of_the_classes_are_sorted() -> None:
 def test_precision_over_recall_of_each_class_and_their_mean() -> None:
     (axes,) = precision_recall_figure(evaluation()).axes
     assert [line.get_label() for line in axes.lines] == ["cat", "<dog>", "mean of the classes"]
-    np.testing.assert_allclose(axes.lines[2].get_xydata()[[0, 100]], [[0, 1], [1, 0.5]])
+    np.testing.assert_allclose(axes.lines[2].get_xydata()[[0, 100]], [[0, 1], [1, 0.75]])
     many = tuple(ClassFigures(number, f"class {number}", 0.5, 0.5, 1, (1.0, 0.0)) for number in range(30))
     figure = precision_recall_figure(Evaluation("many", {}, many, 1, 30, 0, 0))
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["mean of the classes"]
@@ -182,5 +182,6 @@ def test_examples_are_spread_over_the_data_set_and_show_what_passes_the_threshol
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"missing/report\.html cannot be written"):
-        write_report(tmp_path / "missing" / "report.html", "Report", [])
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/report\.html cannot be written"):
+        write_report(tmp_path / "file" / "report.html", "Report", [])

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from detrkit.data import ArrayImages, DetectionDataset, open_dataset
 from detrkit.errors import DataError, NonFiniteError
 from detrkit.evaluation.coco import evaluate_detections
-from detrkit.evaluation.runner import detect, evaluate, match_categories
+from detrkit.evaluation.runner import compare, detect, evaluate, match_categories
+from detrkit.files import write_json
 from detrkit.models import detr
 from detrkit.models.catalog import build
 from detrkit.models.detector import Detector
-from detrkit.prediction.results import write_json_atomically
 from detrkit.structures import Category, ImageBatch, ModelCard, Output, Preprocessing
 
 QUERIES = 8
@@ -122,7 +122,7 @@ def test_figures_do_not_depend_on_batches_workers_or_the_way_through_a_file(shar
     np.testing.assert_allclose([entry["score"] for entry in single], [entry["score"] for entry in together], atol=1e-5)
     np.testing.assert_allclose([entry["bbox"] for entry in single], [entry["bbox"] for entry in together], atol=1e-2)
     assert {entry["category_id"] for entry in single} <= {category.id for category in dataset.categories}
-    file = write_json_atomically(tmp_path / "results.json", single)
+    file = write_json(tmp_path / "results.json", single)
     assert evaluate_detections(dataset.to_coco(), file).figures == evaluate(model, dataset).figures
 
 
@@ -169,6 +169,7 @@ def test_classes_that_one_side_lacks_are_left_out_and_named() -> None:
     # The bird, at the first output, wins all queries that have no object.
     model = KnowingDetector(dataset, (Category(3, "bird", 0), Category(1, "dog", 1), Category(2, "cat", 2)))
     evaluation = evaluate(model, dataset)
+    assert compare(model, dataset, detect(model, dataset)) == evaluation
     assert evaluation.notes[1:] == ("Detections of 1 class that the data set lacks were left out: bird.",)
     assert [entry["category_id"] for entry in detect(model, dataset)] == [5, 17, 17]
 

@@ -15,7 +15,7 @@ Scales = Sequence[tuple[str, float]]
 
 def gaussian(name: str, shape: Sequence[int]) -> np.ndarray:
     """Standard normal numbers that depend on the name alone."""
-    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))  # noqa: NPY002 - the frozen generator
+    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
 
 
 def weights(shapes: Mapping[str, Sequence[int]], scales: Scales) -> dict[str, Tensor]:

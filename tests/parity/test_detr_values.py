@@ -23,7 +23,8 @@ CASES = {"detr_r50": "detr-r50", "detr_r50_dc5": "detr-r50-dc5"}
 
 def load_recipe() -> ModuleType:
     spec = importlib.util.spec_from_file_location("parity_recipe", FOLDER / "recipe.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -47,7 +48,9 @@ class Case:
     def batch(self, dtype: torch.dtype = torch.float64) -> ImageBatch:
         images = [recipe.image(*spec) for spec in self.golden["images"]]
         height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
-        pixels = torch.full((len(images), 3, height, width), 7.0, dtype=torch.float64)  # behind padding anything may stand
+        pixels = torch.full(
+            (len(images), 3, height, width), 7.0, dtype=torch.float64
+        )  # behind padding anything may stand
         padding = torch.ones(len(images), height, width, dtype=torch.bool)
         for row, image in enumerate(images):
             pixels[row, :, : image.shape[1], : image.shape[2]] = image
@@ -104,7 +107,9 @@ def test_float32_agrees(case: Case) -> None:
     for layer, wanted in zip(output.layers, case.golden["layers"], strict=True):
         logits = layer.logits.reshape(-1)[:: case.golden["step"]].numpy()
         np.testing.assert_allclose(logits, wanted["logits"], atol=tolerance, rtol=0)
-        np.testing.assert_allclose(layer.boxes_cxcywh.reshape(-1).numpy(), wanted["boxes"], atol=tolerance / 2.5, rtol=0)
+        np.testing.assert_allclose(
+            layer.boxes_cxcywh.reshape(-1).numpy(), wanted["boxes"], atol=tolerance / 2.5, rtol=0
+        )
 
 
 def test_matches(case: Case, output: Output) -> None:

@@ -1,4 +1,4 @@
-"""Result entries keep ids and digits; files appear whole or not at all."""
+"""Result entries keep ids and digits; drawn pictures get names of their own and appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ import supervision as sv
 from PIL import Image
 
 from detrkit.errors import OutputError
-from detrkit.prediction.results import (
-    prepare_output_folder,
-    save_image_atomically,
-    to_entries,
-    to_file_entries,
-    write_json_atomically,
-    write_text_atomically,
-)
+from detrkit.prediction.results import output_names, save_image, to_entries, to_file_entries
 
 
 def detections() -> sv.Detections:
@@ -60,57 +53,35 @@ def test_other_file_names_are_numbered_and_named(paths: list[str]) -> None:
     ]
 
 
-def test_files_are_written_and_nothing_else_is_left(tmp_path: Path) -> None:
-    write_json_atomically(tmp_path / "a.json", {"name": "Straße"})
-    write_text_atomically(tmp_path / "b.html", "<p>")
-    save_image_atomically(tmp_path / "c.png", Image.new("RGB", (4, 3), (1, 2, 3)))
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "Straße"}
-    assert Image.open(tmp_path / "c.png").getpixel((0, 0)) == (1, 2, 3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.html", "c.png"]
+def test_a_picture_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = save_image(tmp_path / "new" / "c.png", Image.new("RGB", (4, 3), (1, 2, 3)))
+    assert Image.open(file).getpixel((0, 0)) == (1, 2, 3)
 
-
-def test_a_failure_leaves_the_old_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write_text_atomically(tmp_path / "a.txt", "old")
-
-    def full_disk(self: Path, *arguments: object, **options: object) -> int:
-        with self.open("w") as stream:
-            stream.write("ne")
+    def full_disk(self: Image.Image, path: Path, **options: object) -> None:
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(OutputError, match=r"a\.txt cannot be written \(No space left on device\)"):
-        write_text_atomically(file, "new")
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OutputError, match=r"c\.png cannot be written \(No space left on device\)"):
+        save_image(file, Image.new("RGB", (4, 3), (9, 9, 9)))
+    assert Image.open(file).getpixel((0, 0)) == (1, 2, 3)
+    assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
-    file = write_json_atomically(tmp_path / "a.json", 1)
-    with pytest.raises(ValueError, match="Out of range float"):
-        write_json_atomically(file, float("nan"))
-    assert file.read_text() == "1\n"
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    file = write_text_atomically(tmp_path / "file", "")
-    with pytest.raises(OutputError, match=r"The folder .*file/results cannot be written \(Not a directory\)"):
-        prepare_output_folder(file / "results")
-    with pytest.raises(OutputError, match=r"The folder .*file cannot be written \(File exists\)"):
-        prepare_output_folder(file)
-    with pytest.raises(OutputError, match=r"file/a\.json cannot be written \(Not a directory\)"):
-        write_json_atomically(file / "a.json", {})
-    with pytest.raises(OutputError, match=r"missing/a\.json cannot be written \(No such file or directory\)"):
-        write_json_atomically(tmp_path / "missing" / "a.json", {})
+def test_drawn_copies_get_names_that_differ() -> None:
+    paths = ["a/dog.jpg", "b/dog.jpg", "c/Dog.JPG", "cat.tiff", "cat.png", "a/dog_2.jpg", "bird.WEBP"]
+    assert output_names([Path(path) for path in paths]) == [
+        "dog.jpg",
+        "dog_2.jpg",
+        "Dog_3.JPG",
+        "cat.png",
+        "cat_2.png",
+        "dog_2_2.jpg",
+        "bird.WEBP",
+    ]
 
 
 @pytest.mark.parametrize("name", ["picture.doc", "picture", "picture.psd"])
 def test_a_picture_needs_the_ending_of_a_format(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match=f"{name} has no ending of an image format that can be written"):
-        save_image_atomically(tmp_path / name, Image.new("RGB", (4, 3)))
-
-
-def test_an_output_folder_is_made_with_its_parents_and_left_empty(tmp_path: Path) -> None:
-    folder = prepare_output_folder(tmp_path / "runs" / "first")
-    assert folder.is_dir()
-    assert list(folder.iterdir()) == []
-    prepare_output_folder(folder)
+        save_image(tmp_path / name, Image.new("RGB", (4, 3)))

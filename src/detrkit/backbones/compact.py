@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,10 +22,10 @@ class Compact(Backbone):
 
     def __init__(self, *, widths: tuple[int, ...] = (32, 64, 128), levels: int = 1) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_convolution(3, widths[0] // 2, 2), nn.ReLU(), _convolution(widths[0] // 2, widths[0], 2))
-        self.stages = nn.ModuleList(
-            _Block(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True)
+        self.stem = nn.Sequential(
+            _convolution(3, widths[0] // 2, 2), nn.ReLU(), _convolution(widths[0] // 2, widths[0], 2)
         )
+        self.stages = nn.ModuleList(_Block(before, after) for before, after in itertools.pairwise(widths))
         self.levels, self.frozen_norms, self.unused_weights = levels, False, ()
         self.channels = widths[-levels:]
         self.strides = tuple(4 * 2**stage for stage in range(len(widths)))[-levels:]

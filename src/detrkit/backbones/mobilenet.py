@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torchvision
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ class MobileNetV2(Backbone):
         return found
 
 
-def _folded(block: nn.Module, values: Tensor) -> Tensor:
+def _folded(block: Any, values: Tensor) -> Tensor:
     """A block of torchvision's network, with every norm folded into the convolution before it."""
     if hasattr(block, "use_res_connect"):
         result = _folded(block.conv, values)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 
 from detrkit.backbones.backbone import Backbone, freeze
 from detrkit.layers.frozen_batch_norm import FrozenBatchNorm2d, normalized_convolution
@@ -37,7 +39,7 @@ class ResNet(Backbone):
         self.channels = tuple(64 * 2**stage * expansion for stage in range(stages))[-levels:]
         self.strides = (4, 8, 16, 16 if dilated else 32)[:stages][-levels:]
         self.levels, self.frozen_norms = levels, True
-        freeze(self.conv1, self.layer1)
+        freeze(self.conv1, network.layer1)
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """See `Backbone.features`."""
@@ -50,8 +52,8 @@ class ResNet(Backbone):
         return found[-self.levels :]
 
 
-def _residual_block(block: nn.Module, values: Tensor) -> Tensor:
-    """A basic block (two convolutions) or a bottleneck (three), with its norms folded in."""
+def _residual_block(block: Any, values: Tensor) -> Tensor:
+    """A basic block of torchvision's (two convolutions) or a bottleneck (three), with its norms folded in."""
     pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
     if hasattr(block, "conv3"):
         pairs.append((block.conv3, block.bn3))

@@ -31,11 +31,15 @@ def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
     missing = sorted(name for name in wanted if name not in given)
     if missing:
         stage = missing[0].split(".")[0]
-        remedy = "choose the variant that ends before it (-c4)" if stage == "layer4" else "give weights of the same network"
+        remedy = (
+            "choose the variant that ends before it (-c4)" if stage == "layer4" else "give weights of the same network"
+        )
         raise CheckpointError(f"{path} lacks {len(missing)} tensors of this backbone, such as '{missing[0]}': {remedy}")
     strange = sorted(name for name in given if name not in wanted or wanted[name].shape != given[name].shape)
     if strange:
-        raise CheckpointError(f"{path} is of another network: '{strange[0]}' does not fit; give weights of the same network")
+        raise CheckpointError(
+            f"{path} is of another network: '{strange[0]}' does not fit; give weights of the same network"
+        )
     backbone.load_state_dict(given)
 
 

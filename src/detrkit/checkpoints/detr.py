@@ -106,7 +106,10 @@ def find_layout(names: Collection[str]) -> KeyMapping | None:
     """The table that these names are written in, or None where they are not DETR's."""
     if "transformer.decoder.layers.0.multihead_attn.in_proj_weight" in names and "query_embed.weight" in names:
         return None if any("sampling_offsets" in name or ".ca_" in name for name in names) else OFFICIAL
-    if "model.query_position_embeddings.weight" in names and "model.decoder.layers.0.encoder_attn.q_proj.weight" in names:
+    if (
+        "model.query_position_embeddings.weight" in names
+        and "model.decoder.layers.0.encoder_attn.q_proj.weight" in names
+    ):
         own_resnet = "model.backbone.conv_encoder.model.embedder.embedder.convolution.weight"
         return HUGGING_FACE if own_resnet in names else HUGGING_FACE_TIMM
     return None
@@ -120,10 +123,7 @@ def backbone_names(own_names: Collection[str]) -> list[str]:
     bottleneck = "backbone.layer1.0.conv3.weight" in own_names
     deep = "backbone.layer3.22.conv1.weight" in own_names
     middling = "backbone.layer3.5.conv1.weight" in own_names
-    if bottleneck:
-        name = "resnet101" if deep else "resnet50"
-    else:
-        name = "resnet34" if middling else "resnet18"
+    name = ("resnet101" if deep else "resnet50") if bottleneck else "resnet34" if middling else "resnet18"
     if "backbone.layer4.0.conv1.weight" not in own_names:
         return [f"{name}-c4"]
     return [name, f"{name}-dc5"] if bottleneck else [name]

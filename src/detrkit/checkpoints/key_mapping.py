@@ -56,9 +56,7 @@ class KeyMapping:
     def __init__(self, rules: Collection[Rule], dropped: Collection[Dropped] = ()) -> None:
         self.rules, self.dropped = tuple(rules), tuple(dropped)
         self._own = [(_pattern(rule.own), rule) for rule in self.rules]
-        self._foreign = [
-            (_pattern(name), rule, part) for rule in self.rules for part, name in enumerate(rule.foreign)
-        ]
+        self._foreign = [(_pattern(name), rule, part) for rule in self.rules for part, name in enumerate(rule.foreign)]
         self._dropped = [_pattern(entry.foreign) for entry in self.dropped]
 
     def to_foreign(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,7 +73,9 @@ class KeyMapping:
                 result[foreign.format(**fields)] = part
         return result
 
-    def from_foreign(self, tensors: Mapping[str, Tensor], own_names: Collection[str] | None = None) -> dict[str, Tensor]:
+    def from_foreign(
+        self, tensors: Mapping[str, Tensor], own_names: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
         """Foreign tensors under our names; any part of a model will do, but a concatenation needs all its parts.
 
         Args:

@@ -105,11 +105,7 @@ def _find_family(file: WeightFile) -> tuple[str, KeyMapping]:
 
 
 def _find_variant_name(file: WeightFile, family: str, backbones: Collection[str], given: str | None) -> str:
-    candidates = [
-        name
-        for name, line in CATALOG.items()
-        if line.family == family and line.config.backbone in backbones
-    ]
+    candidates = [name for name, line in CATALOG.items() if line.family == family and line.config.backbone in backbones]
     if given is not None:
         return _check_given(file, given, candidates)
     if len(candidates) == 1:
@@ -131,7 +127,9 @@ def _find_variant_name(file: WeightFile, family: str, backbones: Collection[str]
 
 def _check_given(file: WeightFile, given: str, candidates: Collection[str]) -> str:
     if given not in candidates:
-        raise CheckpointError(f"{file.path} is not a {given}: its weights fit {' or '.join(candidates) or 'no variant'}")
+        raise CheckpointError(
+            f"{file.path} is not a {given}: its weights fit {' or '.join(candidates) or 'no variant'}"
+        )
     dilated = file.arguments.get("dilation")
     if dilated is not None and bool(dilated) != CATALOG[given].config.backbone.endswith("-dc5"):
         raise CheckpointError(f"{file.path} says that it was trained with dilation={dilated}, so it is not a {given}")

@@ -58,7 +58,9 @@ def restore(file: WeightFile) -> Detector:
         )
     card = _card(header)
     if card.family not in FAMILIES:
-        raise CheckpointError(f"{file.path} holds a model of the family '{card.family}', which this detrkit does not know")
+        raise CheckpointError(
+            f"{file.path} holds a model of the family '{card.family}', which this detrkit does not know"
+        )
     config = changed_config(FAMILIES[card.family].Config(), dict(card.config))
     model = build_from_config(
         card.family, card.variant, config, categories=card.categories, preprocessing=card.preprocessing
@@ -67,7 +69,9 @@ def restore(file: WeightFile) -> Detector:
     try:
         model.load_state_dict(file.tensors)
     except RuntimeError as problem:
-        raise CheckpointError(f"{file.path} does not hold the tensors that its own header describes: write it again") from problem
+        raise CheckpointError(
+            f"{file.path} does not hold the tensors that its own header describes: write it again"
+        ) from problem
     dtypes = {tensor.dtype for tensor in file.tensors.values() if tensor.is_floating_point()}
     return model.to(dtypes.pop()).eval() if len(dtypes) == 1 else model.eval()
 

@@ -70,7 +70,9 @@ def _read_safetensors(path: Path) -> WeightFile:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as problem:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({problem}): copy or download it again") from problem
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({problem}): copy or download it again"
+        ) from problem
     return WeightFile(path, tensors, metadata, _settings_beside(path))
 
 

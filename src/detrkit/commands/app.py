@@ -12,7 +12,9 @@ app = App(
     help_epilogue="Every command: --help explains its options, --debug shows the traceback of an error.",
     version=__version__,
 )
-app.command("detrkit.commands.demo:demo", help="Train a small detector from nothing in minutes, and show what it learned.")
+app.command(
+    "detrkit.commands.demo:demo", help="Train a small detector from nothing in minutes, and show what it learned."
+)
 app.command("detrkit.commands.train:train", help="Train a detector on a data set, or go on with a run.")
 app.command("detrkit.commands.evaluate:evaluate", help="COCO figures of a model, or of a file with results.")
 app.command("detrkit.commands.predict:predict", help="Find objects in images.")

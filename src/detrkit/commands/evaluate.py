@@ -34,7 +34,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from detrkit.evaluation import detect, evaluate_detections
+    from detrkit.evaluation import compare, detect, evaluate_detections
     from detrkit.evaluation.report import Section, evaluation_sections, example_pictures, write_report
     from detrkit.files import write_json
 
@@ -49,7 +49,7 @@ def evaluate(
         model = load(checkpoint, variant=variant).to(choose_device(device))
         dataset = open_dataset(data, split)
         found = detect(model, dataset, batch_size=batch_size, workers=workers, progress=True)
-        evaluation = evaluate_detections(dataset.to_coco(), found, name=dataset.name, notes=dataset.notes)
+        evaluation = compare(model, dataset, found)
         if results is not None:
             write_json(results, found)
         if report is not None:

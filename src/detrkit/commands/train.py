@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -28,6 +29,7 @@ def train(
     long_side: int | None = None,
     flip: float | None = None,
     crop: bool | None = None,
+    multi_scale: bool | None = None,
     backbone_weights: str | None = None,
     settings: Annotated[dict[str, str] | None, Parameter(negative=())] = None,
     precision: Literal["float32", "bf16"] | None = None,
@@ -63,6 +65,7 @@ def train(
         long_side: limit of the longer side in pixels.
         flip: probability of mirroring an image; 0 where left and right matter.
         crop: whether half of the images are cut.
+        multi_scale: whether images are resized to one of several sizes.
         backbone_weights: file with pretrained weights of the backbone, with torchvision's names.
         settings: settings of the model, such as --settings.queries 300.
         precision: float32, or bf16 for mixed precision.
@@ -98,9 +101,11 @@ def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
         return dict(settings)
     config, typed = find_variant(variant).config, {}
     for name, text in settings.items():
-        kind = type(getattr(config, name, text))
+        kind: Callable[[str], Any] = type(getattr(config, name, text))
         try:
             typed[name] = kind(text)
         except ValueError as problem:
-            raise ConfigurationError(f"--settings.{name} must be of type {kind.__name__}, not '{text}'") from problem
+            raise ConfigurationError(
+                f"--settings.{name} must be of type {type(getattr(config, name)).__name__}, not '{text}'"
+            ) from problem
     return typed

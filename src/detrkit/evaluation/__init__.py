@@ -1,13 +1,11 @@
 """How good are detections? COCO's figures of a model or of a result file, and reports that people can read.
 
-`coco` compares result entries with ground truth, `figures` holds what comes out, `runner` lets a model find the objects of a data set first,
-`report` writes one HTML file.
+`evaluate` lets a model look at a data set; `detect` and `compare` are its two halves. `evaluate_detections` compares result entries, from
+wherever, with ground truth. `detrkit.evaluation.report` writes one HTML file.
 """
 
-from __future__ import annotations
-
 from detrkit.evaluation.coco import evaluate_detections
-from detrkit.evaluation.figures import Evaluation
-from detrkit.evaluation.runner import detect, evaluate
+from detrkit.evaluation.figures import ClassFigures, Evaluation
+from detrkit.evaluation.runner import compare, detect, evaluate
 
-__all__ = ["Evaluation", "detect", "evaluate", "evaluate_detections"]
+__all__ = ["ClassFigures", "Evaluation", "compare", "detect", "evaluate", "evaluate_detections"]

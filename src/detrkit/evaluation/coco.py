@@ -67,7 +67,7 @@ def best_threshold(precisions: NDArray[np.float64], scores: NDArray[np.float64])
 
     Args:
         precisions: (R, K) precision of K classes at R recalls evenly spaced from 0 to 1; -1 for a class without ground truth.
-        scores: (R, K) the score at which each recall is reached; 0 where it is not.
+        scores: (R, K) the score at which each recall is reached; 0 where it is not, -1 for a class without ground truth.
 
     Returns:
         One of the scores, the lowest of equally good ones; None where nothing was found.
@@ -78,8 +78,6 @@ def best_threshold(precisions: NDArray[np.float64], scores: NDArray[np.float64])
         return None
     sums = np.zeros(len(candidates))
     for precision, score in zip(precisions.T, scores.T, strict=True):
-        if precision[0] < 0:
-            continue
         # Scores fall as recall rises: the last recall whose score is still high enough is what the candidate reaches.
         last = np.searchsorted(-score, -candidates, side="right") - 1
         reached = np.where(last >= 0, recalls[last], 0.0)

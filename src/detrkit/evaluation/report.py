@@ -20,8 +20,8 @@ from PIL import Image
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.evaluation.figures import MEANINGS, Evaluation, shown_value
+from detrkit.files import write_text
 from detrkit.prediction.drawing import side_by_side, truth_of
-from detrkit.prediction.results import write_text_atomically
 
 LINE_COLORS = ("#1971C2", "#D9480F", "#2B8A3E", "#7048E8", "#D6336C", "#0B7285", "#8F5A00", "#5F7A00")
 MOST_NAMED_CURVES = len(LINE_COLORS)
@@ -76,7 +76,7 @@ def write_report(path: str | Path, title: str, sections: Iterable[Section]) -> P
     environment.filters["data_uri"] = _data_uri
     environment.tests["diagram"] = lambda picture: isinstance(picture, Figure)
     page = environment.get_template("report.html.jinja").render(title=title, sections=list(sections))
-    return write_text_atomically(path, page)
+    return write_text(Path(path), page)
 
 
 def evaluation_sections(evaluation: Evaluation) -> list[Section]:
@@ -135,7 +135,7 @@ def example_pictures(
         threshold: score from which a detection is drawn.
         count: the most pictures to make.
     """
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
     by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for entry in entries:
         if entry["score"] >= threshold:

@@ -52,8 +52,19 @@ def evaluate(
         DataError: no class of the data set is one of the model's, or an image cannot be read.
         NonFiniteError: the model gives NaN or infinity.
     """
-    notes = match_categories(model.card.categories, dataset).notes
     entries = detect(model, dataset, batch_size=batch_size, device=device, workers=workers, progress=progress)
+    return compare(model, dataset, entries)
+
+
+def compare(model: Detector, dataset: DetectionDataset, entries: Sequence[dict[str, Any]]) -> Evaluation:
+    """COCO's figures of what `detect` found, with all that has to be said about data set and classes.
+
+    Args:
+        model: that found the entries; only its categories matter.
+        dataset: that they were found in.
+        entries: from `detect`.
+    """
+    notes = match_categories(model.card.categories, dataset).notes
     return evaluate_detections(dataset.to_coco(), entries, name=dataset.name, notes=(*dataset.notes, *notes))
 
 
@@ -81,8 +92,7 @@ def detect(
     """
     category_ids = match_categories(model.card.categories, dataset).ids
     transform = EvaluationTransform(model.card.preprocessing)
-    sizes = [transform.output_size(height, width) for height, width in dataset.sizes.tolist()]
-    batches = equal_size_batches(sizes, batch_size)
+    batches = equal_size_batches([transform.output_size(*size) for size in dataset.sizes.tolist()], batch_size)
     loader = DataLoader(
         EvaluationData(dataset, transform), batch_sampler=batches, collate_fn=collate, num_workers=workers
     )

@@ -23,8 +23,10 @@ def attend(
     Returns:
         (B, Q, D).
     """
-    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)  # (B, heads, Q, D / heads)
+    query, key, value = (torch.unflatten(part, -1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    found = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout
+    )  # (B, heads, Q, D / heads)
     return found.transpose(1, 2).flatten(2)
 
 

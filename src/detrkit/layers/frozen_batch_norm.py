@@ -28,7 +28,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """s and b - mean · s, (C,) each."""
+        """S and b - mean · s, (C,) each."""
         scale = self.weight * (self.running_var + self.epsilon).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -51,7 +51,7 @@ def normalized_convolution(values: Tensor, convolution: nn.Conv2d, norm: nn.Modu
         convolution.weight * scale[:, None, None, None],
         shift,
         convolution.stride,
-        convolution.padding,  # type: ignore[arg-type]
+        convolution.padding,
         convolution.dilation,
         convolution.groups,
     )

@@ -50,4 +50,3 @@ def _pixels(boxes_cxcywh: Tensor, sizes: Tensor) -> Tensor:
     """(B, Q, 4) fractions to corners in pixels, given (B, 2) heights and widths."""
     height, width = sizes.to(boxes_cxcywh).unbind(-1)
     return cxcywh_to_xyxy(boxes_cxcywh) * torch.stack([width, height, width, height], dim=-1)[:, None]
-

@@ -36,7 +36,9 @@ class SetCriterion(nn.Module):
     ) -> None:
         super().__init__()
         self.matcher, self.class_loss, self.no_object = matcher, class_loss, no_object
-        self.weights = {f"layers.{layer}.{name}": weight for layer in range(layers) for name, weight in term_weights.items()}
+        self.weights = {
+            f"layers.{layer}.{name}": weight for layer in range(layers) for name, weight in term_weights.items()
+        }
 
     def forward(self, output: Output, targets: Sequence[Target]) -> Losses:
         """The loss of a batch.
@@ -61,7 +63,9 @@ class SetCriterion(nn.Module):
             "giou": giou_loss(predicted, wanted, divisor),
         }
         terms = {
-            f"layers.{layer}.{name}": value for name, values in by_name.items() for layer, value in enumerate(values.unbind(0))
+            f"layers.{layer}.{name}": value
+            for name, values in by_name.items()
+            for layer, value in enumerate(values.unbind(0))
         }
         total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         return Losses(total, terms, _statistics(output, labels, matches, targets))
@@ -93,7 +97,9 @@ def _flat_objects(matches: Matches, targets: Sequence[Target]) -> Tensor:
 def _check_targets(output: Output, targets: Sequence[Target], no_object: int) -> None:
     images = output.logits.shape[1]
     if len(targets) != images:
-        raise ValueError(f"the batch has {images} images but {len(targets)} targets were given: give one for each image")
+        raise ValueError(
+            f"the batch has {images} images but {len(targets)} targets were given: give one for each image"
+        )
     for image, target in enumerate(targets):
         if len(target.labels) != len(target.boxes_cxcywh):
             raise ValueError(f"target {image} has {len(target.labels)} labels for {len(target.boxes_cxcywh)} boxes")

@@ -165,7 +165,9 @@ def as_categories(classes: Sequence[str | Category]) -> tuple[Category, ...]:
         ConfigurationError: no class, or one name twice.
     """
     if isinstance(classes, str) or not classes:
-        raise ConfigurationError(f'classes must be a list with at least one name, such as ["cat", "dog"], not {classes!r}')
+        raise ConfigurationError(
+            f'classes must be a list with at least one name, such as ["cat", "dog"], not {classes!r}'
+        )
     found = tuple(
         Category(id=entry.id, name=entry.name, index=index)
         if isinstance(entry, Category)

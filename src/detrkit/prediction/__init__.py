@@ -1,4 +1,4 @@
-"""Images in, detections out: `predictor` runs a model, `inputs` finds images, `drawing` shows detections, `results` writes files."""
+"""Images in, detections out: a predictor, the images that somebody means, drawings, and result files."""
 
 import warnings
 
@@ -6,3 +6,21 @@ with warnings.catch_warnings():
     # supervision warns on import where OpenCV is not installed; what is drawn here does not need it.
     warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
     import supervision as _  # noqa: F401
+
+from detrkit.prediction.drawing import contact_sheet, draw, side_by_side, truth_of
+from detrkit.prediction.inputs import find_images
+from detrkit.prediction.predictor import Predictor
+from detrkit.prediction.results import output_names, save_image, to_entries, to_file_entries
+
+__all__ = [
+    "Predictor",
+    "contact_sheet",
+    "draw",
+    "find_images",
+    "output_names",
+    "save_image",
+    "side_by_side",
+    "to_entries",
+    "to_file_entries",
+    "truth_of",
+]

@@ -1,12 +1,8 @@
-"""Detections as COCO result entries, and files that appear whole or not at all."""
+"""Detections as COCO result entries, and pictures as files."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,9 @@ import supervision as sv
 from PIL import Image
 
 from detrkit.errors import OutputError
+from detrkit.files import write_atomically
+
+KEPT_FORMATS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def to_entries(detections: sv.Detections, image_id: int) -> list[dict[str, Any]]:
@@ -67,74 +66,38 @@ def to_file_entries(paths: Sequence[Path], detections: Sequence[sv.Detections]) 
     return entries
 
 
-def write_json_atomically(path: str | Path, value: Any) -> Path:
-    """Writes JSON; a reader sees the old file or the new one, never half of one.
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """A name for the drawn copy of each image, such that all fit into one folder.
 
-    Raises:
-        OutputError: where the file cannot be written.
+    Args:
+        paths: of the images; names may be equal where folders differ, and then get numbers (`dog.jpg`, `dog_2.jpg`).
+
+    Returns:
+        File names; images of other formats than JPEG, PNG and WebP become PNG files.
     """
-    return write_text_atomically(path, json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    names: dict[str, str] = {}
+    for path in paths:
+        suffix = path.suffix if path.suffix.lower() in KEPT_FORMATS else ".png"
+        number, name = 1, f"{path.stem}{suffix}"
+        # Some file systems do not tell large letters from small ones.
+        while name.casefold() in names:
+            number += 1
+            name = f"{path.stem}_{number}{suffix}"
+        names[name.casefold()] = name
+    return list(names.values())
 
 
-def write_text_atomically(path: str | Path, text: str) -> Path:
-    """Writes a text in UTF-8, whole or not at all.
-
-    Raises:
-        OutputError: where the file cannot be written.
-    """
-    return _write_atomically(Path(path), lambda draft: draft.write_text(text, encoding="utf-8"))
-
-
-def save_image_atomically(path: str | Path, image: Image.Image) -> Path:
+def save_image(path: str | Path, image: Image.Image) -> Path:
     """Saves a picture in the format of the path's ending, whole or not at all.
 
     Raises:
-        OutputError: where the file cannot be written, or its ending is that of no image format.
+        OutputError: the file cannot be written, or its ending is that of no image format.
     """
     path = Path(path)
     file_format = Image.registered_extensions().get(path.suffix.lower())
     if file_format not in Image.SAVE:
         raise OutputError(f"{path} has no ending of an image format that can be written: use .jpg or .png.")
-    return _write_atomically(path, lambda draft: image.save(draft, format=file_format, quality=92))
-
-
-def prepare_output_folder(path: str | Path) -> Path:
-    """Makes a folder, with its parents, and writes a file into it, so that a long run cannot fail at its end.
-
-    Raises:
-        OutputError: where that is not possible.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = _draft_beside(folder / "probe")
-        probe.write_text("probe")
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"The folder {folder} cannot be written ({error.strerror}): name another one, or mend its rights."
-        ) from error
-    return folder
-
-
-def _write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
-    draft = _draft_beside(path)
-    try:
-        write(draft)
-        draft.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"{path} cannot be written ({error.strerror or error}): name another place, or mend its rights."
-            ) from error
-        raise
-    return path
-
-
-def _draft_beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    return write_atomically(path, lambda draft: image.save(draft, format=file_format, quality=92))
 
 
 def _short(value: float) -> float:

@@ -13,6 +13,7 @@ from detrkit.checkpoints import save
 from detrkit.data import DetectionDataset
 from detrkit.evaluation import Evaluation, evaluate
 from detrkit.files import write_atomically, write_json
+from detrkit.structures import ModelCard
 from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
 from detrkit.training.progress import duration
@@ -99,7 +100,7 @@ class EpochEnds(Callback):
         write_json(self.folder.metrics, {"best": best, "last": row})
 
 
-def _with_figures(module: TrainingModule, evaluation: Evaluation) -> object:
+def _with_figures(module: TrainingModule, evaluation: Evaluation) -> ModelCard:
     card = module.model.card
     figures = {name: value for name, value in evaluation.figures.items() if value is not None}
     threshold = evaluation.best_threshold if evaluation.best_threshold is not None else card.threshold

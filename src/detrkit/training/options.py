@@ -42,6 +42,7 @@ class TrainingOptions:
         long_side: limit of the longer side in pixels.
         flip: probability of mirroring an image; 0 where left and right matter.
         crop: whether half of the images are cut, as DETR does.
+        multi_scale: whether images are resized to one of several sizes rather than to the largest.
         backbone_weights: file with pretrained weights of the backbone.
         settings: fields of the model's configuration that shall differ, such as {"queries": 300}.
         precision: "float32", or "bf16" for mixed precision.
@@ -71,6 +72,7 @@ class TrainingOptions:
     long_side: int | None = None
     flip: float = 0.5
     crop: bool = True
+    multi_scale: bool = True
     backbone_weights: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     precision: Literal["float32", "bf16"] = "float32"
@@ -170,7 +172,9 @@ def plan(options: TrainingOptions, images: int, processes: int = 1) -> Schedule:
 def _pieces(batch_size: int, pixels: int) -> int:
     """The least number of equal pieces of a batch whose images fit into `_PIXELS_AT_ONCE`."""
     at_once = max(1, int(_PIXELS_AT_ONCE / pixels))
-    return next(pieces for pieces in range(1, batch_size + 1) if batch_size % pieces == 0 and batch_size // pieces <= at_once)
+    return next(
+        pieces for pieces in range(1, batch_size + 1) if batch_size % pieces == 0 and batch_size // pieces <= at_once
+    )
 
 
 def _or(given: _Value | None, otherwise: _Value) -> _Value:

@@ -44,7 +44,11 @@ class ProgressLines(Callback):
         """Shows the bar."""
         self._started, self._first_step = time.perf_counter(), trainer.global_step
         self._task = self.bar.add_task(
-            "", total=pl_module.schedule.steps, completed=trainer.global_step, epoch=self._epoch(trainer, pl_module), words="starting"
+            "",
+            total=pl_module.schedule.steps,
+            completed=trainer.global_step,
+            epoch=self._epoch(trainer, pl_module),
+            words="starting",
         )
         if trainer.is_global_zero:
             self.bar.start()

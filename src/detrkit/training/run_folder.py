@@ -63,6 +63,16 @@ class RunFolder:
         return self.path / "resume.ckpt"
 
     @property
+    def curves(self) -> Path:
+        """Losses and figures over the epochs."""
+        return self.path / "curves.png"
+
+    @property
+    def pictures(self) -> Path:
+        """Predictions beside the ground truth."""
+        return self.path / "pictures"
+
+    @property
     def report(self) -> Path:
         """Curves, figures and pictures on one page."""
         return self.path / "report.html"
@@ -96,6 +106,25 @@ def create(options: TrainingOptions) -> RunFolder:
     return folder
 
 
+def remove_earlier(path: Path, *, variant: str, data: str) -> None:
+    """Clears the files of an earlier run of the same kind out of a folder; a folder of anything else is left as it is.
+
+    Args:
+        path: the folder; it need not exist.
+        variant: of the earlier run.
+        data: of the earlier run.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        return
+    options = json.loads(folder.config.read_text(encoding="utf-8")).get("options", {})
+    if (options.get("variant"), options.get("data")) != (variant, data):
+        return
+    files = [folder.log, folder.metrics, folder.best, folder.last, folder.state, folder.report, folder.curves]
+    for file in (*files, *folder.pictures.glob("*.png"), *folder.path.glob("tensorboard/events.*"), folder.config):
+        file.unlink(missing_ok=True)
+
+
 def reopen(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
     """A run's folder and its options, to go on with.
 
@@ -111,7 +140,9 @@ def reopen(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
             f"{path} is not the folder of a run (no readable config.json): give the folder that training made"
         ) from problem
     if not folder.state.is_file():
-        raise ConfigurationError(f"{path} has nothing to go on from, since its first epoch was not finished: train anew")
+        raise ConfigurationError(
+            f"{path} has nothing to go on from, since its first epoch was not finished: train anew"
+        )
     return folder, options
 
 

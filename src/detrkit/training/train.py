@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -19,11 +20,19 @@ from rich.console import Console
 from detrkit.checkpoints import load, load_backbone_weights
 from detrkit.data import Augmentation, DetectionDataset, TrainingData, TrainingTransform, available_splits, open_dataset
 from detrkit.errors import ConfigurationError, closest
-from detrkit.evaluation import Evaluation, detect, evaluate
-from detrkit.evaluation.coco import evaluate_detections
-from detrkit.evaluation.report import evaluation_sections, example_pictures, training_section, write_report, Section
+from detrkit.evaluation import Evaluation, compare, detect
+from detrkit.evaluation.report import (
+    Section,
+    curves_figure,
+    evaluation_sections,
+    example_pictures,
+    training_section,
+    write_report,
+)
+from detrkit.files import write_json
 from detrkit.models.catalog import build, criterion_for, find_variant
 from detrkit.models.detector import Detector
+from detrkit.prediction import save_image
 from detrkit.structures import Preprocessing
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.module import TrainingModule
@@ -76,7 +85,9 @@ def train(
     console = console or Console()
     if resume is not None:
         if variant is not None or data is not None or options:
-            given = [name for name, value in (("variant", variant), ("data", data)) if value is not None] + list(options)
+            given = [name for name, value in (("variant", variant), ("data", data)) if value is not None] + list(
+                options
+            )
             raise ConfigurationError(f"resume goes on with the run's own options: leave out {', '.join(given)}")
         folder, known = reopen(resume)
         return _run(known, folder, console)
@@ -122,7 +133,7 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
             enable_autolog_hparams=False,
         )
         trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
-    return _finish(folder, validation, console)
+    return _finish(folder, validation)
 
 
 def _open(options: TrainingOptions, console: Console) -> tuple[DetectionDataset, DetectionDataset | None]:
@@ -136,7 +147,9 @@ def _open(options: TrainingOptions, console: Console) -> tuple[DetectionDataset,
             for note in dataset.notes:
                 console.print(f"Note: {note}", highlight=False)
     if validation is None:
-        console.print(f"Note: {options.data} has no split '{options.val_split}', so nothing is evaluated and the lowest loss counts as best.")
+        console.print(
+            f"Note: {options.data} has no split '{options.val_split}', so nothing is evaluated and the lowest loss counts as best."
+        )
     return training, validation
 
 
@@ -159,11 +172,12 @@ def _build(options: TrainingOptions, training: DetectionDataset) -> Detector:
 def _augmentation(options: TrainingOptions) -> Augmentation:
     assert options.short_side is not None
     assert options.long_side is not None
-    usual = find_variant(options.variant).preprocessing
-    if (options.short_side, options.long_side) == (800, 1333) == (usual.short_side, usual.long_side):
-        return Augmentation(flip=options.flip, crop=options.crop)
-    scaled = Augmentation.for_sizes(options.short_side, options.long_side)
-    return dataclasses.replace(scaled, flip=options.flip, crop=options.crop)
+    if (options.short_side, options.long_side) == (800, 1333):
+        policy = Augmentation()
+    else:
+        policy = Augmentation.for_sizes(options.short_side, options.long_side)
+    sides = policy.short_sides if options.multi_scale else (options.short_side,)
+    return dataclasses.replace(policy, flip=options.flip, crop=options.crop, short_sides=sides)
 
 
 def _announce(
@@ -180,21 +194,29 @@ def _announce(
         highlight=False,
     )
     if schedule.piece_size * (options.accumulate or 1) < (options.batch_size or 1):
-        console.print(f"Note: there are only {len(module.data)} images, so batches are smaller than {options.batch_size}.")
+        console.print(
+            f"Note: there are only {len(module.data)} images, so batches are smaller than {options.batch_size}."
+        )
     console.print(f"Run folder: {folder.path}", highlight=False)
 
 
-def _finish(folder: RunFolder, validation: DetectionDataset | None, console: Console) -> TrainingResult:
+def _finish(folder: RunFolder, validation: DetectionDataset | None) -> TrainingResult:
     """Looks at the best model once more, and puts curves, figures and pictures on one page."""
     best = folder.best if folder.best.exists() else folder.last
-    sections: list[Section] = [training_section(read_log(folder.log))]
+    rows = read_log(folder.log)
+    sections: list[Section] = [training_section(rows)]
+    curves_figure(rows).savefig(folder.curves, dpi=150)
     evaluation = None
     if validation is not None:
         model = load(best)
         entries = detect(model, validation)
-        evaluation = evaluate_detections(validation.to_coco(), entries, name=validation.name, notes=validation.notes)
+        evaluation = compare(model, validation, entries)
         pictures = example_pictures(validation, entries, threshold=model.card.threshold)
+        for number, picture in enumerate(pictures, start=1):
+            save_image(folder.pictures / f"{number}.png", picture)
         sections = [*evaluation_sections(evaluation), *sections, Section("Examples", (), pictures)]
+        metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
+        write_json(folder.metrics, {**metrics, "evaluation": evaluation.to_json()})
     write_report(folder.report, f"Run {folder.path.name}", sections)
     return TrainingResult(folder.path, best, evaluation)
 
@@ -208,7 +230,11 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for message in (".*does not have many workers.*", ".*number of training batches.*", ".*`isinstance\\(treespec.*"):
+            for message in (
+                ".*does not have many workers.*",
+                ".*number of training batches.*",
+                ".*`isinstance\\(treespec.*",
+            ):
                 warnings.filterwarnings("ignore", message)
             yield
     finally:

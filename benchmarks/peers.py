@@ -1,0 +1,209 @@
+"""Speed and memory of detrkit's DETR R50 beside that of `transformers`, with the same weights, in alternation.
+
+    python benchmarks/peers.py --rounds 5
+
+Times are medians over the rounds; what counts is the ratio, since the machine's speed drifts. Peak memory is that of a process of its own
+for each side, which does nothing else. Random weights with tamed norms: values do not change the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import importlib.metadata
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import detrkit
+from detrkit.structures import ImageBatch, Target
+from detrkit.training.optimizer import build_optimizer
+
+HEIGHT, WIDTH = 800, 1066
+OBJECTS = 7  # COCO's mean number of objects an image
+SIDES = ("ours", "theirs")
+
+
+def make_theirs() -> Any:
+    """`transformers`' model with the layout of DETR R50, its norms tamed."""
+    transformers: Any = importlib.import_module("transformers")  # a development extra without types of its own
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    config = transformers.DetrConfig(
+        backbone_config=transformers.ResNetConfig(out_features=["stage4"]),
+        use_timm_backbone=False,
+        num_labels=91,
+        auxiliary_loss=True,
+    )
+    model = transformers.DetrForObjectDetection(config)
+    for name, buffer in (*model.named_parameters(), *model.named_buffers()):
+        if name.endswith("normalization.weight"):
+            buffer.data.fill_(0.5)
+    # As in the authors' code, the stem and the first stage do not train.
+    for name, parameter in model.named_parameters():
+        if "embedder" in name or "stages.0" in name:
+            parameter.requires_grad_(False)
+    return model
+
+
+def make_ours(theirs: Any) -> detrkit.Detector:
+    """Our model from a file that theirs saved."""
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        return detrkit.load(Path(folder) / "model.safetensors")
+
+
+def images(count: int) -> torch.Tensor:
+    """Random normalised images."""
+    return torch.randn(count, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def objects(count: int) -> list[dict[str, torch.Tensor]]:
+    """Random objects for each image, as transformers takes them."""
+    generator = torch.Generator().manual_seed(2)
+    return [
+        {
+            "class_labels": torch.randint(91, (OBJECTS,), generator=generator),
+            "boxes": torch.rand(OBJECTS, 4, generator=generator) * 0.4 + 0.1,
+        }
+        for _ in range(count)
+    ]
+
+
+def forward(side: str, model: Any) -> Callable[[], Any]:
+    """A forward pass in eval mode, batch 1, nothing padded."""
+    model.eval()
+    pixels = images(1)
+    mask = torch.ones(1, HEIGHT, WIDTH, dtype=torch.int64)
+    batch = ImageBatch(pixels)
+
+    @torch.inference_mode()
+    def run() -> Any:
+        return model(batch) if side == "ours" else model(pixel_values=pixels, pixel_mask=mask)
+
+    return run
+
+
+def training_step(side: str, model: Any) -> Callable[[], Any]:
+    """Forward, loss, backward, clipping and AdamW, batch 2."""
+    model.train()
+    pixels, labels = images(2), objects(2)
+    mask = torch.ones(2, HEIGHT, WIDTH, dtype=torch.int64)
+    if side == "ours":
+        optimizer: torch.optim.Optimizer = build_optimizer(model, lr=1e-4, backbone_lr=1e-5, weight_decay=1e-4)
+        criterion = detrkit.criterion_for(model)
+        batch = ImageBatch(pixels)
+        targets = [Target(labels=each["class_labels"], boxes_cxcywh=each["boxes"]) for each in labels]
+    else:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=1e-4)
+
+    def run() -> float:
+        optimizer.zero_grad()
+        if side == "ours":
+            loss = criterion(model(batch), targets).total
+        else:
+            loss = model(pixel_values=pixels, pixel_mask=mask, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        return float(loss)
+
+    return run
+
+
+WORK = {"forward, batch 1": forward, "training step, batch 2": training_step}
+
+
+def alternate(rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each kind of work, side by side."""
+    theirs = make_theirs()
+    models = {"theirs": theirs, "ours": make_ours(theirs)}
+    agreement(models)
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for name, prepare in WORK.items():
+        runs = {side: prepare(side, models[side]) for side in SIDES}
+        for run in runs.values():
+            run()
+        seconds[name] = {side: [] for side in SIDES}
+        for number in range(rounds):
+            for side in SIDES if number % 2 == 0 else reversed(SIDES):
+                gc.collect()
+                began = time.perf_counter()
+                runs[side]()
+                seconds[name][side].append(time.perf_counter() - began)
+    return seconds
+
+
+def agreement(models: dict[str, Any]) -> None:
+    """Both sides give the same, or the comparison means nothing."""
+    ours, theirs = (forward(side, models[side])() for side in SIDES)
+    difference = (ours.layers[-1].logits - theirs.logits).abs().max().item()
+    print(f"largest difference of class scores: {difference:.1e}")
+    if difference > 1e-3:
+        raise SystemExit("the two models do not agree, so their times cannot be compared")
+
+
+def peak_memory(side: str, name: str) -> float:
+    """Peak resident memory in GB of a process that does this work three times, less nothing."""
+    command = [sys.executable, __file__, "--alone", side, "--work", name, "--threads", str(torch.get_num_threads())]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(json.loads(printed.splitlines()[-1])["peak_gb"])
+
+
+def alone(side: str, name: str) -> None:
+    """Does one kind of work on one side and prints the peak of resident memory."""
+    if side == "ours":
+        torch.manual_seed(0)
+        model: Any = detrkit.build("detr-r50")
+    else:
+        model = make_theirs()
+    run = WORK[name](side, model)
+    for _ in range(3):
+        run()
+    print(json.dumps({"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2}))
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--work", choices=list(WORK), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.alone:
+        alone(options.alone, options.work)
+        return
+    print(
+        f"torch {torch.__version__}, transformers {importlib.metadata.version('transformers')}, {platform.processor() or platform.machine()}, "
+        f"{options.threads} threads, float32, {HEIGHT} x {WIDTH}"
+    )
+    seconds = alternate(options.rounds)
+    print(f"{'':24}{'ours':>16}{'theirs':>16}{'ratio':>8}{'   (pair by pair)':18}")
+    for name, sides in seconds.items():
+        ours, theirs = (statistics.median(sides[side]) for side in SIDES)
+        ratios = [a / b for a, b in zip(sides["ours"], sides["theirs"], strict=True)]
+        print(
+            f"{name:24}{ours:14.2f} s{theirs:14.2f} s{statistics.median(ratios):8.2f}   ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    for name in WORK:
+        ours, theirs = (peak_memory(side, name) for side in SIDES)
+        print(f"{'memory, ' + name:24}{ours:13.2f} GB{theirs:13.2f} GB{ours / theirs:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Attention against torch.nn.MultiheadAttention with the same weights, and against the formula written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detrkit.layers.attention import MultiHeadAttention, attend
+
+WIDTH, HEADS = 12, 3
+
+
+def pair_with_torch() -> tuple[MultiHeadAttention, nn.MultiheadAttention]:
+    """Ours and torch's, with the same random weights and biases in float64."""
+    ours = MultiHeadAttention(width=WIDTH, heads=HEADS).double()
+    theirs = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, dtype=torch.float64)
+    nn.init.normal_(ours.projection_bias)
+    nn.init.normal_(ours.output.bias)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.projection_weight)
+        theirs.in_proj_bias.copy_(ours.projection_bias)
+        theirs.out_proj.weight.copy_(ours.output.weight)
+        theirs.out_proj.bias.copy_(ours.output.bias)
+    return ours, theirs
+
+
+def inputs(*, self_attention: bool) -> tuple[Tensor, Tensor, Tensor]:
+    query = torch.randn(2, 5, WIDTH, dtype=torch.float64, requires_grad=True)
+    key = query if self_attention else torch.randn(2, 7, WIDTH, dtype=torch.float64, requires_grad=True)
+    value = torch.randn(2, key.shape[1], WIDTH, dtype=torch.float64, requires_grad=True)
+    return query, key, value
+
+
+def some_padding(count: int) -> Tensor:
+    padding = torch.zeros(2, count, dtype=torch.bool)
+    padding[0, -1] = True
+    padding[1, 1:4] = True
+    return padding
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("self_attention", [False, True])
+def test_values_and_gradients_equal_torch(self_attention: bool, padded: bool) -> None:
+    ours, theirs = pair_with_torch()
+    query, key, value = inputs(self_attention=self_attention)
+    padding = some_padding(key.shape[1]) if padded else None
+    weights = torch.randn(2, 5, WIDTH, dtype=torch.float64)
+
+    found = ours(query, key, value, padding)
+    wanted, _ = theirs(query, key, value, key_padding_mask=padding, need_weights=False)
+    torch.testing.assert_close(found, wanted)
+
+    found_gradients = torch.autograd.grad((found * weights).sum(), [query, key, value, *ours.parameters()])
+    wanted_gradients = torch.autograd.grad((wanted * weights).sum(), [query, key, value, *theirs.parameters()])
+    for one, other in zip(found_gradients, wanted_gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_one_product_for_query_and_key_gives_the_same() -> None:
+    ours, _ = pair_with_torch()
+    query, _, value = inputs(self_attention=True)
+    torch.testing.assert_close(ours(query, query, value), ours(query, query.clone(), value))
+
+
+def test_what_padded_keys_hold_does_not_matter() -> None:
+    ours, _ = pair_with_torch()
+    query, key, value = inputs(self_attention=False)
+    padding = some_padding(7)
+    before = ours(query, key, value, padding)
+    after = ours(query, key.masked_fill(padding[..., None], 1e6), value.masked_fill(padding[..., None], -1e6), padding)
+    assert torch.equal(before, after)
+    assert not torch.allclose(before, ours(query, key, value))
+
+
+def by_hand(query: Tensor, key: Tensor, value: Tensor, heads: int, added: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d + added) v, head by head; `added` is (B, heads, Q, S)."""
+    found = []
+    slices = zip(query.chunk(heads, -1), key.chunk(heads, -1), value.chunk(heads, -1), strict=True)
+    for head, (one_query, one_key, one_value) in enumerate(slices):
+        scores = torch.einsum("bqe,bse->bqs", one_query, one_key) / math.sqrt(one_query.shape[-1]) + added[:, head]
+        weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+        found.append(torch.einsum("bqs,bsd->bqd", weights, one_value))
+    return torch.cat(found, dim=-1)
+
+
+def test_queries_and_keys_may_be_wider_than_values() -> None:
+    query, key, value = (torch.randn(2, *size, dtype=torch.float64) for size in ((3, 16), (4, 16), (4, 6)))
+    nothing = torch.zeros(2, 2, 3, 4, dtype=torch.float64)
+    torch.testing.assert_close(attend(query, key, value, heads=2), by_hand(query, key, value, 2, nothing))
+
+
+def test_masks_add_to_the_scores_or_hide_keys() -> None:
+    query, key, value = (torch.randn(2, count, 6, dtype=torch.float64) for count in (3, 4, 4))
+    added = torch.randn(2, 2, 3, 4, dtype=torch.float64)
+    torch.testing.assert_close(attend(query, key, value, heads=2, mask=added), by_hand(query, key, value, 2, added))
+
+    seen = torch.tensor([[True, False, True, True], [False, True, True, False]])
+    hidden = torch.where(seen, 0.0, -torch.inf).to(torch.float64)[:, None, None].expand(2, 2, 3, 4)
+    found = attend(query, key, value, heads=2, mask=seen[:, None, None])
+    torch.testing.assert_close(found, by_hand(query, key, value, 2, hidden))
+
+
+def test_dropout_takes_whole_weights_and_scales_the_rest() -> None:
+    one = torch.ones(1, 1, 1)
+    found = {attend(one, one, one, heads=1, dropout=0.75).item() for _ in range(50)}
+    assert found == {0.0, 4.0}  # the only weight is 1, kept with probability 1/4
+
+
+def test_dropout_acts_in_training_only() -> None:
+    layer = MultiHeadAttention(width=WIDTH, heads=HEADS, dropout=0.5).double()
+    query, key, value = inputs(self_attention=False)
+    assert not torch.allclose(layer(query, key, value), layer(query, key, value))
+    layer.eval()
+    layer_without = MultiHeadAttention(width=WIDTH, heads=HEADS).double()
+    layer_without.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(query, key, value), layer_without(query, key, value))
+
+
+def test_initialisation_sees_one_matrix() -> None:
+    layer = MultiHeadAttention(width=256, heads=8)
+    bound = math.sqrt(6 / (256 + 768))
+    largest = layer.projection_weight.abs().max().item()
+    assert 0.99 * bound < largest <= bound
+    assert not layer.projection_bias.any()
+    assert not layer.output.bias.any()

@@ -1,0 +1,71 @@
+"""Frozen batch norm, alone and folded into a convolution, against torch's own batch norm in eval mode."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from detrkit.layers.frozen_batch_norm import FrozenBatchNorm2d, normalized_convolution
+
+
+def norms(channels: int) -> tuple[FrozenBatchNorm2d, nn.BatchNorm2d]:
+    """Ours and torch's with the same random scale, shift and statistics, in float64."""
+    theirs = nn.BatchNorm2d(channels, dtype=torch.float64).eval()
+    nn.init.normal_(theirs.weight)
+    nn.init.normal_(theirs.bias)
+    assert theirs.running_mean is not None
+    assert theirs.running_var is not None
+    nn.init.normal_(theirs.running_mean)
+    nn.init.uniform_(theirs.running_var, 1e-6, 2.0)
+    ours = FrozenBatchNorm2d(channels).double()
+    ours.load_state_dict({name: value for name, value in theirs.state_dict().items() if name != "num_batches_tracked"})
+    return ours, theirs
+
+
+def test_alone_in_both_modes() -> None:
+    ours, theirs = norms(5)
+    values = torch.randn(2, 5, 4, 3, dtype=torch.float64)
+    for training in (True, False):
+        before = {name: value.clone() for name, value in ours.state_dict().items()}
+        torch.testing.assert_close(ours.train(training)(values), theirs(values))
+        assert all(torch.equal(before[name], value) for name, value in ours.state_dict().items())
+
+
+def test_nothing_in_it_trains() -> None:
+    ours, _ = norms(5)
+    assert list(ours.parameters()) == []
+    assert sorted(ours.state_dict()) == ["bias", "running_mean", "running_var", "weight"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 3, "padding": 2, "dilation": 2},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "groups": 2},
+        {"kernel_size": 1, "stride": 2},
+    ],
+    ids=["plain", "dilated", "grouped", "shortcut"],
+)
+def test_folded_values_and_gradients(options: dict[str, int]) -> None:
+    ours, theirs = norms(6)
+    convolution = nn.Conv2d(4, 6, bias=False, dtype=torch.float64, **options)  # type: ignore[arg-type]
+    values = torch.randn(2, 4, 9, 7, dtype=torch.float64, requires_grad=True)
+    found, wanted = normalized_convolution(values, convolution, ours), theirs(convolution(values))
+    torch.testing.assert_close(found, wanted)
+
+    weights = torch.randn_like(found)
+    gradients = [
+        torch.autograd.grad((result * weights).sum(), (values, convolution.weight)) for result in (found, wanted)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_norm_that_trains_is_not_folded() -> None:
+    convolution, norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+    values = torch.randn(2, 3, 8, 8)
+    found = normalized_convolution(values, convolution, norm)
+    torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-5)  # the batch's own statistics
+    torch.testing.assert_close(found.var((0, 2, 3), correction=0), torch.ones(4), rtol=0, atol=1e-3)
+    assert norm.num_batches_tracked == 1

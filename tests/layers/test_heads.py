@@ -1,0 +1,65 @@
+"""Heads: what a state becomes, and in which precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from detrkit.layers.heads import MLP, DetectionHeads, inverse_sigmoid
+from detrkit.structures import Decoded
+
+
+def test_inverse_sigmoid_undoes_the_sigmoid() -> None:
+    logits = torch.linspace(-6, 6, 25, dtype=torch.float64)
+    torch.testing.assert_close(inverse_sigmoid(logits.sigmoid(), epsilon=1e-5), logits)
+
+
+@pytest.mark.parametrize(("epsilon", "limit"), [(1e-3, 6.907755), (1e-5, 11.512925)])
+def test_inverse_sigmoid_is_clamped(epsilon: float, limit: float) -> None:
+    values = torch.tensor([-0.5, 0.0, 0.5, 1.0, 1.5])
+    wanted = torch.tensor([-limit, -limit, 0.0, limit, limit])
+    torch.testing.assert_close(inverse_sigmoid(values, epsilon=epsilon), wanted)
+
+
+def test_an_mlp_has_no_activation_at_its_end() -> None:
+    ours = MLP(5, 7, 9, 3).double()
+    theirs = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 9), nn.ReLU(), nn.Linear(9, 3)).double()
+    with torch.no_grad():
+        for own, foreign in zip(ours.parameters(), theirs.parameters(), strict=True):
+            foreign.copy_(own)
+    values = torch.randn(2, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(ours(values), theirs(values))
+    assert (ours(values) < 0).any()
+
+
+def test_heads_are_shared_by_all_layers_and_images() -> None:
+    heads = DetectionHeads(width=8, outputs=6).double()
+    states = torch.randn(3, 2, 4, 8, dtype=torch.float64)
+    output = heads(Decoded(states))
+    for layer in range(3):
+        for image in range(2):
+            state = states[layer, image]
+            torch.testing.assert_close(output.logits[layer, image], state @ heads.classes.weight.T + heads.classes.bias)
+            wanted = 1 / (1 + (-heads.boxes(state)).exp())
+            torch.testing.assert_close(output.boxes_cxcywh[layer, image], wanted)
+
+
+def test_base_logits_are_added_before_the_sigmoid() -> None:
+    heads = DetectionHeads(width=8, outputs=6)
+    states, base = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 4)
+    wanted = (heads.boxes(states) + base).sigmoid()
+    torch.testing.assert_close(heads(Decoded(states, base)).boxes_cxcywh, wanted)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "of_boxes"),
+    [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)],
+)
+def test_boxes_never_go_below_float32(dtype: torch.dtype, of_boxes: torch.dtype) -> None:
+    heads = DetectionHeads(width=8, outputs=6).to(dtype)
+    states = torch.randn(1, 2, 4, 8, dtype=dtype)
+    output = heads(Decoded(states))
+    assert output.boxes_cxcywh.dtype == of_boxes
+    assert output.logits.dtype == dtype
+    assert torch.equal(output.boxes_cxcywh, heads.boxes(states).to(of_boxes).sigmoid())

@@ -1,0 +1,91 @@
+"""Class losses against torch's and torchvision's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+from detrkit.losses.classification import cross_entropy_with_no_object, focal_loss
+
+LAYERS, IMAGES, QUERIES, CLASSES = 3, 2, 5, 4
+
+
+def scores_and_labels(outputs: int) -> tuple[Tensor, Tensor]:
+    """Random scores in float64 and labels, of which about half are no-object (the number of classes)."""
+    logits = torch.randn(LAYERS, IMAGES, QUERIES, outputs, dtype=torch.float64).mul(3).requires_grad_()
+    labels = torch.randint(0, 2 * CLASSES, (LAYERS, IMAGES, QUERIES)).clamp(max=CLASSES)
+    return logits, labels
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.5, 1.0])
+def test_cross_entropy_equals_torch_layer_by_layer(weight: float) -> None:
+    logits, labels = scores_and_labels(CLASSES + 1)
+    class_weights = torch.ones(CLASSES + 1)  # float32 first, as the authors keep it
+    class_weights[-1] = weight
+    found = cross_entropy_with_no_object(logits, labels, weight)
+    wanted = torch.stack(
+        [
+            F.cross_entropy(layer_logits.flatten(0, 1), layer_labels.flatten(), class_weights.double())
+            for layer_logits, layer_labels in zip(logits, labels, strict=True)
+        ]
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+    direction = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    gradients = [torch.autograd.grad((losses * direction).sum(), logits) for losses in (found, wanted)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_queries_without_object_weigh_less() -> None:
+    logits = torch.tensor([[[[2.0, 0.0], [0.0, 0.0]]]])
+    labels = torch.tensor([[[0, 1]]])
+    nll = (torch.logsumexp(logits[0, 0], -1) - torch.tensor([2.0, 0.0])).tolist()
+    wanted = (1.0 * nll[0] + 0.1 * nll[1]) / 1.1
+    assert cross_entropy_with_no_object(logits, labels, 0.1).item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_batch_of_nothing_but_no_object_is_a_plain_mean() -> None:
+    logits, _ = scores_and_labels(CLASSES + 1)
+    labels = torch.full((LAYERS, IMAGES, QUERIES), CLASSES)
+    wanted = -logits.log_softmax(-1)[..., -1].mean((1, 2))
+    torch.testing.assert_close(cross_entropy_with_no_object(logits, labels, 0.1), wanted)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.5)])
+def test_focal_loss_equals_torchvision_layer_by_layer(alpha: float, gamma: float) -> None:
+    logits, labels = scores_and_labels(CLASSES)
+    found = focal_loss(logits, labels, 7.0, alpha=alpha, gamma=gamma)
+    wanted_classes = torch.eye(CLASSES + 1, dtype=torch.float64)[labels][..., :CLASSES]
+    wanted = torch.stack(
+        [
+            torchvision.ops.sigmoid_focal_loss(layer, one_hot, alpha, gamma, reduction="sum") / 7.0
+            for layer, one_hot in zip(logits, wanted_classes, strict=True)
+        ]
+    )
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad(losses.sum(), logits) for losses in (found, wanted)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_focal_loss_of_one_query_by_hand() -> None:
+    logits = torch.tensor([[[[0.0, 0.0]]]])
+    # Both decisions are at one half: object 0.25 · 0.25 · ln 2, the other class 0.75 · 0.25 · ln 2.
+    found = focal_loss(logits, torch.tensor([[[1]]]), torch.tensor(2.0))
+    assert found.item() == pytest.approx((0.25 + 0.75) * 0.25 * 0.693147 / 2, rel=1e-5)
+    nothing = focal_loss(logits, torch.tensor([[[2]]]), 1.0)
+    assert nothing.item() == pytest.approx(2 * 0.75 * 0.25 * 0.693147, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_half_precision_scores_are_float32(dtype: torch.dtype) -> None:
+    logits, labels = scores_and_labels(CLASSES + 1)
+    halved = logits.detach().to(dtype)
+    found = cross_entropy_with_no_object(halved, labels, 0.1)
+    assert found.dtype == torch.float32
+    exact = cross_entropy_with_no_object(halved.double(), labels, 0.1)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
+    found = focal_loss(halved, labels, 3.0)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), focal_loss(halved.double(), labels, 3.0), rtol=1e-5, atol=1e-6)

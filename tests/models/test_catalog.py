@@ -1,0 +1,170 @@
+"""What can be built, with which classes, and what is said about wrong names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from detrkit.errors import ConfigurationError
+from detrkit.losses.criterion import SetCriterion
+from detrkit.models import detr
+from detrkit.models.catalog import (
+    CATALOG,
+    FAMILIES,
+    as_categories,
+    build,
+    config_of,
+    criterion_for,
+    find_variant,
+    selection_for,
+)
+from detrkit.models.coco_categories import COCO_CATEGORIES
+from detrkit.structures import Category, ImageBatch, LayerOutput, Preprocessing
+
+SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
+
+
+def test_every_variant_of_every_family_is_listed_once() -> None:
+    assert list(CATALOG) == [name for module in FAMILIES.values() for name in module.VARIANTS]
+    assert {"detr-r50", "detr-r50-dc5", "detr-r101", "detr-r18", "detr-compact"} <= set(CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("variant", "file", "ap"),
+    [
+        ("detr-r50", "detr-r50-e632da11.pth", 0.420),
+        ("detr-r50-dc5", "detr-r50-dc5-f0fb7ef5.pth", 0.433),
+        ("detr-r101", "detr-r101-2c7b67e5.pth", 0.435),
+        ("detr-r101-dc5", "detr-r101-dc5-a2e86def.pth", 0.449),
+    ],
+)
+def test_published_weights(variant: str, file: str, ap: float) -> None:
+    weights = CATALOG[variant].weights
+    assert weights is not None
+    assert weights.address == f"https://dl.fbaipublicfiles.com/detr/{file}"
+    assert f"-{weights.sha256_prefix}.pth" in file
+    assert weights.ap == ap
+    assert weights.licence == "Apache-2.0"
+
+
+def test_no_two_variants_claim_the_same_file() -> None:
+    prefixes = [line.weights.sha256_prefix for line in CATALOG.values() if line.weights is not None]
+    assert len(set(prefixes)) == len(prefixes)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("detr-r5O", "did you mean 'detr-r50'?"), ("detr-r18c4", "did you mean 'detr-r18-c4'?"), ("yolo", "choose one of 'detr-r50', ")],
+)
+def test_an_unknown_variant_names_the_closest(name: str, remedy: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        find_variant(name)
+    assert str(caught.value).startswith(f"there is no variant '{name}': {remedy}")
+    with pytest.raises(ConfigurationError, match="there is no variant"):
+        build(name, classes=["a"])
+
+
+def test_an_unknown_setting_names_the_closest() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        build("detr-compact", classes=["a"], querys=3)
+    assert str(caught.value) == "there is no setting 'querys' in this family: did you mean 'queries'?"
+
+
+def test_an_unknown_backbone_names_the_closest() -> None:
+    with pytest.raises(ConfigurationError, match=r"^there is no backbone 'resnet5': did you mean 'resnet50'\?$"):
+        build("detr-r50", classes=["a"], backbone="resnet5")
+
+
+class TestClasses:
+    def test_names_are_numbered_from_zero(self) -> None:
+        assert as_categories(["cat", "dog"]) == (Category(0, "cat", 0), Category(1, "dog", 1))
+
+    def test_categories_keep_their_ids_and_get_outputs_in_order(self) -> None:
+        given = [Category(id=90, name="toothbrush", index=5), Category(id=3, name="car", index=5)]
+        assert as_categories(given) == (Category(90, "toothbrush", 0), Category(3, "car", 1))
+
+    @pytest.mark.parametrize("classes", [[], (), "cat"], ids=repr)
+    def test_no_class_at_all(self, classes: object) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            as_categories(classes)  # type: ignore[arg-type]
+        assert str(caught.value) == (
+            f'classes must be a list with at least one name, such as ["cat", "dog"], not {classes!r}'
+        )
+
+    def test_a_name_given_twice(self) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            build("detr-compact", classes=["cat", "dog", Category(7, "cat", 0)])
+        assert str(caught.value) == "the class name 'cat' occurs twice: give every class a name of its own"
+
+    def test_an_id_given_twice(self) -> None:
+        # Two classes of one id could not be told apart in a result file.
+        with pytest.raises(ConfigurationError, match="id 3"):
+            as_categories([Category(3, "cat", 0), Category(3, "dog", 1)])
+
+    def test_they_set_the_width_of_the_head(self) -> None:
+        model = build("detr-compact", classes=["a", "b", "c"], **SMALL)
+        assert model.heads.classes.out_features == 4
+        assert config_of(model).classes == 3
+        assert criterion_for(model).no_object == 3
+
+    def test_without_any_the_head_is_the_authors_for_coco(self) -> None:
+        model = build("detr-compact", **SMALL)
+        assert model.heads.classes.out_features == 92
+        assert model.card.categories == COCO_CATEGORIES
+
+    def test_coco_has_its_eighty_names_and_ids(self, shared: Path) -> None:
+        text = (shared / "data" / "coco" / "annotations" / "instances_val.json").read_text(encoding="utf-8")
+        wanted = {entry["id"]: entry["name"] for entry in json.loads(text)["categories"]}
+        assert {category.id: category.name for category in COCO_CATEGORIES} == wanted
+        assert all(category.index == category.id for category in COCO_CATEGORIES)
+        assert len(COCO_CATEGORIES) == 80
+
+
+class TestCards:
+    def test_a_card_says_what_was_built(self) -> None:
+        model = build("detr-compact", classes=["a"], **SMALL)
+        assert (model.card.family, model.card.variant) == ("detr", "detr-compact")
+        wanted = dataclasses.replace(CATALOG["detr-compact"].config, classes=1, **SMALL)
+        assert config_of(model) == wanted
+        assert model.card.config == dataclasses.asdict(wanted)
+        assert model.card.preprocessing == CATALOG["detr-compact"].preprocessing
+        assert model.training
+
+    def test_preprocessing_can_be_told(self) -> None:
+        own = Preprocessing(short_side=480, long_side=640)
+        assert build("detr-compact", classes=["a"], preprocessing=own, **SMALL).card.preprocessing == own
+        assert build("detr-r18", classes=["a"], **SMALL).card.preprocessing == Preprocessing(800, 1333)
+
+
+def test_changes_reach_model_and_criterion() -> None:
+    model = build("detr-compact", classes=["a"], **{**SMALL, "queries": 7}, l1_weight=9.0)
+    output = model(ImageBatch(torch.randn(1, 3, 64, 64)))
+    assert output.logits.shape == (2, 1, 7, 2)
+    criterion = criterion_for(model)
+    assert isinstance(criterion, SetCriterion)
+    assert criterion.weights["layers.1.l1"] == 9.0
+    assert criterion.matcher.terms["l1"][1] == 9.0
+
+
+def test_the_catalog_is_not_changed_by_building() -> None:
+    before = CATALOG["detr-compact"].config
+    build("detr-compact", classes=["a"], **SMALL)
+    assert CATALOG["detr-compact"].config == before == detr.VARIANTS["detr-compact"]
+
+
+def test_selection_never_reports_an_output_without_a_name() -> None:
+    model = build("detr-compact", **SMALL)
+    named = {category.id for category in COCO_CATEGORIES}
+    layer = LayerOutput(torch.randn(2, 300, 92) * 4, torch.rand(2, 300, 4))
+    for found in selection_for(model)(layer, torch.tensor([[480, 640], [100, 100]])):  # type: ignore[arg-type]
+        assert set(found.labels.tolist()) <= named
+
+
+@pytest.mark.parametrize(("setting", "value"), [("heads", 7), ("queries", -1), ("decoder_layers", 0), ("width", 66)])
+def test_settings_that_cannot_work_are_refused_when_building(setting: str, value: int) -> None:
+    with pytest.raises(ConfigurationError, match=setting):
+        build("detr-compact", classes=["a"], **{**SMALL, setting: value})

@@ -1,0 +1,126 @@
+"""A file is whole or it is the one that was there before; what cannot be written is said in one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from detrkit.errors import OutputError
+from detrkit.files import prepare_folder, write_atomically, write_json, write_text
+
+
+@pytest.fixture
+def umask() -> Iterator[int]:
+    """A umask that takes everything from others, for the time of one test."""
+    before = os.umask(0o027)
+    yield 0o027
+    os.umask(before)
+
+
+def test_text_is_written_in_utf8_and_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.txt"
+    assert write_text(path, "é × ≤\n") == path
+    assert path.read_bytes() == "é × ≤\n".encode()
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    value = {"b": [1, 2.5, None], "a": "é"}
+    path = write_json(tmp_path / "a.json", value)
+    assert json.loads(path.read_text(encoding="utf-8")) == value
+    assert path.read_text(encoding="utf-8").endswith("}\n")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_json_refuses_what_json_does_not_know(tmp_path: Path, number: float) -> None:
+    path = write_json(tmp_path / "a.json", {"AP": 0.5})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, {"AP": number})
+    assert json.loads(path.read_text()) == {"AP": 0.5}
+
+
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "weights.safetensors", "old")
+
+    def write(temporary: Path) -> None:
+        assert temporary.parent == path.parent  # else the last step would be a copy, which a crash can cut in half
+        assert temporary.suffix == ".safetensors"
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+
+    write_atomically(path, write)
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("problem", [ValueError("bad value"), KeyboardInterrupt()])
+def test_a_writer_that_stops_half_way_changes_nothing(tmp_path: Path, problem: BaseException) -> None:
+    path = write_text(tmp_path / "a.txt", "old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("ha")
+        raise problem
+
+    with pytest.raises(type(problem)):
+        write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.txt", "old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("ha")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError) as caught:
+        write_atomically(path, write)
+    assert str(caught.value) == f"{path} cannot be written (No space left on device): choose another place"
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    path = tmp_path / "runs" / "a.txt"
+    with pytest.raises(OutputError) as caught:
+        write_text(path, "text")
+    assert str(caught.value).startswith(f"{path} cannot be written (")
+    assert (tmp_path / "runs").read_text() == "a file"
+
+
+def test_a_file_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_text(tmp_path / "a.txt", "text")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_files_have_the_rights_that_the_user_asked_for(tmp_path: Path, umask: int) -> None:
+    path = write_text(tmp_path / "a.txt", "text")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+    assert os.umask(umask) == umask
+
+
+def test_a_prepared_folder_is_there_and_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "first"
+    assert prepare_folder(folder) == folder
+    assert list(folder.iterdir()) == []
+    (folder / "kept.txt").write_text("kept")
+    prepare_folder(folder)
+    assert [entry.name for entry in folder.iterdir()] == ["kept.txt"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    for folder in (tmp_path / "runs", tmp_path / "runs" / "first"):
+        with pytest.raises(OutputError) as caught:
+            prepare_folder(folder)
+        assert str(caught.value).startswith(f"the folder {folder} cannot be written to (")
+        assert str(caught.value).endswith("choose another with --output")

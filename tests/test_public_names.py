@@ -1,0 +1,47 @@
+"""The package's public face: what it offers, and how little it costs to look at it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import detrkit
+
+HEAVY = ("torch", "torchvision", "numpy", "lightning", "matplotlib", "supervision", "PIL", "scipy")
+PUBLIC = [
+    "Category", "DetectionDataset", "Detector", "Evaluation", "ImageBatch", "Losses", "Output", "Predictor", "Preprocessing",
+    "Recipe", "Target", "build", "checkpoints", "criterion_for", "errors", "evaluate", "load", "open_dataset", "save", "train",
+]  # fmt: skip
+
+
+def test_every_public_name_is_deliberate() -> None:
+    assert detrkit.__all__ == PUBLIC
+    assert len(PUBLIC) <= 25
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_exist(name: str) -> None:
+    assert getattr(detrkit, name) is not None
+    assert name in dir(detrkit)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'detekt'"):
+        _ = detrkit.detekt
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import detrkit",
+        "import sys; from detrkit.__main__ import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
+        "import sys; from detrkit.__main__ import main\ntry:\n    main(['train', '--help'])\nexcept SystemExit:\n    pass",
+    ],
+    ids=["import", "help", "train-help"],
+)
+def test_nothing_heavy_is_imported(code: str) -> None:
+    check = f"{code}\nimport sys\nprint('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert "LOADED []" in result.stdout

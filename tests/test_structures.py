@@ -1,0 +1,146 @@
+"""What flows through a detector can be moved, flattened and looked at layer by layer without losing anything."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from detrkit.structures import (
+    Decoded,
+    Detections,
+    FeatureMap,
+    ImageBatch,
+    LayerOutput,
+    Levels,
+    Memory,
+    Output,
+    Preprocessing,
+    Queries,
+    Recipe,
+    Stages,
+    Target,
+    TensorRecord,
+)
+
+FLOATS, MASK = torch.rand(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.bool)
+
+
+def stages() -> Stages:
+    tokens = torch.rand(2, 6, 3)
+    return Stages(
+        backbone=(
+            FeatureMap(torch.rand(2, 3, 2, 3), None, 16),
+            FeatureMap(torch.rand(2, 3, 1, 2), MASK[:, :1, :2], 32),
+        ),
+        neck=Levels((torch.rand(2, 3, 2, 3),), (torch.rand(2, 3, 2, 3),), (None,)),
+        memory=Memory(tokens, tokens, None, ((2, 3),)),
+        queries=Queries(torch.zeros(2, 4, 3), torch.rand(2, 4, 3)),
+        decoded=Decoded(torch.rand(5, 2, 4, 3)),
+        output=Output(torch.rand(5, 2, 4, 7), torch.rand(5, 2, 4, 4)),
+    )
+
+
+RECORDS: list[TensorRecord] = [
+    ImageBatch(FLOATS, MASK, torch.tensor([7, 8]), torch.tensor([[10, 20], [30, 40]])),
+    ImageBatch(FLOATS),
+    Target(torch.tensor([1, 2]), torch.rand(2, 4)),
+    LayerOutput(torch.rand(2, 4, 7), torch.rand(2, 4, 4)),
+    Detections(torch.rand(4), torch.arange(4), torch.rand(4, 4), torch.arange(4)),
+    Decoded(torch.rand(5, 2, 4, 3), torch.rand(5, 2, 4, 4)),
+    stages(),
+]
+
+
+def names(records: list[TensorRecord]) -> list[str]:
+    return [type(record).__name__ for record in records]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=names(RECORDS))
+def test_a_pytree_gives_back_what_it_was_given(record: TensorRecord) -> None:
+    leaves, shape = pytree.tree_flatten(record)
+    assert any(isinstance(leaf, Tensor) for leaf in leaves)
+    again = pytree.tree_unflatten(leaves, shape)
+    assert type(again) is type(record)
+    assert all(first is second for first, second in zip(leaves, pytree.tree_leaves(again), strict=True))
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=names(RECORDS))
+def test_a_dtype_is_for_floats_only(record: TensorRecord) -> None:
+    moved = record.to(dtype=torch.float64)
+    assert type(moved) is type(record)
+    for before, after in zip(pytree.tree_leaves(record), pytree.tree_leaves(moved), strict=True):
+        if isinstance(before, Tensor):
+            assert after.dtype == (torch.float64 if before.is_floating_point() else before.dtype)
+            assert torch.equal(after.to(before.dtype), before)
+        else:
+            assert after == before
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=names(RECORDS))
+def test_a_device_is_for_every_tensor(record: TensorRecord) -> None:
+    moved = pytree.tree_leaves(record.to("meta"))
+    assert {leaf.device.type for leaf in moved if isinstance(leaf, Tensor)} == {"meta"}
+    assert {leaf.device.type for leaf in pytree.tree_leaves(record) if isinstance(leaf, Tensor)} == {"cpu"}
+
+
+def test_pinning_reaches_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor + 1)
+    batch = ImageBatch(torch.zeros(1, 3, 2, 2), None, torch.tensor([5])).pin_memory()
+    assert batch.pixels.sum() == 12
+    assert batch.padding is None
+    assert batch.image_ids is not None
+    assert batch.image_ids.tolist() == [6]
+
+
+def test_records_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ImageBatch(FLOATS).pixels = FLOATS  # type: ignore[misc]
+
+
+def test_layers_are_views_from_first_to_last() -> None:
+    output = Output(torch.rand(3, 2, 4, 7), torch.rand(3, 2, 4, 4))
+    assert len(output.layers) == 3
+    for index, layer in enumerate(output.layers):
+        assert torch.equal(layer.logits, output.logits[index])
+        assert torch.equal(layer.boxes_cxcywh, output.boxes_cxcywh[index])
+        assert layer.logits.data_ptr() == output.logits[index].data_ptr()
+
+
+def test_memory_gives_back_the_maps_that_it_was_laid_out_from() -> None:
+    first, second = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 2, 3)
+    tokens = torch.zeros(2, 26, 3)
+    for image in range(2):
+        for row in range(4):
+            for column in range(5):
+                tokens[image, row * 5 + column] = first[image, :, row, column]
+        for row in range(2):
+            for column in range(3):
+                tokens[image, 20 + row * 3 + column] = second[image, :, row, column]
+    maps = Memory(tokens, tokens, None, ((4, 5), (2, 3))).maps()
+    assert torch.equal(maps[0], first)
+    assert torch.equal(maps[1], second)
+
+
+def test_torch_export_takes_and_gives_records() -> None:
+    class Doubler(nn.Module):
+        def forward(self, batch: ImageBatch) -> LayerOutput:
+            return LayerOutput(batch.pixels * 2, batch.pixels + 1)
+
+    exported = torch.export.export(Doubler(), (ImageBatch(FLOATS),)).module()
+    other = torch.rand(2, 3, 4, 5)
+    found = exported(ImageBatch(other))
+    assert isinstance(found, LayerOutput)
+    assert torch.equal(found.logits, other * 2)
+    assert torch.equal(found.boxes_cxcywh, other + 1)
+
+
+def test_defaults_are_those_of_detr() -> None:
+    assert Preprocessing() == Preprocessing(800, 1333, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    recipe = Recipe()
+    assert (recipe.learning_rate, recipe.backbone_learning_rate, recipe.weight_decay) == (1e-4, 1e-5, 1e-4)
+    assert (recipe.gradient_clip, recipe.epochs, recipe.schedule) == (0.1, 500, "step")
+    assert recipe.epochs * recipe.drop_after == 400
