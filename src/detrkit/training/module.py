@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -90,9 +91,26 @@ class TrainingModule(LightningModule):
             pin_memory=self.device.type == "cuda",
         )
 
-    def on_train_epoch_start(self) -> None:
-        """Dropout depends on seed and epoch alone, so that a resumed run drops what an uninterrupted one would have."""
-        torch.manual_seed(self.options.seed * 1_000_003 + self.current_epoch * 1009 + self.global_rank)
+    def on_train_batch_start(self, batch: object, batch_index: int) -> None:  # noqa: ARG002 - Lightning's
+        """Dropout depends on seed, epoch and batch alone, so that a resumed run drops what an uninterrupted one would have."""
+        numbers = (self.options.seed, self.current_epoch, batch_index, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Ends a run whose last epoch is cut short."""
+        if self.global_step >= self.schedule.steps:
+            self.trainer.should_stop = True
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,  # noqa: ARG002 - Lightning's
+    ) -> None:
+        """Clips the norm over all parameters. Lightning's own way refuses a fused optimizer in mixed precision, for float16's sake."""
+        if gradient_clip_val:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def _named(self, problem: NonFiniteError, images: ImageBatch) -> NonFiniteError:
         where = f"step {self.global_step + 1}"

@@ -119,8 +119,7 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
             accelerator="gpu" if kind == "cuda" else kind,
             devices=[int(index)] if index else 1,
             precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-            max_steps=schedule.steps,
-            max_epochs=-1,
+            max_epochs=schedule.epochs,  # not max_steps: Lightning resumes runs that are counted in steps in the wrong epoch
             accumulate_grad_batches=options.accumulate or 1,
             gradient_clip_val=options.gradient_clip,
             callbacks=[ProgressLines(console), EpochEnds(folder, validation, console)],

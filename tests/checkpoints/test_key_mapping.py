@@ -1,0 +1,236 @@
+"""Tables of names: complete in both directions, for weights, gradients and parts of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from detrkit.checkpoints.detr import HUGGING_FACE, HUGGING_FACE_TIMM, OFFICIAL, find_layout
+from detrkit.checkpoints.key_mapping import Dropped, KeyMapping, Rule
+from detrkit.errors import CheckpointError
+from detrkit.models.catalog import CATALOG, build
+from detrkit.models.detector import Detector
+
+TABLES = {"official": OFFICIAL, "Hugging Face": HUGGING_FACE, "Hugging Face, timm": HUGGING_FACE_TIMM}
+RESNETS = ["detr-r50", "detr-r50-dc5", "detr-r101", "detr-r34", "detr-r18", "detr-r18-c4"]
+
+
+def skeleton(variant: str) -> Detector:
+    """A model without memory for its weights: names and shapes only."""
+    with torch.device("meta"):
+        return build(variant)
+
+
+def small(variant: str) -> Detector:
+    return build(variant, classes=["a", "b"], width=64, hidden=64, heads=4, encoder_layers=1, decoder_layers=2, queries=5)
+
+
+def numbered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor small and unlike all others, so that no two can be taken for each other."""
+    return {name: torch.arange(12.0).reshape(12, 1) + 100 * index for index, name in enumerate(tensors)}
+
+
+CASES = [("official", variant) for variant in CATALOG]
+CASES += [(table, variant) for table in ("Hugging Face", "Hugging Face, timm") for variant in RESNETS]
+
+
+@pytest.mark.parametrize(("table", "variant"), CASES)
+def test_every_name_has_exactly_one_rule_in_both_directions(table: str, variant: str) -> None:
+    mapping = TABLES[table]
+    tables = [KeyMapping([rule]) for rule in mapping.rules]
+    names = skeleton(variant).state_dict()
+
+    def knows(translate: Callable[[dict[str, Tensor]], object]) -> bool:
+        try:
+            translate({name: torch.zeros(3)})
+        except CheckpointError as problem:
+            return "is made of" in str(problem)  # a part of a concatenation is known, though not enough
+        return True
+
+    foreign = set()
+    for name in names:
+        assert sum(knows(alone.to_foreign) for alone in tables) == 1, name
+        found = mapping.to_foreign({name: torch.zeros(3)})
+        assert not foreign & set(found), name  # no two of our names become the same foreign one
+        foreign |= set(found)
+    for name in foreign:
+        assert sum(knows(alone.from_foreign) for alone in tables) == 1, name
+
+
+@pytest.mark.parametrize(("table", "variant"), CASES)
+def test_there_and_back(table: str, variant: str) -> None:
+    mapping, own = TABLES[table], numbered(skeleton(variant).state_dict())
+    again = mapping.from_foreign(mapping.to_foreign(own), set(own))
+    assert set(again) == set(own)
+    for name, tensor in own.items():
+        assert torch.equal(again[name], tensor), name
+
+
+@pytest.mark.parametrize(("variant", "count"), [("detr-r50", 458), ("detr-r101", 713)])
+def test_the_authors_files_have_as_many_tensors(variant: str, count: int) -> None:
+    assert len(OFFICIAL.to_foreign(skeleton(variant).state_dict())) == count
+
+
+def test_the_authors_names_and_shapes() -> None:
+    found = OFFICIAL.to_foreign(skeleton("detr-r50").state_dict())
+    for name, shape in {
+        "query_embed.weight": (100, 256),
+        "input_proj.weight": (256, 2048, 1, 1),
+        "class_embed.weight": (92, 256),
+        "bbox_embed.layers.2.weight": (4, 256),
+        "transformer.encoder.layers.5.self_attn.in_proj_weight": (768, 256),
+        "transformer.encoder.layers.0.self_attn.out_proj.bias": (256,),
+        "transformer.encoder.layers.3.linear1.weight": (2048, 256),
+        "transformer.encoder.layers.3.norm2.weight": (256,),
+        "transformer.decoder.layers.5.multihead_attn.in_proj_bias": (768,),
+        "transformer.decoder.layers.0.linear2.weight": (256, 2048),
+        "transformer.decoder.layers.0.norm3.bias": (256,),
+        "transformer.decoder.norm.weight": (256,),
+        "backbone.0.body.conv1.weight": (64, 3, 7, 7),
+        "backbone.0.body.layer4.0.downsample.1.running_var": (2048,),
+        "backbone.0.body.layer3.5.bn3.weight": (1024,),
+    }.items():
+        assert found[name].shape == shape, name
+    assert not any("transformer.encoder.norm" in name for name in found)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("encoder.layers.0.norm.weight", "transformer.encoder.layers.0.norm1.weight"),
+        ("encoder.layers.0.feed_forward.norm.weight", "transformer.encoder.layers.0.norm2.weight"),
+        ("decoder.layers.1.self_norm.weight", "transformer.decoder.layers.1.norm1.weight"),
+        ("decoder.layers.1.cross_norm.weight", "transformer.decoder.layers.1.norm2.weight"),
+        ("decoder.layers.1.feed_forward.norm.bias", "transformer.decoder.layers.1.norm3.bias"),
+        ("decoder.layers.1.cross_attention.output.bias", "transformer.decoder.layers.1.multihead_attn.out_proj.bias"),
+        ("encoder.layers.0.feed_forward.expand.bias", "transformer.encoder.layers.0.linear1.bias"),
+    ],
+)
+def test_names_that_could_be_mistaken_for_each_other(ours: str, theirs: str) -> None:
+    tensor = torch.randn(3)
+    assert list(OFFICIAL.to_foreign({ours: tensor})) == [theirs]
+    assert list(OFFICIAL.from_foreign({theirs: tensor})) == [ours]
+
+
+def test_hugging_faces_names() -> None:
+    own = skeleton("detr-r50").state_dict()
+    found, with_timm = HUGGING_FACE.to_foreign(own), HUGGING_FACE_TIMM.to_foreign(own)
+    common = {
+        "model.query_position_embeddings.weight",
+        "model.input_projection.weight",
+        "model.encoder.layers.0.self_attn.k_proj.weight",
+        "model.encoder.layers.0.self_attn_layer_norm.weight",
+        "model.encoder.layers.0.final_layer_norm.bias",
+        "model.decoder.layers.5.encoder_attn.out_proj.bias",
+        "model.decoder.layers.5.encoder_attn_layer_norm.weight",
+        "model.decoder.layers.5.self_attn_layer_norm.weight",
+        "model.decoder.layers.2.fc1.weight",
+        "model.decoder.layernorm.weight",
+        "class_labels_classifier.weight",
+        "bbox_predictor.layers.1.bias",
+    }
+    backbone = "model.backbone.conv_encoder.model."
+    theirs = {
+        "embedder.embedder.convolution.weight",
+        "embedder.embedder.normalization.running_mean",
+        "encoder.stages.0.layers.0.shortcut.convolution.weight",
+        "encoder.stages.3.layers.2.layer.2.normalization.weight",
+    }
+    torchvisions = {"conv1.weight", "bn1.running_mean", "layer1.0.downsample.0.weight", "layer4.2.bn3.weight"}
+    assert common | {backbone + name for name in theirs} <= set(found)
+    assert common | {backbone + name for name in torchvisions} <= set(with_timm)
+    # Both write query, key and value apart: 6 + 2 · 6 attentions, each with two more weights and two more biases.
+    assert len(found) == len(with_timm) == len(own) + 18 * 4
+
+
+def test_rows_of_a_projection_are_query_key_and_value() -> None:
+    own = torch.arange(18.0).reshape(9, 2)
+    found = HUGGING_FACE.to_foreign({"decoder.layers.0.cross_attention.projection_weight": own})
+    prefix = "model.decoder.layers.0.encoder_attn."
+    for letter, rows in zip("qkv", (own[:3], own[3:6], own[6:]), strict=True):
+        assert torch.equal(found[f"{prefix}{letter}_proj.weight"], rows)
+    shuffled = dict(reversed(found.items()))
+    (again,) = HUGGING_FACE.from_foreign(shuffled).values()
+    assert torch.equal(again, own)
+
+
+def test_a_concatenation_needs_all_its_parts() -> None:
+    prefix = "model.encoder.layers.3.self_attn."
+    parts = {f"{prefix}{letter}_proj.bias": torch.zeros(4) for letter in "qv"}
+    with pytest.raises(CheckpointError) as caught:
+        HUGGING_FACE.from_foreign(parts)
+    assert str(caught.value) == (
+        "'encoder.layers.3.attention.projection_bias' is made of 3 tensors but only 2 were given: give all of them"
+    )
+
+
+@pytest.mark.parametrize("table", list(TABLES))
+def test_gradients_go_the_same_way_as_weights(table: str) -> None:
+    model, mapping = small("detr-r18-c4"), TABLES[table]
+    gradients = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    foreign = mapping.to_foreign(gradients)
+    assert not any("running" in name for name in foreign)
+    again = mapping.from_foreign(foreign, set(model.state_dict()))
+    assert set(again) == set(gradients)
+    for name, gradient in gradients.items():
+        assert torch.equal(again[name], gradient), name
+
+
+def test_names_that_no_one_knows() -> None:
+    with pytest.raises(CheckpointError, match=r"^'encoder\.layer\.0\.weight' is not the name of a parameter"):
+        OFFICIAL.to_foreign({"encoder.layer.0.weight": torch.zeros(1)})
+    strange = {f"mask_head.lay{index}.weight": torch.zeros(1) for index in range(5)}
+    with pytest.raises(CheckpointError) as caught:
+        OFFICIAL.from_foreign({**strange, "query_embed.weight": torch.zeros(1)})
+    assert str(caught.value) == (
+        "5 tensors have no place in this model (mask_head.lay0.weight, mask_head.lay1.weight, mask_head.lay2.weight, ...): "
+        "the weights are of another model"
+    )
+
+
+def test_a_name_of_the_table_may_still_have_no_place_in_the_model() -> None:
+    name = "transformer.encoder.layers.6.norm1.weight"
+    assert list(OFFICIAL.from_foreign({name: torch.zeros(1)})) == ["encoder.layers.6.norm.weight"]
+    with pytest.raises(CheckpointError, match="1 tensors have no place in this model"):
+        OFFICIAL.from_foreign({name: torch.zeros(1)}, set(skeleton("detr-r50").state_dict()))
+
+
+def test_counters_of_batch_norm_are_dropped_where_norms_are_frozen() -> None:
+    counter = "backbone.0.body.layer1.0.bn1.num_batches_tracked"
+    assert OFFICIAL.from_foreign({counter: torch.tensor(5)}) == {}
+    assert OFFICIAL.from_foreign({counter: torch.tensor(5)}, set(skeleton("detr-r18").state_dict())) == {}
+    own = "backbone.stem.0.1.num_batches_tracked"
+    names = set(skeleton("detr-compact").state_dict())
+    assert own in names
+    kept = OFFICIAL.from_foreign(OFFICIAL.to_foreign({own: torch.tensor(5)}), names)
+    assert kept[own].item() == 5
+
+
+@pytest.mark.parametrize("table", list(TABLES))
+def test_every_table_knows_its_own_files(table: str) -> None:
+    names = TABLES[table].to_foreign(skeleton("detr-r50").state_dict())
+    assert find_layout(names) is TABLES[table]
+
+
+def test_other_papers_are_not_taken_for_detr() -> None:
+    names = list(OFFICIAL.to_foreign(skeleton("detr-r50").state_dict()))
+    assert find_layout([*names, "transformer.decoder.layers.0.ca_qcontent_proj.weight"]) is None
+    assert find_layout([*names, "transformer.encoder.layers.0.self_attn.sampling_offsets.weight"]) is None
+    assert find_layout(["conv1.weight", "fc.weight"]) is None
+
+
+def test_fields_match_whole_names_only() -> None:
+    mapping = KeyMapping(
+        [Rule("a.{n}.{leaf}", ("x{n}.{leaf}",)), Rule("b.{leaf}", ("first.{leaf}", "second.{leaf}"))],
+        [Dropped("old.{rest}", "it has no use here")],
+    )
+    assert mapping.to_foreign({"a.12.weight": torch.zeros(1)}).keys() == {"x12.weight"}
+    for name in ("a.1.2.weight", "a.b.weight", "za.1.weight", "a.1.weight.more"):
+        with pytest.raises(CheckpointError):
+            mapping.to_foreign({name: torch.zeros(1)})
+    parts = {"second.w": torch.tensor([3.0, 4.0]), "old.x.y": torch.zeros(1), "first.w": torch.tensor([1.0, 2.0])}
+    found = mapping.from_foreign(parts)
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {"b.w": [1.0, 2.0, 3.0, 4.0]}
