@@ -98,7 +98,7 @@ def test_pinning_reaches_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_records_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        ImageBatch(FLOATS).pixels = FLOATS  # type: ignore[misc]
+        ImageBatch(FLOATS).pixels = FLOATS
 
 
 def test_layers_are_views_from_first_to_last() -> None:

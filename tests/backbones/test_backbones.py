@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import BACKBONES, Backbone, build_backbone
 from detrkit.backbones.backbone import shrink_padding
+from detrkit.backbones.compact import Compact
 from detrkit.errors import ConfigurationError
 from detrkit.structures import ImageBatch
 
@@ -166,12 +167,12 @@ def test_frozen_weights_get_no_gradient_and_all_others_do() -> None:
 
 
 def test_the_compact_network_learns_everywhere() -> None:
-    backbone = build_backbone("compact")
+    backbone = Compact(widths=(8, 16, 32))
     assert not backbone.frozen_norms
-    assert (backbone.channels, backbone.strides) == ((128,), (16,))
+    assert (backbone.channels, backbone.strides) == ((32,), (16,))
     before = {name: value.clone() for name, value in backbone.state_dict().items() if "running" in name}
     (level,) = backbone(ImageBatch(torch.randn(4, 3, 64, 48)))
-    assert level.features.shape == (4, 128, 4, 3)
+    assert level.features.shape == (4, 32, 4, 3)
     level.features.square().sum().backward()
     for name, parameter in backbone.named_parameters():
         assert parameter.requires_grad, name
@@ -184,18 +185,18 @@ def test_the_compact_network_learns_everywhere() -> None:
 
 
 def test_the_compact_network_by_hand() -> None:
-    backbone = randomized(build_backbone("compact", levels=3))
+    backbone = randomized(Compact(widths=(8, 16, 32), levels=3))
     pixels = pixels_of(40, 24)
     with torch.no_grad():
         found = [level.features for level in backbone(ImageBatch(pixels))]
-        values = backbone.stem(pixels).relu()  # type: ignore[operator]
+        values = backbone.stem(pixels).relu()
         wanted = [values]
-        for stage in backbone.stages:  # type: ignore[union-attr]
-            values = (stage.second(stage.first(values).relu()) + stage.shortcut(values)).relu()  # type: ignore[operator]
+        for stage in backbone.stages:
+            values = (stage.second(stage.first(values).relu()) + stage.shortcut(values)).relu()
             wanted.append(values)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
-    assert [tuple(values.shape[1:]) for values in found] == [(32, 10, 6), (64, 5, 3), (128, 3, 2)]
+    assert [tuple(values.shape[1:]) for values in found] == [(8, 10, 6), (16, 5, 3), (32, 3, 2)]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "compact"])
@@ -232,15 +233,15 @@ def test_shrunk_padding_is_that_of_the_nearest_pixel(height: int, width: int, h:
 def test_a_cell_is_padding_where_its_first_pixel_is() -> None:
     padding = torch.zeros(1, 64, 64, dtype=torch.bool)
     padding[:, :, 33:] = True  # the second of two cells begins at pixel 32, which is image
-    assert shrink_padding(padding, torch.zeros(1, 8, 2, 2)).tolist() == [[[False, False]] * 2]  # type: ignore[union-attr]
+    assert shrink_padding(padding, torch.zeros(1, 8, 2, 2)).tolist() == [[[False, False]] * 2]
     padding[:, :, 32:] = True
-    assert shrink_padding(padding, torch.zeros(1, 8, 2, 2)).tolist() == [[[False, True]] * 2]  # type: ignore[union-attr]
+    assert shrink_padding(padding, torch.zeros(1, 8, 2, 2)).tolist() == [[[False, True]] * 2]
 
 
 def test_levels_bring_their_padding() -> None:
     padding = torch.zeros(2, 64, 64, dtype=torch.bool)
     padding[1, 32:] = True
-    fine, coarse = build_backbone("compact", levels=2)(ImageBatch(torch.randn(2, 3, 64, 64), padding))
+    fine, coarse = Compact(widths=(8, 16, 32), levels=2)(ImageBatch(torch.randn(2, 3, 64, 64), padding))
     assert fine.padding is not None
     assert coarse.padding is not None
     assert fine.padding.sum((1, 2)).tolist() == [0, 32]

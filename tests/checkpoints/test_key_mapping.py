@@ -25,7 +25,9 @@ def skeleton(variant: str) -> Detector:
 
 
 def small(variant: str) -> Detector:
-    return build(variant, classes=["a", "b"], width=64, hidden=64, heads=4, encoder_layers=1, decoder_layers=2, queries=5)
+    return build(
+        variant, classes=["a", "b"], width=64, hidden=64, heads=4, encoder_layers=1, decoder_layers=2, queries=5
+    )
 
 
 def numbered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -170,7 +172,9 @@ def test_a_concatenation_needs_all_its_parts() -> None:
 @pytest.mark.parametrize("table", list(TABLES))
 def test_gradients_go_the_same_way_as_weights(table: str) -> None:
     model, mapping = small("detr-r18-c4"), TABLES[table]
-    gradients = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    gradients = {
+        name: torch.randn_like(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     foreign = mapping.to_foreign(gradients)
     assert not any("running" in name for name in foreign)
     again = mapping.from_foreign(foreign, set(model.state_dict()))

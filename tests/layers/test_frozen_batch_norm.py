@@ -50,7 +50,7 @@ def test_nothing_in_it_trains() -> None:
 )
 def test_folded_values_and_gradients(options: dict[str, int]) -> None:
     ours, theirs = norms(6)
-    convolution = nn.Conv2d(4, 6, bias=False, dtype=torch.float64, **options)  # type: ignore[arg-type]
+    convolution = nn.Conv2d(4, 6, bias=False, dtype=torch.float64, **options)
     values = torch.randn(2, 4, 9, 7, dtype=torch.float64, requires_grad=True)
     found, wanted = normalized_convolution(values, convolution, ours), theirs(convolution(values))
     torch.testing.assert_close(found, wanted)

@@ -82,6 +82,8 @@ def test_codes_are_computed_in_float32_whatever_the_features(dtype: torch.dtype)
     found = encoding.to(dtype)(torch.zeros(1, 16, 9, 11, dtype=dtype), padding)
     assert found.dtype == dtype
     assert torch.equal(found, exact.to(dtype))
+    whole = encoding(torch.zeros(1, 16, 9, 11), None)
+    assert torch.equal(encoding(torch.zeros(1, 16, 9, 11, dtype=dtype), None), whole.to(dtype))
 
 
 def test_an_image_that_fills_the_batch_needs_no_mask() -> None:

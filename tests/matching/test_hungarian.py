@@ -194,6 +194,14 @@ class TestCostsThatAreNotFinite:
         assert "image 1 of the batch" in str(problem)
         assert "because its targets are not; check its boxes" in str(problem)
 
+    def test_each_image_is_judged_by_its_own_values(self) -> None:
+        output, targets = prediction(images=2), [objects(2), objects(2)]
+        targets[0].boxes_cxcywh[1, 2] = math.nan
+        output.boxes_cxcywh[0, 1] = math.nan
+        problem = complaint(output, targets)
+        assert problem.image == 0
+        assert "its targets are not" in str(problem)
+
     def test_the_first_image_is_named(self) -> None:
         output, targets = prediction(images=3), [objects(2), objects(2), objects(1)]
         output.boxes_cxcywh[0, 2] = math.nan

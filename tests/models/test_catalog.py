@@ -58,7 +58,11 @@ def test_no_two_variants_claim_the_same_file() -> None:
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("detr-r5O", "did you mean 'detr-r50'?"), ("detr-r18c4", "did you mean 'detr-r18-c4'?"), ("yolo", "choose one of 'detr-r50', ")],
+    [
+        ("detr-r5O", "did you mean 'detr-r50'?"),
+        ("detr-r18c4", "did you mean 'detr-r18-c4'?"),
+        ("yolo", "choose one of 'detr-r50', "),
+    ],
 )
 def test_an_unknown_variant_names_the_closest(name: str, remedy: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -90,7 +94,7 @@ class TestClasses:
     @pytest.mark.parametrize("classes", [[], (), "cat"], ids=repr)
     def test_no_class_at_all(self, classes: object) -> None:
         with pytest.raises(ConfigurationError) as caught:
-            as_categories(classes)  # type: ignore[arg-type]
+            as_categories(classes)
         assert str(caught.value) == (
             f'classes must be a list with at least one name, such as ["cat", "dog"], not {classes!r}'
         )
@@ -160,7 +164,7 @@ def test_selection_never_reports_an_output_without_a_name() -> None:
     model = build("detr-compact", **SMALL)
     named = {category.id for category in COCO_CATEGORIES}
     layer = LayerOutput(torch.randn(2, 300, 92) * 4, torch.rand(2, 300, 4))
-    for found in selection_for(model)(layer, torch.tensor([[480, 640], [100, 100]])):  # type: ignore[arg-type]
+    for found in selection_for(model)(layer, torch.tensor([[480, 640], [100, 100]])):
         assert set(found.labels.tolist()) <= named
 
 

@@ -15,7 +15,7 @@ SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 2, "decoder_la
 
 @pytest.fixture
 def model() -> Detector:
-    return build("detr-compact", classes=["a", "b", "c"], **SMALL).double().eval()
+    return build("detr-r18-c4", classes=["a", "b", "c"], **SMALL).double().eval()
 
 
 def padded_batch() -> ImageBatch:
@@ -81,7 +81,7 @@ def test_stages_are_what_each_part_makes_of_the_one_before(model: Detector) -> N
 
 def test_shapes_along_the_way(model: Detector) -> None:
     stages = model.stages(padded_batch())
-    assert stages.backbone[0].features.shape == (2, 128, 4, 4)
+    assert stages.backbone[0].features.shape == (2, 256, 4, 4)
     assert stages.backbone[0].stride == 16
     assert stages.neck.maps[0].shape == (2, 64, 4, 4)
     assert stages.memory.tokens.shape == (2, 16, 64)
@@ -122,7 +122,7 @@ def test_images_of_a_batch_do_not_see_each_other(model: Detector) -> None:
 
     def alone(image: int) -> Tensor:
         part = slice(image, image + 1)
-        return model(ImageBatch(batch.pixels[part], batch.padding[part])).logits[:, 0]  # type: ignore[index, no-any-return]
+        return model(ImageBatch(batch.pixels[part], batch.padding[part])).logits[:, 0]
 
     for image in range(2):
         torch.testing.assert_close(together.logits[:, image], alone(image))

@@ -50,7 +50,7 @@ def test_published_models_have_the_papers_settings() -> None:
 
 
 def test_every_matrix_of_the_transformer_begins_as_xavier_says() -> None:
-    model = build("detr-compact", width=128, hidden=256, heads=4)
+    model = build("detr-compact", width=128, hidden=256, heads=4, encoder_layers=2, decoder_layers=3)
     seen = 0
     for part in (model.encoder, model.decoder):
         for name, parameter in part.named_parameters():
@@ -77,6 +77,8 @@ def test_queries_are_the_same_for_every_image_and_begin_empty(model: Detector) -
 
 
 def test_the_norm_is_for_the_heads_and_not_for_the_next_layer(model: Detector) -> None:
+    torch.nn.init.normal_(model.decoder.norm.weight)  # else norming what is normed already changes nothing
+    torch.nn.init.normal_(model.decoder.norm.bias)
     stages = model.stages(batch())
     content, memory = stages.queries.content, stages.memory
     for layer, state in zip(model.decoder.layers, stages.decoded.states, strict=True):
@@ -124,7 +126,11 @@ def test_criterion_and_selection_follow_the_configuration() -> None:
         "layers.1.l1": 4.0,
         "layers.1.giou": 2.0,
     }
-    assert {name: weight for name, (_, weight) in criterion.matcher.terms.items()} == {"class": 1.0, "l1": 4.0, "giou": 2.0}
+    assert {name: weight for name, (_, weight) in criterion.matcher.terms.items()} == {
+        "class": 1.0,
+        "l1": 4.0,
+        "giou": 2.0,
+    }
     assert criterion.no_object == 3
 
 

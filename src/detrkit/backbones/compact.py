@@ -20,7 +20,7 @@ class Compact(Backbone):
         levels: how many of the coarsest levels to return.
     """
 
-    def __init__(self, *, widths: tuple[int, ...] = (32, 64, 128), levels: int = 1) -> None:
+    def __init__(self, *, widths: tuple[int, ...] = (32, 64, 128, 256), levels: int = 1) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             _convolution(3, widths[0] // 2, 2), nn.ReLU(), _convolution(widths[0] // 2, widths[0], 2)

@@ -150,7 +150,7 @@ def fit_config(config: Config, tensors: Mapping[str, Tensor], arguments: Mapping
         queries=queries,
         width=width,
         classes=tensors["heads.classes.weight"].shape[0] - 1,
-        hidden=tensors["encoder.layers.0.feed_forward.expand.weight"].shape[0],
+        hidden=tensors["decoder.layers.0.feed_forward.expand.weight"].shape[0],
         encoder_layers=layers("encoder"),
         decoder_layers=layers("decoder"),
         heads=int(arguments.get("nheads", arguments.get("encoder_attention_heads", config.heads))),

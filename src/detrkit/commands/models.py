@@ -10,7 +10,10 @@ def models() -> None:
 
     from detrkit.models.catalog import CATALOG
 
-    table = Table("variant", "backbone", "queries", "published AP", "weights' licence", "weights")
+    table = Table()
+    for column in ("variant", "backbone", "queries", "published AP", "licence of the weights"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("weights", overflow="fold")
     for name, line in CATALOG.items():
         weights = line.weights
         published = ("-", "-", "-") if weights is None else (f"{weights.ap:.3f}", weights.licence, weights.address)

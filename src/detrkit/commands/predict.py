@@ -40,9 +40,9 @@ def predict(
         raise OutputError(f"{output} holds images that are read, which would be overwritten: choose another --output")
     predictor = Predictor(load(checkpoint, variant=variant), threshold=threshold, device=choose_device(device))
     found = []
-    for path, name in track(
-        list(zip(paths, output_names(paths), strict=True)), "looking", console=Console(stderr=True)
-    ):
+    errors = Console(stderr=True)
+    pairs = list(zip(paths, output_names(paths), strict=True))
+    for path, name in track(pairs, "looking", console=errors, transient=True, disable=not errors.is_terminal):
         picture = read_image(path)
         detections = predictor(picture)
         found.append(detections)

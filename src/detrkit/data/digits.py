@@ -16,7 +16,7 @@ from detrkit.errors import DataError, closest
 from detrkit.structures import Category
 
 DIGIT_SPLITS = ("train", "val")
-DEFAULT_COUNTS = {"train": 2000, "val": 200}
+DEFAULT_COUNTS = {"train": 5000, "val": 200}
 _DIGIT_RANGES = {"train": (0, 1400), "val": (1400, 1797)}
 _PHOTO_ROWS = {"train": (0, 267), "val": (267, 427)}  # building and leaves, flower and dark ground lie in both parts
 _PHOTO_CROP = (96, 160)  # side of the square that becomes one background, in pixels of the photograph
@@ -47,7 +47,7 @@ def read_digits(split: str, *, images: int | None = None, size: int = 128, seed:
 
     Args:
         split: `train` or `val`.
-        images: how many images; 2000 for training and 200 for validation where nothing is said.
+        images: how many images; 5000 for training and 200 for validation where nothing is said.
         size: side of the square images in pixels, at least 64.
         seed: another number gives other images from the same digits and photographs.
 

@@ -98,9 +98,9 @@ def detect(
     )
     select = selection_for(model if device is None else model.to(device))
     found: dict[int, list[dict[str, Any]]] = {}
-    steps = track(
-        loader, f"evaluating on {dataset.name}", total=len(batches), disable=not progress, console=Console(stderr=True)
-    )
+    errors = Console(stderr=True)
+    shown = progress and errors.is_terminal
+    steps = track(loader, f"evaluating on {dataset.name}", total=len(batches), disable=not shown, console=errors)
     with _eval_mode(model):
         for batch, _ in steps:
             for image_id, detections in zip(

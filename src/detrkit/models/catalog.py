@@ -70,9 +70,17 @@ _WEIGHTS: dict[str, PublishedWeights] = {
     "detr-r101-dc5": PublishedWeights(_DETR_ADDRESS + "detr-r101-dc5-a2e86def.pth", "a2e86def", 0.449, "Apache-2.0"),
 }
 _RECIPES: dict[str, Recipe] = {
-    "detr-compact": Recipe(learning_rate=1e-3, backbone_learning_rate=1e-3, epochs=60, batch_size=16, schedule="cosine")
+    "detr-compact": Recipe(
+        learning_rate=6e-4,
+        backbone_learning_rate=6e-4,
+        gradient_clip=10.0,
+        epochs=20,
+        batch_size=16,
+        schedule="cosine",
+        warmup_steps=50,
+    )
 }
-_PREPROCESSING: dict[str, Preprocessing] = {"detr-compact": Preprocessing(short_side=256, long_side=416)}
+_PREPROCESSING: dict[str, Preprocessing] = {"detr-compact": Preprocessing(short_side=128, long_side=208)}
 
 CATALOG: dict[str, Variant] = {
     name: Variant(

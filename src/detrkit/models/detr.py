@@ -170,7 +170,16 @@ VARIANTS: dict[str, Config] = {
     "detr-r18": Config(backbone="resnet18"),
     "detr-r18-c4": Config(backbone="resnet18-c4"),
     "detr-mobilenetv2": Config(backbone="mobilenet_v2"),
+    # For images of some 128 pixels with few objects: no encoder, since 16 tokens need none, and more weight on classes.
     "detr-compact": Config(
-        backbone="compact", queries=25, width=128, heads=4, hidden=512, encoder_layers=2, decoder_layers=3, dropout=0.0
+        backbone="compact",
+        queries=16,
+        width=128,
+        heads=8,
+        hidden=512,
+        encoder_layers=0,
+        decoder_layers=3,
+        dropout=0.0,
+        class_weight=5.0,
     ),
 }

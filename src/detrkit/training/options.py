@@ -107,29 +107,33 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
     Raises:
         ConfigurationError: an unknown variant, or a number that cannot be.
     """
+    _check(options)
     line = find_variant(options.variant)
     recipe, usual = line.recipe, line.preprocessing
-    short_side = options.short_side or usual.short_side
-    long_side = options.long_side or max(short_side, round(short_side * usual.long_side / usual.short_side))
+    short_side = _or(options.short_side, usual.short_side)
+    long_side = _or(options.long_side, max(short_side, round(short_side * usual.long_side / usual.short_side)))
     on_cpu = choose_device(options.device).startswith("cpu")
-    batch_size = options.batch_size or recipe.batch_size
+    batch_size = _or(options.batch_size, recipe.batch_size)
     filled = dataclasses.replace(
         options,
-        epochs=options.epochs or recipe.epochs,
+        epochs=_or(options.epochs, recipe.epochs),
         batch_size=batch_size,
-        accumulate=options.accumulate or _pieces(batch_size, short_side * long_side),
+        accumulate=_or(options.accumulate, _pieces(batch_size, short_side * long_side)),
         lr=_or(options.lr, recipe.learning_rate),
         backbone_lr=_or(options.backbone_lr, recipe.backbone_learning_rate),
         weight_decay=_or(options.weight_decay, recipe.weight_decay),
         gradient_clip=_or(options.gradient_clip, recipe.gradient_clip),
-        schedule=options.schedule or recipe.schedule,
+        schedule=_or(options.schedule, recipe.schedule),
         drop_after=_or(options.drop_after, recipe.drop_after),
         warmup_steps=_or(options.warmup_steps, recipe.warmup_steps),
         short_side=short_side,
         long_side=long_side,
         workers=_or(options.workers, 0 if on_cpu else min(8, os.cpu_count() or 1)),
     )
-    _check(filled)
+    if batch_size % (filled.accumulate or 1):
+        raise ConfigurationError(
+            f"a batch of {batch_size} images cannot be taken in {filled.accumulate} equal pieces: change one of the two"
+        )
     return filled
 
 
@@ -172,9 +176,7 @@ def plan(options: TrainingOptions, images: int, processes: int = 1) -> Schedule:
 def _pieces(batch_size: int, pixels: int) -> int:
     """The least number of equal pieces of a batch whose images fit into `_PIXELS_AT_ONCE`."""
     at_once = max(1, int(_PIXELS_AT_ONCE / pixels))
-    return next(
-        pieces for pieces in range(1, batch_size + 1) if batch_size % pieces == 0 and batch_size // pieces <= at_once
-    )
+    return next(count for count in range(1, batch_size + 1) if batch_size % count == 0 and batch_size // count <= at_once)
 
 
 def _or(given: _Value | None, otherwise: _Value) -> _Value:
@@ -182,18 +184,17 @@ def _or(given: _Value | None, otherwise: _Value) -> _Value:
 
 
 def _check(options: TrainingOptions) -> None:
-    positive = ("epochs", "batch_size", "accumulate", "evaluate_every", "lr", "gradient_clip")
-    for name in (*positive, *(("steps",) if options.steps is not None else ())):
-        if getattr(options, name) <= 0:
-            raise ConfigurationError(f"{name} must be above 0, not {getattr(options, name)}")
+    """Refuses numbers that cannot be; None is left alone."""
+    positive = ("epochs", "steps", "batch_size", "accumulate", "evaluate_every", "lr", "gradient_clip", "short_side", "long_side")
+    for name in positive:
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise ConfigurationError(f"{name} must be above 0, not {value}")
     for name in ("backbone_lr", "weight_decay", "warmup_steps", "seed", "workers"):
-        if getattr(options, name) < 0:
-            raise ConfigurationError(f"{name} must not be below 0, but is {getattr(options, name)}")
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            raise ConfigurationError(f"{name} must not be below 0, but is {value}")
     for name, allowed in (("schedule", ("step", "cosine")), ("precision", ("float32", "bf16"))):
-        if getattr(options, name) not in allowed:
-            raise ConfigurationError(f"{name} must be one of {', '.join(allowed)}, not '{getattr(options, name)}'")
-    assert options.batch_size is not None
-    if options.batch_size % (options.accumulate or 1):
-        raise ConfigurationError(
-            f"a batch of {options.batch_size} images cannot be taken in {options.accumulate} equal pieces: change one of the two"
-        )
+        value = getattr(options, name)
+        if value is not None and value not in allowed:
+            raise ConfigurationError(f"{name} must be one of {', '.join(allowed)}, not '{value}'")

@@ -1,0 +1,232 @@
+"""detrkit's own file gives back the same model bit by bit, and says all that is needed to build it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from detrkit.checkpoints import load, own_format, save
+from detrkit.errors import CheckpointError, OutputError
+from detrkit.models.catalog import build
+from detrkit.models.detector import Detector
+from detrkit.structures import Category, ImageBatch, Preprocessing
+
+SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
+CATEGORIES = [Category(90, "toothbrush", 0), Category(3, "é × car", 1)]
+
+
+def small_model(variant: str = "detr-compact", dtype: torch.dtype = torch.float32) -> Detector:
+    """A model whose every value is random in its own precision, with a card of its own."""
+    model = build(variant, classes=CATEGORIES, preprocessing=Preprocessing(128, 200), **SMALL, l1_weight=3.5).to(dtype)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, dtype=torch.float64))
+    model.card = dataclasses.replace(model.card, threshold=0.37, metrics={"AP": 0.123, "AP50": 0.5})
+    return model
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["detrkit"])
+
+
+def write_with_header(model: Detector, path: Path, header: object) -> Path:
+    """A file like ours, with another header."""
+    text = header if isinstance(header, str) else json.dumps(header)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path, {"detrkit": text})
+    return path
+
+
+def assert_same(first: nn.Module, second: nn.Module) -> None:
+    one, other = first.state_dict(), second.state_dict()
+    assert list(one) == list(other)
+    for name, tensor in one.items():
+        assert other[name].dtype == tensor.dtype, name
+        assert torch.equal(other[name], tensor), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_every_bit_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = small_model(dtype=dtype)
+    assert save(model, tmp_path / "model.safetensors") == tmp_path / "model.safetensors"
+    assert_same(model, load(tmp_path / "model.safetensors"))
+
+
+def test_every_bit_comes_back_where_precisions_are_mixed(tmp_path: Path) -> None:
+    model = small_model(dtype=torch.float16)
+    model.heads.float()
+    save(model, tmp_path / "model.safetensors")
+    assert_same(model, load(tmp_path / "model.safetensors"))
+
+
+def test_frozen_norms_and_layout_come_back(tmp_path: Path) -> None:
+    model = small_model("detr-mobilenetv2")
+    assert not model.backbone.blocks[0][0].weight.is_contiguous()  # it is channels-last
+    save(model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    assert_same(model, again)
+    for name, parameter in again.backbone.named_parameters():
+        assert parameter.is_contiguous(memory_format=torch.channels_last), name
+        assert parameter.requires_grad == dict(model.backbone.named_parameters())[name].requires_grad, name
+
+
+def test_a_loaded_model_predicts_what_the_saved_one_did(tmp_path: Path) -> None:
+    model = build("detr-compact", classes=CATEGORIES, **SMALL)
+    model(ImageBatch(torch.randn(4, 3, 64, 64)))  # so that the norms have seen something
+    save(model, tmp_path / "model.safetensors")
+    assert model.training
+    again = load(tmp_path / "model.safetensors")
+    assert not again.training
+    batch = ImageBatch(torch.randn(2, 3, 64, 64))
+    wanted, found = model.eval()(batch), again(batch)
+    assert torch.equal(found.logits, wanted.logits)
+    assert torch.equal(found.boxes_cxcywh, wanted.boxes_cxcywh)
+
+
+def test_the_card_comes_back(tmp_path: Path) -> None:
+    model = small_model()
+    save(model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    assert again.card == model.card
+    assert again.card.preprocessing == Preprocessing(128, 200)
+    assert again.card.categories == (Category(90, "toothbrush", 0), Category(3, "é × car", 1))
+    assert (again.card.threshold, again.card.metrics) == (0.37, {"AP": 0.123, "AP50": 0.5})
+    save(again, tmp_path / "again.safetensors")
+    assert header_of(tmp_path / "again.safetensors") == header_of(tmp_path / "model.safetensors")
+
+
+def test_the_header_can_be_read_by_anyone(tmp_path: Path) -> None:
+    save(small_model(), tmp_path / "model.safetensors")
+    header = header_of(tmp_path / "model.safetensors")
+    assert (header["format"], header["family"], header["variant"]) == (1, "detr", "detr-compact")
+    assert header["config"]["queries"] == 5
+    assert header["config"]["l1_weight"] == 3.5
+    assert header["categories"][1] == {"id": 3, "name": "é × car", "index": 1}
+    assert header["preprocessing"]["short_side"] == 128
+    assert header["threshold"] == 0.37
+    assert header["metrics"] == {"AP": 0.123, "AP50": 0.5}
+
+
+def test_the_tensors_have_our_names(tmp_path: Path) -> None:
+    model = small_model()
+    save(model, tmp_path / "model.safetensors")
+    assert set(load_file(tmp_path / "model.safetensors")) == set(model.state_dict())
+
+
+def test_saving_twice_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    first, second = small_model(), small_model()
+    save(first, tmp_path / "model.safetensors")
+    save(second, tmp_path / "model.safetensors")
+    assert_same(second, load(tmp_path / "model.safetensors"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_saving_does_not_touch_the_model(tmp_path: Path) -> None:
+    model = small_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save(model, tmp_path / "model.safetensors")
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize("name", ["model.pth", "model", "model.safetensors.tmp"])
+    def test_another_ending(self, tmp_path: Path, name: str) -> None:
+        path = tmp_path / name
+        with pytest.raises(CheckpointError) as caught:
+            save(small_model(), path)
+        assert str(caught.value) == f"{path} must end in .safetensors: that is the one format detrkit writes"
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "runs").write_text("a file")
+        with pytest.raises(OutputError, match="cannot be written"):
+            save(small_model(), tmp_path / "runs" / "model.safetensors")
+
+    def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = small_model()
+        path = save(model, tmp_path / "model.safetensors")
+
+        def full(tensors: object, temporary: Path, header: object) -> None:
+            temporary.write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+        monkeypatch.setattr(own_format, "save_file", full)
+        with pytest.raises(OutputError) as caught:
+            save(small_model(), path)
+        assert str(path) in str(caught.value)
+        assert "No space left on device" in str(caught.value)
+        assert_same(model, load(path))
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_file_of_another_format(self, tmp_path: Path) -> None:
+        model = small_model()
+        save(model, tmp_path / "model.safetensors")
+        header = {**header_of(tmp_path / "model.safetensors"), "format": 2}
+        path = write_with_header(model, tmp_path / "newer.safetensors", header)
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        assert str(caught.value) == f"{path} has format 2, this detrkit reads format 1: install a newer detrkit"
+
+    def test_an_unknown_family(self, tmp_path: Path) -> None:
+        model = small_model()
+        save(model, tmp_path / "model.safetensors")
+        header = {**header_of(tmp_path / "model.safetensors"), "family": "quantum"}
+        path = write_with_header(model, tmp_path / "newer.safetensors", header)
+        with pytest.raises(
+            CheckpointError, match="holds a model of the family 'quantum', which this detrkit does not know"
+        ):
+            load(path)
+
+    def test_a_setting_that_this_version_does_not_know(self, tmp_path: Path) -> None:
+        model = small_model()
+        save(model, tmp_path / "model.safetensors")
+        header = header_of(tmp_path / "model.safetensors")
+        header["config"]["denoising_groups"] = 5
+        path = write_with_header(model, tmp_path / "newer.safetensors", header)
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+        assert "denoising_groups" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "header", ["{", "[]", {"format": 1}], ids=["not JSON", "no mapping", "without its entries"]
+    )
+    def test_a_header_that_is_not_ours(self, tmp_path: Path, header: object) -> None:
+        path = write_with_header(small_model(), tmp_path / "model.safetensors", header)
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+
+    def test_tensors_of_another_model(self, tmp_path: Path) -> None:
+        model = small_model()
+        save(model, tmp_path / "model.safetensors")
+        header = header_of(tmp_path / "model.safetensors")
+        header["config"]["queries"] = 6
+        path = write_with_header(model, tmp_path / "other.safetensors", header)
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        assert str(caught.value) == (f"{path} does not hold the tensors that its own header describes: write it again")
+
+    def test_a_file_cut_short(self, tmp_path: Path) -> None:
+        path = save(small_model(), tmp_path / "model.safetensors")
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
+            load(path)
+
+    def test_another_variant_than_was_asked_for(self, tmp_path: Path) -> None:
+        path = save(small_model(), tmp_path / "model.safetensors")
+        assert load(path, variant="detr-compact").card.variant == "detr-compact"
+        with pytest.raises(CheckpointError) as caught:
+            load(path, variant="detr-r18")
+        assert str(caught.value) == f"{path} holds a detr-compact, not a detr-r18: leave `variant` out"

@@ -1,0 +1,253 @@
+"""The command line as a user meets it: real processes, real files, one sentence and exit code 2 where something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import detrkit
+from detrkit.__main__ import main
+from detrkit.data import read_digits
+
+
+@dataclass
+class Finished:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def detrkit_command(*arguments: object, folder: Path) -> Finished:
+    """Runs a command as its process would, but in this one, which saves seconds of imports."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Finished(code, out.getvalue(), err.getvalue())
+
+
+def refusal(*arguments: object, folder: Path) -> str:
+    """What the command says when it refuses: one line on the error stream, exit code 2, no traceback."""
+    result = detrkit_command(*arguments, folder=folder)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("detrkit: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model for digits, small enough for a command to be quick."""
+    torch.manual_seed(0)
+    model = detrkit.build(
+        "detr-compact",
+        classes=list(read_digits("val", images=1, size=64).categories),
+        preprocessing=detrkit.Preprocessing(64, 64),
+        queries=6, width=32, hidden=32, encoder_layers=1, decoder_layers=1,
+    )  # fmt: skip
+    return detrkit.save(model, tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture
+def data(digits_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the small data set that a test may damage."""
+    return shutil.copytree(digits_folder, tmp_path / "data")
+
+
+def change(data: Path, split: str, edit: str) -> None:
+    file = data / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    if edit == "nan":
+        content["annotations"][0]["bbox"][2] = float("nan")
+    elif edit == "category":
+        content["annotations"][0]["category_id"] = 77
+    elif edit == "no images":
+        content["images"], content["annotations"] = [], []
+    file.write_text(json.dumps(content))
+
+
+def test_train_evaluate_predict(data: Path, tmp_path: Path) -> None:
+    trained = detrkit_command(
+        "train", "detr-compact", "--data", data, "--output", "run", "--steps", 3, "--batch-size", 4, "--short-side", 64,
+        "--flip", 0, "--settings.queries", 7, "--settings.dropout", 0.1, folder=tmp_path,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    assert "AP50" in trained.stdout
+    best = tmp_path / "run" / "best.safetensors"
+    assert detrkit.load(best).card.config["queries"] == 7
+
+    evaluated = detrkit_command(
+        "evaluate", best, "--data", data, "--output", "figures.json", "--results", "found.json", "--report", "report.html",
+        folder=tmp_path,
+    )  # fmt: skip
+    assert evaluated.returncode == 0, evaluated.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert len(figures["figures"]) == 12
+    assert [entry["name"] for entry in figures["classes"]] == [str(digit) for digit in range(10)]
+    assert "</html>" in (tmp_path / "report.html").read_text()
+
+    truth = data / "annotations" / "instances_val.json"
+    again = detrkit_command("evaluate", "found.json", "--data", truth, "--output", "again.json", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "again.json").read_text())["figures"] == pytest.approx(figures["figures"], abs=1e-6)
+
+    found = detrkit_command("predict", best, data / "val", "--threshold", 0, "--output", "seen", folder=tmp_path)
+    assert found.returncode == 0, found.stderr
+    entries = json.loads((tmp_path / "seen" / "detections.json").read_text())
+    assert {entry["image_id"] for entry in entries} == {1, 2, 3, 4, 5}
+    assert {entry["category_id"] for entry in entries} <= set(range(10))
+    originals = sorted((data / "val").iterdir())
+    drawn = sorted(path for path in (tmp_path / "seen").iterdir() if path.suffix != ".json")
+    assert len(drawn) == len(originals) == 5
+    for original, picture in zip(originals, drawn, strict=True):
+        before, after = np.asarray(Image.open(original).convert("RGB")), np.asarray(Image.open(picture).convert("RGB"))
+        assert before.shape == after.shape
+        assert (before != after).any()
+
+
+def test_resume(data: Path, tmp_path: Path) -> None:
+    common = ("train", "detr-compact", "--data", data, "--output", "run", "--epochs", 2, "--batch-size", 6, "--short-side", 64)
+    assert detrkit_command(*common, folder=tmp_path).returncode == 0
+    assert "lr" in refusal("train", "--resume", "run", "--lr", 0.1, folder=tmp_path)
+    assert "holds a run already" in refusal(*common, folder=tmp_path)
+    result = detrkit_command("train", "--resume", "run", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_models_lists_the_catalog(tmp_path: Path) -> None:
+    result = detrkit_command("models", folder=tmp_path)
+    assert result.returncode == 0
+    for words in ("detr-r50-dc5", "0.433", "detr-compact", "Apache-2.0"):
+        assert words in result.stdout
+
+
+def test_evaluate_a_result_file_of_real_detections(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "data" / "evaluator"
+    result = detrkit_command(
+        "evaluate", folder / "instances_val2014_fakebbox100_results.json", "--data", folder / "instances_val2014_100.json",
+        "--output", "figures.json", folder=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    expected = json.loads((folder / "expected.json").read_text())["bbox"]
+    expected = list(expected.values()) if isinstance(expected, dict) else expected
+    assert list(figures.values()) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [("nan", ("instances_train.json", "nan")), ("category", ("instances_train.json", "77")), ("no images", ("instances_train.json",))],
+)
+def test_broken_annotations(data: Path, tmp_path: Path, edit: str, words: tuple[str, ...]) -> None:
+    change(data, "train", edit)
+    sentence = refusal("train", "detr-compact", "--data", data, "--output", "run", folder=tmp_path)
+    assert all(word in sentence for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_json_cut_in_half(data: Path, tmp_path: Path) -> None:
+    file = data / "annotations" / "instances_train.json"
+    file.write_text(file.read_text()[: file.stat().st_size // 2])
+    assert "instances_train.json" in refusal("train", "detr-compact", "--data", data, folder=tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("harm", ["truncated", "text", "missing"])
+def test_broken_images(data: Path, tmp_path: Path, harm: str) -> None:
+    victim = data / "train" / "0003.png"
+    if harm == "truncated":
+        Image.effect_noise((200, 200), 60).save(tmp_path / "whole.jpg")
+        victim.write_bytes((tmp_path / "whole.jpg").read_bytes()[:3000])
+    elif harm == "text":
+        victim.write_text("not an image")
+    else:
+        victim.unlink()
+    for command in (("train", "detr-compact"),):
+        assert "0003.png" in refusal(*command, "--data", data, folder=tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_predict_on_broken_or_missing_images(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.jpg").write_text("hello")
+    assert "note.jpg" in refusal("predict", checkpoint, "note.jpg", folder=tmp_path)
+    assert "gone.jpg" in refusal("predict", checkpoint, "gone.jpg", folder=tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refusal("predict", checkpoint, "empty", folder=tmp_path)
+    assert "No image" in refusal("predict", checkpoint, folder=tmp_path)
+
+
+def test_predict_does_not_overwrite_its_input(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    before = (data / "val" / "0001.png").read_bytes()
+    assert "overwritten" in refusal("predict", checkpoint, data / "val", "--output", data / "val", folder=tmp_path)
+    assert (data / "val" / "0001.png").read_bytes() == before
+
+
+def test_checkpoints_that_do_not_fit(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    assert "detr-compact" in refusal("predict", checkpoint, data / "val", "--variant", "detr-r50", folder=tmp_path)
+    torch.save({"model": {"layer.weight": torch.zeros(2)}}, tmp_path / "other.pth")
+    assert "other.pth" in refusal("evaluate", "other.pth", "--data", data, folder=tmp_path)
+    (tmp_path / "cut.safetensors").write_bytes(checkpoint.read_bytes()[:5000])
+    assert "cut.safetensors" in refusal("evaluate", "cut.safetensors", "--data", data, folder=tmp_path)
+    assert "nowhere.pth" in refusal("evaluate", "nowhere.pth", "--data", data, folder=tmp_path)
+
+
+def test_classes_that_do_not_fit(data: Path, tmp_path: Path) -> None:
+    model = detrkit.build("detr-compact", classes=[detrkit.Category(id=500, name="unicorn", index=0)])
+    detrkit.save(model, tmp_path / "unicorns.safetensors")
+    sentence = refusal("evaluate", "unicorns.safetensors", "--data", data, folder=tmp_path)
+    assert "unicorn" in sentence
+    assert "neither by name nor by id" in sentence
+
+
+def test_an_unwritable_output_folder(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in refusal("train", "detr-compact", "--data", data, "--output", "file/run", folder=tmp_path)
+    assert "file" in refusal("predict", checkpoint, data / "val", "--output", "file/seen", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("trian",), "train"),
+        (("train", "detr-compact", "--data", "digits", "--epoch", "3"), "--epochs"),
+        (("train", "detr-compakt", "--data", "digits"), "detr-compact"),
+        (("train", "detr-compact", "--data", "digits", "--epochs", "many"), "--epochs"),
+        (("train", "detr-compact", "--data", "digits", "--epochs", "0"), "epochs"),
+        (("train", "detr-compact", "--data", "digits", "--settings.querys", "3"), "queries"),
+        (("train", "detr-compact", "--data", "digits", "--device", "gpu"), "device"),
+        (("train", "detr-r18", "--data", "digits"), "--backbone-weights"),
+        (("train",), "variant"),
+        (("train", "detr-compact", "--data", "nowhere"), "nowhere"),
+        (("train", "detr-compact", "--data", "digits", "--batch-size", "6", "--accumulate", "4"), "6"),
+    ],
+)  # fmt: skip
+def test_wrong_options_name_the_remedy(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    assert words in refusal(*arguments, folder=tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_real_process_ends_with_2_and_only_debug_shows_the_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "detrkit", "train", "detr-compact", "--data", "nowhere"]
+    plain = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert plain.stderr.startswith("detrkit: nowhere")
+    assert len(plain.stderr.splitlines()) == 1
+    debugged = subprocess.run([*command, "--debug"], capture_output=True, text=True, cwd=tmp_path)
+    assert debugged.returncode == 1
+    assert "Traceback" in debugged.stderr
