@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--backbone-weights", required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/overfit"))
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2800)
     options = parser.parse_args()
     console = Console()
     data = cut_out(detrkit.open_dataset(options.data, "train"), options.output / "data")
@@ -74,7 +74,7 @@ def main() -> None:
         backbone_weights=options.backbone_weights,
         settings={"queries": 30, "encoder_layers": 2, "decoder_layers": 4, "dropout": 0.0},
         steps=options.steps,
-        batch_size=8,
+        batch_size=4,
         accumulate=1,
         lr=2e-4,
         backbone_lr=5e-5,

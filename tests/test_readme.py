@@ -31,7 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(command: list[str], folder: Path) -> str:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    result = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, stdin=subprocess.DEVNULL)
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env=environment, stdin=subprocess.DEVNULL
+    )
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
@@ -44,7 +46,9 @@ def test_commands(folder: Path) -> None:
         if words[1] == "demo":
             words += ["--steps", "6"]
         if words[1] == "train" and "--resume" not in words:
-            words = [word if before != "--epochs" else "1" for before, word in zip(["", *words], words, strict=False)] + ["--batch-size", "250"]
+            words = [
+                word if before != "--epochs" else "1" for before, word in zip(["", *words], words, strict=False)
+            ] + ["--batch-size", "250"]
         run(words, folder)
     for name in ("report.html", "metrics.json", "best.safetensors", "curves.png"):
         assert (folder / "runs" / "demo" / name).is_file()

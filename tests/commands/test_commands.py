@@ -122,7 +122,20 @@ def test_train_evaluate_predict(data: Path, tmp_path: Path) -> None:
 
 
 def test_resume(data: Path, tmp_path: Path) -> None:
-    common = ("train", "detr-compact", "--data", data, "--output", "run", "--epochs", 2, "--batch-size", 6, "--short-side", 64)
+    common = (
+        "train",
+        "detr-compact",
+        "--data",
+        data,
+        "--output",
+        "run",
+        "--epochs",
+        2,
+        "--batch-size",
+        6,
+        "--short-side",
+        64,
+    )
     assert detrkit_command(*common, folder=tmp_path).returncode == 0
     assert "lr" in refusal("train", "--resume", "run", "--lr", 0.1, folder=tmp_path)
     assert "holds a run already" in refusal(*common, folder=tmp_path)
@@ -152,7 +165,11 @@ def test_evaluate_a_result_file_of_real_detections(shared: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("edit", "words"),
-    [("nan", ("instances_train.json", "nan")), ("category", ("instances_train.json", "77")), ("no images", ("instances_train.json",))],
+    [
+        ("nan", ("instances_train.json", "nan")),
+        ("category", ("instances_train.json", "77")),
+        ("no images", ("instances_train.json",)),
+    ],
 )
 def test_broken_annotations(data: Path, tmp_path: Path, edit: str, words: tuple[str, ...]) -> None:
     change(data, "train", edit)

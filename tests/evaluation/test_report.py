@@ -31,9 +31,9 @@ from detrkit.evaluation.report import (
 )
 
 ROWS = [
-    {"epoch": 1, "train_loss": 4.0, "learning_rate": 1e-4, "AP": None},
-    {"epoch": 2, "train_loss": 3.0, "AP": 0.1, "AP50": 0.2},
-    {"epoch": 3, "train_loss": 2.5, "AP": 0.3, "AP50": 0.5},
+    {"epoch": 1, "loss": 4.0, "class_loss": 1.0, "lr": 1e-4, "AP": None},
+    {"epoch": 2, "loss": 3.0, "AP": 0.1, "AP50": 0.2},
+    {"epoch": 3, "loss": 2.5, "AP": 0.3, "AP50": 0.5},
 ]
 
 
@@ -119,14 +119,15 @@ def test_an_evaluation_without_ground_truth_has_no_diagrams() -> None:
 
 
 def test_curves_hold_the_rows() -> None:
-    losses, figures = curves_figure(ROWS).axes
-    assert [line.get_label() for line in losses.lines] == ["train_loss"]
+    losses, parts, figures = curves_figure(ROWS).axes
+    assert [line.get_label() for line in losses.lines] == ["loss"]
+    assert [line.get_label() for line in parts.lines] == ["class_loss"]
     assert losses.lines[0].get_xydata().tolist() == [[1, 4.0], [2, 3.0], [3, 2.5]]
     assert {line.get_label(): line.get_xydata().tolist() for line in figures.lines} == {
         "AP": [[2, 0.1], [3, 0.3]],
         "AP50": [[2, 0.2], [3, 0.5]],
     }
-    assert len(curves_figure(ROWS[:1]).axes) == 1
+    assert len(curves_figure(ROWS[:1]).axes) == 2
     assert curves_figure([]).axes == []
 
 

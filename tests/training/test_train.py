@@ -28,7 +28,9 @@ SMALL: dict[str, Any] = {
 
 def run(data: Path, output: Path, **options: Any) -> tuple[Any, str]:
     text = io.StringIO()
-    result = detrkit.train("detr-compact", data, output=str(output), console=Console(file=text, width=200), **SMALL | options)
+    result = detrkit.train(
+        "detr-compact", data, output=str(output), console=Console(file=text, width=200), **SMALL | options
+    )
     return result, text.getvalue()
 
 

@@ -10,12 +10,16 @@ def models() -> None:
 
     from detrkit.models.catalog import CATALOG
 
-    table = Table()
-    for column in ("variant", "backbone", "queries", "published AP", "licence of the weights"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("weights", overflow="fold")
+    console = Console()
+    table = Table(
+        "variant", "backbone", "queries", "AP", "licence", caption="AP: published, COCO val2017", caption_justify="left"
+    )
     for name, line in CATALOG.items():
         weights = line.weights
-        published = ("-", "-", "-") if weights is None else (f"{weights.ap:.3f}", weights.licence, weights.address)
+        published = ("-", "-") if weights is None else (f"{weights.ap:.3f}", weights.licence)
         table.add_row(name, line.config.backbone, str(line.config.queries), *published)
-    Console().print(table)
+    console.print(table)
+    console.print("Published weights:")
+    for name, line in CATALOG.items():
+        if line.weights is not None:
+            console.print(f"  {name:16}{line.weights.address}", soft_wrap=True, highlight=False)

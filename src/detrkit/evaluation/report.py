@@ -163,16 +163,17 @@ def _detections_of(entries: Sequence[Mapping[str, Any]], dataset: DetectionDatas
 
 
 def curves_figure(rows: Sequence[Mapping[str, float | None]]) -> Figure:
-    """Losses at the left, COCO's figures at the right, over the epochs.
+    """The whole loss, its parts, and AP over the epochs, each in a panel of its own.
 
     Args:
-        rows: one for each epoch, with `epoch`, losses (names with "loss" in them) and figures (`AP`, `AP50` …); any of them may be missing
-            or None in a row, and other columns are not drawn.
+        rows: one for each epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50` and `AP75`; any of them may be
+            missing or None in a row, and other columns are not drawn.
     """
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
     panels = {
-        "loss": [name for name in names if "loss" in name],
-        "figure": [name for name in names if name in MEANINGS],
+        "loss": [name for name in names if name == "loss"],
+        "loss of the last layer": [name for name in names if name.endswith("_loss")],
+        "average precision": [name for name in names if name in ("AP", "AP50", "AP75")],
     }
     panels = {label: columns for label, columns in panels.items() if columns}
     figure = Figure(figsize=(4.6 * max(1, len(panels)), 3.2), layout="constrained")

@@ -20,6 +20,10 @@ from detrkit.training.progress import duration
 from detrkit.training.run_folder import RunFolder, append_to_log, read_log
 
 
+_KEEP_EVERY = 60.0  # seconds between two checkpoints where epochs are shorter than that
+_TELL_EVERY = 10.0  # seconds between two lines, likewise
+
+
 class EpochEnds(Callback):
     """Evaluates, prints one line, extends the log and keeps the best and the last model.
 
@@ -32,7 +36,7 @@ class EpochEnds(Callback):
     def __init__(self, folder: RunFolder, validation: DetectionDataset | None, console: Console) -> None:
         self.folder, self.validation, self.console = folder, validation, console
         self._window = LearningWindow(None)
-        self._began = time.perf_counter()
+        self._began = self._kept = self._told = time.perf_counter()
 
     def on_train_epoch_start(self, *_: object) -> None:
         """Starts the clock."""
@@ -52,22 +56,35 @@ class EpochEnds(Callback):
         """Evaluates where it is time to, then writes everything down."""
         seconds = time.perf_counter() - self._began
         epoch, last = trainer.current_epoch + 1, pl_module.global_step >= pl_module.schedule.steps
+        evaluates = last or epoch % pl_module.options.evaluate_every == 0
+        # Epochs of a tiny data set take no time: then files and lines would cost more than learning does.
+        keeps = evaluates and self.validation is not None or last or time.perf_counter() - self._kept > _KEEP_EVERY
         if trainer.is_global_zero:
-            learning = self._window.learning()
-            row = {"epoch": float(epoch), "step": float(pl_module.global_step), **learning.row()}
-            row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-            row["images_per_second"] = len(self._window) * pl_module.schedule.piece_size * trainer.world_size / seconds
-            line = f"epoch {epoch}/{pl_module.schedule.epochs}: {learning.in_words()}"
-            if self.validation is not None and (last or epoch % pl_module.options.evaluate_every == 0):
+            row, line = self._summary(trainer, pl_module, epoch, seconds)
+            if self.validation is not None and evaluates:
                 line += self._evaluate(pl_module, row)
-            seconds_left = seconds * (pl_module.schedule.steps - pl_module.global_step) / max(1, self._steps(pl_module))
             if not last:
-                line += f"; about {duration(seconds_left)} left"
-            self._keep(pl_module, row)
-            self.console.print(line, highlight=False)
-        trainer.strategy.barrier()
-        # All processes take part in this one; the name comes last, so that a crash leaves the epoch before.
-        write_atomically(self.folder.state, trainer.save_checkpoint)
+                steps = pl_module.schedule.steps - pl_module.global_step
+                line += f"; about {duration(seconds * steps / max(1, self._steps(pl_module)))} left"
+            self._write(pl_module, row, keeps=keeps)
+            if keeps or time.perf_counter() - self._told > _TELL_EVERY:
+                self.console.print(line, highlight=False)
+                self._told = time.perf_counter()
+        if keeps:
+            trainer.strategy.barrier()
+            # All processes take part in this one; the name comes last, so that a crash leaves what was there before.
+            write_atomically(self.folder.state, trainer.save_checkpoint)
+            self._kept = time.perf_counter()
+
+    def _summary(
+        self, trainer: Trainer, module: TrainingModule, epoch: int, seconds: float
+    ) -> tuple[dict[str, float], str]:
+        """The epoch as a row of the log and as a line for people."""
+        learning = self._window.learning()
+        row = {"epoch": float(epoch), "step": float(module.global_step), **learning.row()}
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["images_per_second"] = len(self._window) * module.schedule.piece_size * trainer.world_size / seconds
+        return row, f"epoch {epoch}/{module.schedule.epochs}: {learning.in_words()}"
 
     def _steps(self, module: TrainingModule) -> int:
         return len(self._window) // (module.options.accumulate or 1)
@@ -86,15 +103,16 @@ class EpochEnds(Callback):
         options = module.options
         return (options.short_side or 800) * (options.long_side or 1333) < 512 * 512
 
-    def _keep(self, module: TrainingModule, row: dict[str, float]) -> None:
-        """Log, last model, best model and the figures of both."""
+    def _write(self, module: TrainingModule, row: dict[str, float], *, keeps: bool) -> None:
+        """Log and figures; the last model where it is to be kept, the best one where this is it."""
         rows = [earlier for earlier in read_log(self.folder.log) if earlier["epoch"] < row["epoch"]]
         append_to_log(self.folder.log, row)
-        save(module.model, self.folder.last)
+        if keeps:
+            save(module.model, self.folder.last)
         key, sign = ("AP", 1.0) if self.validation is not None else ("loss", -1.0)
         candidates = [each for each in rows if key in each]
         best = max(candidates, key=lambda each: sign * each[key], default=None)
-        if key in row and (best is None or sign * row[key] > sign * best[key]):
+        if keeps and key in row and (best is None or sign * row[key] > sign * best[key]):
             save(module.model, self.folder.best)
             best = row
         write_json(self.folder.metrics, {"best": best, "last": row})

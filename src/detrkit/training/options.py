@@ -176,7 +176,9 @@ def plan(options: TrainingOptions, images: int, processes: int = 1) -> Schedule:
 def _pieces(batch_size: int, pixels: int) -> int:
     """The least number of equal pieces of a batch whose images fit into `_PIXELS_AT_ONCE`."""
     at_once = max(1, int(_PIXELS_AT_ONCE / pixels))
-    return next(count for count in range(1, batch_size + 1) if batch_size % count == 0 and batch_size // count <= at_once)
+    return next(
+        count for count in range(1, batch_size + 1) if batch_size % count == 0 and batch_size // count <= at_once
+    )
 
 
 def _or(given: _Value | None, otherwise: _Value) -> _Value:
@@ -185,7 +187,17 @@ def _or(given: _Value | None, otherwise: _Value) -> _Value:
 
 def _check(options: TrainingOptions) -> None:
     """Refuses numbers that cannot be; None is left alone."""
-    positive = ("epochs", "steps", "batch_size", "accumulate", "evaluate_every", "lr", "gradient_clip", "short_side", "long_side")
+    positive = (
+        "epochs",
+        "steps",
+        "batch_size",
+        "accumulate",
+        "evaluate_every",
+        "lr",
+        "gradient_clip",
+        "short_side",
+        "long_side",
+    )
     for name in positive:
         value = getattr(options, name)
         if value is not None and value <= 0:
