@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from detrkit.structures import FeatureMap, ImageBatch
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """Base of all backbones. A subclass fills in the attributes and `features`.
 
     Attributes:
@@ -24,6 +26,7 @@ class Backbone(nn.Module):
     frozen_norms: bool
     unused_weights: tuple[str, ...]
 
+    @abstractmethod
     def features(self, pixels: Tensor) -> list[Tensor]:
         """Every level that is wanted, finest first.
 
@@ -33,7 +36,6 @@ class Backbone(nn.Module):
         Returns:
             (B, C, h, w) for each of `strides`.
         """
-        raise NotImplementedError
 
     def forward(self, batch: ImageBatch) -> tuple[FeatureMap, ...]:
         """Levels with the padding that belongs to them."""

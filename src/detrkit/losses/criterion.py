@@ -103,10 +103,18 @@ def _check_targets(output: Output, targets: Sequence[Target], no_object: int) ->
     for image, target in enumerate(targets):
         if len(target.labels) != len(target.boxes_cxcywh):
             raise ValueError(f"target {image} has {len(target.labels)} labels for {len(target.boxes_cxcywh)} boxes")
-        if len(target.labels) and not 0 <= int(target.labels.min()) <= int(target.labels.max()) < no_object:
-            raise ValueError(
-                f"target {image} has a label outside 0..{no_object - 1}: labels are indices of the class head's outputs, not category ids"
-            )
+    labels = torch.cat([target.labels for target in targets])
+    if bool(
+        ((labels < 0) | (labels >= no_object)).any()
+    ):  # one look for the whole batch, since looking makes a GPU wait
+        image = next(image for image, target in enumerate(targets) if _outside(target, no_object))
+        raise ValueError(
+            f"target {image} has a label outside 0..{no_object - 1}: labels are indices of the class head's outputs, not category ids"
+        )
+
+
+def _outside(target: Target, no_object: int) -> bool:
+    return bool(((target.labels < 0) | (target.labels >= no_object)).any())
 
 
 @torch.no_grad()

@@ -62,7 +62,8 @@ class HungarianMatcher:
         costs = sum(weight * term(output, padded) for term, weight in self.terms.values())
         assert isinstance(costs, Tensor)
         on_host = costs.cpu()  # (L, B, Q, N), the one transfer
-        self._check(on_host, output, padded)
+        self._warn_once(max(padded.counts, default=0), on_host.shape[2])
+        self._check_finite(on_host, output, padded)
         found: list[list[tuple[int, int, int, int]]] = []
         for layer, layer_costs in enumerate(on_host.numpy()):
             pairs = []
@@ -73,32 +74,31 @@ class HungarianMatcher:
         table = torch.tensor(found, dtype=torch.int64).reshape(len(found), -1, 4).to(costs.device)  # (L, M, 4)
         return Matches(*table.unbind(-1))
 
-    def _check(self, costs: Tensor, output: Output, targets: PaddedTargets) -> None:
-        """Refuses costs that no assignment can be found for, and says once where objects outnumber the queries."""
-        queries = costs.shape[2]
-        if max(targets.counts, default=0) > queries and not self._warned:
+    def _warn_once(self, objects: int, queries: int) -> None:
+        if objects > queries and not self._warned:
             self._warned = True
             warnings.warn(
-                f"an image has {max(targets.counts)} objects but the model only {queries} queries: the objects left over teach it "
-                f"nothing; build it with queries={max(targets.counts)} or more",
+                f"an image has {objects} objects but the model only {queries} queries: the objects left over teach it nothing; "
+                f"build it with queries={objects} or more",
                 stacklevel=4,
             )
-        finite = costs.isfinite()
-        if finite.all():
-            return
-        for image, count in enumerate(targets.counts):
-            if not finite[:, image, :, :count].all():
-                raise NonFiniteError(self._complaint(image, count, output, targets), image)
 
-    def _complaint(self, image: int, count: int, output: Output, targets: PaddedTargets) -> str:
-        broken = [
-            name
-            for name, (term, _) in self.terms.items()
-            if not term(output, targets)[:, image, :, :count].isfinite().all()
-        ]
-        predictions_finite = output.boxes_cxcywh[:, image].isfinite().all() and output.logits[:, image].isfinite().all()
-        culprit = "its targets are not" if predictions_finite else "the model's predictions are not"
-        return (
-            f"image {image} of the batch: the matching cost is not finite in the terms {', '.join(broken)}, because {culprit}; "
-            + ("check its boxes" if predictions_finite else "lower the learning rate, or train in float32")
-        )
+    def _check_finite(self, costs: Tensor, output: Output, targets: PaddedTargets) -> None:
+        """Refuses costs that no assignment can be found for, and predictions that would spoil the loss where there is nothing to match."""
+        scores, boxes = (values.isfinite().all(-1).all(2).all(0) for values in (output.logits, output.boxes_cxcywh))
+        predicted = (scores & boxes).tolist()  # B
+        for image, count in enumerate(targets.counts):
+            if predicted[image] and costs[:, image, :, :count].isfinite().all():
+                continue
+            names = [
+                name
+                for name, (term, _) in self.terms.items()
+                if not term(output, targets)[:, image, :, :count].isfinite().all()
+            ]
+            what = f"the matching cost is not finite in the terms {', '.join(names)}" if names else "the loss is not finite"
+            cause = (
+                "its targets are not; check its boxes"
+                if predicted[image]
+                else "the model's predictions are not; lower the learning rate, or train in float32"
+            )
+            raise NonFiniteError(f"image {image} of the batch: {what}, because {cause}", image)

@@ -19,7 +19,6 @@ from detrkit.training.module import TrainingModule
 from detrkit.training.progress import duration
 from detrkit.training.run_folder import RunFolder, append_to_log, read_log
 
-
 _KEEP_EVERY = 60.0  # seconds between two checkpoints where epochs are shorter than that
 _TELL_EVERY = 10.0  # seconds between two lines, likewise
 
@@ -58,7 +57,7 @@ class EpochEnds(Callback):
         epoch, last = trainer.current_epoch + 1, pl_module.global_step >= pl_module.schedule.steps
         evaluates = last or epoch % pl_module.options.evaluate_every == 0
         # Epochs of a tiny data set take no time: then files and lines would cost more than learning does.
-        keeps = evaluates and self.validation is not None or last or time.perf_counter() - self._kept > _KEEP_EVERY
+        keeps = (evaluates and self.validation is not None) or last or time.perf_counter() - self._kept > _KEEP_EVERY
         if trainer.is_global_zero:
             row, line = self._summary(trainer, pl_module, epoch, seconds)
             if self.validation is not None and evaluates:
