@@ -123,4 +123,4 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         with pytest.raises(OutputError) as caught:
             prepare_folder(folder)
         assert str(caught.value).startswith(f"the folder {folder} cannot be written to (")
-        assert str(caught.value).endswith("choose another with --output")
+        assert str(caught.value).endswith("choose another")

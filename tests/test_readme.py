@@ -92,6 +92,6 @@ def test_tree_names_what_there_is() -> None:
 def test_table_of_variants_is_the_catalog() -> None:
     from detrkit.models.catalog import CATALOG
 
-    rows = re.findall(r"^\| `(detr-[\w-]+)` \|.*\| ([\d.]+|-) \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([\d.]+|-) \|$", README, flags=re.MULTILINE)
     expected = [(name, f"{line.weights.ap:.3f}" if line.weights else "-") for name, line in CATALOG.items()]
     assert rows == expected

@@ -63,9 +63,7 @@ def prepare_folder(path: Path) -> Path:
             pass
     except OSError as problem:
         reason = problem.strerror or str(problem)
-        raise OutputError(
-            f"the folder {path} cannot be written to ({reason}): choose another with --output"
-        ) from problem
+        raise OutputError(f"the folder {path} cannot be written to ({reason}): choose another") from problem
     return path
 
 

@@ -4,7 +4,7 @@ Symbols, here and in every other file: B images in a batch, (H, W) size of the p
 backbone level, D width of the transformer, S tokens of memory, Q queries, L decoder layers, K outputs of the class head, N objects of an image.
 
 Boxes say their format in their name: `boxes_cxcywh` are centre x, centre y, width, height in [0, 1] of the image without its padding;
-`boxes_xyxy` are corners in pixels. All types that hold tensors are registered as pytrees, so `torch.export` takes them as they are.
+`boxes_xyxy` are corners in pixels. What goes into a model and comes out of it is registered as a pytree, so `torch.export` takes it as it is.
 """
 
 from __future__ import annotations

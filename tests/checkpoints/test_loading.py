@@ -193,7 +193,7 @@ class TestWhatAFileCannotTell:
         path = write(tmp_path / "run.pth", {"model": hollow("detr-r50"), "args": options})
         assert load(path, variant="detr-r50-dc5").card.variant == "detr-r50-dc5"
         assert complaint(path, variant="detr-r50") == (
-            f"{path} says that it was trained with dilation=True, so it is not a detr-r50"
+            f"{path} is a detr-r50-dc5, as its contents say, not a detr-r50: leave `variant` out"
         )
 
     @pytest.mark.parametrize("variant", ["detr-r50", "detr-r50-dc5"])
@@ -273,7 +273,7 @@ class TestFilesThatDoNotFit:
         del weights["transformer.decoder.norm.weight"]
         path = write(tmp_path / "file.pth", weights)
         assert complaint(path) == (
-            f"{path} does not fit detr-r18: {path} lacks 1 tensors, such as 'decoder.norm.weight'; "
+            f"{path} does not fit detr-r18: it lacks 1 tensors such as 'decoder.norm.weight'; "
             "give the variant that it was trained as"
         )
 
@@ -299,7 +299,7 @@ class TestFilesThatDoNotFit:
         weights = {**hollow("detr-r18"), "input_proj.weight": torch.zeros(64, 2048, 1, 1)}
         path = write(tmp_path / "file.pth", weights)
         assert complaint(path) == (
-            f"{path} does not fit detr-r18: {path} has another shape for 1 tensors, such as 'neck.projections.0.weight'; "
+            f"{path} does not fit detr-r18: it has in another shape 1 tensors such as 'neck.projections.0.weight'; "
             "give the variant that it was trained as"
         )
 

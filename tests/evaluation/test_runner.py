@@ -201,10 +201,15 @@ def test_nothing_in_common_is_an_error_that_names_both_sides() -> None:
     )
 
 
-def test_progress_goes_to_the_error_stream(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_goes_to_the_error_stream_of_a_terminal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = pets()
     evaluate(KnowingDetector(dataset, OWN), dataset)
     assert capfd.readouterr() == ("", "")
+    evaluate(KnowingDetector(dataset, OWN), dataset, progress=True)
+    assert capfd.readouterr() == ("", "")  # a log file wants no bars
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
     evaluate(KnowingDetector(dataset, OWN), dataset, progress=True)
     out, err = capfd.readouterr()
     assert out == ""

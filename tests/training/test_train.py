@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     assert metrics["evaluation"]["figures"] == result.evaluation.figures
     assert metrics["best"]["AP"] == pytest.approx(result.evaluation.figures["AP"], abs=1e-9)
     options = json.loads((folder / "config.json").read_text())["options"]
-    assert (options["lr"], options["epochs"], options["seed"], options["schedule"]) == (1e-3, 2, 0, "cosine")
+    assert (options["lr"], options["epochs"], options["seed"], options["schedule"]) == (6e-4, 2, 0, "cosine")
     assert all(value is not None for name, value in options.items() if name not in ("steps", "backbone_weights"))
     assert "12 images" in told
     assert "epoch 2/2: loss" in told
@@ -113,9 +113,9 @@ def test_pieces_of_a_batch_take_one_step(digits_folder: Path, tmp_path: Path) ->
 
 
 def test_mixed_precision_trains(digits_folder: Path, tmp_path: Path) -> None:
-    run(digits_folder, tmp_path / "run", epochs=2, precision="bf16")
+    run(digits_folder, tmp_path / "run", epochs=12, evaluate_every=12, multi_scale=False, crop=False, precision="bf16")
     losses = [float(row["loss"]) for row in rows(tmp_path / "run")]
-    assert losses[1] < losses[0]
+    assert losses[-1] < losses[0]
     weights = load_file(tmp_path / "run" / "last.safetensors")
     assert weights["heads.classes.weight"].dtype is torch.float32
 

@@ -46,7 +46,11 @@ OFFICIAL = KeyMapping(
             "decoder", {"self_attention": "self_attn", "cross_attention": "multihead_attn"}, _DECODER_NORMS
         ),
     ],
-    [Dropped("backbone.0.body.{rest}.num_batches_tracked", _COUNTERS)],
+    # The compact backbone's norms train, so its counters stay.
+    [
+        Dropped(f"backbone.0.body.{norms}.num_batches_tracked", _COUNTERS)
+        for norms in ("bn{n}", "layer{rest}", "blocks.{rest}")
+    ],
 )
 
 
@@ -137,7 +141,8 @@ def fit_config(config: Config, tensors: Mapping[str, Tensor], arguments: Mapping
         tensors: the weights by our names.
         arguments: options stored beside the weights.
     """
-    missing = [name for name in ("query_source.position.weight", "heads.classes.weight") if name not in tensors]
+    needed = ("query_source.position.weight", "heads.classes.weight", "decoder.layers.0.feed_forward.expand.weight")
+    missing = [name for name in needed if name not in tensors]
     if missing:
         raise CheckpointError(f"the weights lack '{missing[0]}': this is only a part of a DETR")
 

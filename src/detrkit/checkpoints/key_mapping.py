@@ -49,7 +49,7 @@ class KeyMapping:
     """A table between our names and foreign ones.
 
     Args:
-        rules: every name has to match exactly one.
+        rules: a name belongs to the first rule that it matches; a table is right where it can match no other.
         dropped: names that may occur without having a place in the model.
     """
 

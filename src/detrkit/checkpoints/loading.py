@@ -43,8 +43,13 @@ def load(path: str | Path, *, variant: str | None = None, classes: Sequence[str 
         model = restore(file)
         if variant is not None and variant != model.card.variant:
             raise CheckpointError(f"{path} holds a {model.card.variant}, not a {variant}: leave `variant` out")
+        if classes is not None:
+            raise CheckpointError(f"{path} brings the names of its classes with it: leave `classes` out")
         return model
-    return _load_foreign(file, variant, classes)
+    try:
+        return _load_foreign(file, variant, classes)
+    except CheckpointError as problem:
+        raise CheckpointError(str(problem) if str(path) in str(problem) else f"{path}: {problem}") from problem
 
 
 def to_official(tensors: Mapping[str, Tensor], model: Detector) -> dict[str, Tensor]:
@@ -82,11 +87,14 @@ def _load_foreign(file: WeightFile, variant: str | None, classes: Sequence[str |
     missing = sorted(set(wanted) - set(weights))
     strange = sorted(set(weights) - set(wanted))
     wrong = sorted(key for key in set(weights) & set(wanted) if weights[key].shape != wanted[key].shape)
-    for keys, complaint in ((missing, "lacks"), (strange, "has no place for"), (wrong, "has another shape for")):
+    for keys, complaint in (
+        (missing, "lacks"),
+        (strange, "has, besides those of that model,"),
+        (wrong, "has in another shape"),
+    ):
         if keys:
-            owner = file.path if complaint != "has no place for" else f"the model {name}"
             raise CheckpointError(
-                f"{file.path} does not fit {name}: {owner} {complaint} {len(keys)} tensors, such as '{keys[0]}'; "
+                f"{file.path} does not fit {name}: it {complaint} {len(keys)} tensors such as '{keys[0]}'; "
                 "give the variant that it was trained as"
             )
     model.load_state_dict(weights)
@@ -105,35 +113,33 @@ def _find_family(file: WeightFile) -> tuple[str, KeyMapping]:
 
 
 def _find_variant_name(file: WeightFile, family: str, backbones: Collection[str], given: str | None) -> str:
+    if not backbones:
+        raise CheckpointError(f"{file.path} holds no backbone that detrkit knows: give the whole model's file")
     candidates = [name for name, line in CATALOG.items() if line.family == family and line.config.backbone in backbones]
-    if given is not None:
-        return _check_given(file, given, candidates)
-    if len(candidates) == 1:
-        return candidates[0]
     if not candidates:
         raise CheckpointError(f"{file.path} has a backbone ({' or '.join(backbones)}) that no {family} variant has")
-    digest = file.sha256()
-    for name in candidates:
-        weights = CATALOG[name].weights
-        if weights is not None and digest.startswith(weights.sha256_prefix):
-            return name
-    if "dilation" in file.arguments:
-        dilated = bool(file.arguments["dilation"])
-        return next(name for name in candidates if CATALOG[name].config.backbone.endswith("-dc5") == dilated)
-    raise CheckpointError(
-        f"{file.path} could be any of {', '.join(candidates)}, which have the same weights: say which with `variant`"
-    )
-
-
-def _check_given(file: WeightFile, given: str, candidates: Collection[str]) -> str:
-    if given not in candidates:
+    if given is not None and given not in candidates:
+        raise CheckpointError(f"{file.path} is not a {given}: its weights fit {' or '.join(candidates)}")
+    if len(candidates) == 1:
+        return candidates[0]
+    told = _told_variant(file, candidates)
+    if told is None and given is None:
         raise CheckpointError(
-            f"{file.path} is not a {given}: its weights fit {' or '.join(candidates) or 'no variant'}"
+            f"{file.path} could be any of {', '.join(candidates)}, which have the same weights: say which with `variant`"
         )
-    dilated = file.arguments.get("dilation")
-    if dilated is not None and bool(dilated) != CATALOG[given].config.backbone.endswith("-dc5"):
-        raise CheckpointError(f"{file.path} says that it was trained with dilation={dilated}, so it is not a {given}")
-    return given
+    if told is not None and given is not None and told != given:
+        raise CheckpointError(f"{file.path} is a {told}, as its contents say, not a {given}: leave `variant` out")
+    return told or given or candidates[0]
+
+
+def _told_variant(file: WeightFile, candidates: Sequence[str]) -> str | None:
+    """Which of the candidates a file is by its own word: the options stored in it, or the checksum of a published file."""
+    dilation = file.arguments.get("dilation")
+    if dilation is not None:
+        return next(name for name in candidates if CATALOG[name].config.backbone.endswith("-dc5") == bool(dilation))
+    published = {name: weights for name in candidates if (weights := CATALOG[name].weights) is not None}
+    digest = file.sha256() if published else ""
+    return next((name for name, weights in published.items() if digest.startswith(weights.sha256_prefix)), None)
 
 
 def _categories(file: WeightFile, outputs: int, classes: Sequence[str | Category] | None) -> tuple[Category, ...]:
@@ -145,6 +151,8 @@ def _categories(file: WeightFile, outputs: int, classes: Sequence[str | Category
         return found
     labels: Any = file.arguments.get("id2label")
     if isinstance(labels, Mapping) and labels:
+        if not all(str(key).isdigit() for key in labels):
+            raise CheckpointError(f"{file.path} has a config.json whose id2label does not number its classes: mend it")
         pairs = sorted((int(key), str(name)) for key, name in labels.items())
         return tuple(Category(id=key, name=name, index=key) for key, name in pairs if name != "N/A" and key < outputs)
     if outputs == _COCO_OUTPUTS:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from detrkit.checkpoints.reading import WeightFile
-from detrkit.errors import CheckpointError
+from detrkit.errors import CheckpointError, ConfigurationError
 from detrkit.files import write_atomically
 from detrkit.models.catalog import FAMILIES, build_from_config, changed_config
 from detrkit.models.detector import Detector
@@ -37,7 +39,14 @@ def save(model: Detector, path: str | Path) -> Path:
         raise CheckpointError(f"{path} must end in .safetensors: that is the one format detrkit writes")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     header = {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(model.card)})}
-    return write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, header)
+        except SafetensorError as problem:  # a full disk, say
+            raise OSError(str(problem)) from problem
+
+    return write_atomically(path, write)
 
 
 def is_own(file: WeightFile) -> bool:
@@ -51,29 +60,40 @@ def restore(file: WeightFile) -> Detector:
     Raises:
         CheckpointError: the header is of a newer detrkit, names an unknown family, or does not fit the tensors.
     """
-    header = json.loads(file.metadata[_HEADER])
-    if header.get("format") != _FORMAT:
+    try:
+        header = json.loads(file.metadata[_HEADER])
+        written = header.get("format")
+        card = _card(header) if written == _FORMAT else None
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise CheckpointError(f"{file.path} has a damaged header ({problem}): write it again") from problem
+    if card is None:
         raise CheckpointError(
-            f"{file.path} has format {header.get('format')}, this detrkit reads format {_FORMAT}: install a newer detrkit"
+            f"{file.path} has format {written}, this detrkit reads format {_FORMAT}: install a newer detrkit"
         )
-    card = _card(header)
     if card.family not in FAMILIES:
         raise CheckpointError(
             f"{file.path} holds a model of the family '{card.family}', which this detrkit does not know"
         )
-    config = changed_config(FAMILIES[card.family].Config(), dict(card.config))
+    try:
+        config = changed_config(FAMILIES[card.family].Config(), dict(card.config))
+    except (ConfigurationError, TypeError) as problem:
+        raise CheckpointError(
+            f"{file.path} has settings that this detrkit cannot use ({problem}): install a newer detrkit"
+        ) from problem
     model = build_from_config(
         card.family, card.variant, config, categories=card.categories, preprocessing=card.preprocessing
     )
     model.card = card
     try:
-        model.load_state_dict(file.tensors)
+        model.load_state_dict(
+            file.tensors, assign=True
+        )  # takes over the file's types, so that what comes back is what was written
     except RuntimeError as problem:
         raise CheckpointError(
             f"{file.path} does not hold the tensors that its own header describes: write it again"
         ) from problem
-    dtypes = {tensor.dtype for tensor in file.tensors.values() if tensor.is_floating_point()}
-    return model.to(dtypes.pop()).eval() if len(dtypes) == 1 else model.eval()
+    model.backbone.to(memory_format=torch.channels_last)
+    return model.eval()
 
 
 def _card(header: Mapping[str, Any]) -> ModelCard:

@@ -52,9 +52,10 @@ def read_weights(path: str | Path) -> WeightFile:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no weight file {path}: check the path")
-    if _looks_like_safetensors(path):
-        return _read_safetensors(path)
-    return _read_torch(path)
+    try:
+        return _read_safetensors(path) if _looks_like_safetensors(path) else _read_torch(path)
+    except OSError as problem:
+        raise CheckpointError(f"{path} cannot be read ({problem.strerror or problem}): check its rights") from problem
 
 
 def _looks_like_safetensors(path: Path) -> bool:
@@ -77,20 +78,27 @@ def _read_safetensors(path: Path) -> WeightFile:
 
 
 def _read_torch(path: Path) -> WeightFile:
+    damaged = f"{path} is damaged or not a weight file: copy or download it again"
+    if not _looks_like_torch(path):
+        raise CheckpointError(damaged)
     try:
         # The authors' training files keep their options as a namespace, which is as harmless as a dictionary.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        if "Weights only load failed" in str(problem) and "Unsupported" in str(problem):
+    except Exception as problem:  # whatever the parser stumbles over is the file's fault
+        if isinstance(problem, pickle.UnpicklingError) and "GLOBAL" in str(problem):
             raise CheckpointError(
                 f"{path} holds Python objects besides tensors, which could run code when loaded: keep the weights alone in it, "
                 "with torch.save({'model': model.state_dict()}, file)"
             ) from problem
-        raise CheckpointError(f"{path} is damaged or not a weight file: copy or download it again") from problem
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as problem:
-        raise CheckpointError(f"{path} is damaged or not a weight file: copy or download it again") from problem
+        raise CheckpointError(damaged) from problem
     return WeightFile(path, _weights_in(path, content), {}, _arguments_in(content) or _settings_beside(path))
+
+
+def _looks_like_torch(path: Path) -> bool:
+    """Torch writes a zip archive, or in its old format a pickle."""
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
 
 
 def _weights_in(path: Path, content: Any) -> dict[str, Tensor]:
@@ -100,6 +108,8 @@ def _weights_in(path: Path, content: Any) -> dict[str, Tensor]:
                 content = content[entry]
                 break
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors and all(name.startswith("module.") for name in tensors):  # as DistributedDataParallel names them
+            return {name.removeprefix("module."): value for name, value in tensors.items()}
         if tensors:
             return tensors
     raise CheckpointError(f"{path} holds no weights: expected tensors by name, alone or under 'model' or 'state_dict'")

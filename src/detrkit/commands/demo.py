@@ -17,15 +17,13 @@ def demo(*, steps: int = 4000, output: Path = Path("runs/demo"), seed: int = 0, 
         seed: of the weights and of everything random in training.
         device: auto, cpu, cuda, cuda:1 or mps.
     """
-    from rich.console import Console
-
+    from detrkit.terminal import terminal
     from detrkit.training import train
     from detrkit.training.run_folder import remove_earlier
 
-    console = Console()
+    console = terminal()
     console.print(
         "A detector learns to find handwritten digits, from random weights. DETR is slow at this: most of its published runs take days.",
-        highlight=False,
     )
     remove_earlier(output, variant="detr-compact", data="digits")
     result = train(
@@ -51,5 +49,4 @@ def demo(*, steps: int = 4000, output: Path = Path("runs/demo"), seed: int = 0, 
         f"Checkpoint {result.best}\n"
         f"Next       detrkit evaluate {result.best} --data digits\n"
         "Your data  detrkit train detr-r18 --data YOUR_FOLDER --backbone-weights WEIGHTS",
-        highlight=False,
     )

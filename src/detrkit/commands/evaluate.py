@@ -32,11 +32,10 @@ def evaluate(
         results: JSON file for all detections, in COCO's form.
         report: HTML file for figures and pictures.
     """
-    from rich.console import Console
-
     from detrkit.evaluation import compare, detect, evaluate_detections
     from detrkit.evaluation.report import Section, evaluation_sections, example_pictures, write_report
     from detrkit.files import write_json
+    from detrkit.terminal import terminal
 
     pictures: list[Section] = []
     if checkpoint.suffix.lower() == ".json":
@@ -55,7 +54,7 @@ def evaluate(
         if report is not None:
             examples = example_pictures(dataset, found, threshold=model.card.threshold)
             pictures = [Section("Examples", (), examples)]
-    Console().print(evaluation.table())
+    terminal().print(evaluation.table())
     if output is not None:
         write_json(output, evaluation.to_json())
     if report is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 def models() -> None:
     """List everything that can be built, with the authors' published AP on COCO val2017 where there is one."""
-    from rich.console import Console
     from rich.table import Table
 
     from detrkit.models.catalog import CATALOG
+    from detrkit.terminal import terminal
 
-    console = Console()
+    console = terminal()
     table = Table(
         "variant", "backbone", "queries", "AP", "licence", caption="AP: published, COCO val2017", caption_justify="left"
     )
@@ -22,4 +22,4 @@ def models() -> None:
     console.print("Published weights:")
     for name, line in CATALOG.items():
         if line.weights is not None:
-            console.print(f"  {name:16}{line.weights.address}", soft_wrap=True, highlight=False)
+            console.print(f"  {name:16}{line.weights.address}", soft_wrap=True)

@@ -23,7 +23,6 @@ def predict(
         variant: name of the checkpoint's variant, where the file cannot tell.
         device: auto, cpu, cuda, cuda:1 or mps.
     """
-    from rich.console import Console
     from rich.progress import track
 
     from detrkit.checkpoints import load
@@ -31,16 +30,17 @@ def predict(
     from detrkit.errors import OutputError
     from detrkit.files import prepare_folder, write_json
     from detrkit.prediction import Predictor, draw, find_images, output_names, save_image, to_file_entries
+    from detrkit.terminal import terminal
     from detrkit.training.options import choose_device
 
-    console = Console()
+    console = terminal()
     paths = find_images(images)
     prepare_folder(output)
     if any(path.parent.resolve() == output.resolve() for path in paths):
         raise OutputError(f"{output} holds images that are read, which would be overwritten: choose another --output")
     predictor = Predictor(load(checkpoint, variant=variant), threshold=threshold, device=choose_device(device))
     found = []
-    errors = Console(stderr=True)
+    errors = terminal(stderr=True)
     pairs = list(zip(paths, output_names(paths), strict=True))
     for path, name in track(pairs, "looking", console=errors, transient=True, disable=not errors.is_terminal):
         picture = read_image(path)
@@ -51,5 +51,4 @@ def predict(
     total = sum(len(detections) for detections in found)
     console.print(
         f"{total} detections from score {predictor.threshold:.2f} in {len(paths)} images: see {output}, and {output / 'detections.json'}",
-        highlight=False,
     )

@@ -78,18 +78,17 @@ def train(
     """
     given = {name: value for name, value in locals().items() if value is not None}
 
-    from rich.console import Console
-
+    from detrkit.terminal import terminal
     from detrkit.training import train as run
 
-    console = Console()
+    console = terminal()
     if settings:
         given["settings"] = _typed(variant, settings)
     result = run(**given, console=console)
     if result.evaluation is not None:
         console.print(result.evaluation.table())
-    console.print(f"Best model: {result.best}\nReport: {result.folder / 'report.html'}", highlight=False)
-    console.print(f"Next: detrkit predict {result.best} IMAGES", highlight=False)
+    console.print(f"Best model: {result.best}\nReport: {result.folder / 'report.html'}")
+    console.print(f"Next: detrkit predict {result.best} IMAGES")
 
 
 def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
@@ -100,7 +99,8 @@ def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
     if variant is None:
         return dict(settings)
     config, typed = find_variant(variant).config, {}
-    for name, text in settings.items():
+    for option, text in settings.items():
+        name = option.replace("-", "_")
         kind: Callable[[str], Any] = type(getattr(config, name, text))
         try:
             typed[name] = kind(text)

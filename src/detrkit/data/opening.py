@@ -67,8 +67,8 @@ def available_splits(data: str | Path) -> list[str]:
     path = _existing(data)
     if path.is_file():
         told = _told_split(path)
-        return [] if told is None else [_plain(told)]
-    names = {_plain(name) for name in _annotation_files(path)}
+        return [] if told is None else [plain_split(told)]
+    names = {plain_split(name) for name in _annotation_files(path)}
     return [name for name in _USUAL_ORDER if name in names] + sorted(names.difference(_USUAL_ORDER))
 
 
@@ -82,7 +82,7 @@ def _existing(data: str | Path) -> Path:
     )
 
 
-def _plain(split: str) -> str:
+def plain_split(split: str) -> str:
     """A split's name without year; `valid` is `val`."""
     for year in _YEARS:
         split = split.removesuffix(year) or split
@@ -93,7 +93,7 @@ def _spellings(split: str) -> list[str]:
     """How folders and annotation files may name a split, most literal first; a name with a year means that year only."""
     if split.endswith(_YEARS):
         return [split]
-    names = ["val", "valid"] if _plain(split) == "val" else [split]
+    names = ["val", "valid"] if plain_split(split) == "val" else [split]
     return list(dict.fromkeys([split, *names, *(name + year for year in _YEARS for name in names)]))
 
 
@@ -134,7 +134,7 @@ def _image_folder(annotation_file: Path, images: list[dict[str, object]]) -> Pat
         return annotation_file.parent
     root, beside = _root(annotation_file), annotation_file.parent
     own = _told_split(annotation_file) or annotation_file.stem
-    names = dict.fromkeys([own, *_spellings(_plain(own))])
+    names = dict.fromkeys([own, *_spellings(plain_split(own))])
     candidates = [root / name for name in names] + [root / "images" / name for name in names] + [root / "images", root]
     if annotation_file.name == _ROBOFLOW_FILE:
         candidates = [beside]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
@@ -24,6 +23,7 @@ from detrkit.models.detector import Detector
 from detrkit.prediction import predictor
 from detrkit.prediction.results import result_entry
 from detrkit.structures import Category, Detections
+from detrkit.terminal import terminal
 
 NAMES_SHOWN = 5
 
@@ -98,7 +98,7 @@ def detect(
     )
     select = selection_for(model if device is None else model.to(device))
     found: dict[int, list[dict[str, Any]]] = {}
-    errors = Console(stderr=True)
+    errors = terminal(stderr=True)
     shown = progress and errors.is_terminal
     steps = track(loader, f"evaluating on {dataset.name}", total=len(batches), disable=not shown, console=errors)
     with _eval_mode(model):

@@ -10,7 +10,7 @@ from detrkit.layers.precision import at_least_float32
 
 
 def cross_entropy_with_no_object(logits: Tensor, labels: Tensor, no_object_weight: float) -> Tensor:
-    """Cross-entropy of every query, queries without an object counting less (DETR, section 3.1 and A.2).
+    """Cross-entropy of every query, queries without an object counting less (DETR, section 3.1).
 
     Args:
         logits: (L, B, Q, K); the last output is no-object.

@@ -95,7 +95,11 @@ class HungarianMatcher:
                 for name, (term, _) in self.terms.items()
                 if not term(output, targets)[:, image, :, :count].isfinite().all()
             ]
-            what = f"the matching cost is not finite in the terms {', '.join(names)}" if names else "the loss is not finite"
+            what = (
+                f"the matching cost is not finite in the terms {', '.join(names)}"
+                if names
+                else "the loss is not finite"
+            )
             cause = (
                 "its targets are not; check its boxes"
                 if predicted[image]

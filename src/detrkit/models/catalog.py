@@ -6,6 +6,7 @@ This is the one place that knows all papers. `detrkit models` prints it, and the
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -182,10 +183,12 @@ def as_categories(classes: Sequence[str | Category]) -> tuple[Category, ...]:
         else Category(id=index, name=entry, index=index)
         for index, entry in enumerate(classes)
     )
-    names = [category.name for category in found]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ConfigurationError(f"the class name '{repeated[0]}' occurs twice: give every class a name of its own")
+    for name, count in Counter(category.name for category in found).items():
+        if count > 1:
+            raise ConfigurationError(f"the class name '{name}' occurs twice: give every class a name of its own")
+    for number, count in Counter(category.id for category in found).items():
+        if count > 1:
+            raise ConfigurationError(f"two classes have the id {number}: give every class an id of its own")
     return found
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
+from detrkit.errors import ConfigurationError
 from detrkit.layers.heads import DetectionHeads
 from detrkit.layers.position_encoding import SinePositionEncoding
 from detrkit.layers.selection import SoftmaxSelection
@@ -46,7 +47,10 @@ class Config:
         class_weight: weight of the class term, in matching and loss.
         l1_weight: weight of the box distance, in matching and loss.
         giou_weight: weight of the generalised IoU, in matching and loss.
-        no_object_weight: weight of queries without an object in the class loss (section A.2).
+        no_object_weight: weight of queries without an object in the class loss (section 3.1).
+
+    Raises:
+        ConfigurationError: a number that no model can have.
     """
 
     classes: int = 91
@@ -62,6 +66,17 @@ class Config:
     l1_weight: float = 5.0
     giou_weight: float = 2.0
     no_object_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "queries", "width", "heads", "hidden", "decoder_layers"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
+            raise ConfigurationError("encoder_layers must not be below 0, and dropout lies in [0, 1)")
+        if self.width % self.heads or self.width % 4:
+            raise ConfigurationError(
+                f"width {self.width} must be a multiple of 4 (sine and cosine of two axes) and of the {self.heads} heads"
+            )
 
 
 class LearnedQueries(nn.Module):

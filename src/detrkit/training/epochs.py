@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 
 from lightning.pytorch import Trainer
@@ -17,7 +18,7 @@ from detrkit.structures import ModelCard
 from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
 from detrkit.training.progress import duration
-from detrkit.training.run_folder import RunFolder, append_to_log, read_log
+from detrkit.training.run_folder import RunFolder, append_to_log
 
 _KEEP_EVERY = 60.0  # seconds between two checkpoints where epochs are shorter than that
 _TELL_EVERY = 10.0  # seconds between two lines, likewise
@@ -58,6 +59,7 @@ class EpochEnds(Callback):
         evaluates = last or epoch % pl_module.options.evaluate_every == 0
         # Epochs of a tiny data set take no time: then files and lines would cost more than learning does.
         keeps = (evaluates and self.validation is not None) or last or time.perf_counter() - self._kept > _KEEP_EVERY
+        keeps = trainer.strategy.broadcast(keeps)  # processes have clocks of their own
         if trainer.is_global_zero:
             row, line = self._summary(trainer, pl_module, epoch, seconds)
             if self.validation is not None and evaluates:
@@ -67,7 +69,7 @@ class EpochEnds(Callback):
                 line += f"; about {duration(seconds * steps / max(1, self._steps(pl_module)))} left"
             self._write(pl_module, row, keeps=keeps)
             if keeps or time.perf_counter() - self._told > _TELL_EVERY:
-                self.console.print(line, highlight=False)
+                self.console.print(line)
                 self._told = time.perf_counter()
         if keeps:
             trainer.strategy.barrier()
@@ -93,24 +95,29 @@ class EpochEnds(Callback):
         evaluation = evaluate(module.model, self.validation, batch_size=8 if self._small(module) else 1)
         row |= {name: value for name, value in evaluation.figures.items() if value is not None}
         module.model.card = _with_figures(module, evaluation)
-        best = max((earlier.get("AP", -1.0) for earlier in read_log(self.folder.log)), default=-1.0)
+        best = (self._best() or {}).get("AP", -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
-        return f"; AP {ap:.3f}, AP50 {ap50:.3f}" + (f" (best AP so far {best:.3f})" if best >= ap else "")
+        return f"; AP {ap:.3f}, AP50 {ap50:.3f}" + (f" (best AP so far {best:.3f})" if best > ap else "")
 
     @staticmethod
     def _small(module: TrainingModule) -> bool:
         options = module.options
         return (options.short_side or 800) * (options.long_side or 1333) < 512 * 512
 
+    def _best(self) -> dict[str, float] | None:
+        """The row of the epoch whose model lies in the folder as the best."""
+        if not self.folder.best.is_file() or not self.folder.metrics.is_file():
+            return None
+        best: dict[str, float] | None = json.loads(self.folder.metrics.read_text(encoding="utf-8"))["best"]
+        return best
+
     def _write(self, module: TrainingModule, row: dict[str, float], *, keeps: bool) -> None:
         """Log and figures; the last model where it is to be kept, the best one where this is it."""
-        rows = [earlier for earlier in read_log(self.folder.log) if earlier["epoch"] < row["epoch"]]
         append_to_log(self.folder.log, row)
         if keeps:
             save(module.model, self.folder.last)
         key, sign = ("AP", 1.0) if self.validation is not None else ("loss", -1.0)
-        candidates = [each for each in rows if key in each]
-        best = max(candidates, key=lambda each: sign * each[key], default=None)
+        best = self._best()
         if keeps and key in row and (best is None or sign * row[key] > sign * best[key]):
             save(module.model, self.folder.best)
             best = row

@@ -206,6 +206,10 @@ def _check(options: TrainingOptions) -> None:
         value = getattr(options, name)
         if value is not None and value < 0:
             raise ConfigurationError(f"{name} must not be below 0, but is {value}")
+    if options.drop_after is not None and not 0 < options.drop_after <= 1:
+        raise ConfigurationError(f"drop_after is a share of the run, above 0 and at most 1, not {options.drop_after}")
+    if "classes" in options.settings:
+        raise ConfigurationError("settings.classes follows from the data set: leave it out")
     for name, allowed in (("schedule", ("step", "cosine")), ("precision", ("float32", "bf16"))):
         value = getattr(options, name)
         if value is not None and value not in allowed:

@@ -90,7 +90,7 @@ def create(options: TrainingOptions) -> RunFolder:
     else:
         stamp = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
         folder = RunFolder(Path("runs") / f"{options.variant}-{stamp}")
-    if folder.config.exists():
+    if folder.state.exists():
         raise ConfigurationError(
             f"{folder.path} holds a run already: go on with it (resume), or choose another --output"
         )

@@ -18,7 +18,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from detrkit.checkpoints import load, load_backbone_weights
-from detrkit.data import Augmentation, DetectionDataset, TrainingData, TrainingTransform, available_splits, open_dataset
+from detrkit.data import (
+    Augmentation,
+    DetectionDataset,
+    TrainingData,
+    TrainingTransform,
+    available_splits,
+    open_dataset,
+    plain_split,
+)
 from detrkit.errors import ConfigurationError, closest
 from detrkit.evaluation import Evaluation, compare, detect
 from detrkit.evaluation.report import (
@@ -34,6 +42,7 @@ from detrkit.models.catalog import build, criterion_for, find_variant
 from detrkit.models.detector import Detector
 from detrkit.prediction import save_image
 from detrkit.structures import Preprocessing
+from detrkit.terminal import terminal
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import TrainingOptions, choose_device, plan, resolve
@@ -82,7 +91,7 @@ def train(
         OutputError: the run's folder cannot be written.
         NonFiniteError: training left the finite numbers.
     """
-    console = console or Console()
+    console = console or terminal()
     if resume is not None:
         if variant is not None or data is not None or options:
             given = [name for name, value in (("variant", variant), ("data", data)) if value is not None] + list(
@@ -131,20 +140,24 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
             enable_model_summary=False,
             enable_autolog_hparams=False,
         )
-        trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
+        try:
+            trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
+        except SystemExit as end:  # Lightning's way of ending on Ctrl-C and SIGTERM, the latter even with success
+            console.print(f"Stopped. Go on with: detrkit train --resume {folder.path}")
+            raise KeyboardInterrupt from end
     return _finish(folder, validation)
 
 
 def _open(options: TrainingOptions, console: Console) -> tuple[DetectionDataset, DetectionDataset | None]:
     training = open_dataset(options.data, options.train_split)
     validation = None
-    if options.val_split in available_splits(options.data):
+    if plain_split(options.val_split) in available_splits(options.data):
         validation = open_dataset(options.data, options.val_split)
     for dataset in (training, validation):
         if dataset is not None:
-            console.print(dataset.description(), highlight=False)
+            console.print(dataset.description())
             for note in dataset.notes:
-                console.print(f"Note: {note}", highlight=False)
+                console.print(f"Note: {note}")
     if validation is None:
         console.print(
             f"Note: {options.data} has no split '{options.val_split}', so nothing is evaluated and the lowest loss counts as best."
@@ -190,13 +203,12 @@ def _announce(
         f"{choose_device(options.device)} in {options.precision}: {schedule.epochs} epochs, {schedule.steps} steps, batches of "
         f"{schedule.piece_size * (options.accumulate or 1)} images{pieces}, images up to {options.short_side} × {options.long_side}, "
         f"learning rate {options.lr:g} (backbone {options.backbone_lr:g}, {options.schedule})",
-        highlight=False,
     )
     if schedule.piece_size * (options.accumulate or 1) < (options.batch_size or 1):
         console.print(
             f"Note: there are only {len(module.data)} images, so batches are smaller than {options.batch_size}."
         )
-    console.print(f"Run folder: {folder.path}", highlight=False)
+    console.print(f"Run folder: {folder.path}")
 
 
 def _finish(folder: RunFolder, validation: DetectionDataset | None) -> TrainingResult:
