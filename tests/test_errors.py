@@ -58,3 +58,11 @@ def test_a_non_finite_error_knows_its_image() -> None:
 )
 def test_closest(name: str, sentence: str) -> None:
     assert errors.closest(name, (known for known in ("detr-r50", "dino"))) == sentence
+
+
+def test_an_error_from_a_loading_process_is_its_sentence_again() -> None:
+    handed_over = (
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "fetch.py", line 1, in fetch\n    raise\ndetrkit.errors.DataError: a.jpg: is cut off, remove it\n'
+    )
+    assert str(errors.DataError(handed_over)) == "a.jpg: is cut off, remove it"

@@ -30,6 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         sys.exit(_complain(str(problem)))
+    except PermissionError as problem:
+        if debug:
+            raise
+        sys.exit(_complain(f"{problem.filename} cannot be used ({problem.strerror}): mend its rights, or name another"))
     except KeyboardInterrupt:
         if debug:
             raise

@@ -18,7 +18,16 @@ from collections.abc import Iterable
 
 
 class DetrkitError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can mend.
+
+    Args:
+        message: one sentence. A data loader's worker hands its error over as a printed traceback; then its last line is the sentence.
+    """
+
+    def __init__(self, message: str) -> None:
+        if "Original Traceback" in message:
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        super().__init__(message)
 
 
 class ConfigurationError(DetrkitError, ValueError):

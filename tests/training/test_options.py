@@ -35,6 +35,10 @@ def test_given_values_stay() -> None:
         ({"epochs": 0}, "epochs must be above 0"),
         ({"steps": 0}, "steps must be above 0"),
         ({"lr": -1.0}, "lr must be above 0"),
+        ({"lr": float("nan")}, "lr must be above 0"),
+        ({"drop_after": 2.0}, "drop_after is a share of the run"),
+        ({"settings": {"classes": 3}}, "follows from the data set"),
+        ({"device": "cpu:0"}, "not to be had here"),
         ({"short_side": 0}, "short_side must be above 0"),
         ({"workers": -1}, "workers must not be below 0"),
         ({"schedule": "linear"}, "schedule must be one of step, cosine"),
@@ -58,6 +62,8 @@ def test_plan_counts_steps_and_epochs() -> None:
 def test_plan_shrinks_the_batch_to_the_images() -> None:
     small = plan(resolved(epochs=2, batch_size=16, accumulate=1), images=3)
     assert (small.piece_size, small.steps_per_epoch, small.steps) == (3, 1, 2)
+    pieces = plan(resolved(epochs=2, batch_size=64, accumulate=32), images=16)
+    assert (pieces.piece_size, pieces.accumulate, pieces.batch_size, pieces.steps) == (2, 8, 16, 2)
 
 
 def test_auto_chooses_a_device_that_is_there() -> None:

@@ -58,6 +58,10 @@ def to_official(tensors: Mapping[str, Tensor], model: Detector) -> dict[str, Ten
     Raises:
         CheckpointError: a name is not one of the model's.
     """
+    own_names = model.state_dict().keys()
+    for name in tensors:
+        if name not in own_names:
+            raise CheckpointError(f"'{name}' is not the name of a parameter of this {model.card.variant}")
     return _official(model).to_foreign(tensors)
 
 

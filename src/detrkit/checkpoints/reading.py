@@ -74,7 +74,9 @@ def _read_safetensors(path: Path) -> WeightFile:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({problem}): copy or download it again"
         ) from problem
-    return WeightFile(path, tensors, metadata, _settings_beside(path))
+    if not tensors:
+        raise CheckpointError(f"{path} holds no weights: give a file with a model's tensors")
+    return WeightFile(path, tensors, metadata, {} if "detrkit" in metadata else _settings_beside(path))
 
 
 def _read_torch(path: Path) -> WeightFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 def demo(*, steps: int = 4000, output: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> None:
@@ -18,27 +19,27 @@ def demo(*, steps: int = 4000, output: Path = Path("runs/demo"), seed: int = 0, 
         device: auto, cpu, cuda, cuda:1 or mps.
     """
     from detrkit.terminal import terminal
-    from detrkit.training import train
-    from detrkit.training.run_folder import remove_earlier
+    from detrkit.training import TrainingOptions, train
+    from detrkit.training.options import resolve
+    from detrkit.training.run_folder import remove_earlier_demo
 
     console = terminal()
     console.print(
         "A detector learns to find handwritten digits, from random weights. DETR is slow at this: most of its published runs take days.",
     )
-    remove_earlier(output, variant="detr-compact", data="digits")
-    result = train(
-        "detr-compact",
-        "digits",
-        output=str(output),
-        steps=steps,
-        seed=seed,
-        device=device,
-        flip=0.0,  # a mirrored 2 is no 2
-        crop=False,
-        multi_scale=False,
-        evaluate_every=4,
-        console=console,
-    )
+    options: dict[str, Any] = {
+        "output": str(output),
+        "steps": steps,
+        "seed": seed,
+        "device": device,
+        "evaluate_every": 4,
+    }
+    options |= {"flip": 0.0, "crop": False, "multi_scale": False}  # a mirrored 2 is no 2, and half a 9 may be a 0
+    resolve(
+        TrainingOptions("detr-compact", "digits", **options)
+    )  # refuses what cannot work before anything is replaced
+    remove_earlier_demo(output)
+    result = train("detr-compact", "digits", console=console, **options)
     assert result.evaluation is not None
     figures = result.evaluation.figures
     console.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 def evaluate(
@@ -32,12 +33,19 @@ def evaluate(
         results: JSON file for all detections, in COCO's form.
         report: HTML file for figures and pictures.
     """
+    from detrkit.errors import ConfigurationError
     from detrkit.evaluation import compare, detect, evaluate_detections
     from detrkit.evaluation.report import Section, evaluation_sections, example_pictures, write_report
-    from detrkit.files import write_json
+    from detrkit.files import prepare_folder, write_json
     from detrkit.terminal import terminal
 
+    for file in (output, results, report):
+        if file is not None:
+            prepare_folder(file.parent)
     pictures: list[Section] = []
+    found: list[dict[str, Any]] = []
+    if checkpoint.suffix.lower() == ".json" and results is not None:
+        raise ConfigurationError("--results belongs to a checkpoint: a file with results is not written again")
     if checkpoint.suffix.lower() == ".json":
         evaluation = evaluate_detections(Path(data), checkpoint)
     else:
@@ -49,12 +57,12 @@ def evaluate(
         dataset = open_dataset(data, split)
         found = detect(model, dataset, batch_size=batch_size, workers=workers, progress=True)
         evaluation = compare(model, dataset, found)
-        if results is not None:
-            write_json(results, found)
         if report is not None:
             examples = example_pictures(dataset, found, threshold=model.card.threshold)
             pictures = [Section("Examples", (), examples)]
     terminal().print(evaluation.table())
+    if results is not None:
+        write_json(results, found)
     if output is not None:
         write_json(output, evaluation.to_json())
     if report is not None:

@@ -26,7 +26,7 @@ def predict(
     from rich.progress import track
 
     from detrkit.checkpoints import load
-    from detrkit.data import read_image
+    from detrkit.data import check_image, read_image
     from detrkit.errors import OutputError
     from detrkit.files import prepare_folder, write_json
     from detrkit.prediction import Predictor, draw, find_images, output_names, save_image, to_file_entries
@@ -38,6 +38,8 @@ def predict(
     prepare_folder(output)
     if any(path.parent.resolve() == output.resolve() for path in paths):
         raise OutputError(f"{output} holds images that are read, which would be overwritten: choose another --output")
+    for path in paths:
+        check_image(path)  # one bad file must not cost the results of the others
     predictor = Predictor(load(checkpoint, variant=variant), threshold=threshold, device=choose_device(device))
     found = []
     errors = terminal(stderr=True)

@@ -133,8 +133,13 @@ def match_categories(categories: Sequence[Category], dataset: DetectionDataset) 
     Raises:
         DataError: no class matches.
     """
-    by_name = {category.name.casefold(): category for category in categories}
-    pairs = [(by_name[own.name.casefold()], own) for own in dataset.categories if own.name.casefold() in by_name]
+    exact = {category.name: category for category in categories}
+    pairs = [(exact[own.name], own) for own in dataset.categories if own.name in exact]
+    taken = {category.name for category, _ in pairs}
+    similar = {category.name.casefold(): category for category in categories if category.name not in taken}
+    for own in dataset.categories:
+        if own.name not in taken and own.name.casefold() in similar:
+            pairs.append((similar.pop(own.name.casefold()), own))
     notes = []
     if not pairs:
         by_id = {category.id: category for category in categories}

@@ -17,6 +17,7 @@ from detrkit.files import write_atomically, write_json
 from detrkit.structures import ModelCard
 from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
+from detrkit.training.options import TrainingOptions
 from detrkit.training.progress import duration
 from detrkit.training.run_folder import RunFolder, append_to_log
 
@@ -37,6 +38,7 @@ class EpochEnds(Callback):
         self.folder, self.validation, self.console = folder, validation, console
         self._window = LearningWindow(None)
         self._began = self._kept = self._told = time.perf_counter()
+        self._logged = 0
 
     def on_train_epoch_start(self, *_: object) -> None:
         """Starts the clock."""
@@ -48,7 +50,8 @@ class EpochEnds(Callback):
         assert pl_module.losses is not None
         self._window.add(pl_module.losses)
         step = pl_module.global_step
-        if step % 10 == 0:
+        if step % 10 == 0 and step != self._logged:  # once a step, not once a piece of its batch
+            self._logged = step
             losses = {name: value.item() for name, value in pl_module.losses.terms.items()}
             pl_module.logger.log_metrics({"loss": pl_module.losses.total.item(), **losses}, step)  # type: ignore[union-attr]
 
@@ -62,12 +65,14 @@ class EpochEnds(Callback):
         keeps = trainer.strategy.broadcast(keeps)  # processes have clocks of their own
         if trainer.is_global_zero:
             row, line = self._summary(trainer, pl_module, epoch, seconds)
+            pl_module.model.card = dataclasses.replace(pl_module.model.card, metrics={})  # those were of other weights
             if self.validation is not None and evaluates:
                 line += self._evaluate(pl_module, row)
             if not last:
                 steps = pl_module.schedule.steps - pl_module.global_step
                 line += f"; about {duration(seconds * steps / max(1, self._steps(pl_module)))} left"
             self._write(pl_module, row, keeps=keeps)
+            pl_module.logger.log_metrics({f"epoch/{name}": value for name, value in row.items()}, pl_module.global_step)  # type: ignore[union-attr]
             if keeps or time.perf_counter() - self._told > _TELL_EVERY:
                 self.console.print(line)
                 self._told = time.perf_counter()
@@ -88,21 +93,19 @@ class EpochEnds(Callback):
         return row, f"epoch {epoch}/{module.schedule.epochs}: {learning.in_words()}"
 
     def _steps(self, module: TrainingModule) -> int:
-        return len(self._window) // (module.options.accumulate or 1)
+        return len(self._window) // module.schedule.accumulate
 
     def _evaluate(self, module: TrainingModule, row: dict[str, float]) -> str:
         assert self.validation is not None
-        evaluation = evaluate(module.model, self.validation, batch_size=8 if self._small(module) else 1)
+        options = module.options
+        evaluation = evaluate(
+            module.model, self.validation, batch_size=evaluation_batch(options), workers=options.workers or 0
+        )
         row |= {name: value for name, value in evaluation.figures.items() if value is not None}
         module.model.card = _with_figures(module, evaluation)
         best = (self._best() or {}).get("AP", -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
         return f"; AP {ap:.3f}, AP50 {ap50:.3f}" + (f" (best AP so far {best:.3f})" if best > ap else "")
-
-    @staticmethod
-    def _small(module: TrainingModule) -> bool:
-        options = module.options
-        return (options.short_side or 800) * (options.long_side or 1333) < 512 * 512
 
     def _best(self) -> dict[str, float] | None:
         """The row of the epoch whose model lies in the folder as the best."""
@@ -129,3 +132,8 @@ def _with_figures(module: TrainingModule, evaluation: Evaluation) -> ModelCard:
     figures = {name: value for name, value in evaluation.figures.items() if value is not None}
     threshold = evaluation.best_threshold if evaluation.best_threshold is not None else card.threshold
     return dataclasses.replace(card, metrics=figures, threshold=threshold)
+
+
+def evaluation_batch(options: TrainingOptions) -> int:
+    """Images that are evaluated together: several only where they are small."""
+    return 8 if (options.short_side or 800) * (options.long_side or 1333) < 512 * 512 else 1

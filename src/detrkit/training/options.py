@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -92,13 +93,20 @@ class Schedule:
         epochs: passes over the data, the last one perhaps cut short.
         steps: optimizer steps in all.
         steps_per_epoch: optimizer steps of a full pass.
-        piece_size: images of one forward pass on one device.
+        piece_size: images of one forward pass.
+        accumulate: forward passes of one step.
     """
 
     epochs: int
     steps: int
     steps_per_epoch: int
     piece_size: int
+    accumulate: int
+
+    @property
+    def batch_size(self) -> int:
+        """Images of one step."""
+        return self.piece_size * self.accumulate
 
 
 def resolve(options: TrainingOptions) -> TrainingOptions:
@@ -116,6 +124,8 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
     batch_size = _or(options.batch_size, recipe.batch_size)
     filled = dataclasses.replace(
         options,
+        data=_absolute(options.data) if Path(options.data).exists() else options.data,
+        backbone_weights=None if options.backbone_weights is None else _absolute(options.backbone_weights),
         epochs=_or(options.epochs, recipe.epochs),
         batch_size=batch_size,
         accumulate=_or(options.accumulate, _pieces(batch_size, short_side * long_side)),
@@ -147,7 +157,7 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if available[name])
     kind, _, index = device.partition(":")
-    if not available.get(kind, False) or (index and not index.isdigit()):
+    if not available.get(kind, False) or (index and (kind != "cuda" or not index.isdigit())):
         offered = ", ".join(name for name, there in available.items() if there)
         raise ConfigurationError(f"the device '{device}' is not to be had here: choose auto or {offered}")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
@@ -155,22 +165,22 @@ def choose_device(device: str) -> str:
     return device
 
 
-def plan(options: TrainingOptions, images: int, processes: int = 1) -> Schedule:
+def plan(options: TrainingOptions, images: int) -> Schedule:
     """How long a run over that many images lasts.
 
     Args:
         options: resolved.
         images: in the training split; fewer than a batch make the batch shrink.
-        processes: that share the work.
     """
     assert options.batch_size is not None
     assert options.accumulate is not None
     assert options.epochs is not None
-    piece_size = max(1, min(options.batch_size // options.accumulate // processes, images))
-    pieces = max(1, images // processes // piece_size)
-    steps_per_epoch = math.ceil(pieces / options.accumulate)
+    piece_size = max(1, min(options.batch_size // options.accumulate, images))
+    pieces = max(1, images // piece_size)
+    accumulate = min(options.accumulate, pieces)
+    steps_per_epoch = math.ceil(pieces / accumulate)
     steps = options.steps or options.epochs * steps_per_epoch
-    return Schedule(math.ceil(steps / steps_per_epoch), steps, steps_per_epoch, piece_size)
+    return Schedule(math.ceil(steps / steps_per_epoch), steps, steps_per_epoch, piece_size, accumulate)
 
 
 def _pieces(batch_size: int, pixels: int) -> int:
@@ -179,6 +189,11 @@ def _pieces(batch_size: int, pixels: int) -> int:
     return next(
         count for count in range(1, batch_size + 1) if batch_size % count == 0 and batch_size // count <= at_once
     )
+
+
+def _absolute(path: str) -> str:
+    """A run has to be gone on with from any folder."""
+    return str(Path(path).absolute())
 
 
 def _or(given: _Value | None, otherwise: _Value) -> _Value:
@@ -200,11 +215,11 @@ def _check(options: TrainingOptions) -> None:
     )
     for name in positive:
         value = getattr(options, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:  # NaN is not above 0 either
             raise ConfigurationError(f"{name} must be above 0, not {value}")
     for name in ("backbone_lr", "weight_decay", "warmup_steps", "seed", "workers"):
         value = getattr(options, name)
-        if value is not None and value < 0:
+        if value is not None and not value >= 0:
             raise ConfigurationError(f"{name} must not be below 0, but is {value}")
     if options.drop_after is not None and not 0 < options.drop_after <= 1:
         raise ConfigurationError(f"drop_after is a share of the run, above 0 and at most 1, not {options.drop_after}")

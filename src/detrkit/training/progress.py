@@ -38,11 +38,12 @@ class ProgressLines(Callback):
         )
         self._window = LearningWindow(_WINDOW)
         self._task: Any = None
-        self._started, self._first_step = 0.0, 0
+        self._started, self._first_step, self._step = 0.0, 0, -1
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Shows the bar."""
         self._started, self._first_step = time.perf_counter(), trainer.global_step
+        self._step = trainer.global_step
         self._task = self.bar.add_task(
             "",
             total=pl_module.schedule.steps,
@@ -58,6 +59,9 @@ class ProgressLines(Callback):
         assert pl_module.losses is not None
         self._window.add(pl_module.losses)
         step = trainer.global_step
+        if step == self._step:
+            return  # only a piece of a batch
+        self._step = step
         if step % _REFRESH_EVERY == 0:
             words = self._window.learning().in_words()
             self.bar.update(self._task, completed=step, words=words, epoch=self._epoch(trainer, pl_module))
@@ -77,7 +81,7 @@ class ProgressLines(Callback):
     def _estimate(self, module: TrainingModule, step: int) -> str:
         seconds = time.perf_counter() - self._started
         steps = module.schedule.steps
-        images = _ESTIMATE_AFTER * (module.options.batch_size or 1) / seconds
+        images = _ESTIMATE_AFTER * module.schedule.batch_size / seconds
         left = duration((steps - step) * seconds / _ESTIMATE_AFTER)
         return f"{steps} steps in all, {images:.1f} images/s: about {left} left (without evaluations)"
 

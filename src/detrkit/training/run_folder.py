@@ -17,6 +17,7 @@ import torch
 import torchvision
 
 import detrkit
+from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError
 from detrkit.files import prepare_folder, write_json, write_text
 from detrkit.training.options import TrainingOptions
@@ -78,11 +79,15 @@ class RunFolder:
         return self.path / "report.html"
 
 
-def create(options: TrainingOptions) -> RunFolder:
-    """A new folder that is proven to be writable, with the configuration in it.
+def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
+    """A folder that is proven to be writable, with the configuration in it.
+
+    Args:
+        options: resolved.
+        training: what is learned from; its classes are noted, so that resuming can see that they are still the same.
 
     Raises:
-        ConfigurationError: the folder holds a run already.
+        ConfigurationError: the folder holds a run that can be gone on with.
         OutputError: it cannot be written.
     """
     if options.output is not None:
@@ -90,11 +95,11 @@ def create(options: TrainingOptions) -> RunFolder:
     else:
         stamp = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
         folder = RunFolder(Path("runs") / f"{options.variant}-{stamp}")
+    prepare_folder(folder.path)
     if folder.state.exists():
         raise ConfigurationError(
             f"{folder.path} holds a run already: go on with it (resume), or choose another --output"
         )
-    prepare_folder(folder.path)
     versions = {
         "detrkit": detrkit.__version__,
         "python": platform.python_version(),
@@ -102,34 +107,45 @@ def create(options: TrainingOptions) -> RunFolder:
         "torchvision": torchvision.__version__,
         "lightning": lightning.__version__,
     }
-    write_json(folder.config, {"options": dataclasses.asdict(options), "versions": versions})
+    content = {"options": dataclasses.asdict(options), "versions": versions, "learned_from": _learned_from(training)}
+    write_json(folder.config, content)
     return folder
 
 
-def remove_earlier(path: Path, *, variant: str, data: str) -> None:
-    """Clears the files of an earlier run of the same kind out of a folder; a folder of anything else is left as it is.
+def _learned_from(training: DetectionDataset) -> dict[str, Any]:
+    return {"images": len(training), "classes": [category.name for category in training.categories]}
 
-    Args:
-        path: the folder; it need not exist.
-        variant: of the earlier run.
-        data: of the earlier run.
+
+def check_same_data(folder: RunFolder, training: DetectionDataset) -> None:
+    """Refuses to go on with a run on other data than it began with.
+
+    Raises:
+        ConfigurationError: other classes or another number of images.
     """
-    folder = RunFolder(path)
-    if not folder.config.is_file():
-        return
-    options = json.loads(folder.config.read_text(encoding="utf-8")).get("options", {})
-    if (options.get("variant"), options.get("data")) != (variant, data):
-        return
-    files = [folder.log, folder.metrics, folder.best, folder.last, folder.state, folder.report, folder.curves]
-    for file in (*files, *folder.pictures.glob("*.png"), *folder.path.glob("tensorboard/events.*"), folder.config):
-        file.unlink(missing_ok=True)
+    before, now = json.loads(folder.config.read_text(encoding="utf-8")).get("learned_from"), _learned_from(training)
+    for name in ("classes", "images"):
+        if before is not None and before[name] != now[name]:
+            raise ConfigurationError(
+                f"{folder.path} began with other {name} than {training.name} has now: train anew, or bring the old data back"
+            )
+
+
+def remove_earlier_demo(path: Path) -> None:
+    """Clears an earlier demo out of a folder, and marks the folder as one for demos; any other run is left as it is."""
+    folder, mark = RunFolder(path), path / "demo"
+    if mark.is_file():
+        files = [folder.log, folder.metrics, folder.best, folder.last, folder.state, folder.report, folder.curves]
+        for file in (*files, *folder.pictures.glob("*.png"), *folder.path.glob("tensorboard/events.*"), folder.config):
+            file.unlink(missing_ok=True)
+    elif not folder.state.exists():
+        write_text(mark, "made by detrkit demo, which replaces it\n")
 
 
 def reopen(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
     """A run's folder and its options, to go on with.
 
     Raises:
-        ConfigurationError: there is no run, or none that got as far as its first epoch's end.
+        ConfigurationError: there is no run, or none that got as far as its first checkpoint.
     """
     folder = RunFolder(Path(path))
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +27,6 @@ from detrkit.data import (
     TrainingTransform,
     available_splits,
     open_dataset,
-    plain_split,
 )
 from detrkit.errors import ConfigurationError, closest
 from detrkit.evaluation import Evaluation, compare, detect
@@ -43,11 +44,11 @@ from detrkit.models.detector import Detector
 from detrkit.prediction import save_image
 from detrkit.structures import Preprocessing
 from detrkit.terminal import terminal
-from detrkit.training.epochs import EpochEnds
+from detrkit.training.epochs import EpochEnds, evaluation_batch
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import TrainingOptions, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
-from detrkit.training.run_folder import RunFolder, create, read_log, reopen
+from detrkit.training.run_folder import RunFolder, check_same_data, create, read_log, reopen
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,17 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
     device = choose_device(options.device)
     training, validation = _open(options, console)
     torch.manual_seed(options.seed)
-    model = _build(options, training)
+    model = _build(options, training, resumed=folder is not None)
     schedule = plan(options, len(training))
     transform = TrainingTransform(_augmentation(options), model.card.preprocessing)
     module = TrainingModule(
         model, criterion_for(model), TrainingData(training, transform, options.seed), options, schedule
     )
     resumed = folder is not None
-    folder = folder or create(options)
+    if folder is None:
+        folder = create(options, training)
+    else:
+        check_same_data(folder, training)
     _announce(console, options, module, folder, resumed)
     kind, _, index = device.partition(":")
     with _quiet_lightning():
@@ -129,7 +133,7 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
             devices=[int(index)] if index else 1,
             precision="bf16-mixed" if options.precision == "bf16" else "32-true",
             max_epochs=schedule.epochs,  # not max_steps: Lightning resumes runs that are counted in steps in the wrong epoch
-            accumulate_grad_batches=options.accumulate or 1,
+            accumulate_grad_batches=schedule.accumulate,
             gradient_clip_val=options.gradient_clip,
             callbacks=[ProgressLines(console), EpochEnds(folder, validation, console)],
             logger=TensorBoardLogger(folder.path, name="tensorboard", version=""),
@@ -145,13 +149,13 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
         except SystemExit as end:  # Lightning's way of ending on Ctrl-C and SIGTERM, the latter even with success
             console.print(f"Stopped. Go on with: detrkit train --resume {folder.path}")
             raise KeyboardInterrupt from end
-    return _finish(folder, validation)
+    return _finish(folder, validation, options)
 
 
 def _open(options: TrainingOptions, console: Console) -> tuple[DetectionDataset, DetectionDataset | None]:
     training = open_dataset(options.data, options.train_split)
     validation = None
-    if plain_split(options.val_split) in available_splits(options.data):
+    if options.val_split != "val" or "val" in available_splits(options.data):  # one that was asked for must be there
         validation = open_dataset(options.data, options.val_split)
     for dataset in (training, validation):
         if dataset is not None:
@@ -165,12 +169,14 @@ def _open(options: TrainingOptions, console: Console) -> tuple[DetectionDataset,
     return training, validation
 
 
-def _build(options: TrainingOptions, training: DetectionDataset) -> Detector:
+def _build(options: TrainingOptions, training: DetectionDataset, *, resumed: bool) -> Detector:
     assert options.short_side is not None
     assert options.long_side is not None
     usual = find_variant(options.variant).preprocessing
     preprocessing = Preprocessing(options.short_side, options.long_side, usual.mean, usual.deviation)
     model = build(options.variant, classes=training.categories, preprocessing=preprocessing, **options.settings)
+    if resumed:
+        return model  # all weights come from the run
     if options.backbone_weights is not None:
         load_backbone_weights(model.backbone, options.backbone_weights)  # type: ignore[arg-type]
     elif model.backbone.frozen_norms:
@@ -197,21 +203,21 @@ def _announce(
 ) -> None:
     schedule = module.schedule
     learned = sum(parameter.numel() for parameter in module.model.parameters() if parameter.requires_grad)
-    pieces = f" in {options.accumulate} pieces of {schedule.piece_size}" if options.accumulate != 1 else ""
+    pieces = f" in {schedule.accumulate} pieces of {schedule.piece_size}" if schedule.accumulate != 1 else ""
     console.print(
         f"{'Going on with' if resumed else 'Training'} {options.variant} ({learned / 1e6:.1f} million trainable parameters) on "
         f"{choose_device(options.device)} in {options.precision}: {schedule.epochs} epochs, {schedule.steps} steps, batches of "
-        f"{schedule.piece_size * (options.accumulate or 1)} images{pieces}, images up to {options.short_side} × {options.long_side}, "
+        f"{schedule.batch_size} images{pieces}, images up to {options.short_side} × {options.long_side}, "
         f"learning rate {options.lr:g} (backbone {options.backbone_lr:g}, {options.schedule})",
     )
-    if schedule.piece_size * (options.accumulate or 1) < (options.batch_size or 1):
+    if schedule.batch_size < (options.batch_size or 1):
         console.print(
             f"Note: there are only {len(module.data)} images, so batches are smaller than {options.batch_size}."
         )
     console.print(f"Run folder: {folder.path}")
 
 
-def _finish(folder: RunFolder, validation: DetectionDataset | None) -> TrainingResult:
+def _finish(folder: RunFolder, validation: DetectionDataset | None, options: TrainingOptions) -> TrainingResult:
     """Looks at the best model once more, and puts curves, figures and pictures on one page."""
     best = folder.best if folder.best.exists() else folder.last
     rows = read_log(folder.log)
@@ -219,8 +225,9 @@ def _finish(folder: RunFolder, validation: DetectionDataset | None) -> TrainingR
     curves_figure(rows).savefig(folder.curves, dpi=150)
     evaluation = None
     if validation is not None:
-        model = load(best)
-        entries = detect(model, validation)
+        model = load(best).to(choose_device(options.device))
+        workers = options.workers or 0
+        entries = detect(model, validation, batch_size=evaluation_batch(options), workers=workers, progress=True)
         evaluation = compare(model, validation, entries)
         pictures = example_pictures(validation, entries, threshold=model.card.threshold)
         for number, picture in enumerate(pictures, start=1):
@@ -239,6 +246,7 @@ def _quiet_lightning() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
+    interrupt = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
     try:
         with warnings.catch_warnings():
             for message in (
@@ -251,3 +259,5 @@ def _quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+        if interrupt is not None:  # after Ctrl-C Lightning ignores it for the rest of the process
+            signal.signal(signal.SIGINT, interrupt)

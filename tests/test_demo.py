@@ -1,0 +1,18 @@
+"""The demo at its full length: what the README promises of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from detrkit.commands.demo import demo
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path: Path) -> None:
+    demo(output=tmp_path / "demo")
+    figures = json.loads((tmp_path / "demo" / "metrics.json").read_text())["evaluation"]["figures"]
+    assert figures["AP50"] > 0.05  # chance gives less than 0.001
+    assert "data:image/png;base64" in (tmp_path / "demo" / "report.html").read_text()
