@@ -105,7 +105,7 @@ def test_masks_add_to_the_scores_or_hide_keys() -> None:
 
 def test_dropout_takes_whole_weights_and_scales_the_rest() -> None:
     one = torch.ones(1, 1, 1)
-    found = {attend(one, one, one, heads=1, dropout=0.75).item() for _ in range(50)}
+    found = {attend(one, one, one, heads=1, drop=0.75).item() for _ in range(50)}
     assert found == {0.0, 4.0}  # the only weight is 1, kept with probability 1/4
 
 

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.layers.dropout import dropout
+
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, *, heads: int, mask: Tensor | None = None, dropout: float = 0.0
+    query: Tensor, key: Tensor, value: Tensor, *, heads: int, mask: Tensor | None = None, drop: float = 0.0
 ) -> Tensor:
     """softmax(q kᵀ / √d) v in each head, over vectors that are projected already.
 
@@ -18,16 +20,24 @@ def attend(
         value: (B, S, D).
         heads: number of heads; head i takes the i-th of `heads` equal slices of the last axis.
         mask: broadcastable to (B, heads, Q, S): bool, True where a key may be seen, or a float that is added to the scores.
-        dropout: probability of dropping an attention weight.
+        drop: probability of dropping an attention weight.
 
     Returns:
         (B, Q, D).
     """
     query, key, value = (torch.unflatten(part, -1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    found = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout
-    )  # (B, heads, Q, D / heads)
-    return found.transpose(1, 2).flatten(2)
+    if drop > 0 and query.device.type == "cpu":  # the fused kernel has no dropout there, and its way around is slow
+        found = _attend_with_dropout(query, key, value, mask, drop)
+    else:
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop)
+    return found.transpose(1, 2).flatten(2)  # (B, heads, Q, D / heads) to (B, Q, D)
+
+
+def _attend_with_dropout(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drop: float) -> Tensor:
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, Q, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return dropout(scores.softmax(-1), drop) @ value
 
 
 class MultiHeadAttention(nn.Module):
@@ -78,6 +88,6 @@ class MultiHeadAttention(nn.Module):
             projected_value,
             heads=self.heads,
             mask=None if padding is None else ~padding[:, None, None, :],
-            dropout=self.dropout if self.training else 0.0,
+            drop=self.dropout if self.training else 0.0,
         )
         return self.output(found)  # type: ignore[no-any-return]

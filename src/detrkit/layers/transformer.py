@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.attention import MultiHeadAttention
+from detrkit.layers.dropout import Dropout
 from detrkit.structures import Memory
 
 
@@ -22,7 +23,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, S, D) to (B, S, D)."""
@@ -37,7 +38,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
@@ -80,7 +81,7 @@ class DecoderLayer(nn.Module):
         self.self_norm = nn.LayerNorm(width)
         self.cross_attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
         self.cross_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)
 
     def forward(self, content: Tensor, position: Tensor, memory: Memory, placed_memory: Tensor) -> Tensor:
