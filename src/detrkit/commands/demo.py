@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def demo(*, steps: int = 4000, output: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> None:
+def demo(*, steps: int = 2300, output: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> None:
     """Train a small detector from nothing in minutes, and show what it learned.
 
     The data are real handwritten digits over crops of two photographs, made on the spot: nothing is downloaded. An earlier demo in the
