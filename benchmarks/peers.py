@@ -1,6 +1,7 @@
-"""Speed and memory of detrkit's DETR R50 beside that of `transformers`, with the same weights, in alternation.
+"""Speed and memory of detrkit's DETR or Deformable DETR (R50) beside that of `transformers`, with the same weights, in alternation.
 
     python benchmarks/peers.py --rounds 5
+    python benchmarks/peers.py --model deformable-detr-r50 --rounds 3
 
 Times are medians over the rounds; what counts is the ratio, since the machine's speed drifts. Peak memory is that of a process of its own
 for each side, which does nothing else. Random weights with tamed norms: values do not change the time.
@@ -32,22 +33,36 @@ from detrkit.training.optimizer import build_optimizer
 HEIGHT, WIDTH = 800, 1066
 OBJECTS = 7  # COCO's mean number of objects an image
 SIDES = ("ours", "theirs")
+MODELS = ("detr-r50", "deformable-detr-r50", "deformable-detr-r50-refine", "deformable-detr-r50-two-stage")
 
 
-def make_theirs() -> Any:
-    """`transformers`' model with the layout of DETR R50, its norms tamed."""
+def make_theirs(variant: str) -> Any:
+    """`transformers`' model with the layout of this variant, its norms tamed."""
     transformers: Any = importlib.import_module("transformers")  # a development extra without types of its own
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
-    config = transformers.DetrConfig(
-        backbone_config=transformers.ResNetConfig(out_features=["stage4"]),
-        use_timm_backbone=False,
-        num_labels=91,
-        auxiliary_loss=True,
-        attention_dropout=0.1,  # as the authors' code has it
-    )
-    model = transformers.DetrForObjectDetection(config)
+    if variant == "detr-r50":
+        config = transformers.DetrConfig(
+            backbone_config=transformers.ResNetConfig(out_features=["stage4"]),
+            use_timm_backbone=False,
+            num_labels=91,
+            auxiliary_loss=True,
+            attention_dropout=0.1,  # as the authors' code has it
+        )
+        model = transformers.DetrForObjectDetection(config)
+    else:
+        two_stage = variant.endswith("two-stage")
+        config = transformers.DeformableDetrConfig(
+            backbone_config=transformers.ResNetConfig(out_features=["stage2", "stage3", "stage4"]),
+            use_timm_backbone=False,
+            num_labels=91,
+            auxiliary_loss=True,
+            attention_dropout=0.1,
+            with_box_refine=two_stage or variant.endswith("refine"),
+            two_stage=two_stage,
+        )
+        model = transformers.DeformableDetrForObjectDetection(config)
     for name, buffer in (*model.named_parameters(), *model.named_buffers()):
         if name.endswith("normalization.weight"):
             buffer.data.fill_(0.5)
@@ -127,9 +142,9 @@ def training_step(side: str, model: Any) -> Callable[[], Any]:
 WORK = {"forward, batch 1": forward, "training step, batch 2": training_step}
 
 
-def alternate(rounds: int) -> dict[str, dict[str, list[float]]]:
+def alternate(variant: str, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Seconds of each kind of work, side by side."""
-    theirs = make_theirs()
+    theirs = make_theirs(variant)
     models = {"theirs": theirs, "ours": make_ours(theirs)}
     agreement(models)
     seconds: dict[str, dict[str, list[float]]] = {}
@@ -156,20 +171,21 @@ def agreement(models: dict[str, Any]) -> None:
         raise SystemExit("the two models do not agree, so their times cannot be compared")
 
 
-def peak_memory(side: str, name: str) -> float:
+def peak_memory(variant: str, side: str, name: str) -> float:
     """Peak resident memory in GB of a process that does this work three times, less nothing."""
-    command = [sys.executable, __file__, "--alone", side, "--work", name, "--threads", str(torch.get_num_threads())]
+    command = [sys.executable, __file__, "--model", variant, "--alone", side, "--work", name]
+    command += ["--threads", str(torch.get_num_threads())]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return float(json.loads(printed.splitlines()[-1])["peak_gb"])
 
 
-def alone(side: str, name: str) -> None:
+def alone(variant: str, side: str, name: str) -> None:
     """Does one kind of work on one side and prints the peak of resident memory."""
     if side == "ours":
         torch.manual_seed(0)
-        model: Any = detrkit.build("detr-r50")
+        model: Any = detrkit.build(variant)
     else:
-        model = make_theirs()
+        model = make_theirs(variant)
     run = WORK[name](side, model)
     for _ in range(3):
         run()
@@ -181,6 +197,7 @@ def alone(side: str, name: str) -> None:
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="detr-r50")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
@@ -188,13 +205,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.alone:
-        alone(options.alone, options.work)
+        alone(options.model, options.alone, options.work)
         return
     print(
-        f"torch {torch.__version__}, transformers {importlib.metadata.version('transformers')}, {platform.processor() or platform.machine()}, "
+        f"{options.model}, torch {torch.__version__}, transformers {importlib.metadata.version('transformers')}, {platform.processor() or platform.machine()}, "
         f"{options.threads} threads, float32, {HEIGHT} x {WIDTH}"
     )
-    seconds = alternate(options.rounds)
+    seconds = alternate(options.model, options.rounds)
     print(f"{'':24}{'ours':>16}{'theirs':>16}{'ratio':>8}{'   (pair by pair)':18}")
     for name, sides in seconds.items():
         ours, theirs = (statistics.median(sides[side]) for side in SIDES)
@@ -203,7 +220,7 @@ def main() -> None:
             f"{name:24}{ours:14.2f} s{theirs:14.2f} s{statistics.median(ratios):8.2f}   ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     for name in WORK:
-        ours, theirs = (peak_memory(side, name) for side in SIDES)
+        ours, theirs = (peak_memory(options.model, side, name) for side in SIDES)
         print(f"{'memory, ' + name:24}{ours:13.2f} GB{theirs:13.2f} GB{ours / theirs:8.2f}")
 
 

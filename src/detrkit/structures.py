@@ -135,36 +135,32 @@ class Memory(TensorRecord):
             torch.unflatten(part.transpose(1, 2), 2, size) for part, size in zip(parts, self.level_sizes, strict=True)
         )
 
+    def sizes(self) -> Tensor:
+        """(levels, 2) float32 width and height of each level in cells, padding included."""
+        return torch.stack([self._cells(width, height) for height, width in self.level_sizes])
 
-@dataclass(frozen=True)
-class Queries(TensorRecord):
-    """What each query carries into the decoder.
+    def valid_sizes(self) -> Tensor:
+        """(B, levels, 2) float32 width and height in cells of what is image, not padding, from the first row and column."""
+        if self.padding is None:
+            return self.sizes().expand(self.tokens.shape[0], -1, -1)
+        parts = torch.split(~self.padding, [height * width for height, width in self.level_sizes], dim=1)
+        inside = [torch.unflatten(part, 1, size) for part, size in zip(parts, self.level_sizes, strict=True)]
+        counts = [torch.stack([image[:, 0].sum(1), image[:, :, 0].sum(1)], dim=-1) for image in inside]
+        return torch.stack(counts, dim=1).to(torch.float32)
 
-    Attributes:
-        content: (B, Q, D) what it starts with.
-        position: (B, Q, D) where it looks, as a code.
-    """
+    def valid_ratios(self) -> Tensor:
+        """(B, levels, 2) float32 share of each level's width and height that is image: brings image fractions to map fractions."""
+        return self.valid_sizes() / self.sizes()
 
-    content: Tensor
-    position: Tensor
-
-
-@dataclass(frozen=True)
-class Decoded(TensorRecord):
-    """What the decoder found.
-
-    Attributes:
-        states: (L, B, Q, D) of every layer, as the heads take them.
-        base_logits: (L, B, Q, 4) box logits that the box head's output is added to; None in a paper without references.
-    """
-
-    states: Tensor
-    base_logits: Tensor | None = None
+    def _cells(self, width: int, height: int) -> Tensor:
+        return torch.stack(
+            [torch.full((), side, dtype=torch.float32, device=self.tokens.device) for side in (width, height)]
+        )
 
 
 @dataclass(frozen=True)
 class LayerOutput(TensorRecord):
-    """The predictions of one decoder layer.
+    """The predictions of one decoder layer, or an encoder's proposals.
 
     Attributes:
         logits: (B, Q, K) raw class scores.
@@ -176,16 +172,51 @@ class LayerOutput(TensorRecord):
 
 
 @dataclass(frozen=True)
+class Queries(TensorRecord):
+    """What each query carries into the decoder.
+
+    Attributes:
+        content: (B, Q, D) what it starts with.
+        position: (B, Q, D) where it looks, as a code.
+        references: (B, Q, 2) points or (B, Q, 4) boxes cxcywh in [0, 1] of the image without its padding, where the first layer
+            looks; None in a paper without references.
+        proposals: of a two-stage model: what every token of memory proposes, (B, S, ...); the queries are the best of them.
+    """
+
+    content: Tensor
+    position: Tensor
+    references: Tensor | None = None
+    proposals: LayerOutput | None = None
+
+
+@dataclass(frozen=True)
+class Decoded(TensorRecord):
+    """What the decoder found.
+
+    Attributes:
+        states: (L, B, Q, D) of every layer, as the heads take them.
+        base_logits: (L, B, Q, 4) box logits that the box head's output is added to; None in a paper without references.
+        references: what each layer started from, as in `Queries`; empty in a paper without references.
+    """
+
+    states: Tensor
+    base_logits: Tensor | None = None
+    references: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
 class Output(TensorRecord):
     """The predictions of all decoder layers, stacked; the last layer is the result.
 
     Attributes:
         logits: (L, B, Q, K) raw class scores.
         boxes_cxcywh: (L, B, Q, 4) in [0, 1] of the image without its padding.
+        proposals: of a two-stage model: what every token of memory proposes, (B, S, K) and (B, S, 4).
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
+    proposals: LayerOutput | None = None
 
     @property
     def layers(self) -> tuple[LayerOutput, ...]:
@@ -214,7 +245,8 @@ class Losses:
 
     Attributes:
         total: scalar with gradient, the sum of `criterion.weights[name] * terms[name]`.
-        terms: unweighted scalars with gradient by name: `layers.<i>.class`, `layers.<i>.l1`, `layers.<i>.giou`.
+        terms: unweighted scalars with gradient by name: `layers.<i>.class`, `layers.<i>.l1`, `layers.<i>.giou`; of a two-stage model also
+            `proposals.class` and so on.
         statistics: numbers of the last layer without gradient, for showing how learning goes: `objects` in the batch, `matched` of them,
             and how many of these were given the right class (`correct`).
     """
@@ -287,6 +319,7 @@ class Recipe:
         schedule: "step" (one drop to a tenth) or "cosine" (down to zero).
         drop_after: share of the epochs after which a step schedule drops.
         warmup_steps: steps over which the learning rate rises from zero.
+        slow_parts: parts of parameter names, between dots, that learn at a tenth of the others' rate.
     """
 
     learning_rate: float = 1e-4
@@ -298,6 +331,7 @@ class Recipe:
     schedule: Literal["step", "cosine"] = "step"
     drop_after: float = 0.8
     warmup_steps: int = 0
+    slow_parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

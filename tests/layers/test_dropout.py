@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detrkit.layers.dropout import Dropout, dropout
+from detrkit.layers.dropout import Dropout, dropout, relu_dropout
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
@@ -46,3 +46,19 @@ def test_the_module_acts_in_training_only() -> None:
     assert (layer(values) == 0).any()
     assert torch.equal(layer.eval()(values), values)
     assert torch.equal(Dropout(0.0)(values), values)
+
+
+def test_relu_and_dropout_in_one_are_the_two_apart() -> None:
+    values = torch.randn(40, 9, dtype=torch.float64)
+    found = []
+    for together in (True, False):
+        torch.manual_seed(5)
+        leaf = values.clone().requires_grad_()
+        result = relu_dropout(leaf, 0.3) if together else dropout(leaf.relu(), 0.3)
+        (result * torch.arange(9.0, dtype=torch.float64)).sum().backward()
+        assert leaf.grad is not None
+        found.append((result.detach(), leaf.grad))
+    (first, first_gradient), (second, second_gradient) = found
+    torch.testing.assert_close(first, second)
+    torch.testing.assert_close(first_gradient, second_gradient)
+    assert torch.equal(relu_dropout(values, 0.0), values.relu())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.layers.padding import shrink_padding
 from detrkit.structures import FeatureMap, ImageBatch
 
 
@@ -44,21 +44,6 @@ class Backbone(nn.Module, ABC):
             FeatureMap(features, shrink_padding(batch.padding, features), stride)
             for features, stride in zip(self.features(pixels), self.strides, strict=True)
         )
-
-
-def shrink_padding(padding: Tensor | None, features: Tensor) -> Tensor | None:
-    """The padding of a feature map: each cell takes the value at its nearest pixel, row floor(i · H / h), as the authors do.
-
-    Args:
-        padding: (B, H, W) bool or None.
-        features: (B, C, h, w).
-
-    Returns:
-        (B, h, w) bool or None.
-    """
-    if padding is None:
-        return None
-    return F.interpolate(padding[:, None].to(torch.float32), size=features.shape[-2:])[:, 0].to(torch.bool)
 
 
 def freeze(*modules: nn.Module) -> None:

@@ -19,6 +19,9 @@ app.command("detrkit.commands.train:train", help="Train a detector on a data set
 app.command("detrkit.commands.evaluate:evaluate", help="COCO figures of a model, or of a file with results.")
 app.command("detrkit.commands.predict:predict", help="Find objects in images.")
 app.command("detrkit.commands.models:models", help="List everything that can be built.")
+app.command(
+    "detrkit.commands.doctor:doctor", help="Show versions, devices, precisions, and how deformable attention runs."
+)
 
 
 def explain(problem: CycloptsError) -> str:

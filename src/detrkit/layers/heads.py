@@ -60,8 +60,50 @@ class DetectionHeads(nn.Module):
         Returns:
             logits (L, B, Q, K) and boxes_cxcywh (L, B, Q, 4); boxes in float32 or better, whatever the states' type.
         """
-        with torch.autocast(decoded.states.device.type, enabled=False):  # mixed precision ends where coordinates begin
-            box_logits = at_least_float32(self.boxes(decoded.states.to(self.classes.weight.dtype)))
-        if decoded.base_logits is not None:
-            box_logits = box_logits + decoded.base_logits
-        return Output(logits=self.classes(decoded.states), boxes_cxcywh=box_logits.sigmoid())
+        return _output(self.classes(decoded.states), box_logits(self.boxes, decoded.states), decoded)
+
+    def box_logits(self, states: Tensor, layer: int) -> Tensor:  # noqa: ARG002 - the same for all
+        """What one layer's states add to the logits of their references, (B, Q, 4)."""
+        return box_logits(self.boxes, states)
+
+
+class LayerwiseHeads(nn.Module):
+    """A class head and a box head for every decoder layer, for decoders that refine boxes from layer to layer.
+
+    Args:
+        width: D of the states.
+        outputs: K, the number of class scores.
+        layers: L.
+    """
+
+    def __init__(self, *, width: int, outputs: int, layers: int) -> None:
+        super().__init__()
+        self.classes = nn.ModuleList(nn.Linear(width, outputs) for _ in range(layers))
+        self.boxes = nn.ModuleList(MLP(width, width, width, 4) for _ in range(layers))
+
+    def forward(self, decoded: Decoded) -> Output:
+        """Predictions of every layer; shapes as in `DetectionHeads`."""
+        logits = [head(states) for head, states in zip(self.classes, decoded.states, strict=True)]
+        boxes = [self.box_logits(states, layer) for layer, states in enumerate(decoded.states)]
+        return _output(torch.stack(logits), torch.stack(boxes), decoded)
+
+    def box_logits(self, states: Tensor, layer: int) -> Tensor:
+        """What one layer's states add to the logits of their references, (B, Q, 4)."""
+        return box_logits(self.boxes[layer], states)
+
+
+def box_logits(head: nn.Module, states: Tensor) -> Tensor:
+    """A box head's answer in float32 or better: mixed precision ends where coordinates begin.
+
+    Args:
+        head: takes (..., D), gives (..., 4).
+        states: (..., D).
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        return at_least_float32(head(states.to(next(head.parameters()).dtype)))
+
+
+def _output(logits: Tensor, box_logits: Tensor, decoded: Decoded) -> Output:
+    if decoded.base_logits is not None:
+        box_logits = box_logits + decoded.base_logits
+    return Output(logits=logits, boxes_cxcywh=box_logits.sigmoid())

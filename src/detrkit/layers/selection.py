@@ -46,6 +46,42 @@ class SoftmaxSelection:
         return [Detections(*parts) for parts in zip(scores, labels, boxes, order, strict=True)]
 
 
+class TopKSelection:
+    """The best pairs of query and class; a query can appear with several classes (Deformable DETR's post-processing).
+
+    Args:
+        named: indices of the class head's outputs that stand for a class; None takes all.
+        limit: most detections of an image; fewer where there are not that many pairs.
+    """
+
+    def __init__(self, named: Sequence[int] | None = None, *, limit: int = 100) -> None:
+        self.named = None if named is None else tuple(named)
+        self.limit = limit
+
+    def __call__(self, output: Output | LayerOutput, original_sizes: Tensor) -> list[Detections]:
+        """Detections of each image, sorted by falling score.
+
+        Args:
+            output: of a detector (its last layer counts), or of one layer.
+            original_sizes: (B, 2) height and width of the images that boxes are wanted in.
+
+        Returns:
+            B records of min(limit, Q · classes) detections each.
+        """
+        layer = output.layers[-1] if isinstance(output, Output) else output
+        probabilities = at_least_float32(layer.logits).sigmoid()  # (B, Q, K)
+        if self.named is not None:
+            probabilities = probabilities[..., list(self.named)]
+        classes = probabilities.shape[-1]
+        count = min(self.limit, probabilities.shape[1] * classes)
+        scores, pairs = probabilities.flatten(1).topk(count, dim=-1)  # (B, count)
+        queries, labels = pairs // classes, pairs % classes
+        if self.named is not None:
+            labels = torch.tensor(self.named, device=labels.device)[labels]
+        boxes = _pixels(layer.boxes_cxcywh, original_sizes).gather(1, queries[..., None].expand(-1, -1, 4))
+        return [Detections(*parts) for parts in zip(scores, labels, boxes, queries, strict=True)]
+
+
 def _pixels(boxes_cxcywh: Tensor, sizes: Tensor) -> Tensor:
     """(B, Q, 4) fractions to corners in pixels, given (B, 2) heights and widths."""
     height, width = sizes.to(boxes_cxcywh).unbind(-1)

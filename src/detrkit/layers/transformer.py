@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import dataclasses
+
 from torch import Tensor, nn
 
 from detrkit.layers.attention import MultiHeadAttention
-from detrkit.layers.dropout import Dropout
+from detrkit.layers.dropout import Dropout, relu_dropout
 from detrkit.structures import Memory
 
 
@@ -27,7 +28,7 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, S, D) to (B, S, D)."""
-        hidden = self.dropout(F.relu(self.expand(tokens)))  # (B, S, hidden)
+        hidden = relu_dropout(self.expand(tokens), self.dropout.probability if self.training else 0.0)  # (B, S, hidden)
         return self.norm(tokens + self.dropout(self.contract(hidden)))  # type: ignore[no-any-return]
 
 
@@ -69,7 +70,7 @@ class Encoder(nn.Module):
         tokens = memory.tokens
         for layer in self.layers:
             tokens = layer(tokens, memory.positions, memory.padding)
-        return Memory(tokens, memory.positions, memory.padding, memory.level_sizes)
+        return dataclasses.replace(memory, tokens=tokens)
 
 
 class DecoderLayer(nn.Module):

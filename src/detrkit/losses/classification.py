@@ -44,9 +44,14 @@ def focal_loss(
         (L,) sum / divisor of each layer.
     """
     logits = at_least_float32(logits)
-    wanted = F.one_hot(labels, logits.shape[-1] + 1)[..., :-1].to(logits.dtype)  # (L, B, Q, K)
-    probability = logits.sigmoid()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    missed = probability * (1 - wanted) + (1 - probability) * wanted  # probability of the wrong answer
-    balance = alpha * wanted + (1 - alpha) * (1 - wanted)
-    return (balance * missed**gamma * cross_entropy).sum((1, 2, 3)) / divisor
+    # Nearly all of (query, class) pairs are background: take all as that, then put right the few that are not.
+    loss = ((1 - alpha) * _weighed_background(logits, gamma)).sum((1, 2, 3))  # (L,)
+    layer, image, query = (labels < logits.shape[-1]).nonzero(as_tuple=True)
+    present = logits[layer, image, query, labels[layer, image, query]]  # scores of the classes that are there
+    difference = alpha * _weighed_background(-present, gamma) - (1 - alpha) * _weighed_background(present, gamma)
+    return loss.index_add(0, layer, difference) / divisor
+
+
+def _weighed_background(logits: Tensor, gamma: float) -> Tensor:
+    """p^γ · -log(1 - p): what a score costs that should be 0."""
+    return logits.sigmoid() ** gamma * F.softplus(logits)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from detrkit.losses.boxes import giou_loss, l1_loss
 from detrkit.matching.hungarian import HungarianMatcher, Matches
-from detrkit.structures import Losses, Output, Target
+from detrkit.structures import LayerOutput, Losses, Output, Target
 
 ClassLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -17,12 +17,16 @@ ClassLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 class SetCriterion(nn.Module):
     """Losses of every decoder layer against the objects that its queries were matched to.
 
+    A two-stage model's proposals are matched, too (Deformable DETR, appendix A.4).
+
     Args:
         matcher: finds the matched pairs.
         class_loss: takes logits (L, B, Q, K), labels (L, B, Q) and the number of objects; gives (L,).
         no_object: the label of queries that were matched to nothing.
         term_weights: weight of each of `class`, `l1` and `giou`, the same in every layer.
         layers: L, the number of decoder layers.
+        proposal_repeats: how many proposals each object is matched to; 0 for a model without proposals.
+        proposal_classes: whether objects keep their class for the proposals; otherwise all of them count as class 0.
     """
 
     def __init__(
@@ -33,18 +37,20 @@ class SetCriterion(nn.Module):
         no_object: int,
         term_weights: Mapping[str, float],
         layers: int,
+        proposal_repeats: int = 0,
+        proposal_classes: bool = False,
     ) -> None:
         super().__init__()
         self.matcher, self.class_loss, self.no_object = matcher, class_loss, no_object
-        self.weights = {
-            f"layers.{layer}.{name}": weight for layer in range(layers) for name, weight in term_weights.items()
-        }
+        self.proposal_repeats, self.proposal_classes = proposal_repeats, proposal_classes
+        parts = [f"layers.{layer}" for layer in range(layers)] + ["proposals"] * (proposal_repeats > 0)
+        self.weights = {f"{part}.{name}": weight for part in parts for name, weight in term_weights.items()}
 
     def forward(self, output: Output, targets: Sequence[Target]) -> Losses:
         """The loss of a batch.
 
         Args:
-            output: predictions of all layers.
+            output: predictions of all layers, and proposals where the model makes them.
             targets: the objects of each image; an image without any is fine.
 
         Raises:
@@ -52,23 +58,44 @@ class SetCriterion(nn.Module):
             ValueError: the number of targets is not the number of images, or a label is not an output of the class head.
         """
         _check_targets(output, targets, self.no_object)
+        divisor = number_of_objects(targets, output.boxes_cxcywh)
         matches = self.matcher(output, targets)
         labels = self._labels(output, targets, matches)
-        predicted = output.boxes_cxcywh[matches.layers, matches.images, matches.queries]  # (L, M, 4)
-        wanted = torch.cat([target.boxes_cxcywh for target in targets]).to(predicted)[_flat_objects(matches, targets)]
-        divisor = number_of_objects(targets, predicted)
-        by_name = {
-            "class": self.class_loss(output.logits, labels, divisor),
-            "l1": l1_loss(predicted, wanted, divisor),
-            "giou": giou_loss(predicted, wanted, divisor),
-        }
+        by_name = self._losses(output, targets, matches, labels, divisor)
         terms = {
             f"layers.{layer}.{name}": value
             for name, values in by_name.items()
             for layer, value in enumerate(values.unbind(0))
         }
+        if output.proposals is not None:
+            terms |= self._proposal_terms(output.proposals, targets, divisor)
         total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         return Losses(total, terms, _statistics(output, labels, matches, targets))
+
+    def _losses(
+        self, output: Output, targets: Sequence[Target], matches: Matches, labels: Tensor, divisor: Tensor
+    ) -> dict[str, Tensor]:
+        """Every term by its name, (L,) each."""
+        predicted = output.boxes_cxcywh[matches.layers, matches.images, matches.queries]  # (L, M, 4)
+        wanted = torch.cat([target.boxes_cxcywh for target in targets]).to(predicted)[_flat_objects(matches, targets)]
+        return {
+            "class": self.class_loss(output.logits, labels, divisor),
+            "l1": l1_loss(predicted, wanted, divisor),
+            "giou": giou_loss(predicted, wanted, divisor),
+        }
+
+    def _proposal_terms(self, proposals: LayerOutput, targets: Sequence[Target], divisor: Tensor) -> dict[str, Tensor]:
+        """Losses of the proposals: is there any object, and where."""
+        output = Output(proposals.logits[None], proposals.boxes_cxcywh[None])
+        repeats = self.proposal_repeats
+        objects = [
+            Target((target.labels * self.proposal_classes).repeat(repeats), target.boxes_cxcywh.repeat(repeats, 1))
+            for target in targets
+        ]
+        matches = self.matcher(output, objects)
+        labels = self._labels(output, objects, matches)
+        by_name = self._losses(output, objects, matches, labels, divisor * repeats)
+        return {f"proposals.{name}": values[0] for name, values in by_name.items()}
 
     def _labels(self, output: Output, targets: Sequence[Target], matches: Matches) -> Tensor:
         """(L, B, Q) label of every query: its object's, or no-object."""

@@ -51,11 +51,11 @@ def softmax_class_cost(output: Output, targets: PaddedTargets) -> Tensor:
 
 def focal_class_cost(output: Output, targets: PaddedTargets, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """The focal loss that the object's class would get, less what it gets as background (Deformable DETR), (L, B, Q, N)."""
-    probabilities = at_least_float32(output.logits).sigmoid()
+    probabilities = at_least_float32(_at_labels(output.logits, targets)).sigmoid()  # only those that are asked for
     epsilon = 1e-8  # inside the logarithms, as in the authors' code
     present = alpha * (1 - probabilities) ** gamma * -(probabilities + epsilon).log()
     absent = (1 - alpha) * probabilities**gamma * -(1 - probabilities + epsilon).log()
-    return _at_labels(present - absent, targets)
+    return present - absent
 
 
 def l1_cost(output: Output, targets: PaddedTargets) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detrkit.errors import ConfigurationError, closest
 from detrkit.losses.criterion import SetCriterion
-from detrkit.models import detr
+from detrkit.models import deformable_detr, detr
 from detrkit.models.coco_categories import COCO_CATEGORIES
 from detrkit.models.detector import Detector
 from detrkit.structures import Category, Detections, ModelCard, Output, Preprocessing, Recipe
@@ -24,7 +24,7 @@ from detrkit.structures import Category, Detections, ModelCard, Output, Preproce
 Selection = Callable[[Output, Tensor], list[Detections]]
 
 # A family's module brings Config, build, criterion, selection and VARIANTS.
-FAMILIES: dict[str, ModuleType] = {"detr": detr}
+FAMILIES: dict[str, ModuleType] = {"detr": detr, "deformable_detr": deformable_detr}
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class PublishedWeights:
 
     Attributes:
         address: where the authors offer the file.
-        sha256_prefix: first digits of its SHA-256, as the authors publish them in its name.
+        sha256_prefix: first digits of its SHA-256, as the authors publish them in its name; None where they publish none.
         ap: published AP on COCO val2017, in [0, 1].
         licence: SPDX name of its licence.
     """
 
     address: str
-    sha256_prefix: str
+    sha256_prefix: str | None
     ap: float
     licence: str
 
@@ -69,6 +69,28 @@ _WEIGHTS: dict[str, PublishedWeights] = {
     "detr-r50-dc5": PublishedWeights(_DETR_ADDRESS + "detr-r50-dc5-f0fb7ef5.pth", "f0fb7ef5", 0.433, "Apache-2.0"),
     "detr-r101": PublishedWeights(_DETR_ADDRESS + "detr-r101-2c7b67e5.pth", "2c7b67e5", 0.435, "Apache-2.0"),
     "detr-r101-dc5": PublishedWeights(_DETR_ADDRESS + "detr-r101-dc5-a2e86def.pth", "a2e86def", 0.449, "Apache-2.0"),
+    **{
+        f"deformable-detr-r50{name}": PublishedWeights(
+            f"https://drive.google.com/file/d/{file}/view", None, ap, "Apache-2.0"
+        )
+        for name, file, ap in (
+            ("", "1nDWZWHuRwtwGden77NLM9JoWe-YisJnA", 0.445),
+            ("-single-scale", "1WEjQ9_FgfI5sw5OZZ4ix-OKk-IJ_-SDU", 0.394),
+            ("-single-scale-dc5", "1m_TgMjzH7D44fbA-c_jiBZ-xf-odxGdk", 0.415),
+            ("-refine", "1JYKyRYzUH7uo9eVfDaVCiaIGZb5YTCuI", 0.462),
+            ("-two-stage", "15I03A7hNTpwuLNdfuEmW9_taZMNVssEp", 0.469),
+        )
+    },
+}
+_FAMILY_RECIPES: dict[str, Recipe] = {
+    "detr": Recipe(),
+    "deformable_detr": Recipe(
+        learning_rate=2e-4,
+        backbone_learning_rate=2e-5,
+        epochs=50,
+        batch_size=32,
+        slow_parts=("offsets", "reference_points"),
+    ),
 }
 _RECIPES: dict[str, Recipe] = {
     "detr-compact": Recipe(
@@ -87,7 +109,7 @@ CATALOG: dict[str, Variant] = {
     name: Variant(
         family=family,
         config=config,
-        recipe=_RECIPES.get(name, Recipe()),
+        recipe=_RECIPES.get(name, _FAMILY_RECIPES[family]),
         preprocessing=_PREPROCESSING.get(name, Preprocessing()),
         weights=_WEIGHTS.get(name),
     )

@@ -7,6 +7,7 @@ What a paper adds is a part, handed in here; nothing below depends on which pape
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +21,7 @@ class Detector(nn.Module):
 
     Args:
         backbone: ImageBatch to a tuple of FeatureMap.
-        neck: FeatureMaps to Levels.
+        neck: FeatureMaps (and the padding of the images, for levels of its own) to Levels.
         encoder: Memory to Memory.
         query_source: Memory (and the targets, in training, for papers that show them to the queries) to Queries.
         decoder: Queries, Memory and the heads to Decoded; it gets the heads because some papers predict boxes between layers.
@@ -59,11 +60,12 @@ class Detector(nn.Module):
     def stages(self, batch: ImageBatch, targets: Sequence[Target] | None = None) -> Stages:
         """Like `forward`, with everything on the way by name."""
         features = self.backbone(without_padding(batch))
-        levels = self.neck(features)
+        levels = self.neck(features, batch.padding)
         memory = self.encoder(flatten_levels(levels))
         queries = self.query_source(memory, targets)
         decoded = self.decoder(queries, memory, self.heads)
-        return Stages(features, levels, memory, queries, decoded, self.heads(decoded))
+        output = dataclasses.replace(self.heads(decoded), proposals=queries.proposals)
+        return Stages(features, levels, memory, queries, decoded, output)
 
 
 def without_padding(batch: ImageBatch) -> ImageBatch:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from detrkit.data import EpochSampler, Sample, TrainingData, collate
 from detrkit.errors import NonFiniteError
 from detrkit.losses.criterion import SetCriterion
+from detrkit.models.catalog import find_variant
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Losses, Target
 from detrkit.training.optimizer import build_optimizer
@@ -62,7 +63,11 @@ class TrainingModule(LightningModule):
         assert options.weight_decay is not None
         assert options.schedule is not None
         optimizer = build_optimizer(
-            self.model, lr=options.lr, backbone_lr=options.backbone_lr, weight_decay=options.weight_decay
+            self.model,
+            lr=options.lr,
+            backbone_lr=options.backbone_lr,
+            weight_decay=options.weight_decay,
+            slow_parts=find_variant(options.variant).recipe.slow_parts,
         )
         factor = rate_factor(
             options.schedule,

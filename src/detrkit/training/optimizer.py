@@ -1,6 +1,8 @@
-"""AdamW as DETR uses it: the backbone at a rate of its own, the same decay for everything."""
+"""AdamW as DETR and Deformable DETR use it: some parts at rates of their own, the same decay for everything."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -8,18 +10,24 @@ from torch import nn
 from detrkit.models.detector import Detector
 
 
-def parameter_groups(model: Detector, *, lr: float, backbone_lr: float) -> list[dict[str, object]]:
-    """Trainable parameters in two groups, "model" and "backbone", each with its learning rate."""
+def parameter_groups(
+    model: Detector, *, lr: float, backbone_lr: float, slow_parts: Sequence[str] = ()
+) -> list[dict[str, object]]:
+    """Trainable parameters in up to three groups, "model", "slow" and "backbone", each with its learning rate."""
     backbone = {id(parameter) for parameter in model.backbone.parameters()}
-    groups: dict[str, list[nn.Parameter]] = {"model": [], "backbone": []}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups["backbone" if id(parameter) in backbone else "model"].append(parameter)
-    rates = {"model": lr, "backbone": backbone_lr}
+    groups: dict[str, list[nn.Parameter]] = {"model": [], "slow": [], "backbone": []}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        slow = any(part in name.split(".") for part in slow_parts)
+        groups["backbone" if id(parameter) in backbone else "slow" if slow else "model"].append(parameter)
+    rates = {"model": lr, "slow": lr / 10, "backbone": backbone_lr}
     return [{"name": name, "params": members, "lr": rates[name]} for name, members in groups.items() if members]
 
 
-def build_optimizer(model: Detector, *, lr: float, backbone_lr: float, weight_decay: float) -> torch.optim.AdamW:
+def build_optimizer(
+    model: Detector, *, lr: float, backbone_lr: float, weight_decay: float, slow_parts: Sequence[str] = ()
+) -> torch.optim.AdamW:
     """AdamW over the model's trainable parameters.
 
     Args:
@@ -27,6 +35,7 @@ def build_optimizer(model: Detector, *, lr: float, backbone_lr: float, weight_de
         lr: of everything but the backbone.
         backbone_lr: of the backbone; 0 leaves it as it is.
         weight_decay: of all parameters.
+        slow_parts: parts of parameter names, between dots, that learn at a tenth of `lr`.
     """
-    groups = parameter_groups(model, lr=lr, backbone_lr=backbone_lr)
+    groups = parameter_groups(model, lr=lr, backbone_lr=backbone_lr, slow_parts=slow_parts)
     return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)

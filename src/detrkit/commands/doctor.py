@@ -1,0 +1,62 @@
+"""`detrkit doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+PACKAGES = ("torch", "torchvision", "lightning", "numpy", "numba", "triton", "supervision", "faster-coco-eval")
+
+
+def doctor() -> None:
+    """Show what this installation and this computer can do: versions, devices, precisions, and who computes deformable attention."""
+    import torch
+    from rich.table import Table
+
+    from detrkit import __version__
+    from detrkit.layers.deformable_attention import ENVIRONMENT_VARIABLE, choice, implementations
+    from detrkit.terminal import terminal
+
+    console = terminal()
+    versions = Table("package", "version")
+    versions.add_row("detrkit", __version__)
+    versions.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in PACKAGES:
+        versions.add_row(name, _version(name))
+    console.print(versions)
+
+    devices = Table("device", "what", "precisions", "deformable attention", "why")
+    for device, what, precisions in _devices():
+        chosen = choice(torch.device(device), torch.float32)
+        devices.add_row(device, what, precisions, chosen.name, chosen.reason)
+    console.print(devices)
+
+    ways = Table("deformable attention", "usable", "runs on", "precisions", "why")
+    for way in implementations():
+        ways.add_row(
+            way.name, "yes" if way.usable else "no", ", ".join(way.devices) or "any", way.precisions, way.reason
+        )
+    console.print(ways)
+    console.print(f"Another way than the one chosen: set {ENVIRONMENT_VARIABLE} to its name.")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> list[tuple[str, str, str]]:
+    """Name, description and precisions of every device that training and prediction can use."""
+    import torch
+
+    threads = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    found = [("cpu", threads, "float32, bf16")]
+    for index in range(torch.cuda.device_count()):
+        half = ", bf16" if torch.cuda.is_bf16_supported() else ""
+        memory = torch.cuda.get_device_properties(index).total_memory / 1024**3
+        found.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GB", f"float32{half}"))
+    if torch.backends.mps.is_available():
+        found.append(("mps", "Apple GPU", "float32"))
+    return found

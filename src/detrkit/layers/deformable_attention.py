@@ -1,0 +1,213 @@
+"""Multi-scale deformable attention, the operator (Zhu et al., Deformable DETR, arXiv 2010.04159, section 4.1), and who computes it where."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detrkit.errors import ConfigurationError, closest
+from detrkit.layers.precision import at_least_float32
+
+LevelSizes = tuple[tuple[int, int], ...]  # (height, width) in cells
+Operator = Callable[[Tensor, LevelSizes, Tensor, Tensor], Tensor]
+
+ENVIRONMENT_VARIABLE = "DETRKIT_DEFORMABLE_ATTENTION"
+NAMES = ("reference", "bags", "numba", "triton")
+
+_chosen_name: contextvars.ContextVar[str | None] = contextvars.ContextVar("deformable_attention_by", default=None)
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute the operator.
+
+    Attributes:
+        name: what `deformable_attention_by` and the environment variable call it.
+        usable: whether this installation and this computer can run it.
+        reason: why it is or is not usable, or why it was chosen.
+        devices: where it runs; empty means anywhere.
+        precisions: in which types it adds up.
+    """
+
+    name: str
+    usable: bool
+    reason: str
+    devices: tuple[str, ...]
+    precisions: str
+
+
+def multi_scale_deformable_attention(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Each head of each query adds up a few samples of each level of a feature pyramid.
+
+    Equation 3 of the paper without its linear layers: for query q and head m of M, with L levels and K points on each,
+
+        result[q, m] = Σ_l Σ_k weights[q, m, l, k] · sample(values of level l and head m at locations[q, m, l, k])
+
+    (equation 2 is the case L = 1). A sample is bilinear between the four nearest cells, whose centres lie at (column + 0.5) / width and
+    (row + 0.5) / height; what lies outside the map is 0. A NaN or infinite location reads nothing outside the map either; its sample is 0
+    with 'numba' and 'bags' and unspecified elsewhere. See `choice` for who does the work.
+
+    Args:
+        values: (B, S, M, C) in any floating type, the cells of all levels in one row, level after level, rows of a level first.
+        level_sizes: (height, width) of each of the L levels in cells; S is the sum of their products.
+        locations: (B, Q, M, L, K, 2) as (x, y), 0 to 1 over the whole (padded) map, float32 or float64; may lie outside.
+        weights: (B, Q, M, L, K), used as given: nothing is normalised.
+
+    Returns:
+        (B, Q, M * C), head by head, in the type of `values`.
+
+    Raises:
+        ConfigurationError: shapes that do not belong together, locations in half precision, or an implementation asked for by name that
+            cannot be used.
+    """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return deformable_attention_reference(values, level_sizes, locations, weights)
+    _check(values, level_sizes, locations, weights)
+    return _operator(choice(values.device, values.dtype).name)(values, level_sizes, locations, weights)
+
+
+def deformable_attention_reference(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The formula in plain PyTorch: `grid_sample` on each level. Runs anywhere, is exported, and judges the others.
+
+    Args and result as those of `multi_scale_deformable_attention`; nothing is checked.
+    """
+    precise = at_least_float32(values)
+    batch, _, heads, channels = precise.shape
+    grids = (2 * locations.to(precise.dtype) - 1).transpose(1, 2).flatten(0, 1)  # (B * M, Q, L, K, 2), -1 to 1
+    factors = weights.to(precise.dtype).transpose(1, 2).flatten(0, 1)  # (B * M, Q, L, K)
+    levels = precise.split([height * width for height, width in level_sizes], dim=1)
+    parts = []
+    for place, (height, width) in enumerate(level_sizes):
+        maps = levels[place].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
+        samples = F.grid_sample(maps, grids[:, :, place], padding_mode="zeros", align_corners=False)  # (B * M, C, Q, K)
+        parts.append((samples * factors[:, None, :, place]).sum(-1))
+    total = torch.stack(parts).sum(0)  # (B * M, C, Q)
+    return total.unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2).to(values.dtype)
+
+
+@contextlib.contextmanager
+def deformable_attention_by(name: str) -> Iterator[None]:
+    """Has one implementation do the work inside a `with` block of this thread, for comparisons and when looking for faults.
+
+    Exported graphs hold the reference all the same, since nothing else runs elsewhere.
+
+    Args:
+        name: 'reference', 'bags', 'numba' or 'triton'.
+
+    Raises:
+        ConfigurationError: the name is unknown or cannot be used on this computer.
+    """
+    _usable(name, "deformable_attention_by")
+    token = _chosen_name.set(name)
+    try:
+        yield
+    finally:
+        _chosen_name.reset(token)
+
+
+def implementations() -> list[Implementation]:
+    """All implementations, whether they can be used on this computer, and why."""
+    return [_implementation(name) for name in NAMES]
+
+
+def choice(device: torch.device, dtype: torch.dtype) -> Implementation:
+    """The implementation that would do the work now, and why.
+
+    A `deformable_attention_by` block comes first, then the environment variable DETRKIT_DEFORMABLE_ATTENTION, then the fastest: 'triton'
+    on CUDA, 'numba' on the CPU or 'bags' where numba is missing, and 'reference' everywhere else.
+
+    Args:
+        device: of the values.
+        dtype: of the values.
+
+    Raises:
+        ConfigurationError: the implementation asked for is unknown or cannot be used here.
+    """
+    for name, source in ((_chosen_name.get(), "deformable_attention_by"), (os.environ.get(ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE)):
+        if name:
+            wanted = _usable(name, source, device)
+            return replace(wanted, reason=f"asked for by {source}")
+    passed_over = []
+    for name in {"cpu": ("numba", "bags"), "cuda": ("triton",)}.get(device.type, ()):
+        candidate = _implementation(name)
+        if candidate.usable:
+            return replace(candidate, reason="; ".join([f"the fastest for {device.type}: {candidate.reason}", *passed_over]))
+        passed_over.append(f"not '{name}': {candidate.reason}")
+    why = "; ".join(passed_over) or f"the only one for {device.type}"
+    return replace(_implementation("reference"), reason=f"{why} ({str(dtype).removeprefix('torch.')})")
+
+
+def _usable(name: str, source: str, device: torch.device | None = None) -> Implementation:
+    here = [each for each in implementations() if each.usable and (device is None or not each.devices or device.type in each.devices)]
+    for each in here:
+        if each.name == name:
+            return each
+    where = "on this computer" if device is None else f"with tensors on '{device.type}'"
+    usable = ", ".join(f"'{each.name}'" for each in here)
+    if name not in NAMES:
+        raise ConfigurationError(f"{source}: there is no deformable attention by '{name}', {closest(name, NAMES)} (usable {where}: {usable})")
+    unusable = _implementation(name)
+    problem = "" if unusable.usable else f" ({unusable.reason})"
+    raise ConfigurationError(f"{source}: deformable attention by '{name}' cannot be used {where}{problem}, choose one of {usable}")
+
+
+@functools.cache
+def _implementation(name: str) -> Implementation:
+    if name == "reference":
+        return Implementation(name, True, "plain PyTorch, grid_sample per level", (), "float32, float64; half precision in float32")
+    if name == "bags":
+        return Implementation(name, True, "plain PyTorch, embedding_bag", ("cpu",), "float32, float64; half precision in float32")
+    devices = ("cpu",) if name == "numba" else ("cuda",)
+    precisions = "float32, float64; half precision in float32" if name == "numba" else "float32, float16, bfloat16"
+    try:
+        version = importlib.import_module(name).__version__
+    except ImportError as error:  # also where it is installed and does not fit another package
+        return Implementation(name, False, f"{name} cannot be imported: {error}", devices, precisions)
+    if name == "triton" and not torch.cuda.is_available():
+        return Implementation(name, False, f"triton {version}, but PyTorch sees no CUDA device", devices, precisions)
+    return Implementation(name, True, f"{name} {version}", devices, precisions)
+
+
+def _operator(name: str) -> Operator:
+    if name == "reference":
+        return deformable_attention_reference
+    module = importlib.import_module(f"detrkit.layers.deformable_attention_{name}")
+    operator: Operator = getattr(module, f"deformable_attention_{name}")
+    return operator
+
+
+def _check(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor) -> None:
+    """Looks at shapes and types only: values may lie on a device that is still busy."""
+    for place, (height, width) in enumerate(level_sizes):
+        if height < 1 or width < 1:
+            raise ConfigurationError(
+                f"level {place} is {height} x {width}, and a level smaller than one cell cannot be sampled; use larger images or fewer levels"
+            )
+    cells = sum(height * width for height, width in level_sizes)
+    if values.dim() != 4 or values.shape[1] != cells:
+        sizes = ", ".join(f"{height} x {width}" for height, width in level_sizes)
+        raise ConfigurationError(
+            f"values of shape {tuple(values.shape)} are not (batch, {cells} cells, heads, channels), as levels of {sizes} need"
+        )
+    batch, _, heads, _ = values.shape
+    levels = len(level_sizes)
+    if locations.dim() != 6 or locations.shape[-1] != 2 or locations.shape[0] != batch or locations.shape[2:4] != (heads, levels):
+        raise ConfigurationError(
+            f"locations of shape {tuple(locations.shape)} are not ({batch} images, queries, {heads} heads, {levels} levels, points, 2), "
+            f"which the values and the {levels} level sizes ask for"
+        )
+    if weights.shape != locations.shape[:-1]:
+        raise ConfigurationError(
+            f"weights of shape {tuple(weights.shape)} do not fit locations of shape {tuple(locations.shape)}: one weight per location is needed"
+        )
+    if locations.dtype not in (torch.float32, torch.float64):
+        raise ConfigurationError(f"locations are {locations.dtype}, which is too coarse for coordinates: give them as torch.float32")

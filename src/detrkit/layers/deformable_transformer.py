@@ -1,0 +1,135 @@
+"""Encoder and decoder layers whose attention samples a few learned points of every level (Deformable DETR, section 4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.layers.attention import MultiHeadAttention
+from detrkit.layers.deformable_attention import multi_scale_deformable_attention
+from detrkit.layers.dropout import Dropout
+from detrkit.layers.precision import at_least_float32
+from detrkit.layers.transformer import FeedForward
+from detrkit.structures import Memory
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention with its projections (section 4.1, equation 3).
+
+    Args:
+        width: D.
+        heads: M.
+        levels: feature levels.
+        points: sampling points of each head on each level.
+    """
+
+    def __init__(self, *, width: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.offsets = nn.Linear(width, heads * levels * points * 2)  # rows: heads, levels, points, (x, y)
+        self.weights = nn.Linear(width, heads * levels * points)
+        self.values, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        self.reset()
+
+    def reset(self) -> None:
+        """Head m looks in direction 2 π m / M, its k-th point k cells away, all points alike (appendix A.2)."""
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)  # onto the sides of a square
+        steps = torch.arange(1, self.points + 1)
+        start = directions[:, None, None] * steps[:, None]  # (M, 1, points, 2)
+        with torch.no_grad():
+            self.offsets.bias.copy_(start.expand(-1, self.levels, -1, -1).flatten())
+        for layer in (self.values, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for values in (self.offsets.weight, self.weights.weight, self.weights.bias):
+            nn.init.zeros_(values)
+
+    def forward(self, query: Tensor, references: Tensor, memory: Memory) -> Tensor:
+        """Attention from every query to its sampling points.
+
+        Args:
+            query: (B, Q, D).
+            references: (B, Q, levels, 2 or 4) points or boxes as fractions of each level's map, padding included.
+            memory: what to look at; its tokens are the values, and those behind padding count as zero.
+
+        Returns:
+            (B, Q, D).
+        """
+        values = self.values(memory.tokens)
+        if memory.padding is not None:
+            values = values.masked_fill(memory.padding[..., None], 0.0)  # after the projection: its bias goes, too
+        weights = torch.unflatten(self.weights(query), -1, (self.heads, -1)).softmax(-1)
+        found = multi_scale_deformable_attention(
+            torch.unflatten(values, -1, (self.heads, -1)),  # (B, S, M, D / M)
+            memory.level_sizes,
+            self.locations(query, references, memory),
+            torch.unflatten(weights, -1, (self.levels, -1)),  # (B, Q, M, levels, points)
+        )
+        return self.output(found)  # type: ignore[no-any-return]
+
+    def locations(self, query: Tensor, references: Tensor, memory: Memory) -> Tensor:
+        """Where each head looks, (B, Q, M, levels, points, 2) as fractions of each level's map, float32 or better.
+
+        Around a point an offset counts in cells; around a box in halves of its sides, divided by the number of points.
+        """
+        with torch.autocast(query.device.type, enabled=False):  # mixed precision ends where coordinates begin
+            offsets = at_least_float32(self.offsets(query.to(self.offsets.weight.dtype)))
+        offsets = torch.unflatten(offsets, -1, (self.heads, self.levels, self.points, 2))
+        references = references[:, :, None, :, None]  # (B, Q, 1, levels, 1, 2 or 4)
+        if references.shape[-1] == 2:
+            return references + offsets / memory.sizes()[:, None]
+        return references[..., :2] + offsets / self.points * references[..., 2:] * 0.5
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Every token of every level looks at points around itself, then a feed-forward network."""
+
+    def __init__(self, *, width: int, heads: int, levels: int, points: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(width=width, heads=heads, levels=levels, points=points)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = Dropout(dropout)
+        self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)
+
+    def forward(self, memory: Memory, positions: Tensor, references: Tensor) -> Tensor:
+        """New tokens, (B, S, D).
+
+        Args:
+            memory: the tokens so far.
+            positions: (B, S, D), added to queries but not to values.
+            references: (B, S, levels, 2), where each token lies.
+        """
+        attended = self.attention(memory.tokens + positions, references, memory)
+        return self.feed_forward(self.norm(memory.tokens + self.dropout(attended)))  # type: ignore[no-any-return]
+
+
+class DeformableDecoderLayer(nn.Module):
+    """Self-attention among queries, deformable attention to memory, then a feed-forward network."""
+
+    def __init__(self, *, width: int, heads: int, levels: int, points: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = MultiHeadAttention(width=width, heads=heads, dropout=dropout)
+        self.self_norm = nn.LayerNorm(width)
+        self.cross_attention = DeformableAttention(width=width, heads=heads, levels=levels, points=points)
+        self.cross_norm = nn.LayerNorm(width)
+        self.dropout = Dropout(dropout)
+        self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)
+
+    def forward(self, content: Tensor, position: Tensor, references: Tensor, memory: Memory) -> Tensor:
+        """New content, (B, Q, D).
+
+        Args:
+            content: (B, Q, D) what the queries carry.
+            position: (B, Q, D), added to queries (and to keys among queries) but not to values.
+            references: (B, Q, levels, 2 or 4), where each query looks.
+            memory: the encoded image.
+        """
+        placed = content + position
+        content = self.self_norm(content + self.dropout(self.self_attention(placed, placed, content)))
+        attended = self.cross_attention(content + position, references, memory)
+        content = self.cross_norm(content + self.dropout(attended))
+        return self.feed_forward(content)  # type: ignore[no-any-return]
