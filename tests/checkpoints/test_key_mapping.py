@@ -238,3 +238,49 @@ def test_fields_match_whole_names_only() -> None:
     parts = {"second.w": torch.tensor([3.0, 4.0]), "old.x.y": torch.zeros(1), "first.w": torch.tensor([1.0, 2.0])}
     found = mapping.from_foreign(parts)
     assert {name: tensor.tolist() for name, tensor in found.items()} == {"b.w": [1.0, 2.0, 3.0, 4.0]}
+
+
+class TestAliases:
+    """One tensor under several foreign names, and the other way round."""
+
+    mapping = KeyMapping([Rule("head.{leaf}", ("last.{leaf}",), aliases=("first.{leaf}", "middle.{leaf}"))])
+
+    def test_all_names_are_written_the_main_one_first(self) -> None:
+        tensor = torch.randn(2)
+        found = self.mapping.to_foreign({"head.bias": tensor})
+        assert list(found) == ["last.bias", "first.bias", "middle.bias"]
+        assert all(value is tensor for value in found.values())
+
+    @pytest.mark.parametrize("names", [["last"], ["middle"], ["middle", "first"], ["first", "middle", "last"]])
+    def test_any_of_them_is_enough(self, names: list[str]) -> None:
+        tensor = torch.tensor([1.0, torch.nan])  # equal numbers, whatever they are
+        (own,) = self.mapping.from_foreign({f"{name}.bias": tensor.clone() for name in names}).items()
+        assert own[0] == "head.bias"
+        assert torch.equal(own[1].nan_to_num(7), torch.tensor([1.0, 7.0]))
+
+    @pytest.mark.parametrize(
+        "other", [torch.tensor([1.0, 2.1]), torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([1.0])], ids=str
+    )
+    def test_they_must_agree(self, other: Tensor) -> None:
+        with pytest.raises(CheckpointError) as caught:
+            self.mapping.from_foreign({"middle.bias": torch.tensor([1.0, 2.0]), "last.bias": other})
+        assert str(caught.value) == (
+            "'middle.bias' and 'last.bias' stand for one tensor but hold different values: the weights are of another model or damaged"
+        )
+
+    def test_a_name_without_a_place_stays_unknown(self) -> None:
+        with pytest.raises(CheckpointError, match=r"1 tensors have no place in this model \(first\.bias\)"):
+            self.mapping.from_foreign({"first.bias": torch.zeros(1)}, {"head.weight"})
+
+    def test_a_concatenation_has_none(self) -> None:
+        with pytest.raises(ValueError, match="'a' is a concatenation, which can have no aliases"):
+            Rule("a", ("b", "c"), aliases=("d",))
+
+    def test_one_foreign_tensor_may_fill_several_of_ours(self) -> None:
+        mapping = KeyMapping([Rule(f"heads.{layer}.{{leaf}}", ("head.{leaf}",)) for layer in range(2)])
+        tensor = torch.randn(2)
+        own = mapping.from_foreign({"head.bias": tensor})
+        assert own == {"heads.0.bias": tensor, "heads.1.bias": tensor}
+        assert mapping.to_foreign(own) == {"head.bias": tensor}
+        with pytest.raises(CheckpointError, match=r"^'heads\.0\.bias' and 'heads\.1\.bias' stand for one tensor"):
+            mapping.to_foreign({**own, "heads.1.bias": tensor + 1})

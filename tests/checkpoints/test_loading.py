@@ -255,7 +255,7 @@ class TestFilesThatDoNotFit:
     def test_a_classifier(self, tmp_path: Path) -> None:
         path = write(tmp_path / "file.pth", {"conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)})
         assert complaint(path) == (
-            f"{path} holds none of the models that detrkit knows (detr): its first tensor is 'conv1.weight'"
+            f"{path} holds none of the models that detrkit knows (detr, deformable_detr): its first tensor is 'conv1.weight'"
         )
 
     def test_another_paper_of_the_family(self, tmp_path: Path) -> None:

@@ -9,18 +9,27 @@ from typing import Any
 
 from torch import Tensor
 
-from detrkit.checkpoints import detr
+from detrkit.checkpoints import deformable_detr, detr
+from detrkit.checkpoints.detr import backbone_names, told_dilation
 from detrkit.checkpoints.key_mapping import KeyMapping
 from detrkit.checkpoints.own_format import is_own, restore
 from detrkit.checkpoints.reading import WeightFile, read_weights
 from detrkit.errors import CheckpointError
-from detrkit.models.catalog import CATALOG, as_categories, build_from_config, find_variant
+from detrkit.models.catalog import CATALOG, as_categories, build_from_config, config_of, find_variant
 from detrkit.models.coco_categories import COCO_CATEGORIES
 from detrkit.models.detector import Detector
 from detrkit.structures import Category
 
-# A family's table brings OFFICIAL, find_layout, backbone_names and fit_config.
-TABLES: dict[str, ModuleType] = {"detr": detr}
+# A family's table brings official, find_layout, candidates and fit_config.
+TABLES: dict[str, ModuleType] = {"detr": detr, "deformable_detr": deformable_detr}
+# Papers of the family that share many names with these, by a beginning that only they have; DN-DETR is also a DAB-DETR, and so on.
+_OTHER_PAPERS = {
+    "label_enc.": "DN-DETR or DINO",
+    "refpoint_embed.": "DAB-DETR",
+    "transformer.decoder.layers.0.ca_": "Conditional DETR",
+    "transformer.decoder.ref_point_head.": "DINO",
+    "decoder.dec_score_head.": "RT-DETR or D-FINE",
+}
 _COCO_OUTPUTS = 91  # ids 0 to 90
 
 
@@ -75,13 +84,13 @@ def from_official(tensors: Mapping[str, Tensor], model: Detector) -> dict[str, T
 
 
 def _official(model: Detector) -> KeyMapping:
-    return TABLES[model.card.family].OFFICIAL  # type: ignore[no-any-return]
+    return TABLES[model.card.family].official(config_of(model))  # type: ignore[no-any-return]
 
 
 def _load_foreign(file: WeightFile, variant: str | None, classes: Sequence[str | Category] | None) -> Detector:
     family, layout = _find_family(file)
     weights = layout.from_foreign(file.tensors)
-    name = _find_variant_name(file, family, TABLES[family].backbone_names(weights), variant)
+    name = _find_variant_name(file, family, weights, variant)
     line = find_variant(name)
     config = TABLES[family].fit_config(line.config, weights, file.arguments)
     model = build_from_config(
@@ -110,18 +119,28 @@ def _find_family(file: WeightFile) -> tuple[str, KeyMapping]:
         layout = table.find_layout(file.tensors.keys())
         if layout is not None:
             return family, layout
-    example = next(iter(file.tensors))
     raise CheckpointError(
-        f"{file.path} holds none of the models that detrkit knows ({', '.join(TABLES)}): its first tensor is '{example}'"
+        f"{file.path} holds none of the models that detrkit knows ({', '.join(TABLES)}): {_hint(file.tensors)}"
     )
 
 
-def _find_variant_name(file: WeightFile, family: str, backbones: Collection[str], given: str | None) -> str:
+def _hint(names: Collection[str]) -> str:
+    for beginning, paper in _OTHER_PAPERS.items():
+        for name in names:
+            if name.startswith(beginning):
+                return f"its tensor '{name}' is one of {paper}"
+    return f"its first tensor is '{next(iter(names))}'"
+
+
+def _find_variant_name(file: WeightFile, family: str, weights: Mapping[str, Tensor], given: str | None) -> str:
+    backbones = backbone_names(weights)
     if not backbones:
         raise CheckpointError(f"{file.path} holds no backbone that detrkit knows: give the whole model's file")
-    candidates = [name for name, line in CATALOG.items() if line.family == family and line.config.backbone in backbones]
-    if not candidates:
+    lines = {name: line.config for name, line in CATALOG.items() if line.family == family}
+    fitting = {name: config for name, config in lines.items() if config.backbone in backbones}
+    if not fitting:
         raise CheckpointError(f"{file.path} has a backbone ({' or '.join(backbones)}) that no {family} variant has")
+    candidates: list[str] = TABLES[family].candidates(weights, fitting)
     if given is not None and given not in candidates:
         raise CheckpointError(f"{file.path} is not a {given}: its weights fit {' or '.join(candidates)}")
     if len(candidates) == 1:
@@ -138,12 +157,17 @@ def _find_variant_name(file: WeightFile, family: str, backbones: Collection[str]
 
 def _told_variant(file: WeightFile, candidates: Sequence[str]) -> str | None:
     """Which of the candidates a file is by its own word: the options stored in it, or the checksum of a published file."""
-    dilation = file.arguments.get("dilation")
+    dilation = told_dilation(file.arguments)
     if dilation is not None:
-        return next(name for name in candidates if CATALOG[name].config.backbone.endswith("-dc5") == bool(dilation))
-    published = {name: weights for name in candidates if (weights := CATALOG[name].weights) is not None}
+        dilated = {name: CATALOG[name].config.backbone.endswith("-dc5") for name in candidates}
+        return next((name for name in candidates if dilated[name] == dilation), candidates[0])
+    published = {
+        name: weights.sha256_prefix
+        for name in candidates
+        if (weights := CATALOG[name].weights) is not None and weights.sha256_prefix is not None
+    }
     digest = file.sha256() if published else ""
-    return next((name for name, weights in published.items() if digest.startswith(weights.sha256_prefix)), None)
+    return next((name for name, prefix in published.items() if digest.startswith(prefix)), None)
 
 
 def _categories(file: WeightFile, outputs: int, classes: Sequence[str | Category] | None) -> tuple[Category, ...]:
