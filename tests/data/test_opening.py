@@ -111,6 +111,29 @@ def test_real_folders(shared: Path) -> None:
     assert counts == [48, 49, 28]
 
 
+def test_a_voc_folder(tmp_path: Path) -> None:
+    for split, name in (("train", "a"), ("valid", "b"), ("dog_train", "a -1"), ("trainval", "a\nb")):
+        (tmp_path / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"ImageSets/Main/{split}.txt").write_text(name + "\n")
+    (tmp_path / "Annotations").mkdir()
+    corners = "<xmin>2</xmin><ymin>2</ymin><xmax>5</xmax><ymax>5</ymax>"
+    thing = f"<object><name>thing</name><bndbox>{corners}</bndbox></object>"
+    for name, red in (("a", 4), ("b", 5)):
+        (tmp_path / f"Annotations/{name}.xml").write_text(f"<annotation>{thing}</annotation>")
+        write_picture(tmp_path / f"JPEGImages/{name}.png", red=red)
+    assert available_splits(tmp_path) == ["train", "val", "trainval"]
+    validation = open_dataset(tmp_path, "val")
+    assert validation.name == f"{tmp_path.name} val"
+    assert validation.image(0).getpixel((0, 0)) == (5, 0, 0)
+    assert validation.boxes_xyxy.tolist() == [[1, 1, 5, 5]]
+    with pytest.raises(DataError, match=r"has no split 'test': choose one of 'train', 'val', 'trainval'"):
+        open_dataset(tmp_path, "test")
+    write_truth(tmp_path / "annotations/instances_train.json")
+    write_picture(tmp_path / "train/a.png", red=6)
+    assert open_dataset(tmp_path, "train").image(0).getpixel((0, 0)) == (6, 0, 0)  # COCO annotations win
+    assert available_splits(tmp_path) == ["train"]
+
+
 def test_the_built_in_set() -> None:
     assert available_splits("digits") == ["train", "val"]
     assert open_dataset("digits", "val").name == "digits val"
@@ -123,7 +146,7 @@ def test_what_cannot_be_opened_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"notes\.txt is no \.json file: give a data set's folder"):
         open_dataset(tmp_path / "notes.txt", "val")
     (tmp_path / "labels").mkdir()
-    looked = r"looked for annotations/instances_<split>\.json and <split>/_annotations\.coco\.json, found labels/, notes\.txt\."
+    looked = r"looked for annotations/instances_<split>\.json, <split>/_annotations\.coco\.json and ImageSets/Main/<split>\.txt, found labels/, notes\.txt\."
     with pytest.raises(DataError, match=looked):
         open_dataset(tmp_path, "val")
     with pytest.raises(DataError, match="found nothing at all"):

@@ -205,6 +205,16 @@ def test_chance_comes_from_the_generator_alone(shared: Path) -> None:
     assert len(shapes) > 5
 
 
+def test_turning_upside_down_takes_boxes_along() -> None:
+    image = Image.fromarray(np.arange(4800, dtype=np.uint8).reshape(40, 40, 3))
+    policy = replace(STILL, vertical_flip=1.0)
+    pixels, target = TrainingTransform(policy, PLAIN)(image, objects_of((8, 10, 24, 30)), generator(0))
+    plain, as_annotated = TrainingTransform(STILL, PLAIN)(image, objects_of((8, 10, 24, 30)), generator(0))
+    assert torch.equal(pixels, plain.flip(1))
+    expected = as_annotated.boxes_cxcywh * torch.tensor([1.0, -1.0, 1.0, 1.0]) + torch.tensor([0.0, 1.0, 0.0, 0.0])
+    torch.testing.assert_close(target.boxes_cxcywh, expected)
+
+
 def test_shares_of_flips_crops_and_sizes() -> None:
     """600 draws: within 4 standard deviations of the policy."""
     image, objects = Image.new("RGB", (40, 40)), objects_of((4, 10, 12, 30))

@@ -54,11 +54,11 @@ def test_relu_and_dropout_in_one_are_the_two_apart() -> None:
     for together in (True, False):
         torch.manual_seed(5)
         leaf = values.clone().requires_grad_()
-        result = relu_dropout(leaf, 0.3) if together else dropout(leaf.relu(), 0.3)
+        result = relu_dropout(leaf * 1, 0.3) if together else dropout(leaf.relu(), 0.3)
         (result * torch.arange(9.0, dtype=torch.float64)).sum().backward()
         assert leaf.grad is not None
         found.append((result.detach(), leaf.grad))
     (first, first_gradient), (second, second_gradient) = found
     torch.testing.assert_close(first, second)
     torch.testing.assert_close(first_gradient, second_gradient)
-    assert torch.equal(relu_dropout(values, 0.0), values.relu())
+    assert torch.equal(relu_dropout(values.clone(), 0.0), values.relu())

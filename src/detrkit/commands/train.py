@@ -28,6 +28,7 @@ def train(
     short_side: int | None = None,
     long_side: int | None = None,
     flip: float | None = None,
+    vertical_flip: float | None = None,
     crop: bool | None = None,
     multi_scale: bool | None = None,
     backbone_weights: str | None = None,
@@ -64,6 +65,7 @@ def train(
         short_side: largest short side of an image in pixels.
         long_side: limit of the longer side in pixels.
         flip: probability of mirroring an image; 0 where left and right matter.
+        vertical_flip: probability of turning an image upside down, for pictures without an up and down.
         crop: whether half of the images are cut.
         multi_scale: whether images are resized to one of several sizes.
         backbone_weights: file with pretrained weights of the backbone, with torchvision's names.
@@ -102,6 +104,8 @@ def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
     for option, text in settings.items():
         name = option.replace("-", "_")
         kind: Callable[[str], Any] = type(getattr(config, name, text))
+        if kind is bool:
+            kind = _yes_or_no
         try:
             typed[name] = kind(text)
         except ValueError as problem:
@@ -109,3 +113,10 @@ def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
                 f"--settings.{name} must be of type {type(getattr(config, name)).__name__}, not '{text}'"
             ) from problem
     return typed
+
+
+def _yes_or_no(text: str) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise ValueError(text)
+    return words[text.lower()]

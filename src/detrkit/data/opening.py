@@ -5,6 +5,7 @@ Layouts that are known, `val` and `valid` meaning the same everywhere:
 - COCO: `annotations/instances_<split>.json`, also with the official `2017` or `2014` behind the split; the pictures in `<split>/`,
   `<split>2017/`, `images/<split>/`, `images/` or the folder itself, whichever holds the first picture.
 - Roboflow's COCO export: `<split>/_annotations.coco.json` with the pictures beside it.
+- Pascal VOC: `ImageSets/Main/<split>.txt`, `Annotations/` and `JPEGImages/`. Where there are COCO annotations as well, those are taken.
 - An annotation file itself, with the pictures beside it or placed as above.
 - `digits`: the built-in set.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from detrkit.data.coco import build_dataset, load_annotations
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.digits import DIGIT_SPLITS, read_digits
+from detrkit.data.voc import SPLIT_LISTS, read_voc, split_files
 from detrkit.errors import DataError, closest
 
 BUILT_IN = "digits"
@@ -47,11 +49,13 @@ def open_dataset(data: str | Path, split: str) -> DetectionDataset:
             )
         annotation_file, name = path, path.stem if told is None else f"{_root(path).name} {told}"
     else:
-        files = _annotation_files(path)
+        files = _split_files(path)
         spelling = next((spelling for spelling in _spellings(split) if spelling in files), None)
         if spelling is None:
             raise DataError(f"{path} has no split '{split}': {closest(split, available_splits(path))}")
         annotation_file, name = files[spelling], f"{path.resolve().name} {split}"
+        if annotation_file.suffix == ".txt":
+            return read_voc(path, spelling, name=name)
     contents = load_annotations(annotation_file)
     return build_dataset(contents, annotation_file, _image_folder(annotation_file, contents["images"]), name)
 
@@ -68,7 +72,7 @@ def available_splits(data: str | Path) -> list[str]:
     if path.is_file():
         told = _told_split(path)
         return [] if told is None else [plain_split(told)]
-    names = {plain_split(name) for name in _annotation_files(path)}
+    names = {plain_split(name) for name in _split_files(path)}
     return [name for name in _USUAL_ORDER if name in names] + sorted(names.difference(_USUAL_ORDER))
 
 
@@ -97,18 +101,19 @@ def _spellings(split: str) -> list[str]:
     return list(dict.fromkeys([split, *names, *(name + year for year in _YEARS for name in names)]))
 
 
-def _annotation_files(folder: Path) -> dict[str, Path]:
-    """The annotation files of a folder by the name that each gives to its split."""
+def _split_files(folder: Path) -> dict[str, Path]:
+    """The COCO annotation files, or else the VOC lists, of a folder by the name that each gives to its split."""
     files = {file.stem.removeprefix(_PREFIX): file for file in sorted(folder.glob(f"annotations/{_PREFIX}*.json"))}
     for file in sorted(folder.glob(f"*/{_ROBOFLOW_FILE}")):
         files.setdefault(file.parent.name, file)
+    files = files or split_files(folder)
     if files:
         return files
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     shown = ", ".join(entries[:_ENTRIES_SHOWN]) + (", …" if len(entries) > _ENTRIES_SHOWN else "")
     raise DataError(
-        f"{folder} holds no data set that can be read: looked for annotations/{_PREFIX}<split>.json and "
-        f"<split>/{_ROBOFLOW_FILE}, found {shown or 'nothing at all'}."
+        f"{folder} holds no data set that can be read: looked for annotations/{_PREFIX}<split>.json, "
+        f"<split>/{_ROBOFLOW_FILE} and {SPLIT_LISTS}/<split>.txt, found {shown or 'nothing at all'}."
     )
 
 

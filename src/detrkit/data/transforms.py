@@ -48,9 +48,9 @@ def resized_size(height: int, width: int, short_side: int, long_side: int | None
 class Augmentation:
     """How much a training image may vary; the defaults are DETR's.
 
-    The image is mirrored with probability `flip`. If `crop` is set, then with probability 0.5 it is first resized to one of
-    `crop_short_sides` and cut to a window whose width and height are each drawn from `crop_range`. Last, it is resized to one of
-    `short_sides`.
+    The image is mirrored with probability `flip`, and turned upside down with probability `vertical_flip`. If `crop` is set, then with
+    probability 0.5 it is first resized to one of `crop_short_sides` and cut to a window whose width and height are each drawn from
+    `crop_range`. Last, it is resized to one of `short_sides`.
 
     Attributes:
         short_sides: pixels, one is drawn for the shorter side.
@@ -59,6 +59,7 @@ class Augmentation:
         crop: whether half of the images are cut.
         crop_short_sides: pixels, one is drawn for the shorter side before cutting; the longer side has no limit there.
         crop_range: smallest and largest side of the window in pixels, both included; the image's own side limits it further.
+        vertical_flip: probability of mirroring top and bottom, for pictures without an up and down (cells, ground seen from above).
 
     Raises:
         ConfigurationError: numbers that no image can follow.
@@ -70,13 +71,17 @@ class Augmentation:
     crop: bool = True
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
     crop_range: tuple[int, int] = (384, 600)
+    vertical_flip: float = 0.0
 
     def __post_init__(self) -> None:
         sides = (*self.short_sides, *self.crop_short_sides, *self.crop_range, self.long_side)
         if not self.short_sides or not self.crop_short_sides or min(sides) < 1:
             raise ConfigurationError("An augmentation needs sides of at least 1 pixel, and one or more short sides.")
-        if not 0 <= self.flip <= 1:
-            raise ConfigurationError(f"The probability flip={self.flip} is not within 0..1: choose one that is.")
+        for name in ("flip", "vertical_flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(
+                    f"The probability {name}={getattr(self, name)} is not within 0..1: choose one that is."
+                )
         smallest, largest = self.crop_range
         if smallest > largest or smallest > min(self.crop_short_sides):
             raise ConfigurationError(
@@ -137,6 +142,8 @@ class TrainingTransform:
         boxes, labels = _clipped(objects, image.height, image.width)
         if _happens(policy.flip, generator):
             image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+        if policy.vertical_flip and _happens(policy.vertical_flip, generator):
+            image, boxes = F.vertical_flip(image), F.vertical_flip(boxes)
         if policy.crop and _happens(_CROP_PROBABILITY, generator):
             size = resized_size(image.height, image.width, _choice(policy.crop_short_sides, generator))
             image, boxes = _resized(image, boxes, size)

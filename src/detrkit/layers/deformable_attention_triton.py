@@ -14,7 +14,7 @@ from torch import Tensor
 
 VALUE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# A warp takes four queries of 32 channels, 16 bytes per thread, whatever the number of its programs.
+# A warp holds four queries of 32 channels: 16 bytes of float32 per thread, the widest load that there is.
 WARP_ELEMENTS = 128
 # Forward, sixteen neighbouring queries share many pixels, which the program reads from the cache beside it. More would leave a decoder's
 # 300 queries too few programs for a large GPU.
@@ -58,7 +58,7 @@ def _check(values: Tensor, level_sizes: Sequence[tuple[int, int]], locations: Te
             f"The Triton kernel takes values of float32, float16 or bfloat16, not {values.dtype}; cast them."
         )
     batch, positions, heads, _ = values.shape
-    queries, points = locations.shape[1], locations.shape[4]
+    queries, points = weights.shape[1], weights.shape[-1]
     if positions != sum(height * width for height, width in level_sizes):
         raise ValueError(
             f"The level sizes {[tuple(size) for size in level_sizes]} do not add up to the {positions} positions of the values."
@@ -194,8 +194,13 @@ def _corners(x: tl.tensor, y: tl.tensor, columns: tl.tensor, lines: tl.tensor, i
     index = (line * tl.cast(columns, tl.int32) + column).to(tl.int64)
     left_inside, right_inside = left_inside[:, None] & is_channel, right_inside[:, None] & is_channel
     top_inside, bottom_inside = top_inside[:, None], bottom_inside[:, None]
-    above = (top_inside & left_inside, top_inside & right_inside)
-    return index[:, None], right, down, above + (bottom_inside & left_inside, bottom_inside & right_inside)
+    inside = (
+        top_inside & left_inside,
+        top_inside & right_inside,
+        bottom_inside & left_inside,
+        bottom_inside & right_inside,
+    )
+    return index[:, None], right, down, inside
 
 
 @triton.jit  # type: ignore[untyped-decorator]

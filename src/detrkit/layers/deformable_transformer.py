@@ -77,12 +77,22 @@ class DeformableAttention(nn.Module):
         Around a point an offset counts in cells; around a box in halves of its sides, divided by the number of points.
         """
         with torch.autocast(query.device.type, enabled=False):  # mixed precision ends where coordinates begin
-            offsets = at_least_float32(self.offsets(query.to(self.offsets.weight.dtype)))
-        offsets = torch.unflatten(offsets, -1, (self.heads, self.levels, self.points, 2))
-        references = references[:, :, None, :, None]  # (B, Q, 1, levels, 1, 2 or 4)
-        if references.shape[-1] == 2:
-            return references + offsets / memory.sizes()[:, None]
-        return references[..., :2] + offsets / self.points * references[..., 2:] * 0.5
+            query = query.to(self.offsets.weight.dtype)
+            if references.shape[-1] == 2:
+                return references[:, :, None, :, None] + self._offsets(
+                    query, memory.sizes().to(query.dtype).reciprocal()
+                )
+            halves = references[:, :, None, :, None, 2:] * 0.5
+            return references[:, :, None, :, None, :2] + self._offsets(query) / self.points * halves
+
+    def _offsets(self, query: Tensor, scale: Tensor | None = None) -> Tensor:
+        """(B, Q, M, levels, points, 2), times a scale (levels, 2) if given: of the few weights, not of the many results."""
+        weight, bias = self.offsets.weight, self.offsets.bias
+        shape = (self.heads, self.levels, self.points, 2)
+        if scale is not None:
+            factors = scale[:, None].expand(shape).flatten()
+            weight, bias = weight * factors[:, None], bias * factors
+        return torch.unflatten(at_least_float32(nn.functional.linear(query, weight, bias)), -1, shape)
 
 
 class DeformableEncoderLayer(nn.Module):

@@ -28,11 +28,13 @@ def relu_dropout(values: Tensor, probability: float) -> Tensor:
     """ReLU, then dropout; keeps one tensor for the backward pass where the two apart keep three.
 
     Args:
-        values: any shape.
-        probability: of becoming zero, in [0, 1); 0 is a plain ReLU.
+        values: any shape; they are overwritten, so they must not be what a backward pass or anyone else still needs.
+        probability: of becoming zero, in [0, 1]; 0 is a plain ReLU.
     """
     if probability == 0:
-        return F.relu(values)
+        return F.relu(values, inplace=True)
+    if probability >= 1:
+        return F.dropout(F.relu(values, inplace=True), probability)
     return _ReluDropout.apply(values, probability)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -40,9 +42,10 @@ class _ReluDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, probability: float) -> Tensor:
         if values.device.type == "cpu":
-            result = F.relu(values).mul_(_kept(values, probability)).mul_(1 / (1 - probability))
+            result = values.relu_().mul_(_kept(values, probability)).mul_(1 / (1 - probability))
         else:
-            result = F.dropout(F.relu(values), probability)
+            result = values.copy_(F.dropout(values.relu_(), probability))
+        ctx.mark_dirty(result)
         ctx.save_for_backward(result)
         ctx.scale = 1 / (1 - probability)
         return result

@@ -83,7 +83,6 @@ _WEIGHTS: dict[str, PublishedWeights] = {
     },
 }
 _FAMILY_RECIPES: dict[str, Recipe] = {
-    "detr": Recipe(),
     "deformable_detr": Recipe(
         learning_rate=2e-4,
         backbone_learning_rate=2e-5,
@@ -109,7 +108,7 @@ CATALOG: dict[str, Variant] = {
     name: Variant(
         family=family,
         config=config,
-        recipe=_RECIPES.get(name, _FAMILY_RECIPES[family]),
+        recipe=_RECIPES.get(name, _FAMILY_RECIPES.get(family, Recipe())),
         preprocessing=_PREPROCESSING.get(name, Preprocessing()),
         weights=_WEIGHTS.get(name),
     )

@@ -104,9 +104,9 @@ class Config:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
             raise ConfigurationError("encoder_layers must not be below 0, and dropout lies in [0, 1)")
-        if self.width % self.heads or self.width % 32:
+        if self.width % self.heads or self.width % 32 or self.width < 64:
             raise ConfigurationError(
-                f"width {self.width} must be a multiple of 32 (groups of the neck's norms) and of the {self.heads} heads"
+                f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.heads} heads"
             )
 
     @property

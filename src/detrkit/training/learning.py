@@ -63,7 +63,7 @@ class LearningWindow:
 
     def add(self, losses: Losses) -> None:
         """Takes in one step."""
-        last = max(int(name.split(".")[1]) for name in losses.terms)
+        last = max(int(name.split(".")[1]) for name in losses.terms if name.startswith("layers."))
         terms = [losses.terms[f"layers.{last}.{name}"] for name in ("class", "l1", "giou")]
         counts = [losses.statistics[name].to(losses.total.device) for name in ("matched", "correct")]
         self._steps.append(torch.stack([value.detach().float() for value in (losses.total, *terms, *counts)]))

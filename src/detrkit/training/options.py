@@ -42,6 +42,7 @@ class TrainingOptions:
         short_side: largest short side of an image in pixels; evaluation uses it, too.
         long_side: limit of the longer side in pixels.
         flip: probability of mirroring an image; 0 where left and right matter.
+        vertical_flip: probability of turning an image upside down, for pictures without an up and down.
         crop: whether half of the images are cut, as DETR does.
         multi_scale: whether images are resized to one of several sizes rather than to the largest.
         backbone_weights: file with pretrained weights of the backbone.
@@ -72,6 +73,7 @@ class TrainingOptions:
     short_side: int | None = None
     long_side: int | None = None
     flip: float = 0.5
+    vertical_flip: float = 0.0
     crop: bool = True
     multi_scale: bool = True
     backbone_weights: str | None = None

@@ -195,7 +195,9 @@ def _augmentation(options: TrainingOptions) -> Augmentation:
     else:
         policy = Augmentation.for_sizes(options.short_side, options.long_side)
     sides = policy.short_sides if options.multi_scale else (options.short_side,)
-    return dataclasses.replace(policy, flip=options.flip, crop=options.crop, short_sides=sides)
+    return dataclasses.replace(
+        policy, flip=options.flip, vertical_flip=options.vertical_flip, crop=options.crop, short_sides=sides
+    )
 
 
 def _announce(
