@@ -29,6 +29,10 @@ from detrkit.structures import (
 FLOATS, MASK = torch.rand(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.bool)
 
 
+def proposals() -> LayerOutput:
+    return LayerOutput(torch.rand(2, 6, 7), torch.rand(2, 6, 4))
+
+
 def stages() -> Stages:
     tokens = torch.rand(2, 6, 3)
     return Stages(
@@ -38,9 +42,9 @@ def stages() -> Stages:
         ),
         neck=Levels((torch.rand(2, 3, 2, 3),), (torch.rand(2, 3, 2, 3),), (None,)),
         memory=Memory(tokens, tokens, None, ((2, 3),)),
-        queries=Queries(torch.zeros(2, 4, 3), torch.rand(2, 4, 3)),
-        decoded=Decoded(torch.rand(5, 2, 4, 3)),
-        output=Output(torch.rand(5, 2, 4, 7), torch.rand(5, 2, 4, 4)),
+        queries=Queries(torch.zeros(2, 4, 3), torch.rand(2, 4, 3), torch.rand(2, 4, 2), proposals()),
+        decoded=Decoded(torch.rand(5, 2, 4, 3), torch.rand(5, 2, 4, 4), (torch.rand(2, 4, 2), torch.rand(2, 4, 4))),
+        output=Output(torch.rand(5, 2, 4, 7), torch.rand(5, 2, 4, 4), proposals()),
     )
 
 
@@ -51,6 +55,8 @@ RECORDS: list[TensorRecord] = [
     LayerOutput(torch.rand(2, 4, 7), torch.rand(2, 4, 4)),
     Detections(torch.rand(4), torch.arange(4), torch.rand(4, 4), torch.arange(4)),
     Decoded(torch.rand(5, 2, 4, 3), torch.rand(5, 2, 4, 4)),
+    Queries(torch.zeros(2, 4, 3), torch.rand(2, 4, 3)),
+    Output(torch.rand(5, 2, 4, 7), torch.rand(5, 2, 4, 4)),
     stages(),
 ]
 
@@ -125,6 +131,31 @@ def test_memory_gives_back_the_maps_that_it_was_laid_out_from() -> None:
     assert torch.equal(maps[1], second)
 
 
+def padded_memory() -> Memory:
+    """Levels of 4 x 6 and 2 x 3 cells; the second image ends after 3 x 4 and 2 x 2 of them."""
+    fine, coarse = torch.zeros(2, 4, 6, dtype=torch.bool), torch.zeros(2, 2, 3, dtype=torch.bool)
+    fine[1, 3:], fine[1, :, 4:], coarse[1, :, 2:] = True, True, True
+    padding = torch.cat([fine.flatten(1), coarse.flatten(1)], dim=1)
+    tokens = torch.rand(2, 30, 3, dtype=torch.float64)
+    return Memory(tokens, tokens, padding, ((4, 6), (2, 3)))
+
+
+def test_sizes_are_width_first_and_count_what_is_image() -> None:
+    memory = padded_memory()
+    assert memory.sizes().tolist() == [[6, 4], [3, 2]]
+    assert memory.valid_sizes().tolist() == [[[6, 4], [3, 2]], [[4, 3], [2, 2]]]
+    wanted = torch.tensor([[[1, 1], [1, 1]], [[4 / 6, 3 / 4], [2 / 3, 1]]])
+    torch.testing.assert_close(memory.valid_ratios(), wanted)
+    for found in (memory.sizes(), memory.valid_sizes(), memory.valid_ratios()):
+        assert found.dtype == torch.float32  # also beside float64 tokens, as the authors compute them
+
+
+def test_without_padding_all_is_image() -> None:
+    memory = dataclasses.replace(padded_memory(), padding=None)
+    assert memory.valid_sizes().tolist() == [[[6, 4], [3, 2]]] * 2
+    assert (memory.valid_ratios() == 1).all()
+
+
 def test_torch_export_takes_and_gives_records() -> None:
     class Doubler(nn.Module):
         def forward(self, batch: ImageBatch) -> LayerOutput:
@@ -144,3 +175,4 @@ def test_defaults_are_those_of_detr() -> None:
     assert (recipe.learning_rate, recipe.backbone_learning_rate, recipe.weight_decay) == (1e-4, 1e-5, 1e-4)
     assert (recipe.gradient_clip, recipe.epochs, recipe.schedule) == (0.1, 500, "step")
     assert recipe.epochs * recipe.drop_after == 400
+    assert recipe.slow_parts == ()

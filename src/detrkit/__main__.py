@@ -16,7 +16,9 @@ def main(arguments: list[str] | None = None) -> None:
     from cyclopts import CycloptsError
 
     from detrkit.commands.app import app, explain
+    from detrkit.commands.process import keep_freed_memory
 
+    keep_freed_memory()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]

@@ -10,7 +10,6 @@ import torchvision
 from torch import Tensor, nn
 
 from detrkit.backbones import BACKBONES, Backbone, build_backbone
-from detrkit.backbones.backbone import shrink_padding
 from detrkit.backbones.compact import Compact
 from detrkit.errors import ConfigurationError
 from detrkit.structures import ImageBatch
@@ -213,29 +212,6 @@ def test_the_layout_of_the_pixels_does_not_matter() -> None:
         (first,) = backbone(ImageBatch(pixels))
         (second,) = backbone(ImageBatch(pixels.to(memory_format=torch.channels_last)))
     torch.testing.assert_close(first.features, second.features)
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "h", "w"), [(64, 96, 2, 3), (70, 51, 3, 2), (799, 1066, 25, 34), (7, 5, 7, 5)]
-)
-def test_shrunk_padding_is_that_of_the_nearest_pixel(height: int, width: int, h: int, w: int) -> None:
-    padding = torch.rand(2, height, width) < 0.5
-    found = shrink_padding(padding, torch.zeros(2, 8, h, w))
-    assert found is not None
-    assert found.dtype == torch.bool
-    wanted = [
-        [[bool(image[row * height // h, column * width // w]) for column in range(w)] for row in range(h)]
-        for image in padding
-    ]
-    assert found.tolist() == wanted
-
-
-def test_a_cell_is_padding_where_its_first_pixel_is() -> None:
-    padding = torch.zeros(1, 64, 64, dtype=torch.bool)
-    padding[:, :, 33:] = True  # the second of two cells begins at pixel 32, which is image
-    assert shrink_padding(padding, torch.zeros(1, 8, 2, 2)).tolist() == [[[False, False]] * 2]
-    padding[:, :, 32:] = True
-    assert shrink_padding(padding, torch.zeros(1, 8, 2, 2)).tolist() == [[[False, True]] * 2]
 
 
 def test_levels_bring_their_padding() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
-from detrkit.layers.heads import MLP, DetectionHeads, inverse_sigmoid
+from detrkit.layers.heads import MLP, DetectionHeads, LayerwiseHeads, box_logits, inverse_sigmoid
 from detrkit.structures import Decoded
 
 
@@ -63,3 +65,41 @@ def test_boxes_never_go_below_float32(dtype: torch.dtype, of_boxes: torch.dtype)
     assert output.boxes_cxcywh.dtype == of_boxes
     assert output.logits.dtype == dtype
     assert torch.equal(output.boxes_cxcywh, heads.boxes(states).to(of_boxes).sigmoid())
+
+
+def test_layerwise_heads_read_each_layer_by_its_own() -> None:
+    heads = LayerwiseHeads(width=8, outputs=6, layers=3).double()
+    states, base = (torch.randn(3, 2, 4, size, dtype=torch.float64) for size in (8, 4))
+    output = heads(Decoded(states, base))
+    for layer in range(3):
+        class_head, box_head = heads.classes[layer], heads.boxes[layer]
+        torch.testing.assert_close(output.logits[layer], states[layer] @ class_head.weight.T + class_head.bias)
+        torch.testing.assert_close(output.boxes_cxcywh[layer], (box_head(states[layer]) + base[layer]).sigmoid())
+        torch.testing.assert_close(heads.box_logits(states[layer], layer), box_head(states[layer]))
+    assert not torch.equal(heads.box_logits(states[0], 0), heads.box_logits(states[0], 1))
+
+
+def test_shared_heads_read_every_layer_alike() -> None:
+    heads, states = DetectionHeads(width=8, outputs=6), torch.randn(2, 4, 8)
+    for layer in (0, 5):
+        torch.testing.assert_close(heads.box_logits(states, layer), heads.boxes(states))
+
+
+def test_layerwise_heads_want_as_many_layers_as_they_are() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        LayerwiseHeads(width=8, outputs=6, layers=3)(Decoded(torch.randn(2, 2, 4, 8)))
+
+
+@pytest.mark.parametrize("make", [DetectionHeads, lambda **sizes: LayerwiseHeads(**sizes, layers=1)])
+def test_mixed_precision_ends_where_boxes_begin(make: Callable[..., nn.Module]) -> None:
+    heads, states = make(width=8, outputs=6), torch.randn(1, 2, 4, 8)
+    exact = heads(Decoded(states))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = heads(Decoded(states))
+    assert found.logits.dtype == torch.bfloat16
+    assert torch.equal(found.boxes_cxcywh, exact.boxes_cxcywh)
+
+
+def test_box_logits_take_states_of_another_precision() -> None:
+    head, states = MLP(8, 8, 4), torch.randn(3, 8).to(torch.bfloat16)
+    assert torch.equal(box_logits(head, states), head(states.float()))

@@ -69,6 +69,50 @@ def test_focal_loss_equals_torchvision_layer_by_layer(alpha: float, gamma: float
     torch.testing.assert_close(*gradients)
 
 
+def textbook_focal_loss(logits: Tensor, labels: Tensor, divisor: float, alpha: float, gamma: float) -> Tensor:
+    """Lin et al., equation 5, decision by decision."""
+    totals = []
+    for layer_logits, layer_labels in zip(logits, labels, strict=True):
+        total = logits.new_zeros(())
+        for scores, label in zip(layer_logits.flatten(0, 1), layer_labels.flatten().tolist(), strict=True):
+            for entry, score in enumerate(scores):
+                probability = 1 / (1 + torch.exp(-score))
+                right, weight = (probability, alpha) if entry == label else (1 - probability, 1 - alpha)
+                total = total - weight * (1 - right) ** gamma * torch.log(right)
+        totals.append(total / divisor)
+    return torch.stack(totals)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.9, 3.0)])
+def test_focal_loss_and_its_gradient_are_those_of_the_textbook(alpha: float, gamma: float) -> None:
+    logits, labels = scores_and_labels(CLASSES)
+    assert 0 < (labels < CLASSES).sum() < labels.numel()
+    found = focal_loss(logits, labels, 7.0, alpha=alpha, gamma=gamma)
+    wanted = textbook_focal_loss(logits, labels, 7.0, alpha, gamma)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
+    direction = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    gradients = [torch.autograd.grad((losses * direction).sum(), logits)[0] for losses in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_focal_loss_of_sure_scores_is_finite(label: int) -> None:
+    logits = torch.tensor([[[[200.0, -200.0]]]], requires_grad=True)
+    loss = focal_loss(logits, torch.tensor([[[label]]]), 1.0)
+    # Right for 0; for 1 both decisions are wrong by 200, for no object the first one is.
+    assert loss.item() == pytest.approx({0: 0.0, 1: (0.75 + 0.25) * 200, 2: 0.75 * 200}[label])
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert gradient.isfinite().all()
+
+
+def test_focal_loss_without_any_object_is_all_background() -> None:
+    logits, _ = scores_and_labels(CLASSES)
+    found = focal_loss(logits, torch.full((LAYERS, IMAGES, QUERIES), CLASSES), 1.0)
+    probabilities = logits.sigmoid()
+    wanted = (-0.75 * probabilities**2 * (1 - probabilities).log()).sum((1, 2, 3))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_focal_loss_of_one_query_by_hand() -> None:
     logits = torch.tensor([[[[0.0, 0.0]]]])
     # Both decisions are at one half: object 0.25 · 0.25 · ln 2, the other class 0.75 · 0.25 · ln 2.

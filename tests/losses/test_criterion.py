@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -16,9 +17,9 @@ from detrkit.losses.classification import focal_loss
 from detrkit.losses.criterion import SetCriterion, number_of_objects
 from detrkit.matching.costs import focal_class_cost, giou_cost, l1_cost
 from detrkit.matching.hungarian import HungarianMatcher
-from detrkit.models import detr
+from detrkit.models import deformable_detr, detr
 from detrkit.models.catalog import build, criterion_for
-from detrkit.structures import ImageBatch, Output, Target
+from detrkit.structures import ImageBatch, LayerOutput, Output, Target
 
 LAYERS, QUERIES, CLASSES = 3, 5, 4
 CONFIG = detr.Config(classes=CLASSES, queries=QUERIES, decoder_layers=LAYERS)
@@ -158,6 +159,71 @@ def test_focal_loss_fits_in_place_of_cross_entropy() -> None:
         wanted[0, query, targets[0].labels[entry]] = 1
     reference = torchvision.ops.sigmoid_focal_loss(output.logits[0], wanted, 0.25, 2.0, reduction="sum") / 2
     torch.testing.assert_close(criterion(output, targets).terms["layers.0.class"], reference)
+
+
+class TestProposals:
+    """What an encoder proposes is matched to the same objects, taught as class 0, in one group of terms of its own."""
+
+    CONFIG = deformable_detr.Config(classes=CLASSES, queries=QUERIES, decoder_layers=2, two_stage=True)
+
+    def output(self, tokens: int = 9) -> Output:
+        layers = prediction(2, layers=2, classes=CLASSES - 1)
+        logits = torch.randn(2, tokens, CLASSES, dtype=torch.float64, requires_grad=True)
+        boxes = (torch.rand(2, tokens, 4, dtype=torch.float64) * 0.5 + 0.2).requires_grad_()
+        return Output(layers.logits, layers.boxes_cxcywh, LayerOutput(logits, boxes))
+
+    def alone(self, output: Output, targets: list[Target]) -> dict[str, Tensor]:
+        """The proposals as the only layer of a model of one stage."""
+        assert output.proposals is not None
+        config = dataclasses.replace(self.CONFIG, decoder_layers=1, two_stage=False)
+        layer = Output(output.proposals.logits[None], output.proposals.boxes_cxcywh[None])
+        return deformable_detr.criterion(config)(layer, targets).terms
+
+    @pytest.mark.parametrize("by_class", [False, True])
+    def test_objects_count_as_class_0_or_keep_their_class(self, by_class: bool) -> None:
+        output, targets = self.output(), [objects(3), objects(1)]
+        losses = deformable_detr.criterion(dataclasses.replace(self.CONFIG, proposal_classes=by_class))(output, targets)
+        classless = [Target(torch.zeros_like(target.labels), target.boxes_cxcywh) for target in targets]
+        wanted = self.alone(output, targets if by_class else classless)
+        for name in ("class", "l1", "giou"):
+            torch.testing.assert_close(losses.terms[f"proposals.{name}"], wanted[f"layers.0.{name}"])
+        layers = Output(output.logits, output.boxes_cxcywh)
+        one_stage = deformable_detr.criterion(dataclasses.replace(self.CONFIG, two_stage=False))(layers, targets)
+        assert losses.terms.keys() == one_stage.terms.keys() | {f"proposals.{name}" for name in ("class", "l1", "giou")}
+        for name, value in one_stage.terms.items():
+            torch.testing.assert_close(losses.terms[name], value)
+        more = sum(
+            weight * losses.terms[f"proposals.{name}"]
+            for name, weight in {"class": 2.0, "l1": 5.0, "giou": 2.0}.items()
+        )
+        torch.testing.assert_close(losses.total, one_stage.total + more)
+
+    def test_an_object_can_teach_several(self) -> None:
+        output, target = self.output(), objects(1)
+        assert output.proposals is not None
+        logits, boxes = output.proposals.logits[0], output.proposals.boxes_cxcywh[0]
+        config = dataclasses.replace(self.CONFIG, proposal_repeats=3)
+        terms = deformable_detr.criterion(config)(output, [target, objects(0)]).terms
+        apart = (boxes - target.boxes_cxcywh).abs().sum(-1)
+        giou = torchvision.ops.generalized_box_iou(corners(boxes), corners(target.boxes_cxcywh))[:, 0]
+        score = logits[:, 0].sigmoid()
+        cost = 0.25 * (1 - score) ** 2 * -score.log() - 0.75 * score**2 * -(1 - score).log()
+        best = (2 * cost + 5 * apart - 2 * giou).argsort()[:3]
+        torch.testing.assert_close(terms["proposals.l1"], apart[best].mean())
+        torch.testing.assert_close(terms["proposals.giou"], (1 - giou[best]).mean())
+        wanted = torch.zeros(2, 9, CLASSES, dtype=torch.float64)
+        wanted[0, best, 0] = 1
+        focal = torchvision.ops.sigmoid_focal_loss(output.proposals.logits, wanted, 0.25, 2.0, reduction="sum") / 3
+        torch.testing.assert_close(terms["proposals.class"], focal)
+
+    def test_without_objects_only_scores_learn(self) -> None:
+        output = self.output()
+        assert output.proposals is not None
+        losses = deformable_detr.criterion(self.CONFIG)(output, [objects(0), objects(0)])
+        assert losses.terms["proposals.l1"].item() == losses.terms["proposals.giou"].item() == 0
+        scores, boxes = torch.autograd.grad(losses.total, (output.proposals.logits, output.proposals.boxes_cxcywh))
+        assert (scores > 0).all()
+        assert not boxes.any()
 
 
 class TestBatchesWithoutObjects:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrkit.models.catalog import build
 from detrkit.models.detector import Detector, flatten_levels, without_padding
-from detrkit.structures import ImageBatch, Levels
+from detrkit.structures import FeatureMap, ImageBatch, Levels
 
 SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 2, "decoder_layers": 2, "queries": 5}
 
@@ -126,3 +126,35 @@ def test_images_of_a_batch_do_not_see_each_other(model: Detector) -> None:
 
     for image in range(2):
         torch.testing.assert_close(together.logits[:, image], alone(image))
+
+
+class Remembering(nn.Module):
+    """A neck that remembers what it was told of the images' padding."""
+
+    def __init__(self, neck: nn.Module) -> None:
+        super().__init__()
+        self.neck, self.told = neck, list[Tensor | None]()
+
+    def forward(self, features: tuple[FeatureMap, ...], image_padding: Tensor | None = None) -> Levels:
+        self.told.append(image_padding)
+        return self.neck(features, image_padding)  # type: ignore[no-any-return]
+
+
+def test_the_neck_is_told_the_padding_of_the_images(model: Detector) -> None:
+    batch, neck = padded_batch(), Remembering(model.neck)
+    model.neck = neck
+    model(batch)
+    model(ImageBatch(batch.pixels))
+    assert neck.told[0] is batch.padding
+    assert neck.told[1] is None
+
+
+def test_proposals_go_from_the_queries_to_the_output(model: Detector) -> None:
+    assert model(padded_batch()).proposals is None
+    two_stage = build("deformable-detr-compact-two-stage", classes=["a", "b"], queries=5).eval()
+    stages = two_stage.stages(ImageBatch(torch.randn(1, 3, 64, 96)))
+    assert stages.output.proposals is stages.queries.proposals
+    assert stages.output.proposals is not None
+    cells = 8 * 12 + 4 * 6 + 2 * 3
+    assert stages.output.proposals.logits.shape == (1, cells, 2)
+    assert stages.output.proposals.boxes_cxcywh.shape == (1, cells, 4)

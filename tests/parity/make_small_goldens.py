@@ -5,39 +5,66 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-CASES = ("detr_r50", "detr_r50_dc5")
-STEP = 41  # of the class scores every 41st is kept; boxes are kept whole
-FIELDS = ("source", "images", "targets", "scale", "matches", "losses", "weights", "total", "empty_one", "empty_both")
+# Dilation and the other kinds of layers and levels are in these; the remaining case has nothing that they have not.
+CASES = (
+    "detr_r50",
+    "detr_r50_dc5",
+    "deformable_detr_r50",
+    "deformable_detr_single_scale",
+    "deformable_detr_refine",
+    "deformable_detr_two_stage",
+)
+# Of these arrays one element in so many is kept, by the end of the name; what is neither here nor in WHOLE is left out.
+STEPS = {".logits": 53, ".boxes": 1, ".reference": 3, "reference": 1, "encoder.logits": 211, "encoder.boxes": 7}
+WHOLE = ("encoder.index", "encoder.topk")
+FIELDS = ("source", "images", "targets", "scale", "aliases", "matches", "losses", "weights", "total")
+FIELDS += ("empty_one", "empty_both", "postprocess")
+GRADIENTS = 5  # every fifth
+
+
+def small(folder: Path) -> dict[str, Any]:
+    """What is kept of a case."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    gradients = json.loads((folder / "gradients.json").read_text())
+    names = [name for name in gradients if name not in ("none", "frozen")]
+    steps, arrays = {}, {}
+    for name, values in np.load(folder / "golden.npz").items():
+        step = _step(name)
+        if step is not None:
+            steps[name] = step
+            arrays[name] = values.reshape(-1)[::step].round(9).tolist()
+    return {
+        **{field: manifest[field] for field in FIELDS},
+        "steps": steps,
+        "arrays": arrays,
+        "gradients": {name: gradients[name] for name in names[::GRADIENTS]},
+        "frozen": gradients["frozen"],
+    }
+
+
+def text(content: dict[str, Any]) -> str:
+    """A case as it is stored."""
+    return json.dumps(content, separators=(",", ":")) + "\n"
 
 
 def main(golden: Path) -> None:
     """Writes one JSON file a case beside this script."""
     for case in CASES:
-        manifest = json.loads((golden / case / "manifest.json").read_text())
-        arrays = np.load(golden / case / "golden.npz")
-        layers = [
-            {
-                "logits": arrays[f"layers.{layer}.logits"].reshape(-1)[::STEP].tolist(),
-                "boxes": arrays[f"layers.{layer}.boxes"].reshape(-1).round(10).tolist(),
-            }
-            for layer in range(6)
-        ]
-        gradients = json.loads((golden / case / "gradients.json").read_text())
-        names = [name for name in gradients if name not in ("none", "frozen")]
-        small = {
-            **{field: manifest[field] for field in FIELDS},
-            "postprocess": manifest["postprocess"],
-            "step": STEP,
-            "layers": layers,
-            "gradients": {name: gradients[name] for name in names[::5]},
-            "frozen": gradients["frozen"],
-        }
         target = Path(__file__).parent / "data" / f"{case}.json"
-        target.write_text(json.dumps(small, separators=(",", ":")) + "\n")
+        target.write_text(text(small(golden / case)))
         print(target, target.stat().st_size)
+
+
+def _step(name: str) -> int | None:
+    """How many elements lie between two that are kept; None where nothing is."""
+    if name in WHOLE:
+        return 1
+    fitting = [ending for ending in STEPS if name.endswith(ending)]
+    return STEPS[max(fitting, key=len)] if fitting else None
 
 
 if __name__ == "__main__":

@@ -18,9 +18,15 @@ def gaussian(name: str, shape: Sequence[int]) -> np.ndarray:
     return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
 
 
-def weights(shapes: Mapping[str, Sequence[int]], scales: Scales) -> dict[str, Tensor]:
-    """Weights by the authors' keys, float64 with values that float32 holds exactly."""
-    return {key: torch.from_numpy(_weight(key, shape, scales)) for key, shape in shapes.items()}
+def weights(shapes: Mapping[str, Sequence[int]], scales: Scales, aliases: Mapping[str, str]) -> dict[str, Tensor]:
+    """Weights by the authors' keys, float64 with values that float32 holds exactly.
+
+    Args:
+        shapes: of every key.
+        scales: factors of the values, by a part of the key.
+        aliases: keys that share the tensor of another one.
+    """
+    return {key: torch.from_numpy(_weight(aliases.get(key, key), shape, scales)) for key, shape in shapes.items()}
 
 
 def image(index: int, height: int, width: int) -> Tensor:
@@ -50,7 +56,7 @@ def _weight(key: str, shape: Sequence[int], scales: Scales) -> np.ndarray:
     elif len(shape) == 1:
         center = 0.5 if "backbone" in key else 1.0
         value = center + 0.05 * noise if key.endswith("weight") else 0.1 * noise
-    elif key.startswith("query_embed"):
+    elif key.startswith("query_embed") or key.endswith("level_embed"):
         value = noise
     else:
         gain = 2.0 if len(shape) == 4 else 1.0

@@ -45,7 +45,9 @@ class Implementation:
     precisions: str
 
 
-def multi_scale_deformable_attention(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor) -> Tensor:
+def multi_scale_deformable_attention(
+    values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor
+) -> Tensor:
     """Each head of each query adds up a few samples of each level of a feature pyramid.
 
     Equation 3 of the paper without its linear layers: for query q and head m of M, with L levels and K points on each,
@@ -69,13 +71,16 @@ def multi_scale_deformable_attention(values: Tensor, level_sizes: LevelSizes, lo
         ConfigurationError: shapes that do not belong together, locations in half precision, or an implementation asked for by name that
             cannot be used.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return deformable_attention_reference(values, level_sizes, locations, weights)
     _check(values, level_sizes, locations, weights)
-    return _operator(choice(values.device, values.dtype).name)(values, level_sizes, locations, weights)
+    operator = _operator(_chosen_name_for(values.device, values.dtype))
+    return operator(values, level_sizes, locations, weights)
 
 
-def deformable_attention_reference(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor) -> Tensor:
+def deformable_attention_reference(
+    values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor
+) -> Tensor:
     """The formula in plain PyTorch: `grid_sample` on each level. Runs anywhere, is exported, and judges the others.
 
     Args and result as those of `multi_scale_deformable_attention`; nothing is checked.
@@ -84,14 +89,14 @@ def deformable_attention_reference(values: Tensor, level_sizes: LevelSizes, loca
     batch, _, heads, channels = precise.shape
     grids = (2 * locations.to(precise.dtype) - 1).transpose(1, 2).flatten(0, 1)  # (B * M, Q, L, K, 2), -1 to 1
     factors = weights.to(precise.dtype).transpose(1, 2).flatten(0, 1)  # (B * M, Q, L, K)
-    levels = precise.split([height * width for height, width in level_sizes], dim=1)
+    levels = torch.split(precise, [height * width for height, width in level_sizes], dim=1)
     parts = []
     for place, (height, width) in enumerate(level_sizes):
         maps = levels[place].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
         samples = F.grid_sample(maps, grids[:, :, place], padding_mode="zeros", align_corners=False)  # (B * M, C, Q, K)
         parts.append((samples * factors[:, None, :, place]).sum(-1))
     total = torch.stack(parts).sum(0)  # (B * M, C, Q)
-    return total.unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2).to(values.dtype)
+    return torch.unflatten(total, 0, (batch, heads)).flatten(1, 2).transpose(1, 2).to(values.dtype)
 
 
 @contextlib.contextmanager
@@ -132,40 +137,79 @@ def choice(device: torch.device, dtype: torch.dtype) -> Implementation:
     Raises:
         ConfigurationError: the implementation asked for is unknown or cannot be used here.
     """
-    for name, source in ((_chosen_name.get(), "deformable_attention_by"), (os.environ.get(ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE)):
+    for name, source in (
+        (_chosen_name.get(), "deformable_attention_by"),
+        (os.environ.get(ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE),
+    ):
         if name:
             wanted = _usable(name, source, device)
             return replace(wanted, reason=f"asked for by {source}")
-    passed_over = []
+    passed_over: list[str] = []
     for name in {"cpu": ("numba", "bags"), "cuda": ("triton",)}.get(device.type, ()):
         candidate = _implementation(name)
         if candidate.usable:
-            return replace(candidate, reason="; ".join([f"the fastest for {device.type}: {candidate.reason}", *passed_over]))
+            return replace(
+                candidate, reason="; ".join([f"the fastest for {device.type}: {candidate.reason}", *passed_over])
+            )
         passed_over.append(f"not '{name}': {candidate.reason}")
     why = "; ".join(passed_over) or f"the only one for {device.type}"
     return replace(_implementation("reference"), reason=f"{why} ({str(dtype).removeprefix('torch.')})")
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _chosen_name_for(device: torch.device, dtype: torch.dtype) -> str:
+    """Of `choice` the name alone: `torch.compile` asks once and keeps it."""
+    return choice(device, dtype).name
+
+
+def _operator(name: str) -> Operator:
+    if name == "numba":
+        from detrkit.layers.deformable_attention_numba import deformable_attention_numba
+
+        return deformable_attention_numba
+    if name == "triton":
+        from detrkit.layers.deformable_attention_triton import deformable_attention_triton
+
+        return deformable_attention_triton
+    if name == "bags":
+        from detrkit.layers.deformable_attention_bags import deformable_attention_bags
+
+        return deformable_attention_bags
+    return deformable_attention_reference
+
+
 def _usable(name: str, source: str, device: torch.device | None = None) -> Implementation:
-    here = [each for each in implementations() if each.usable and (device is None or not each.devices or device.type in each.devices)]
+    here = [
+        each
+        for each in implementations()
+        if each.usable and (device is None or not each.devices or device.type in each.devices)
+    ]
     for each in here:
         if each.name == name:
             return each
     where = "on this computer" if device is None else f"with tensors on '{device.type}'"
     usable = ", ".join(f"'{each.name}'" for each in here)
     if name not in NAMES:
-        raise ConfigurationError(f"{source}: there is no deformable attention by '{name}', {closest(name, NAMES)} (usable {where}: {usable})")
+        raise ConfigurationError(
+            f"{source}: there is no deformable attention by '{name}', {closest(name, NAMES)} (usable {where}: {usable})"
+        )
     unusable = _implementation(name)
     problem = "" if unusable.usable else f" ({unusable.reason})"
-    raise ConfigurationError(f"{source}: deformable attention by '{name}' cannot be used {where}{problem}, choose one of {usable}")
+    raise ConfigurationError(
+        f"{source}: deformable attention by '{name}' cannot be used {where}{problem}, choose one of {usable}"
+    )
 
 
 @functools.cache
 def _implementation(name: str) -> Implementation:
     if name == "reference":
-        return Implementation(name, True, "plain PyTorch, grid_sample per level", (), "float32, float64; half precision in float32")
+        return Implementation(
+            name, True, "plain PyTorch, grid_sample per level", (), "float32, float64; half precision in float32"
+        )
     if name == "bags":
-        return Implementation(name, True, "plain PyTorch, embedding_bag", ("cpu",), "float32, float64; half precision in float32")
+        return Implementation(
+            name, True, "plain PyTorch, embedding_bag", ("cpu",), "float32, float64; half precision in float32"
+        )
     devices = ("cpu",) if name == "numba" else ("cuda",)
     precisions = "float32, float64; half precision in float32" if name == "numba" else "float32, float16, bfloat16"
     try:
@@ -175,14 +219,6 @@ def _implementation(name: str) -> Implementation:
     if name == "triton" and not torch.cuda.is_available():
         return Implementation(name, False, f"triton {version}, but PyTorch sees no CUDA device", devices, precisions)
     return Implementation(name, True, f"{name} {version}", devices, precisions)
-
-
-def _operator(name: str) -> Operator:
-    if name == "reference":
-        return deformable_attention_reference
-    module = importlib.import_module(f"detrkit.layers.deformable_attention_{name}")
-    operator: Operator = getattr(module, f"deformable_attention_{name}")
-    return operator
 
 
 def _check(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor) -> None:
@@ -200,7 +236,12 @@ def _check(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: 
         )
     batch, _, heads, _ = values.shape
     levels = len(level_sizes)
-    if locations.dim() != 6 or locations.shape[-1] != 2 or locations.shape[0] != batch or locations.shape[2:4] != (heads, levels):
+    if (
+        locations.dim() != 6
+        or locations.shape[-1] != 2
+        or locations.shape[0] != batch
+        or locations.shape[2:4] != (heads, levels)
+    ):
         raise ConfigurationError(
             f"locations of shape {tuple(locations.shape)} are not ({batch} images, queries, {heads} heads, {levels} levels, points, 2), "
             f"which the values and the {levels} level sizes ask for"
@@ -210,4 +251,6 @@ def _check(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: 
             f"weights of shape {tuple(weights.shape)} do not fit locations of shape {tuple(locations.shape)}: one weight per location is needed"
         )
     if locations.dtype not in (torch.float32, torch.float64):
-        raise ConfigurationError(f"locations are {locations.dtype}, which is too coarse for coordinates: give them as torch.float32")
+        raise ConfigurationError(
+            f"locations are {locations.dtype}, which is too coarse for coordinates: give them as torch.float32"
+        )

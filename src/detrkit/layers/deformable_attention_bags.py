@@ -25,13 +25,15 @@ def deformable_attention_bags(
     precise = at_least_float32(values).contiguous()
     batch, cells, heads, channels = precise.shape
     rows, shares = _corners(level_sizes, locations.to(precise.dtype), cells)
-    bag = (batch * locations.shape[1] * heads, 4 * weights[0, 0, 0].numel() if weights.numel() else 0)
+    _, queries, _, levels, points = weights.shape
+    bag = (batch * queries * heads, 4 * levels * points)
     rows = rows.reshape(bag)
     shares = (shares * weights.to(precise.dtype)[..., None]).reshape(bag)
     table = precise.view(-1, channels)
     found = F.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=shares)
     found = _WithGradientOfTable.apply(found, table, rows, shares.detach())
-    return found.view(batch, -1, heads * channels).to(values.dtype)
+    result: Tensor = found.view(batch, queries, heads * channels).to(values.dtype)
+    return result
 
 
 def _corners(level_sizes: tuple[tuple[int, int], ...], locations: Tensor, cells: int) -> tuple[Tensor, Tensor]:

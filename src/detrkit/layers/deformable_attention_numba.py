@@ -5,7 +5,9 @@ threads of our own (`_share`), because numba's own threading ends the process wh
 the same order whatever the number of threads.
 """
 
-# mypy: disable-error-code="import-untyped, untyped-decorator"
+# numba and torch prescribe the parameters of what they call, and numba's types do not know what its decorators make of a function.
+# ruff: noqa: ARG001
+# mypy: disable-error-code="arg-type, call-arg, import-untyped, no-untyped-call, unreachable, untyped-decorator, var-annotated"
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def _attend_backward(
 
     def task(image: int, head: int) -> None:
         source, first, stride = _cells(table, image, head, copied)
-        target = np.zeros_like(source) if copied else of_table.reshape(-1)
+        target = _scratch(source) if copied else of_table.reshape(-1)
+        if copied:
+            target.fill(0)
         place = (source, target, first, stride, level_sizes)
         _backward(*place, *inputs, image, head, lanes, flat_gradient.reshape(-1), *outputs)
         if copied:
@@ -122,9 +126,14 @@ def _cells(table: NDArray[Any], image: int, head: int, copied: bool) -> tuple[ND
     _, cells, heads, channels = table.shape
     if not copied:
         return table.reshape(-1), (image * cells * heads + head) * channels, heads * channels
-    copy = torch.empty(cells * channels, dtype=torch.from_numpy(table).dtype).numpy()  # torch aligns to cache lines, numpy does not
+    copy = _scratch(table[image, :, head])
     np.copyto(copy.reshape(cells, channels), table[image, :, head])
     return copy, 0, channels
+
+
+def _scratch(like: NDArray[Any]) -> NDArray[Any]:
+    """As many numbers, in one row: from torch, which aligns them to cache lines where numpy does not."""
+    return torch.empty(like.size, dtype=torch.from_numpy(like).dtype).numpy()
 
 
 def _share(task: Callable[[int, int], None], batch: int, heads: int, points: int) -> None:
@@ -153,7 +162,7 @@ def _share(task: Callable[[int, int], None], batch: int, heads: int, points: int
             each.result()
 
 
-class _Vector(types.Type):  # type: ignore[misc]
+class _Vector(types.Type):
     """All channels of a cell, in the processor's vector registers."""
 
     def __init__(self, scalar: Any, length: int) -> None:
@@ -162,7 +171,7 @@ class _Vector(types.Type):  # type: ignore[misc]
 
 
 @register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: _Vector) -> None:
         super().__init__(manager, kind, ir.VectorType(manager[kind.scalar].get_value_type(), kind.length))
 
@@ -231,7 +240,9 @@ def _dot(typing: Any, one: Any, other: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = context.get_value_type(one)
         name = f"llvm.vector.reduce.fadd.v{one.length}f{one.scalar.bitwidth}"
-        reduce = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind.element, [kind.element, kind]), name)
+        reduce = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind.element, [kind.element, kind]), name
+        )
         product = builder.fmul(*arguments)
         return builder.call(reduce, [ir.Constant(kind.element, 0.0), product], fastmath=("reassoc",))
 

@@ -92,7 +92,7 @@ class SetCriterion(nn.Module):
             Target((target.labels * self.proposal_classes).repeat(repeats), target.boxes_cxcywh.repeat(repeats, 1))
             for target in targets
         ]
-        matches = self.matcher(output, objects)
+        matches = self.matcher(output, objects, warn=False)
         labels = self._labels(output, objects, matches)
         by_name = self._losses(output, objects, matches, labels, divisor * repeats)
         return {f"proposals.{name}": values[0] for name, values in by_name.items()}

@@ -46,14 +46,15 @@ class HungarianMatcher:
         self._warned = False
 
     @torch.no_grad()
-    def __call__(self, output: Output, targets: Sequence[Target]) -> Matches:
+    def __call__(self, output: Output, targets: Sequence[Target], *, warn: bool = True) -> Matches:
         """Matched pairs.
 
-        An image with more objects than queries is matched as far as its queries go; a warning says so once.
+        An image with more objects than queries is matched as far as its queries go.
 
         Args:
             output: predictions, Q queries in each of L layers and B images.
             targets: the objects of the B images.
+            warn: whether to say so the first time; more queries would not mend it for proposals.
 
         Raises:
             NonFiniteError: a cost is NaN or infinite; the message names the image and the term.
@@ -62,7 +63,8 @@ class HungarianMatcher:
         costs = sum(weight * term(output, padded) for term, weight in self.terms.values())
         assert isinstance(costs, Tensor)
         on_host = costs.cpu()  # (L, B, Q, N), the one transfer
-        self._warn_once(max(padded.counts, default=0), on_host.shape[2])
+        if warn:
+            self._warn_once(max(padded.counts, default=0), on_host.shape[2])
         self._check_finite(on_host, output, padded)
         found: list[list[tuple[int, int, int, int]]] = []
         for layer, layer_costs in enumerate(on_host.numpy()):

@@ -100,9 +100,24 @@ _RECIPES: dict[str, Recipe] = {
         batch_size=16,
         schedule="cosine",
         warmup_steps=50,
-    )
+    ),
+    **dict.fromkeys(
+        ("deformable-detr-compact", "deformable-detr-compact-two-stage"),
+        Recipe(
+            learning_rate=3e-3,
+            backbone_learning_rate=3e-3,
+            gradient_clip=1.0,
+            epochs=20,
+            batch_size=16,
+            schedule="cosine",
+            warmup_steps=50,
+        ),
+    ),
 }
-_PREPROCESSING: dict[str, Preprocessing] = {"detr-compact": Preprocessing(short_side=128, long_side=208)}
+_PREPROCESSING: dict[str, Preprocessing] = dict.fromkeys(
+    ("detr-compact", "deformable-detr-compact", "deformable-detr-compact-two-stage"),
+    Preprocessing(short_side=128, long_side=208),
+)
 
 CATALOG: dict[str, Variant] = {
     name: Variant(

@@ -410,5 +410,6 @@ VARIANTS: dict[str, Config] = {
         refine=True,
         two_stage=True,
         proposal_repeats=4,
+        proposal_classes=True,
     ),
 }

@@ -1,0 +1,223 @@
+"""The claims of Deformable DETR's paper, measured: how fast it learns beside DETR, and how well it finds small objects.
+
+    python benchmarks/convergence.py --data digits
+    python benchmarks/convergence.py --data BCCD --backbone-weights mobilenet_v2_imagenet.safetensors
+
+Every detector gets the same backbone, images, batches, epochs and seeds; each follows its own learning rate. One figure a seed, all of them
+shown. A run that is already in the output folder is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detrkit.files import write_json, write_text
+
+
+@dataclass(frozen=True)
+class Study:
+    """One data set and the detectors that are compared on it.
+
+    Attributes:
+        title: of the plot.
+        epochs: passes over the training images, the same for all.
+        options: of every run.
+        detectors: name in the plot to variant and its own options.
+        watched: class whose AP is told by itself; None takes none.
+    """
+
+    title: str
+    epochs: int
+    options: dict[str, Any]
+    detectors: dict[str, tuple[str, dict[str, Any]]]
+    watched: str | None
+
+
+DIGITS = Study(
+    title="Built-in digits, 128 × 128, compact backbone from nothing",
+    epochs=5,
+    options={
+        "flip": 0.0,
+        "crop": False,
+        "multi_scale": False,
+        "batch_size": 16,
+        "warmup_steps": 50,
+        "schedule": "cosine",
+    },
+    detectors={  # each with the catalog's settings for small images, DETR's with more steps of tuning behind them
+        "DETR": ("detr-compact", {}),
+        "Deformable DETR": ("deformable-detr-compact", {}),
+        "Deformable DETR, two stages": (
+            "deformable-detr-compact-two-stage",
+            {"settings": {"proposal_repeats": 1, "proposal_classes": False}},
+        ),
+    },
+    watched=None,
+)
+_MIDDLE = {"width": 128, "hidden": 512, "encoder_layers": 2, "decoder_layers": 3, "queries": 60, "dropout": 0.0}
+BLOOD_CELLS = Study(
+    title="BCCD, short side 240, MobileNetV2 from ImageNet",
+    epochs=12,
+    options={
+        "train_split": "trainval",
+        "val_split": "test",
+        "short_side": 240,
+        "long_side": 320,
+        "batch_size": 4,
+        "crop": False,
+        "multi_scale": False,
+        "vertical_flip": 0.5,
+        "warmup_steps": 50,
+        "schedule": "cosine",
+    },
+    detectors={
+        "DETR": ("detr-mobilenetv2", {"settings": _MIDDLE, "lr": 2e-4, "backbone_lr": 2e-4, "gradient_clip": 1.0}),
+        "Deformable DETR": (
+            "deformable-detr-mobilenetv2",
+            {"settings": _MIDDLE, "lr": 5e-4, "backbone_lr": 2e-4, "gradient_clip": 1.0},
+        ),
+        "Deformable DETR, two stages": (
+            "deformable-detr-mobilenetv2-two-stage",
+            {"settings": _MIDDLE, "lr": 5e-4, "backbone_lr": 2e-4, "gradient_clip": 1.0},
+        ),
+    },
+    watched="Platelets",
+)
+
+
+def main() -> None:
+    """Trains what is missing, then prints a table and draws the curves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--backbone-weights", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("runs/convergence"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    study = DIGITS if options.data == "digits" else BLOOD_CELLS
+    epochs = options.epochs or study.epochs
+    if options.run:
+        run_one(study, epochs, options)
+        return
+    folder = options.output / ("digits" if options.data == "digits" else "blood_cells")
+    pairs = [(name, seed) for seed in options.seeds for name in study.detectors]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda pair: start(folder, epochs, pair[0], pair[1], options), pairs))
+    report(study, folder, options.seeds, epochs)
+
+
+def run_folder(folder: Path, name: str, seed: int) -> Path:
+    """Where a run lies."""
+    return folder / f"{name.lower().replace(',', '').replace(' ', '-')}-{seed}"
+
+
+def start(folder: Path, epochs: int, name: str, seed: int, options: argparse.Namespace) -> None:
+    """One run in a process of its own, unless it is there."""
+    target = run_folder(folder, name, seed)
+    if (target / "figures.json").is_file():
+        return
+    command = [sys.executable, __file__, "--data", options.data, "--output", str(target), "--epochs", str(epochs)]
+    command += ["--run", name, "--seeds", str(seed)]
+    if options.backbone_weights:
+        command += ["--backbone-weights", str(options.backbone_weights)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f"{target.name}.log").open("w") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+    print(f"{name}, seed {seed}: done", flush=True)
+
+
+def run_one(study: Study, epochs: int, options: argparse.Namespace) -> None:
+    """Trains one detector with one seed."""
+    import torch
+
+    from detrkit import evaluate, load, open_dataset
+    from detrkit.commands.process import keep_freed_memory
+    from detrkit.training import train
+
+    keep_freed_memory()
+    torch.set_num_threads(1)  # two runs at once on two cores do more than one run on both
+    variant, own = study.detectors[options.run]
+    weights = {} if options.backbone_weights is None else {"backbone_weights": str(options.backbone_weights)}
+    result = train(
+        variant,
+        options.data,
+        output=str(options.output),
+        seed=options.seeds[0],
+        epochs=epochs,
+        **{**study.options, **own, **weights},
+    )
+    rows = list(csv.DictReader((result.folder / "log.csv").open()))
+    evaluation = evaluate(
+        load(result.folder / "last.safetensors"),
+        open_dataset(options.data, study.options.get("val_split", "val")),
+    )
+    write_json(
+        options.output / "figures.json",
+        {
+            "AP by epoch": [float(row["AP"]) for row in rows],
+            "AP50 by epoch": [float(row["AP50"]) for row in rows],
+            "figures": evaluation.figures,
+            "classes": {entry.name: {"AP": entry.ap, "AP50": entry.ap50} for entry in evaluation.classes},
+        },
+    )
+
+
+def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int) -> None:
+    """Prints the last epoch's figures and draws AP against epochs."""
+    found = {
+        name: [json.loads((run_folder(folder, name, seed) / "figures.json").read_text()) for seed in seeds]
+        for name in study.detectors
+    }
+    lines = [f"{study.title}; {epochs} epochs, seeds {', '.join(map(str, seeds))}: mean (each seed)"]
+    for name, runs in found.items():
+        columns = {"AP": [run["figures"]["AP"] for run in runs], "AP50": [run["figures"]["AP50"] for run in runs]}
+        columns["AP small"] = [run["figures"]["AP_small"] for run in runs]
+        if study.watched:
+            columns[f"AP {study.watched}"] = [run["classes"][study.watched]["AP"] for run in runs]
+        lines.append(name.ljust(30) + "   ".join(f"{key} {_shown(values)}" for key, values in columns.items()))
+    print("\n".join(lines))
+    write_text(folder / "figures.txt", "\n".join(lines) + "\n")
+    draw(study, found, folder / "convergence.png")
+
+
+def _shown(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{statistics.mean(known):.3f} ({', '.join(f'{value:.3f}' for value in known)})"
+
+
+def draw(study: Study, found: dict[str, list[dict[str, Any]]], target: Path) -> None:
+    """One colour a detector, one thin line a seed, the mean thick."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, runs) in enumerate(found.items()):
+        curves = [run["AP by epoch"] for run in runs]
+        epochs = range(1, len(curves[0]) + 1)
+        for curve in curves:
+            axes.plot(epochs, curve, color=f"C{place}", alpha=0.35, linewidth=1)
+        axes.plot(
+            epochs, [statistics.mean(values) for values in zip(*curves, strict=True)], color=f"C{place}", label=name
+        )
+    axes.set(xlabel="epoch", ylabel="AP", title=study.title, ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(target, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

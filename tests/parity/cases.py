@@ -1,0 +1,175 @@
+"""The authors' reference values, where they can be had, and what the models give on the weights and images behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from parity import recipe
+from torch import Tensor
+
+import detrkit
+from detrkit.checkpoints import from_official, to_official
+from detrkit.structures import ImageBatch, Stages, Target
+
+DATA = Path(__file__).parent / "data"
+VARIANTS = {
+    "detr_r50": "detr-r50",
+    "detr_r50_dc5": "detr-r50-dc5",
+    "deformable_detr_r50": "deformable-detr-r50",
+    "deformable_detr_single_scale": "deformable-detr-r50-single-scale",
+    "deformable_detr_single_scale_dc5": "deformable-detr-r50-single-scale-dc5",
+    "deformable_detr_refine": "deformable-detr-r50-refine",
+    "deformable_detr_two_stage": "deformable-detr-r50-two-stage",
+}
+QUERIES = 40  # of all cases, to keep them small
+_OUTSIDE_ARRAYS = (".inside", "encoder.index", "encoder.topk")  # what tells about other arrays
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What the authors' code computed for a case (float64, eval mode).
+
+    Attributes:
+        manifest: how the case was made, and everything that is no array.
+        arrays: stages and outputs by name, flat; every `steps[name]`-th element.
+        steps: 1 where an array is whole.
+        gradients: norm and probe by the authors' canonical keys.
+        frozen: keys that do not train.
+        complete: whether every gradient is there.
+    """
+
+    manifest: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    steps: dict[str, int]
+    gradients: dict[str, tuple[float, float]]
+    frozen: list[str]
+    complete: bool
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the arrays that a model's stages can be compared with."""
+        return [name for name in self.arrays if not name.endswith(_OUTSIDE_ARRAYS)]
+
+    def places(self, name: str) -> np.ndarray | slice:
+        """Which elements of a stage count: position codes and memory behind padding are noise, and reach nothing."""
+        inside = self.arrays.get(f"{name}.inside")
+        return slice(None) if inside is None else inside == 1
+
+
+def small_golden(case: str) -> Golden | None:
+    """The part of a case's values that lies beside the tests, or None."""
+    path = DATA / f"{case}.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text())
+    arrays = {name: np.array(values) for name, values in content.pop("arrays").items()}
+    parts = {name: content.pop(name) for name in ("steps", "gradients", "frozen")}
+    return Golden(content, arrays, **parts, complete=False)
+
+
+def shared_golden(case: str, shared: Path | None) -> Golden | None:
+    """All of a case's values, or None without their folder."""
+    if shared is None:
+        return None
+    folder = shared / "golden" / case
+    manifest = json.loads((folder / "manifest.json").read_text())
+    arrays = {name: values.reshape(-1) for name, values in np.load(folder / "golden.npz").items()}
+    steps = {name: manifest["sampled"].get(name.removesuffix(".inside"), {"step": 1})["step"] for name in arrays}
+    gradients = json.loads((folder / "gradients.json").read_text())
+    frozen, none = gradients.pop("frozen"), gradients.pop("none")
+    assert none == []
+    return Golden(manifest, arrays, steps, gradients, frozen, complete=True)
+
+
+class Run:
+    """A model with a case's weights, and what it gives on the case's images."""
+
+    def __init__(self, case: str, manifest: Mapping[str, Any]) -> None:
+        self.case, self.manifest = case, manifest
+        self.aliases: dict[str, str] = manifest["aliases"]
+        self.model = detrkit.build(VARIANTS[case], queries=QUERIES)
+        names = to_official(self.model.state_dict(), self.model)
+        shapes = {key: tuple(value.shape) for key, value in names.items()}
+        self.weights = recipe.weights(shapes, manifest["scale"], self.aliases)  # what the authors' checkpoint holds
+        self.model.load_state_dict(from_official(self.weights, self.model))
+        self.model.double().eval()
+        self.criterion = detrkit.criterion_for(self.model)
+        self.stages = self.model.stages(self.batch())
+        self.output = self.stages.output
+
+    def batch(self, dtype: torch.dtype = torch.float64) -> ImageBatch:
+        """The case's images; anything may stand behind padding."""
+        images = [recipe.image(*spec) for spec in self.manifest["images"]]
+        height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+        pixels = torch.full((len(images), 3, height, width), 7.0, dtype=torch.float64)
+        padding = torch.ones(len(images), height, width, dtype=torch.bool)
+        for row, image in enumerate(images):
+            pixels[row, :, : image.shape[1], : image.shape[2]] = image
+            padding[row, : image.shape[1], : image.shape[2]] = False
+        return ImageBatch(pixels.to(dtype), padding)
+
+    def targets(self, *, empty: Collection[int] = ()) -> list[Target]:
+        """The case's objects; images in `empty` get none."""
+        found = []
+        for row, target in enumerate(self.manifest["targets"]):
+            keep = slice(0, 0) if row in empty else slice(None)
+            labels, boxes = torch.tensor(target["labels"]), torch.tensor(target["boxes"], dtype=torch.float64)
+            found.append(Target(labels=labels[keep], boxes_cxcywh=boxes[keep]))
+        return found
+
+    def sample(self, name: str, golden: Golden, stages: Stages) -> np.ndarray:
+        """A stage's elements that the reference has, too."""
+        values = _stage(name, golden, stages).detach().contiguous().reshape(-1)
+        return values[:: golden.steps[name]].numpy()
+
+    def our_terms(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Loss terms by our names: the authors' are of the last layer where they have no number.
+
+        The authors also weigh `_enc` where no encoder proposes anything; then there is no such term.
+        """
+        terms = {"loss_ce": "class", "loss_bbox": "l1", "loss_giou": "giou"}
+        result = {}
+        for name, value in values.items():
+            stem, _, ending = name.rpartition("_")
+            if name in terms:
+                result[f"layers.{len(self.output.logits) - 1}.{terms[name]}"] = value
+            elif stem in terms and ending.isdigit():
+                result[f"layers.{ending}.{terms[stem]}"] = value
+            elif stem in terms and self.output.proposals is not None:
+                result[f"proposals.{terms[stem]}"] = value
+        return result
+
+
+def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
+    """What a model has where the authors' code has the array of this name."""
+    kind, *rest = name.split(".")
+    if kind in ("backbone", "projected", "position"):
+        level = int(rest[0]) if rest else 0
+        return {
+            "backbone": lambda: stages.backbone[level].features,
+            "projected": lambda: stages.neck.maps[level],
+            "position": lambda: stages.neck.positions[level],
+        }[kind]()
+    if kind == "memory":
+        return stages.memory.tokens
+    if kind == "reference":
+        return stages.decoded.references[0]
+    if kind == "encoder":
+        proposals = stages.output.proposals
+        assert proposals is not None
+        index = torch.from_numpy(golden.arrays["encoder.index"]).long()
+        return {"logits": proposals.logits, "boxes": proposals.boxes_cxcywh}[rest[0]][:, index]
+    assert kind == "layers"
+    layer = int(rest[0])
+    return {
+        "hidden": lambda: stages.decoded.states[layer],
+        "logits": lambda: stages.output.logits[layer],
+        "boxes": lambda: stages.output.boxes_cxcywh[layer],
+        "reference": lambda: stages.decoded.references[layer],
+    }[rest[1]]()
