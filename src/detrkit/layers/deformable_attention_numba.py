@@ -51,11 +51,13 @@ def deformable_attention_numba(
 def _attend(values: Tensor, locations: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
     batch, cells, heads, channels = values.shape
     result = values.new_empty(batch, locations.shape[1], heads * channels)
-    table, *rest, flat_result = (_array(each) for each in (values, locations, weights, result))
-    lanes, level_sizes, copied = (0,) * channels, np.asarray(sizes).reshape(-1, 2), _worth_a_copy(weights, cells)
+    apart = _heads_apart(values)
+    copied = not apart and _worth_a_copy(weights, cells)
+    table, *rest, flat_result = (_array(each) for each in (_laid_out(values), locations, weights, result))
+    lanes, level_sizes = (0,) * channels, np.asarray(sizes).reshape(-1, 2)
 
     def task(image: int, head: int) -> None:
-        source, first, stride = _cells(table, image, head, copied)
+        source, first, stride = _cells(table, image, head, apart, copied)
         _forward(source, first, stride, level_sizes, *rest, image, head, lanes, flat_result.reshape(-1))
 
     _share(task, batch, heads, weights.numel())
@@ -67,7 +69,9 @@ def _attend_backward(
     gradient: Tensor, values: Tensor, locations: Tensor, weights: Tensor, sizes: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, cells, heads, channels = values.shape
-    copied = _worth_a_copy(weights, cells)
+    apart = _heads_apart(values)
+    copied = not apart and _worth_a_copy(weights, cells)
+    values = _laid_out(values)
     of_values = values.new_empty(values.shape) if copied else values.new_zeros(values.shape)
     of_locations, of_weights = locations.new_empty(locations.shape), weights.new_empty(weights.shape)
     table, *inputs = (_array(each) for each in (values, locations, weights))
@@ -75,7 +79,7 @@ def _attend_backward(
     lanes, level_sizes = (0,) * channels, np.asarray(sizes).reshape(-1, 2)
 
     def task(image: int, head: int) -> None:
-        source, first, stride = _cells(table, image, head, copied)
+        source, first, stride = _cells(table, image, head, apart, copied)
         target = _scratch(source) if copied else of_table.reshape(-1)
         if copied:
             target.fill(0)
@@ -85,7 +89,7 @@ def _attend_backward(
             of_table[image, :, head] = target.reshape(cells, channels)
 
     _share(task, batch, heads, weights.numel())
-    return of_values, of_locations, of_weights
+    return of_values.transpose(1, 2).contiguous() if apart else of_values, of_locations, of_weights
 
 
 @_attend.register_fake
@@ -117,12 +121,28 @@ def _worth_a_copy(weights: Tensor, cells: int) -> bool:
     return 4 * weights[:1, :, :1].numel() > READS_WORTH_A_COPY * cells
 
 
+def _heads_apart(values: Tensor) -> bool:
+    """Whether (B, S, M, C) values are a view of (B, M, S, C) memory, in which the cells of a head lie side by side already."""
+    return values.shape[2] > 1 and values.transpose(1, 2).is_contiguous()
+
+
+def _laid_out(values: Tensor) -> Tensor:
+    """Contiguous values: (B, M, S, C) where they lie so, else (B, S, M, C)."""
+    return values.transpose(1, 2) if _heads_apart(values) else values.contiguous()
+
+
 def _array(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().contiguous().numpy()
 
 
-def _cells(table: NDArray[Any], image: int, head: int, copied: bool) -> tuple[NDArray[Any], int, int]:
-    """The cells of one head of (B, S, M, C) in a flat array: where its first begins, and how far the next is from each."""
+def _cells(table: NDArray[Any], image: int, head: int, apart: bool, copied: bool) -> tuple[NDArray[Any], int, int]:
+    """The cells of one head in a flat array: where its first begins, and how far the next is from each.
+
+    The table is (B, M, S, C) where heads lie apart, else (B, S, M, C), of which a copy can be made.
+    """
+    if apart:
+        _, heads, cells, channels = table.shape
+        return table.reshape(-1), (image * heads + head) * cells * channels, channels
     _, cells, heads, channels = table.shape
     if not copied:
         return table.reshape(-1), (image * cells * heads + head) * channels, heads * channels

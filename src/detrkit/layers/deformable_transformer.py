@@ -59,12 +59,20 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, Q, D).
         """
+        return self.attend(query, references, self.project(memory), memory)
+
+    def project(self, memory: Memory) -> Tensor:
+        """The values of all heads, (B, S, M, D / M), laid out head by head, as sampling likes to read them."""
         values = self.values(memory.tokens)
         if memory.padding is not None:
             values = values.masked_fill(memory.padding[..., None], 0.0)  # after the projection: its bias goes, too
+        return torch.unflatten(values, -1, (self.heads, -1)).transpose(1, 2).contiguous().transpose(1, 2)
+
+    def attend(self, query: Tensor, references: Tensor, values: Tensor, memory: Memory) -> Tensor:
+        """`forward` over values that are projected already."""
         weights = torch.unflatten(self.weights(query), -1, (self.heads, -1)).softmax(-1)
         found = multi_scale_deformable_attention(
-            torch.unflatten(values, -1, (self.heads, -1)),  # (B, S, M, D / M)
+            values,
             memory.level_sizes,
             self.locations(query, references, memory),
             torch.unflatten(weights, -1, (self.levels, -1)),  # (B, Q, M, levels, points)
@@ -78,12 +86,12 @@ class DeformableAttention(nn.Module):
         """
         with torch.autocast(query.device.type, enabled=False):  # mixed precision ends where coordinates begin
             query = query.to(self.offsets.weight.dtype)
+            # Spread over the points before they meet the offsets of all heads: rows of two numbers would be slow to add.
+            centers = references[:, :, None, :, None, :2].expand(-1, -1, -1, -1, self.points, -1).contiguous()
             if references.shape[-1] == 2:
-                return references[:, :, None, :, None] + self._offsets(
-                    query, memory.sizes().to(query.dtype).reciprocal()
-                )
+                return centers + self._offsets(query, memory.sizes().to(query.dtype).reciprocal())
             halves = references[:, :, None, :, None, 2:] * 0.5
-            return references[:, :, None, :, None, :2] + self._offsets(query) / self.points * halves
+            return centers + self._offsets(query) / self.points * halves
 
     def _offsets(self, query: Tensor, scale: Tensor | None = None) -> Tensor:
         """(B, Q, M, levels, points, 2), times a scale (levels, 2) if given: of the few weights, not of the many results."""
@@ -97,6 +105,10 @@ class DeformableAttention(nn.Module):
 
 class DeformableEncoderLayer(nn.Module):
     """Every token of every level looks at points around itself, then a feed-forward network."""
+
+    # Without gradients tokens are updated in pieces of so many: what lies between then stays in the processor's cache, and little memory
+    # is asked for.
+    piece = 2048
 
     def __init__(self, *, width: int, heads: int, levels: int, points: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -113,8 +125,16 @@ class DeformableEncoderLayer(nn.Module):
             positions: (B, S, D), added to queries but not to values.
             references: (B, S, levels, 2), where each token lies.
         """
-        attended = self.attention(memory.tokens + positions, references, memory)
-        return self.feed_forward(self.norm(memory.tokens + self.dropout(attended)))  # type: ignore[no-any-return]
+        values = self.attention.project(memory)
+
+        def update(tokens: Tensor, positions: Tensor, references: Tensor) -> Tensor:
+            attended = self.attention.attend(tokens + positions, references, values, memory)
+            return self.feed_forward(self.norm(tokens + self.dropout(attended)))  # type: ignore[no-any-return]
+
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():
+            return update(memory.tokens, positions, references)
+        parts = (part.split(self.piece, dim=1) for part in (memory.tokens, positions, references))
+        return torch.cat([update(*pieces) for pieces in zip(*parts, strict=True)], dim=1)
 
 
 class DeformableDecoderLayer(nn.Module):

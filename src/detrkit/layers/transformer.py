@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from detrkit.layers.attention import MultiHeadAttention
 from detrkit.layers.dropout import Dropout, relu_dropout
@@ -20,6 +22,10 @@ class FeedForward(nn.Module):
         dropout: probability, after the activation and before the residual.
     """
 
+    # From so many tokens of an image on, training computes the hidden layer a second time for the backward pass instead of keeping it: a
+    # twentieth of a step's time for a sixth of its memory.
+    recompute_from = 8192
+
     def __init__(self, *, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
@@ -28,8 +34,15 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, S, D) to (B, S, D)."""
+        if self.training and torch.is_grad_enabled() and tokens.shape[1] >= self.recompute_from:
+            changed = checkpoint(self._change, tokens, use_reentrant=False)
+        else:
+            changed = self._change(tokens)
+        return self.norm(tokens + self.dropout(changed))  # type: ignore[no-any-return]
+
+    def _change(self, tokens: Tensor) -> Tensor:
         hidden = relu_dropout(self.expand(tokens), self.dropout.probability if self.training else 0.0)  # (B, S, hidden)
-        return self.norm(tokens + self.dropout(self.contract(hidden)))  # type: ignore[no-any-return]
+        return self.contract(hidden)  # type: ignore[no-any-return]
 
 
 class EncoderLayer(nn.Module):
