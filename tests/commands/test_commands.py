@@ -150,6 +150,42 @@ def test_models_lists_the_catalog(tmp_path: Path) -> None:
         assert words in result.stdout
 
 
+def test_doctor_says_how_deformable_attention_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = detrkit_command("doctor", folder=tmp_path).stdout
+    for words in ("the fastest for cpu", "numba", torch.__version__, "float32, bf16", "DETRKIT_DEFORMABLE_ATTENTION"):
+        assert words in shown
+    monkeypatch.setenv("DETRKIT_DEFORMABLE_ATTENTION", "bags")
+    assert "asked for by DETRKIT_DEFORMABLE_ATTENTION" in detrkit_command("doctor", folder=tmp_path).stdout
+    monkeypatch.setenv("DETRKIT_DEFORMABLE_ATTENTION", "bag")
+    assert "there is no deformable attention by 'bag'" in refusal("doctor", folder=tmp_path)
+
+
+def test_settings_that_are_yes_or_no(data: Path, tmp_path: Path) -> None:
+    small = ("--steps", "1", "--batch-size", "4", "--short-side", "64", "--flip", "0", "--no-crop")
+    command = ("train", "deformable-detr-compact", "--data", str(data), "--output", "run", *small, "--settings.refine")
+    assert detrkit_command(*command, "false", folder=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["options"]["settings"]["refine"] is False
+    assert "--settings.refine must be of type bool, not 'maybe'" in refusal(*command, "maybe", folder=tmp_path)
+
+
+def test_images_too_small_for_the_coarsest_level(data: Path, tmp_path: Path) -> None:
+    options = (
+        "--output",
+        "run",
+        "--steps",
+        "1",
+        "--batch-size",
+        "4",
+        "--short-side",
+        "24",
+        "--no-crop",
+        "--no-multi-scale",
+    )
+    said = refusal("train", "deformable-detr-compact", "--data", data, *options, folder=tmp_path)
+    assert "images of about 24 x 24 pixels are smaller than one cell of the coarsest level, 32 pixels" in said
+
+
 def test_evaluate_a_result_file_of_real_detections(shared: Path, tmp_path: Path) -> None:
     folder = shared / "data" / "evaluator"
     result = detrkit_command(

@@ -22,7 +22,9 @@ def doctor() -> None:
     versions.add_row("detrkit", __version__)
     versions.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in PACKAGES:
-        versions.add_row(name, _version(name))
+        versions.add_row(
+            name, torch.__version__ if name == "torch" else _version(name)
+        )  # torch's own says what it was built for
     console.print(versions)
 
     devices = Table("device", "what", "precisions", "deformable attention", "why")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from detrkit.boxes import cxcywh_to_xyxy, generalized_iou_xyxy
 from detrkit.layers.precision import at_least_float32
@@ -35,11 +36,8 @@ class PaddedTargets:
 def pad_targets(targets: Sequence[Target], like: Tensor) -> PaddedTargets:
     """The targets in the type and on the device of `like`."""
     counts = tuple(len(target.labels) for target in targets)
-    labels = torch.zeros(len(targets), max(counts, default=0), dtype=torch.int64, device=like.device)
-    boxes = torch.full((*labels.shape, 4), 0.5, dtype=like.dtype, device=like.device)
-    for row, (target, count) in enumerate(zip(targets, counts, strict=True)):
-        labels[row, :count] = target.labels.to(labels.device)
-        boxes[row, :count] = target.boxes_cxcywh.to(boxes)
+    labels = pad_sequence([target.labels for target in targets], batch_first=True).to(like.device)
+    boxes = pad_sequence([target.boxes_cxcywh for target in targets], batch_first=True, padding_value=0.5).to(like)
     return PaddedTargets(labels, boxes, counts)
 
 
