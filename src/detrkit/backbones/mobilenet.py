@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
@@ -56,6 +58,29 @@ def _folded(block: Any, values: Tensor) -> Tensor:
             values = normalized_convolution(values, part, parts.pop(0))
         elif isinstance(part, nn.Sequential):
             values = _folded(part, values)
+        elif isinstance(part, nn.ReLU6):
+            values = _relu6(values)
         else:
             values = part(values)
     return values
+
+
+def _relu6(values: Tensor) -> Tensor:
+    """ReLU6 in place. PyTorch's own copies what it overwrites, for a backward pass that can do without."""
+    if torch.compiler.is_exporting() or not values.requires_grad:
+        return F.relu6(values, inplace=not torch.compiler.is_exporting())
+    return _Relu6.apply(values)  # type: ignore[no-any-return]
+
+
+class _Relu6(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values.clamp_(0, 6)
+        ctx.mark_dirty(values)
+        ctx.save_for_backward(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors  # strictly between 0 and 6 exactly where the input was
+        return torch.ops.aten.hardtanh_backward(gradients[0], result, 0.0, 6.0)  # type: ignore[no-any-return]

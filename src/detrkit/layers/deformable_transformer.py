@@ -95,7 +95,8 @@ class DeformableAttention(nn.Module):
 
     def _offsets(self, query: Tensor, scale: Tensor | None = None) -> Tensor:
         """(B, Q, M, levels, points, 2), times a scale (levels, 2) if given: of the few weights, not of the many results."""
-        weight, bias = self.offsets.weight, self.offsets.bias
+        weight: Tensor = self.offsets.weight
+        bias: Tensor = self.offsets.bias
         shape = (self.heads, self.levels, self.points, 2)
         if scale is not None:
             factors = scale[:, None].expand(shape).flatten()
@@ -133,7 +134,7 @@ class DeformableEncoderLayer(nn.Module):
 
         if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return update(memory.tokens, positions, references)
-        parts = (part.split(self.piece, dim=1) for part in (memory.tokens, positions, references))
+        parts = (torch.split(part, self.piece, dim=1) for part in (memory.tokens, positions, references))
         return torch.cat([update(*pieces) for pieces in zip(*parts, strict=True)], dim=1)
 
 

@@ -35,7 +35,7 @@ def relu_dropout(values: Tensor, probability: float) -> Tensor:
         return F.relu(values, inplace=True)
     if probability >= 1:
         return F.dropout(F.relu(values, inplace=True), probability)
-    return _ReluDropout.apply(values, probability)  # type: ignore[no-any-return, no-untyped-call]
+    return _ReluDropout.apply(values, probability)  # type: ignore[no-any-return]
 
 
 class _ReluDropout(torch.autograd.Function):

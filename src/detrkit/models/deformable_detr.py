@@ -172,8 +172,8 @@ class LearnedReferences(nn.Module):
         position, content = self.embedding.weight.chunk(2, dim=-1)
         references = box_logits(self.reference_points, position).sigmoid()  # (Q, 2)
         batch = memory.tokens.shape[0]
-        parts = [part.to(memory.tokens.dtype).expand(batch, -1, -1) for part in (content, position)]
-        return Queries(*parts, references=references.expand(batch, -1, -1))
+        content, position = (part.to(memory.tokens.dtype).expand(batch, -1, -1) for part in (content, position))
+        return Queries(content, position, references.expand(batch, -1, -1))
 
 
 class ProposalQueries(nn.Module):
