@@ -4,7 +4,7 @@
     python benchmarks/convergence.py --data BCCD --backbone-weights mobilenet_v2_imagenet.safetensors
 
 Every detector gets the same backbone, images, batches, epochs and seeds; each follows its own learning rate. One figure a seed, all of them
-shown. A run that is already in the output folder is not done again.
+shown. A run that the output folder has for as many epochs is not done again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def main() -> None:
     if options.run:
         run_one(study, epochs, options)
         return
-    folder = options.output / ("digits" if options.data == "digits" else "blood_cells")
+    folder = options.output / f"{'digits' if options.data == 'digits' else 'blood_cells'}-{epochs}-epochs"
     pairs = [(name, seed) for seed in options.seeds for name in study.detectors]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda pair: start(folder, epochs, pair[0], pair[1], options), pairs))
@@ -133,6 +134,7 @@ def start(folder: Path, epochs: int, name: str, seed: int, options: argparse.Nam
     if options.backbone_weights:
         command += ["--backbone-weights", str(options.backbone_weights)]
     target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)  # an earlier run that did not end
     with (target.parent / f"{target.name}.log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
     print(f"{name}, seed {seed}: done", flush=True)

@@ -167,6 +167,6 @@ class TestMultiScaleNeck:
             multi_scale()(two_levels(None, height, width))
         assert str(caught.value) == (
             f"images of about {height} x {width} pixels are smaller than one cell of the coarsest level, 64 pixels: "
-            "resize them to at least that"
+            "pad or enlarge them to at least that"
         )
         multi_scale()(two_levels(None, 64, 64))  # one whole cell is enough

@@ -105,5 +105,5 @@ class MultiScaleNeck(nn.Module):
         if height * strides[0] < self.coarsest or width * strides[0] < self.coarsest:
             raise ConfigurationError(
                 f"images of about {height * strides[0]} x {width * strides[0]} pixels are smaller than one cell of the coarsest level, "
-                f"{self.coarsest} pixels: resize them to at least that"
+                f"{self.coarsest} pixels: pad or enlarge them to at least that"
             )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import BACKBONES, Backbone, build_backbone
 from detrkit.backbones.compact import Compact
+from detrkit.backbones.mobilenet import _relu6
 from detrkit.errors import ConfigurationError
 from detrkit.structures import ImageBatch
 
@@ -232,3 +233,16 @@ def test_an_unknown_backbone_names_the_closest() -> None:
         "there is no backbone 'resnet50-dc4': did you mean 'resnet50-dc5'?",
         "there is no backbone 'resnet50-dc4': did you mean 'resnet50-c4'?",
     }
+
+
+def test_relu6_keeps_only_its_result_and_has_torchs_gradient() -> None:
+    values = torch.tensor([-1.0, 0.0, 0.5, 5.9, 6.0, 7.0], dtype=torch.float64)
+    gradients = []
+    for function in (_relu6, torch.nn.functional.relu6):
+        leaf = values.clone().requires_grad_()
+        result = function(leaf * 1)
+        assert result.tolist() == [0.0, 0.0, 0.5, 5.9, 6.0, 6.0]
+        (result * torch.arange(1.0, 7.0)).sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+    assert _relu6(values.clone()).tolist() == [0.0, 0.0, 0.5, 5.9, 6.0, 6.0]

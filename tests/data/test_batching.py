@@ -62,7 +62,7 @@ def test_padding_lies_right_and_below() -> None:
 def test_collate() -> None:
     target = Target(torch.tensor([3]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))
     batch, targets = collate(
-        [(torch.ones(3, 2, 4), target, 2**40, (20, 40)), (torch.ones(3, 2, 4), empty_target(), 7, (30, 60))]
+        [(torch.ones(3, 64, 80), target, 2**40, (20, 40)), (torch.ones(3, 64, 80), empty_target(), 7, (30, 60))]
     )
     assert isinstance(batch, ImageBatch)
     assert batch.image_ids is not None
@@ -72,6 +72,13 @@ def test_collate() -> None:
     assert batch.original_sizes.tolist() == [[20, 40], [30, 60]]
     assert targets[0] is target
     assert len(targets[1].labels) == 0
+
+
+def test_thin_images_are_padded_to_a_cell_of_the_coarsest_level() -> None:
+    batch, _ = collate([(torch.ones(3, 20, 100), empty_target(), 1, (40, 200))])
+    assert batch.pixels.shape == (1, 3, 64, 100)
+    assert batch.padding is not None
+    assert batch.padding[0].sum(0).tolist() == [44] * 100
 
 
 def test_a_sample_names_its_image_and_maps_its_labels(dataset: DetectionDataset) -> None:

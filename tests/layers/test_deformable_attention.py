@@ -325,7 +325,7 @@ def test_names_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "numba")
     with pytest.raises(
-        ConfigurationError, match=r"DETRKIT_DEFORMABLE_ATTENTION: .* with tensors on 'cuda', choose one of 'reference'$"
+        ConfigurationError, match=r"DETRKIT_DEFORMABLE_ATTENTION: .* with float32 on 'cuda', choose one of 'reference'$"
     ):
         choice(torch.device("cuda"), torch.float32)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "fast")
@@ -396,3 +396,30 @@ def test_result_is_that_of_the_reference_by_default() -> None:
         multi_scale_deformable_attention(values, ODD_LEVELS, locations, weights),
         deformable_attention_reference(values, ODD_LEVELS, locations, weights),
     )
+
+
+def test_the_choice_depends_on_the_type_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = module.Implementation("triton", True, "triton 9", ("cuda",), "float32", half_and_single=True)
+    real = module._implementation
+    monkeypatch.setattr(module, "_implementation", lambda name: fake if name == "triton" else real(name))
+    assert module.choice(torch.device("cuda"), torch.float32).name == "triton"
+    exact = module.choice(torch.device("cuda"), torch.float64)
+    assert exact.name == "reference"
+    assert "it has no torch.float64" in exact.reason
+
+
+def test_numba_without_a_folder_for_its_code_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module.importlib.import_module
+
+    def failing(name: str) -> object:
+        if name.endswith("deformable_attention_numba"):
+            raise RuntimeError("cannot cache function")
+        return real(name)
+
+    module._implementation.cache_clear()
+    monkeypatch.setattr(module.importlib, "import_module", failing)
+    try:
+        assert module.choice(torch.device("cpu"), torch.float32).name == "bags"
+        assert "NUMBA_CACHE_DIR" in module.choice(torch.device("cpu"), torch.float32).reason
+    finally:
+        module._implementation.cache_clear()

@@ -204,3 +204,19 @@ def test_dropout_is_for_training() -> None:
     assert not torch.equal(layer(*arguments), layer(*arguments))
     layer.eval()
     assert torch.equal(layer(*arguments), layer(*arguments))
+
+
+def test_updating_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = DeformableEncoderLayer(width=64, heads=4, levels=2, points=2, hidden=96, dropout=0.0).eval()
+    torch.nn.init.normal_(layer.attention.offsets.weight, std=0.3)
+    tokens = torch.randn(2, 26, 64)
+    padding = torch.zeros(2, 26, dtype=torch.bool)
+    padding[1, 24:] = True
+    memory = Memory(tokens, torch.zeros_like(tokens), padding, ((4, 5), (2, 3)))
+    references = torch.rand(2, 26, 2, 2)
+    positions = torch.randn_like(tokens)
+    whole = layer(memory, positions, references).detach()  # with gradients nothing is cut
+    monkeypatch.setattr(DeformableEncoderLayer, "piece", 7)
+    with torch.no_grad():
+        in_pieces = layer(memory, positions, references)
+    torch.testing.assert_close(in_pieces, whole)

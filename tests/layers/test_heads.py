@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrkit.layers.heads import MLP, DetectionHeads, LayerwiseHeads, box_logits, inverse_sigmoid
+from detrkit.layers.heads import MLP, DetectionHeads, LayerwiseHeads, inverse_sigmoid, precisely
 from detrkit.structures import Decoded
 
 
@@ -100,6 +100,6 @@ def test_mixed_precision_ends_where_boxes_begin(make: Callable[..., nn.Module]) 
     assert torch.equal(found.boxes_cxcywh, exact.boxes_cxcywh)
 
 
-def test_box_logits_take_states_of_another_precision() -> None:
+def test_precise_heads_take_states_of_another_precision() -> None:
     head, states = MLP(8, 8, 4), torch.randn(3, 8).to(torch.bfloat16)
-    assert torch.equal(box_logits(head, states), head(states.float()))
+    assert torch.equal(precisely(head, states), head(states.float()))

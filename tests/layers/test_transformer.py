@@ -171,3 +171,18 @@ def test_feed_forward_drops_after_the_activation_too() -> None:
     wanted = layer.norm(tokens + dropout(hidden @ layer.contract.weight.T + layer.contract.bias, 0.5))
     torch.testing.assert_close(found, wanted)
     assert not torch.equal(found, layer(tokens))
+
+
+def test_recomputing_the_hidden_layer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = randomized(FeedForward(width=WIDTH, hidden=HIDDEN, dropout=0.3)).train()
+    values = randn(2, 5, WIDTH)
+    found = []
+    for limit in (5, 6):  # from so many tokens on the hidden layer is computed again, with the same dropout
+        monkeypatch.setattr(FeedForward, "recompute_from", limit)
+        tokens = values.clone().requires_grad_()
+        torch.manual_seed(2)
+        result = layer(tokens)
+        gradients = torch.autograd.grad(result.square().sum(), [tokens, *layer.parameters()])
+        found.append((result, *gradients))
+    for again, kept in zip(*found, strict=True):
+        assert torch.equal(again, kept)

@@ -52,8 +52,9 @@ def test_published_weights(variant: str, file: str, ap: float) -> None:
 
 
 def test_no_two_variants_claim_the_same_file() -> None:
-    prefixes = [line.weights.sha256_prefix for line in CATALOG.values() if line.weights is not None]
-    assert len(set(prefixes)) == len(prefixes)
+    weights = [line.weights for line in CATALOG.values() if line.weights is not None]
+    for known in ([each.sha256_prefix for each in weights if each.sha256_prefix], [each.address for each in weights]):
+        assert len(set(known)) == len(known)
 
 
 @pytest.mark.parametrize(

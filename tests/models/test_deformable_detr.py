@@ -404,20 +404,23 @@ class TestProposals:
 
 
 def test_criterion_and_selection_follow_the_configuration() -> None:
-    config = deformable_detr.Config(classes=3, decoder_layers=2, l1_weight=4.0, proposal_repeats=7)
+    config = deformable_detr.Config(classes=3, decoder_layers=2, l1_weight=4.0)
     weights = {"class": 2.0, "l1": 4.0, "giou": 2.0}
     layers = {f"layers.{layer}.{name}": weight for layer in range(2) for name, weight in weights.items()}
     one_stage = deformable_detr.criterion(config)
     assert one_stage.weights == layers
     assert one_stage.no_object == 3
     assert one_stage.proposal_repeats == 0
-    two_stages = deformable_detr.criterion(dataclasses.replace(config, two_stage=True))
+    two_stages = deformable_detr.criterion(dataclasses.replace(config, two_stage=True, proposal_repeats=7))
     assert two_stages.weights == layers | {f"proposals.{name}": weight for name, weight in weights.items()}
     assert two_stages.proposal_repeats == 7
     assert not two_stages.proposal_classes
     by_class = dataclasses.replace(config, two_stage=True, proposal_classes=True)
     assert deformable_detr.criterion(by_class).proposal_classes
     assert deformable_detr.build_query_source(by_class).by_class
+    for useless in ({"proposal_repeats": 7}, {"proposal_classes": True}):
+        with pytest.raises(ConfigurationError, match="need two_stage"):
+            dataclasses.replace(config, **useless)
     selection = deformable_detr.selection(config, build("deformable-detr-compact", classes=["a", "b"]).card.categories)
     (found,) = selection(LayerOutput(torch.randn(1, 4, 3), torch.rand(1, 4, 4)), torch.tensor([[10, 10]]))
     assert len(found.scores) == 8  # of two classes with names; the third has none

@@ -34,7 +34,7 @@ class FixedDetector(Detector):
             ("backbone", "neck", "encoder", "query_source", "decoder", "heads"), nn.Identity()
         )
         config = dataclasses.asdict(detr.Config(classes=2))
-        preprocessing = Preprocessing(short_side=16, long_side=64)
+        preprocessing = Preprocessing(short_side=64, long_side=256)
         super().__init__(**parts, card=ModelCard("detr", "fixed", config, CATEGORIES, preprocessing, threshold))
         self.scores = nn.Parameter(torch.tensor([[0.3, 0.1, 0.6], [0.1, 0.8, 0.1]]))
         self.seen: list[ImageBatch] = []
@@ -123,7 +123,7 @@ def test_batches_hold_pictures_of_one_size_and_results_keep_the_order() -> None:
     found = Predictor(model, batch_size=2)([picture(*size) for size in sizes])
     expected = [[width / 4, height / 4, width * 3 / 4, height * 3 / 4] for height, width in sizes]
     np.testing.assert_allclose([each.xyxy[0] for each in found], expected, atol=1e-4)
-    assert [tuple(batch.pixels.shape) for batch in model.seen] == [(2, 3, 16, 32), (2, 3, 16, 16), (2, 3, 16, 32)]
+    assert [tuple(batch.pixels.shape) for batch in model.seen] == [(2, 3, 64, 128), (2, 3, 64, 64), (2, 3, 64, 128)]
     assert all(batch.padding is None for batch in model.seen)
 
 

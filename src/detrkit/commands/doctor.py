@@ -14,6 +14,7 @@ def doctor() -> None:
     from rich.table import Table
 
     from detrkit import __version__
+    from detrkit.errors import ConfigurationError
     from detrkit.layers.deformable_attention import ENVIRONMENT_VARIABLE, choice, implementations
     from detrkit.terminal import terminal
 
@@ -22,15 +23,16 @@ def doctor() -> None:
     versions.add_row("detrkit", __version__)
     versions.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in PACKAGES:
-        versions.add_row(
-            name, torch.__version__ if name == "torch" else _version(name)
-        )  # torch's own says what it was built for
+        versions.add_row(name, _version(name))
     console.print(versions)
 
     devices = Table("device", "what", "precisions", "deformable attention", "why")
     for device, what, precisions in _devices():
-        chosen = choice(torch.device(device), torch.float32)
-        devices.add_row(device, what, precisions, chosen.name, chosen.reason)
+        try:
+            chosen = choice(torch.device(device), torch.float32)
+            devices.add_row(device, what, precisions, chosen.name, chosen.reason)
+        except ConfigurationError as problem:  # asked for by the environment: the tables are what helps then
+            devices.add_row(device, what, precisions, "none", str(problem))
     console.print(devices)
 
     ways = Table("deformable attention", "usable", "runs on", "precisions", "why")
@@ -43,6 +45,10 @@ def doctor() -> None:
 
 
 def _version(package: str) -> str:
+    if package == "torch":  # its own word says what it was built for
+        import torch
+
+        return str(torch.__version__)
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

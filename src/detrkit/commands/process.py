@@ -7,7 +7,7 @@ import os
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_ constants of glibc's malloc.h
-_LARGEST = 2**31 - 1
+_LARGEST, _LARGEST_OF_OLD = 2**31 - 1, 32 * 2**20  # glibc before 2.35 refuses a threshold for mmap above 32 MiB
 _VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
@@ -20,6 +20,7 @@ def keep_freed_memory() -> None:
     if not sys.platform.startswith("linux") or any(os.environ.get(name) for name in _VARIABLES):
         return
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(_MMAP_THRESHOLD, _LARGEST)
+    sizes = (_LARGEST, _LARGEST_OF_OLD) if hasattr(library, "mallopt") else ()
+    # In this order, and only together: setting either one ends glibc's own adaptation of the other.
+    if any(library.mallopt(_MMAP_THRESHOLD, size) for size in sizes):
         library.mallopt(_TRIM_THRESHOLD, _LARGEST)

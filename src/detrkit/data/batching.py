@@ -38,18 +38,19 @@ class Sample(NamedTuple):
     original_size: tuple[int, int]
 
 
-def pad_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+def pad_images(images: Sequence[Tensor], *, least_side: int = 1) -> tuple[Tensor, Tensor | None]:
     """Puts images of different sizes into one tensor, padded with zeros at the right and below.
 
     Args:
         images: each (3, h, w).
+        least_side: pixels that height and width get at least.
 
     Returns:
-        Pixels (B, 3, H, W), and padding (B, H, W) bool that is True where padded, or None where all sizes are equal.
+        Pixels (B, 3, H, W), and padding (B, H, W) bool that is True where padded, or None where no image is.
     """
-    if len({image.shape for image in images}) == 1:
+    height, width = (max(least_side, *(image.shape[axis] for image in images)) for axis in (1, 2))
+    if all(image.shape[1:] == (height, width) for image in images):
         return torch.stack(list(images)), None
-    height, width = max(image.shape[1] for image in images), max(image.shape[2] for image in images)
     pixels = images[0].new_zeros(len(images), images[0].shape[0], height, width)
     padding = torch.ones(len(images), height, width, dtype=torch.bool)
     for position, image in enumerate(images):
@@ -58,10 +59,14 @@ def pad_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     return pixels, padding
 
 
+# One cell of the coarsest level that published variants have: a thin picture must not end a run.
+LEAST_SIDE = 64
+
+
 def collate(samples: Sequence[Sample | tuple[Tensor, Target, int, tuple[int, int]]]) -> tuple[ImageBatch, list[Target]]:
-    """Makes one batch of samples, padded to the largest height and the largest width among them."""
+    """Makes one batch of samples, padded to the largest height and width among them, at least `LEAST_SIDE` pixels."""
     images, targets, image_ids, original_sizes = zip(*samples, strict=True)
-    pixels, padding = pad_images(images)
+    pixels, padding = pad_images(images, least_side=LEAST_SIDE)
     batch = ImageBatch(
         pixels=pixels,
         padding=padding,

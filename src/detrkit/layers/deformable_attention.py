@@ -36,6 +36,7 @@ class Implementation:
         reason: why it is or is not usable, or why it was chosen.
         devices: where it runs; empty means anywhere.
         precisions: in which types it adds up.
+        half_and_single: whether it leaves out float64.
     """
 
     name: str
@@ -43,6 +44,12 @@ class Implementation:
     reason: str
     devices: tuple[str, ...]
     precisions: str
+    half_and_single: bool = False
+
+    def fits(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether it can work on values of this type on this device."""
+        here = not self.devices or device.type in self.devices
+        return self.usable and here and not (self.half_and_single and dtype == torch.float64)
 
 
 def multi_scale_deformable_attention(
@@ -56,7 +63,7 @@ def multi_scale_deformable_attention(
 
     (equation 2 is the case L = 1). A sample is bilinear between the four nearest cells, whose centres lie at (column + 0.5) / width and
     (row + 0.5) / height; what lies outside the map is 0. A NaN or infinite location reads nothing outside the map either; its sample is 0
-    with 'numba' and 'bags' and unspecified elsewhere. See `choice` for who does the work.
+    with all implementations but 'reference', which leaves it open. See `choice` for who does the work.
 
     Args:
         values: (B, S, M, C) in any floating type, the cells of all levels in one row, level after level, rows of a level first.
@@ -142,16 +149,17 @@ def choice(device: torch.device, dtype: torch.dtype) -> Implementation:
         (os.environ.get(ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE),
     ):
         if name:
-            wanted = _usable(name, source, device)
+            wanted = _usable(name, source, device, dtype)
             return replace(wanted, reason=f"asked for by {source}")
     passed_over: list[str] = []
     for name in {"cpu": ("numba", "bags"), "cuda": ("triton",)}.get(device.type, ()):
         candidate = _implementation(name)
-        if candidate.usable:
+        if candidate.fits(device, dtype):
             return replace(
                 candidate, reason="; ".join([f"the fastest for {device.type}: {candidate.reason}", *passed_over])
             )
-        passed_over.append(f"not '{name}': {candidate.reason}")
+        problem = f"it has no {dtype}" if candidate.usable else candidate.reason
+        passed_over.append(f"not '{name}': {problem}")
     why = "; ".join(passed_over) or f"the only one for {device.type}"
     return replace(_implementation("reference"), reason=f"{why} ({str(dtype).removeprefix('torch.')})")
 
@@ -174,20 +182,19 @@ def _operator(name: str) -> Operator:
     if name == "bags":
         from detrkit.layers.deformable_attention_bags import deformable_attention_bags
 
-        return deformable_attention_bags
+        bags: Operator = deformable_attention_bags
+        return bags
     return deformable_attention_reference
 
 
-def _usable(name: str, source: str, device: torch.device | None = None) -> Implementation:
-    here = [
-        each
-        for each in implementations()
-        if each.usable and (device is None or not each.devices or device.type in each.devices)
-    ]
+def _usable(
+    name: str, source: str, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> Implementation:
+    here = [each for each in implementations() if (each.usable if device is None else each.fits(device, dtype))]
     for each in here:
         if each.name == name:
             return each
-    where = "on this computer" if device is None else f"with tensors on '{device.type}'"
+    where = "on this computer" if device is None else f"with {str(dtype).removeprefix('torch.')} on '{device.type}'"
     usable = ", ".join(f"'{each.name}'" for each in here)
     if name not in NAMES:
         raise ConfigurationError(
@@ -214,11 +221,16 @@ def _implementation(name: str) -> Implementation:
     precisions = "float32, float64; half precision in float32" if name == "numba" else "float32, float16, bfloat16"
     try:
         version = importlib.import_module(name).__version__
+        if name == "numba":
+            importlib.import_module("detrkit.layers.deformable_attention_numba")
     except ImportError as error:  # also where it is installed and does not fit another package
         return Implementation(name, False, f"{name} cannot be imported: {error}", devices, precisions)
+    except RuntimeError as error:  # numba finds no folder to write to
+        reason = f"numba can keep no compiled code, set NUMBA_CACHE_DIR to a folder: {error}"
+        return Implementation(name, False, reason, devices, precisions)
     if name == "triton" and not torch.cuda.is_available():
         return Implementation(name, False, f"triton {version}, but PyTorch sees no CUDA device", devices, precisions)
-    return Implementation(name, True, f"{name} {version}", devices, precisions)
+    return Implementation(name, True, f"{name} {version}", devices, precisions, half_and_single=name == "triton")
 
 
 def _check(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor) -> None:
@@ -233,6 +245,14 @@ def _check(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: 
         sizes = ", ".join(f"{height} x {width}" for height, width in level_sizes)
         raise ConfigurationError(
             f"values of shape {tuple(values.shape)} are not (batch, {cells} cells, heads, channels), as levels of {sizes} need"
+        )
+    if not values.is_floating_point() or values.shape[3] < 1:
+        raise ConfigurationError(
+            f"values of {values.dtype} and shape {tuple(values.shape)} cannot be added up: give floats"
+        )
+    if not values.device == locations.device == weights.device:
+        raise ConfigurationError(
+            f"values are on {values.device}, locations on {locations.device} and weights on {weights.device}: bring them together"
         )
     batch, _, heads, _ = values.shape
     levels = len(level_sizes)

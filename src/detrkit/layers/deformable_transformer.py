@@ -34,7 +34,7 @@ class DeformableAttention(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Head m looks in direction 2 π m / M, its k-th point k cells away, all points alike (appendix A.2)."""
+        """Head m looks in direction 2 π m / M, its k-th point k cells away, all levels alike (appendix A.4)."""
         angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(-1, keepdim=True)  # onto the sides of a square
@@ -107,8 +107,7 @@ class DeformableAttention(nn.Module):
 class DeformableEncoderLayer(nn.Module):
     """Every token of every level looks at points around itself, then a feed-forward network."""
 
-    # Without gradients tokens are updated in pieces of so many: what lies between then stays in the processor's cache, and little memory
-    # is asked for.
+    # Without gradients a CPU updates tokens in pieces of so many: what lies between then stays in its cache, and little memory is asked for.
     piece = 2048
 
     def __init__(self, *, width: int, heads: int, levels: int, points: int, hidden: int, dropout: float) -> None:
@@ -132,7 +131,8 @@ class DeformableEncoderLayer(nn.Module):
             attended = self.attention.attend(tokens + positions, references, values, memory)
             return self.feed_forward(self.norm(tokens + self.dropout(attended)))  # type: ignore[no-any-return]
 
-        if torch.is_grad_enabled() or torch.compiler.is_exporting():
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if whole or positions.device.type != "cpu":
             return update(memory.tokens, positions, references)
         parts = (torch.split(part, self.piece, dim=1) for part in (memory.tokens, positions, references))
         return torch.cat([update(*pieces) for pieces in zip(*parts, strict=True)], dim=1)

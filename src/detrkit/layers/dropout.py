@@ -28,13 +28,14 @@ def relu_dropout(values: Tensor, probability: float) -> Tensor:
     """ReLU, then dropout; keeps one tensor for the backward pass where the two apart keep three.
 
     Args:
-        values: any shape; they are overwritten, so they must not be what a backward pass or anyone else still needs.
+        values: any shape; where a gradient is asked for they are overwritten, so nobody else may still need them.
         probability: of becoming zero, in [0, 1]; 0 is a plain ReLU.
     """
+    overwrites = values.requires_grad and not values.is_leaf and not torch.compiler.is_compiling()
     if probability == 0:
-        return F.relu(values, inplace=True)
-    if probability >= 1:
-        return F.dropout(F.relu(values, inplace=True), probability)
+        return F.relu(values, inplace=overwrites)
+    if not overwrites or probability >= 1:
+        return dropout(F.relu(values), probability)
     return _ReluDropout.apply(values, probability)  # type: ignore[no-any-return]
 
 

@@ -60,11 +60,11 @@ class DetectionHeads(nn.Module):
         Returns:
             logits (L, B, Q, K) and boxes_cxcywh (L, B, Q, 4); boxes in float32 or better, whatever the states' type.
         """
-        return _output(self.classes(decoded.states), box_logits(self.boxes, decoded.states), decoded)
+        return _output(self.classes(decoded.states), precisely(self.boxes, decoded.states), decoded)
 
     def box_logits(self, states: Tensor, layer: int) -> Tensor:  # noqa: ARG002 - the same for all
         """What one layer's states add to the logits of their references, (B, Q, 4)."""
-        return box_logits(self.boxes, states)
+        return precisely(self.boxes, states)
 
 
 class LayerwiseHeads(nn.Module):
@@ -89,14 +89,14 @@ class LayerwiseHeads(nn.Module):
 
     def box_logits(self, states: Tensor, layer: int) -> Tensor:
         """What one layer's states add to the logits of their references, (B, Q, 4)."""
-        return box_logits(self.boxes[layer], states)
+        return precisely(self.boxes[layer], states)
 
 
-def box_logits(head: nn.Module, states: Tensor) -> Tensor:
-    """A box head's answer in float32 or better: mixed precision ends where coordinates begin.
+def precisely(head: nn.Module, states: Tensor) -> Tensor:
+    """A head's answer in float32 or better: mixed precision ends where coordinates begin.
 
     Args:
-        head: takes (..., D), gives (..., 4).
+        head: takes (..., D).
         states: (..., D).
     """
     with torch.autocast(states.device.type, enabled=False):

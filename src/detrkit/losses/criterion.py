@@ -87,14 +87,10 @@ class SetCriterion(nn.Module):
     def _proposal_terms(self, proposals: LayerOutput, targets: Sequence[Target], divisor: Tensor) -> dict[str, Tensor]:
         """Losses of the proposals: is there any object, and where."""
         output = Output(proposals.logits[None], proposals.boxes_cxcywh[None])
-        repeats = self.proposal_repeats
-        objects = [
-            Target((target.labels * self.proposal_classes).repeat(repeats), target.boxes_cxcywh.repeat(repeats, 1))
-            for target in targets
-        ]
-        matches = self.matcher(output, objects, warn=False)
+        objects = [Target(target.labels * self.proposal_classes, target.boxes_cxcywh) for target in targets]
+        matches = self.matcher(output, objects, repeats=self.proposal_repeats, warn=False)
         labels = self._labels(output, objects, matches)
-        by_name = self._losses(output, objects, matches, labels, divisor * repeats)
+        by_name = self._losses(output, objects, matches, labels, divisor * self.proposal_repeats)
         return {f"proposals.{name}": values[0] for name, values in by_name.items()}
 
     def _labels(self, output: Output, targets: Sequence[Target], matches: Matches) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -35,8 +36,9 @@ class PaddedTargets:
 def pad_targets(targets: Sequence[Target], like: Tensor) -> PaddedTargets:
     """The targets in the type and on the device of `like`."""
     counts = tuple(len(target.labels) for target in targets)
-    labels = pad_sequence([target.labels for target in targets], batch_first=True).to(like.device)
-    boxes = pad_sequence([target.boxes_cxcywh for target in targets], batch_first=True, padding_value=0.5).to(like)
+    all_labels = [target.labels.to(like.device, torch.int64) for target in targets]
+    labels = pad_sequence(all_labels, batch_first=True)
+    boxes = pad_sequence([target.boxes_cxcywh.to(like) for target in targets], batch_first=True, padding_value=0.5)
     return PaddedTargets(labels, boxes, counts)
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -46,7 +47,7 @@ class HungarianMatcher:
         self._warned = False
 
     @torch.no_grad()
-    def __call__(self, output: Output, targets: Sequence[Target], *, warn: bool = True) -> Matches:
+    def __call__(self, output: Output, targets: Sequence[Target], *, repeats: int = 1, warn: bool = True) -> Matches:
         """Matched pairs.
 
         An image with more objects than queries is matched as far as its queries go.
@@ -54,6 +55,7 @@ class HungarianMatcher:
         Args:
             output: predictions, Q queries in each of L layers and B images.
             targets: the objects of the B images.
+            repeats: how many queries each object is given, as far as they go.
             warn: whether to say so the first time; more queries would not mend it for proposals.
 
         Raises:
@@ -70,8 +72,9 @@ class HungarianMatcher:
         for layer, layer_costs in enumerate(on_host.numpy()):
             pairs = []
             for image, (image_costs, count) in enumerate(zip(layer_costs, padded.counts, strict=True)):
-                for query, entry in zip(*linear_sum_assignment(image_costs[:, :count]), strict=True):
-                    pairs.append((layer, image, int(query), int(entry)))
+                columns = np.tile(image_costs[:, :count], repeats)
+                for query, entry in zip(*linear_sum_assignment(columns), strict=True):
+                    pairs.append((layer, image, int(query), int(entry) % max(count, 1)))
             found.append(pairs)
         table = torch.tensor(found, dtype=torch.int64).reshape(len(found), -1, 4).to(costs.device)  # (L, M, 4)
         return Matches(*table.unbind(-1))
@@ -88,7 +91,7 @@ class HungarianMatcher:
     def _check_finite(self, costs: Tensor, output: Output, targets: PaddedTargets) -> None:
         """Refuses costs that no assignment can be found for, and predictions that would spoil the loss where there is nothing to match."""
         everything = (costs, output.logits, output.boxes_cxcywh)
-        if all(bool(values.isfinite().all()) for values in everything):  # one look at each, and nearly always the last
+        if all(bool(values.isfinite().all()) for values in everything):  # the common case needs no list of images
             return
         scores, boxes = (values.isfinite().all(-1).all(2).all(0) for values in (output.logits, output.boxes_cxcywh))
         predicted = (scores & boxes).tolist()  # B

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from detrkit.backbones import build_backbone
 from detrkit.errors import ConfigurationError
 from detrkit.layers.deformable_transformer import DeformableAttention, DeformableDecoderLayer, DeformableEncoderLayer
-from detrkit.layers.heads import MLP, DetectionHeads, LayerwiseHeads, box_logits, inverse_sigmoid
+from detrkit.layers.heads import MLP, DetectionHeads, LayerwiseHeads, inverse_sigmoid, precisely
 from detrkit.layers.position_encoding import SinePositionEncoding, sine_code
 from detrkit.layers.selection import TopKSelection
 from detrkit.layers.transformer import Encoder
@@ -104,6 +104,8 @@ class Config:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
             raise ConfigurationError("encoder_layers must not be below 0, and dropout lies in [0, 1)")
+        if not self.two_stage and (self.proposal_repeats != 1 or self.proposal_classes):
+            raise ConfigurationError("proposal_repeats and proposal_classes need two_stage: leave them out, or set it")
         if self.width % self.heads or self.width % 32 or self.width < 64:
             raise ConfigurationError(
                 f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.heads} heads"
@@ -153,7 +155,7 @@ def token_centers(memory: Memory) -> Tensor:
 
 
 class LearnedReferences(nn.Module):
-    """Learned queries; each one's position code also gives its reference point (section 4.2).
+    """Learned queries; each one's position code also gives its reference point (section 4.1).
 
     Args:
         count: Q.
@@ -170,7 +172,7 @@ class LearnedReferences(nn.Module):
     def forward(self, memory: Memory, targets: Sequence[Target] | None = None) -> Queries:  # noqa: ARG002 - shown no targets
         """Queries for every image of the batch."""
         position, content = self.embedding.weight.chunk(2, dim=-1)
-        references = box_logits(self.reference_points, position).sigmoid()  # (Q, 2)
+        references = precisely(self.reference_points, position).sigmoid()  # (Q, 2)
         batch = memory.tokens.shape[0]
         content, position = (part.to(memory.tokens.dtype).expand(batch, -1, -1) for part in (content, position))
         return Queries(content, position, references.expand(batch, -1, -1))
@@ -200,8 +202,8 @@ class ProposalQueries(nn.Module):
         """Queries from the best proposals of each image; fewer where memory has fewer tokens."""
         anchors, usable = proposal_anchors(memory)
         features = self.norm(self.projection(memory.tokens.masked_fill(~usable[..., None], 0.0)))
-        logits = self.classes(features)  # (B, S, K)
-        boxes = box_logits(self.boxes, features) + anchors.masked_fill(
+        logits = precisely(self.classes, features)  # (B, S, K), exact, since neighbouring scores decide who is kept
+        boxes = precisely(self.boxes, features) + anchors.masked_fill(
             ~usable[..., None], torch.inf
         )  # logits, (B, S, 4)
         scores = logits.amax(-1) if self.by_class else logits[..., 0]
@@ -353,7 +355,7 @@ def _as_list(heads: Any) -> list[Any]:
 
 
 def criterion(config: Config) -> SetCriterion:
-    """Hungarian matching and the set loss with focal classification (appendix A.4), with the same weights in both."""
+    """Hungarian matching and the set loss with focal classification (section 5), with the same weights in both."""
     weights = {"class": config.class_weight, "l1": config.l1_weight, "giou": config.giou_weight}
     matcher = HungarianMatcher(
         {

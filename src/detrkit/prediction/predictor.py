@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detrkit.data.batching import LEAST_SIDE, pad_images
 from detrkit.data.images import to_pil
 from detrkit.data.transforms import EvaluationTransform
 from detrkit.errors import ConfigurationError, NonFiniteError
@@ -111,9 +112,9 @@ class Predictor:
             raise ConfigurationError(
                 "The model was put in training mode after its predictor was made: call model.eval() first."
             )
-        pixels = torch.stack([pixels for pixels, _ in group.values()])
+        pixels, padding = pad_images([pixels for pixels, _ in group.values()], least_side=LEAST_SIDE)
         sizes = torch.tensor([size for _, size in group.values()])
-        found = detect(self.model, self._select, ImageBatch(pixels, original_sizes=sizes))
+        found = detect(self.model, self._select, ImageBatch(pixels, padding, original_sizes=sizes))
         return {place: self._named(detections) for place, detections in zip(group, found, strict=True)}
 
     def _named(self, found: Detections) -> sv.Detections:
