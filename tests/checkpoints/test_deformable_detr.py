@@ -28,7 +28,7 @@ PUBLISHED = {
     "deformable_detr_two_stage": "deformable-detr-r50-two-stage",
 }
 VARIANTS = [name for name, line in CATALOG.items() if line.family == "deformable_detr"]
-SMALL = {"width": 32, "hidden": 48, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
+SMALL = {"width": 64, "hidden": 48, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
 TIMM = "model.backbone.conv_encoder.model.conv1.weight"
 
 

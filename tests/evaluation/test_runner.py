@@ -34,7 +34,7 @@ class KnowingDetector(Detector):
             name: nn.Dropout() for name in ("backbone", "neck", "encoder", "query_source", "decoder", "heads")
         }
         config = dataclasses.asdict(detr.Config(classes=1 + max(category.index for category in categories)))
-        super().__init__(**parts, card=ModelCard("detr", "knowing", config, tuple(categories), Preprocessing(32, 64)))
+        super().__init__(**parts, card=ModelCard("detr", "knowing", config, tuple(categories), Preprocessing(64, 128)))
         self.dataset, self.queries = dataset, queries
         self.places = {int(number): place for place, number in enumerate(dataset.image_ids)}
         self.unit = nn.Parameter(torch.ones(()))
