@@ -58,10 +58,7 @@ DIGITS = Study(
     detectors={  # each with the catalog's settings for small images, DETR's with more steps of tuning behind them
         "DETR": ("detr-compact", {}),
         "Deformable DETR": ("deformable-detr-compact", {}),
-        "Deformable DETR, two stages": (
-            "deformable-detr-compact-two-stage",
-            {"settings": {"proposal_repeats": 1, "proposal_classes": False}},
-        ),
+        "Deformable DETR, two stages": ("deformable-detr-compact-two-stage", {}),
     },
     watched=None,
 )

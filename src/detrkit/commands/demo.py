@@ -8,7 +8,7 @@ from typing import Any
 VARIANT = "deformable-detr-compact-two-stage"
 
 
-def demo(*, steps: int = 2000, output: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> None:
+def demo(*, steps: int = 1800, output: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> None:
     """Train a small detector from nothing in minutes, and show what it learned.
 
     The data are real handwritten digits over crops of two photographs, made on the spot: nothing is downloaded. An earlier demo in the

@@ -411,7 +411,5 @@ VARIANTS: dict[str, Config] = {
         dropout=0.0,
         refine=True,
         two_stage=True,
-        proposal_repeats=4,
-        proposal_classes=True,
     ),
 }
