@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrkit.errors import NonFiniteError
-from detrkit.matching.costs import PaddedTargets, pad_targets
+from detrkit.matching.costs import PaddedTargets, giou_cost, l1_cost, pad_targets
 from detrkit.structures import Output, Target
 
 CostTerm = Callable[[Output, PaddedTargets], Tensor]
@@ -33,6 +33,17 @@ class Matches:
     images: Tensor
     queries: Tensor
     objects: Tensor
+
+
+def set_matcher(class_cost: CostTerm, weights: Mapping[str, float]) -> HungarianMatcher:
+    """Matching by class, box distance and overlap, with the weights that the loss has (DETR, section 3.1).
+
+    Args:
+        class_cost: what a query's class scores cost for an object, (L, B, Q, N).
+        weights: of `class`, `l1` and `giou`.
+    """
+    terms = {"class": class_cost, "l1": l1_cost, "giou": giou_cost}
+    return HungarianMatcher({name: (term, weights[name]) for name, term in terms.items()})
 
 
 class HungarianMatcher:

@@ -30,8 +30,8 @@ from detrkit.layers.selection import TopKSelection
 from detrkit.layers.transformer import Encoder
 from detrkit.losses.classification import focal_loss
 from detrkit.losses.criterion import SetCriterion
-from detrkit.matching.costs import focal_class_cost, giou_cost, l1_cost
-from detrkit.matching.hungarian import HungarianMatcher
+from detrkit.matching.costs import focal_class_cost
+from detrkit.matching.hungarian import set_matcher
 from detrkit.models.detector import Detector
 from detrkit.necks import MultiScaleNeck
 from detrkit.structures import Category, Decoded, LayerOutput, Memory, ModelCard, Queries, Target
@@ -344,9 +344,8 @@ def initialize(model: Detector, config: Config) -> None:
             nn.init.constant_(class_head.bias, RARE)
             nn.init.zeros_(box_head.layers[-1].weight)
             nn.init.zeros_(box_head.layers[-1].bias)
-        if (
-            not config.two_stage
-        ):  # width and height have no reference there: they start at sigmoid(-2), an eighth of the image
+        if not config.two_stage:
+            # Width and height have no reference there: they start at sigmoid(-2), an eighth of the image.
             box_heads[0].layers[-1].bias[2:] = -2.0
 
 
@@ -357,15 +356,8 @@ def _as_list(heads: Any) -> list[Any]:
 def criterion(config: Config) -> SetCriterion:
     """Hungarian matching and the set loss with focal classification (section 5), with the same weights in both."""
     weights = {"class": config.class_weight, "l1": config.l1_weight, "giou": config.giou_weight}
-    matcher = HungarianMatcher(
-        {
-            "class": (focal_class_cost, config.class_weight),
-            "l1": (l1_cost, config.l1_weight),
-            "giou": (giou_cost, config.giou_weight),
-        }
-    )
     return SetCriterion(
-        matcher=matcher,
+        matcher=set_matcher(focal_class_cost, weights),
         class_loss=focal_loss,
         no_object=config.classes,
         term_weights=weights,
@@ -380,6 +372,17 @@ def selection(config: Config, categories: Sequence[Category]) -> TopKSelection: 
     return TopKSelection([category.index for category in categories])
 
 
+# For images of some 128 pixels with few objects.
+_COMPACT = Config(
+    backbone="compact",
+    levels=3,
+    queries=30,
+    width=96,
+    hidden=192,
+    encoder_layers=0,
+    decoder_layers=2,
+    dropout=0.0,
+)
 VARIANTS: dict[str, Config] = {
     "deformable-detr-r50": Config(),
     "deformable-detr-r50-single-scale": Config(levels=1),
@@ -390,26 +393,6 @@ VARIANTS: dict[str, Config] = {
     "deformable-detr-r18-two-stage": Config(backbone="resnet18", refine=True, two_stage=True),
     "deformable-detr-mobilenetv2": Config(backbone="mobilenet_v2"),
     "deformable-detr-mobilenetv2-two-stage": Config(backbone="mobilenet_v2", refine=True, two_stage=True),
-    "deformable-detr-compact": Config(
-        backbone="compact",
-        levels=3,
-        queries=30,
-        width=96,
-        hidden=192,
-        encoder_layers=0,
-        decoder_layers=2,
-        dropout=0.0,
-    ),
-    "deformable-detr-compact-two-stage": Config(
-        backbone="compact",
-        levels=3,
-        queries=30,
-        width=96,
-        hidden=192,
-        encoder_layers=0,
-        decoder_layers=2,
-        dropout=0.0,
-        refine=True,
-        two_stage=True,
-    ),
+    "deformable-detr-compact": _COMPACT,
+    "deformable-detr-compact-two-stage": replace(_COMPACT, refine=True, two_stage=True),
 }

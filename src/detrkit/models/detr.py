@@ -23,8 +23,8 @@ from detrkit.layers.selection import SoftmaxSelection
 from detrkit.layers.transformer import DecoderLayer, Encoder, EncoderLayer
 from detrkit.losses.classification import cross_entropy_with_no_object
 from detrkit.losses.criterion import SetCriterion
-from detrkit.matching.costs import giou_cost, l1_cost, softmax_class_cost
-from detrkit.matching.hungarian import HungarianMatcher
+from detrkit.matching.costs import softmax_class_cost
+from detrkit.matching.hungarian import set_matcher
 from detrkit.models.detector import Detector
 from detrkit.necks import ProjectionNeck
 from detrkit.structures import Category, Decoded, Memory, ModelCard, Queries, Target
@@ -150,15 +150,8 @@ def build(config: Config, card: ModelCard) -> Detector:
 def criterion(config: Config) -> SetCriterion:
     """Hungarian matching and the set loss (section 3.1), with the same weights in both."""
     weights = {"class": config.class_weight, "l1": config.l1_weight, "giou": config.giou_weight}
-    matcher = HungarianMatcher(
-        {
-            "class": (softmax_class_cost, config.class_weight),
-            "l1": (l1_cost, config.l1_weight),
-            "giou": (giou_cost, config.giou_weight),
-        }
-    )
     return SetCriterion(
-        matcher=matcher,
+        matcher=set_matcher(softmax_class_cost, weights),
         class_loss=partial(_class_loss, no_object_weight=config.no_object_weight),
         no_object=config.classes,
         term_weights=weights,
