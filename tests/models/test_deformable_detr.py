@@ -8,62 +8,29 @@ from typing import Any
 
 import pytest
 import torch
+from models.small_deformable_detr import (
+    CELLS,
+    SMALL,
+    batch,
+    half_padding,
+    memory_of,
+    refining,
+    small,
+    two_stage,
+)
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigurationError, NonFiniteError
-from detrkit.layers.position_encoding import sine_code
 from detrkit.layers.transformer import Encoder
 from detrkit.models import deformable_detr
 from detrkit.models.catalog import build, criterion_for
 from detrkit.models.deformable_detr import (
     DeformableDecoder,
     DeformableEncoder,
-    ProposalQueries,
     proposal_anchors,
     token_centers,
 )
-from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, LayerOutput, Memory, Output, Queries, Target
-
-SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 3, "queries": 5}
-LEVELS = ((2, 4), (1, 2))  # height and width
-CELLS = 2 * 4 + 1 * 2
-
-
-def small(**changes: Any) -> Detector:
-    """In float64 and eval mode, no parameter as it begins, since the box heads begin at zero."""
-    model = build("deformable-detr-compact", classes=["a", "b", "c"], **(SMALL | changes))
-    for part in (model.encoder, model.decoder, model.query_source, model.heads):
-        for parameter in part.parameters():
-            nn.init.normal_(parameter, std=0.2)
-    return model.double().eval()
-
-
-def refining() -> Detector:
-    return small(refine=True)
-
-
-def two_stage() -> Detector:
-    return small(refine=True, two_stage=True)
-
-
-def batch() -> ImageBatch:
-    """A whole image and one of 48 x 56 pixels, in a batch of 64 x 96."""
-    padding = torch.zeros(2, 64, 96, dtype=torch.bool)
-    padding[1, 48:], padding[1, :, 56:] = True, True
-    return ImageBatch(torch.randn(2, 3, 64, 96, dtype=torch.float64), padding)
-
-
-def memory_of(images: int = 1, *, width: int = 8, padding: Tensor | None = None) -> Memory:
-    tokens, positions = (torch.randn(images, CELLS, width, dtype=torch.float64) for _ in range(2))
-    return Memory(tokens, positions, padding, LEVELS)
-
-
-def half_padding() -> Tensor:
-    """One image that ends after one of two rows and two of four columns (and one of two on the coarser level)."""
-    fine = torch.ones(1, 2, 4, dtype=torch.bool)
-    fine[:, :1, :2] = False
-    return torch.cat([fine.flatten(1), torch.tensor([[False, True]])], dim=1)
 
 
 class TestPublishedModels:
@@ -89,8 +56,7 @@ class TestPublishedModels:
         assert (config.classes, config.queries, config.width, config.heads, config.hidden) == (91, 300, 256, 8, 1024)
         assert (config.levels, config.points, config.encoder_layers, config.decoder_layers) == (4, 4, 6, 6)
         assert (config.dropout, config.class_weight, config.l1_weight, config.giou_weight) == (0.1, 2.0, 5.0, 2.0)
-        assert (config.refine, config.two_stage, config.proposal_repeats) == (False, False, 1)
-        assert not config.proposal_classes
+        assert (config.refine, config.two_stage, config.learned_content) == (False, False, False)
         changes = {
             "-single-scale": {"levels": 1},
             "-single-scale-dc5": {"levels": 1, "backbone": "resnet50-dc5"},
@@ -114,7 +80,7 @@ class TestPublishedModels:
     [
         ({"points": 0}, r"^points must be at least 1, not 0$"),
         ({"levels": 0}, r"^levels must be at least 1, not 0$"),
-        ({"proposal_repeats": 0}, r"^proposal_repeats must be at least 1, not 0$"),
+        ({"learned_content": True}, r"^learned_content is of proposals: set two_stage, too, or leave it out$"),
         ({"encoder_layers": -1}, r"^encoder_layers must not be below 0"),
         ({"dropout": 1.0}, r"dropout lies in \[0, 1\)$"),
         ({"width": 48}, r"^width 48 must be a multiple of 32 "),
@@ -329,80 +295,6 @@ def test_learned_queries_are_position_then_content() -> None:
     assert queries.proposals is None
 
 
-class TestProposals:
-    def source(self, count: int = 3, *, by_class: bool = False) -> ProposalQueries:
-        source = ProposalQueries(count=count, width=8, outputs=3, by_class=by_class)
-        for parameter in source.parameters():
-            nn.init.normal_(parameter, std=0.3)
-        return source.double()
-
-    def test_each_token_moves_its_anchor(self) -> None:
-        source, memory = self.source(), memory_of(2)
-        proposals = source(memory).proposals
-        features = source.norm(source.projection(memory.tokens))
-        torch.testing.assert_close(proposals.logits, source.classes(features))
-        anchors, _ = proposal_anchors(memory)
-        torch.testing.assert_close(proposals.boxes_cxcywh, (source.boxes(features) + anchors).sigmoid())
-
-    def test_the_best_by_the_first_score_become_queries(self) -> None:
-        source, memory = self.source(), memory_of(2)
-        queries = source(memory)
-        best = queries.proposals.logits[..., 0].argsort(descending=True)[:, :3]
-        for image in range(2):
-            wanted = queries.proposals.boxes_cxcywh[image, best[image]]
-            torch.testing.assert_close(queries.references[image], wanted)
-            code = [sine_code(wanted[:, side] * 2 * math.pi, channels=4) for side in range(4)]  # x, y, width, height
-            both = source.position_norm(source.position_projection(torch.cat(code, dim=-1).double()))
-            torch.testing.assert_close(queries.position[image], both[:, :8])
-            torch.testing.assert_close(queries.content[image], both[:, 8:])
-
-    def test_or_the_best_by_any_score(self) -> None:
-        source = self.source(by_class=True)
-        with torch.no_grad():
-            source.classes.bias[0] -= 3.0  # so that class 0 is the best of none
-        queries = source(memory_of(2))
-        best = queries.proposals.logits.max(-1).values.argsort(descending=True)[:, :3]
-        first = queries.proposals.logits[..., 0].argsort(descending=True)[:, :3]
-        assert not torch.equal(best, first)
-        for image in range(2):
-            wanted = queries.proposals.boxes_cxcywh[image, best[image]]
-            torch.testing.assert_close(queries.references[image], wanted)
-
-    def test_tokens_that_are_left_out_are_all_alike_and_can_be_chosen(self) -> None:
-        source, padding = self.source(count=4), half_padding()
-        with torch.no_grad():
-            source.classes.weight[0], source.classes.bias[0] = 0.0, 0.0
-            source.classes.weight[0] = 100 * source.norm(source.projection.bias)  # best is who has this feature
-        memory = memory_of(padding=padding)
-        queries = source(memory)
-        common = source.classes(source.norm(source.projection.bias))
-        assert (queries.proposals.boxes_cxcywh[padding] == 1).all()
-        torch.testing.assert_close(queries.proposals.logits[padding], common.expand(7, -1))
-        assert (queries.references == 1).all()
-        other = dataclasses.replace(memory, tokens=memory.tokens.masked_fill(padding[..., None], math.nan))
-        assert torch.equal(source(other).proposals.logits, queries.proposals.logits)
-
-    def test_more_queries_than_tokens(self) -> None:
-        queries = self.source(count=30)(memory_of(2))
-        assert queries.content.shape == queries.position.shape == (2, CELLS, 8)
-        assert queries.references.shape == (2, CELLS, 4)
-
-    def test_what_becomes_of_queries_does_not_teach_proposals(self) -> None:
-        model = two_stage()
-        output = model(batch())
-        output.boxes_cxcywh.square().sum().backward(retain_graph=True)
-        for head in (model.query_source.boxes, model.query_source.classes):
-            assert all(value.grad is None or not value.grad.any() for value in head.parameters())
-        assert model.query_source.position_projection.weight.grad.any()
-        output.proposals.boxes_cxcywh.square().sum().backward()
-        assert model.query_source.boxes.layers[-1].weight.grad.any()
-
-    def test_they_are_boxes_from_the_first_layer_on(self) -> None:
-        stages = two_stage().stages(batch())
-        assert [each.shape[-1] for each in stages.decoded.references] == [4, 4, 4]
-        assert not stages.decoded.references[0].requires_grad
-
-
 def test_criterion_and_selection_follow_the_configuration() -> None:
     config = deformable_detr.Config(classes=3, decoder_layers=2, l1_weight=4.0)
     weights = {"class": 2.0, "l1": 4.0, "giou": 2.0}
@@ -410,17 +302,8 @@ def test_criterion_and_selection_follow_the_configuration() -> None:
     one_stage = deformable_detr.criterion(config)
     assert one_stage.weights == layers
     assert one_stage.no_object == 3
-    assert one_stage.proposal_repeats == 0
-    two_stages = deformable_detr.criterion(dataclasses.replace(config, two_stage=True, proposal_repeats=7))
+    two_stages = deformable_detr.criterion(dataclasses.replace(config, two_stage=True))
     assert two_stages.weights == layers | {f"proposals.{name}": weight for name, weight in weights.items()}
-    assert two_stages.proposal_repeats == 7
-    assert not two_stages.proposal_classes
-    by_class = dataclasses.replace(config, two_stage=True, proposal_classes=True)
-    assert deformable_detr.criterion(by_class).proposal_classes
-    assert deformable_detr.build_query_source(by_class).by_class
-    for useless in ({"proposal_repeats": 7}, {"proposal_classes": True}):
-        with pytest.raises(ConfigurationError, match="need two_stage"):
-            dataclasses.replace(config, **useless)
     selection = deformable_detr.selection(config, build("deformable-detr-compact", classes=["a", "b"]).card.categories)
     (found,) = selection(LayerOutput(torch.randn(1, 4, 3), torch.rand(1, 4, 4)), torch.tensor([[10, 10]]))
     assert len(found.scores) == 8  # of two classes with names; the third has none

@@ -49,11 +49,12 @@ class _Form:
     layers: int
     refine: bool
     two_stage: bool
+    learned_content: bool = False
 
 
 def official(config: Config) -> KeyMapping:
-    """The authors' names for a model of this configuration."""
-    return _official(_Form(config.decoder_layers, config.refine, config.two_stage))
+    """The authors' names for a model of this configuration; learned content has the name that descendants give it."""
+    return _official(_Form(config.decoder_layers, config.refine, config.two_stage, config.learned_content))
 
 
 def find_layout(names: Collection[str]) -> KeyMapping | None:
@@ -77,7 +78,13 @@ def candidates(tensors: Mapping[str, Tensor], configs: Mapping[str, Config]) -> 
     """
     two_stage, refine, levels = _two_stage(tensors), _refined(tensors), _levels(tensors)
     agreement = {
-        name: (config.two_stage == two_stage, config.refine == refine, config.levels == levels)
+        # Files with learned content are another paper's, see `find_layout`.
+        name: (
+            config.two_stage == two_stage,
+            not config.learned_content,
+            config.refine == refine,
+            config.levels == levels,
+        )
         for name, config in configs.items()
     }
     return [name for name, found in agreement.items() if found == max(agreement.values())]
@@ -222,6 +229,8 @@ def _queries(form: _Form, transformer: str, embedding: str) -> list[Rule]:
             "position_projection": f"{transformer}pos_trans",
             "position_norm": f"{transformer}pos_trans_norm",
         }
+        if form.learned_content:
+            names["embedding"] = embedding
     level_code = Rule("encoder.level_code", (f"{transformer}level_embed",))
     return [level_code, *(same(f"query_source.{ours}", theirs) for ours, theirs in names.items())]
 

@@ -25,8 +25,7 @@ class SetCriterion(nn.Module):
         no_object: the label of queries that were matched to nothing.
         term_weights: weight of each of `class`, `l1` and `giou`, the same in every layer.
         layers: L, the number of decoder layers.
-        proposal_repeats: how many proposals each object is matched to; 0 for a model without proposals.
-        proposal_classes: whether objects keep their class for the proposals; otherwise all of them count as class 0.
+        proposals: whether the model makes proposals, which are matched and weighed like a layer; every object is class 0 to them.
     """
 
     def __init__(
@@ -37,13 +36,11 @@ class SetCriterion(nn.Module):
         no_object: int,
         term_weights: Mapping[str, float],
         layers: int,
-        proposal_repeats: int = 0,
-        proposal_classes: bool = False,
+        proposals: bool = False,
     ) -> None:
         super().__init__()
         self.matcher, self.class_loss, self.no_object = matcher, class_loss, no_object
-        self.proposal_repeats, self.proposal_classes = proposal_repeats, proposal_classes
-        parts = [f"layers.{layer}" for layer in range(layers)] + ["proposals"] * (proposal_repeats > 0)
+        parts = [f"layers.{layer}" for layer in range(layers)] + ["proposals"] * proposals
         self.weights = {f"{part}.{name}": weight for part in parts for name, weight in term_weights.items()}
 
     def forward(self, output: Output, targets: Sequence[Target]) -> Losses:
@@ -87,10 +84,10 @@ class SetCriterion(nn.Module):
     def _proposal_terms(self, proposals: LayerOutput, targets: Sequence[Target], divisor: Tensor) -> dict[str, Tensor]:
         """Losses of the proposals: is there any object, and where."""
         output = Output(proposals.logits[None], proposals.boxes_cxcywh[None])
-        objects = [Target(target.labels * self.proposal_classes, target.boxes_cxcywh) for target in targets]
-        matches = self.matcher(output, objects, repeats=self.proposal_repeats, warn=False)
+        objects = [Target(torch.zeros_like(target.labels), target.boxes_cxcywh) for target in targets]
+        matches = self.matcher(output, objects, warn=False)
         labels = self._labels(output, objects, matches)
-        by_name = self._losses(output, objects, matches, labels, divisor * self.proposal_repeats)
+        by_name = self._losses(output, objects, matches, labels, divisor)
         return {f"proposals.{name}": values[0] for name, values in by_name.items()}
 
     def _labels(self, output: Output, targets: Sequence[Target], matches: Matches) -> Tensor:

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -58,7 +57,7 @@ class HungarianMatcher:
         self._warned = False
 
     @torch.no_grad()
-    def __call__(self, output: Output, targets: Sequence[Target], *, repeats: int = 1, warn: bool = True) -> Matches:
+    def __call__(self, output: Output, targets: Sequence[Target], *, warn: bool = True) -> Matches:
         """Matched pairs.
 
         An image with more objects than queries is matched as far as its queries go.
@@ -66,7 +65,6 @@ class HungarianMatcher:
         Args:
             output: predictions, Q queries in each of L layers and B images.
             targets: the objects of the B images.
-            repeats: how many queries each object is given, as far as they go.
             warn: whether to say so the first time; more queries would not mend it for proposals.
 
         Raises:
@@ -83,9 +81,8 @@ class HungarianMatcher:
         for layer, layer_costs in enumerate(on_host.numpy()):
             pairs = []
             for image, (image_costs, count) in enumerate(zip(layer_costs, padded.counts, strict=True)):
-                columns = np.tile(image_costs[:, :count], repeats)
-                for query, entry in zip(*linear_sum_assignment(columns), strict=True):
-                    pairs.append((layer, image, int(query), int(entry) % max(count, 1)))
+                for query, entry in zip(*linear_sum_assignment(image_costs[:, :count]), strict=True):
+                    pairs.append((layer, image, int(query), int(entry)))
             found.append(pairs)
         table = torch.tensor(found, dtype=torch.int64).reshape(len(found), -1, 4).to(costs.device)  # (L, M, 4)
         return Matches(*table.unbind(-1))

@@ -114,6 +114,15 @@ _RECIPES: dict[str, Recipe] = {
         ),
     ),
 }
+_RECIPES["deformable-detr-mobilenetv2-light"] = Recipe(
+    learning_rate=5e-4,
+    backbone_learning_rate=2e-4,
+    gradient_clip=1.0,
+    epochs=50,
+    batch_size=4,
+    schedule="cosine",
+    warmup_steps=50,
+)
 _PREPROCESSING: dict[str, Preprocessing] = dict.fromkeys(
     ("detr-compact", "deformable-detr-compact", "deformable-detr-compact-two-stage"),
     Preprocessing(short_side=128, long_side=208),

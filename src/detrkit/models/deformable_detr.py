@@ -58,9 +58,8 @@ class Config:
         dropout: probability, everywhere in the transformer.
         refine: whether every decoder layer refines the boxes of the one before it (appendix A.4).
         two_stage: whether the encoder's best proposals are the queries' references (appendix A.4).
-        proposal_repeats: how many proposals each object teaches in two stages; the paper's is 1.
-        proposal_classes: whether proposals learn the objects' classes and are chosen by the best of them, as later papers do; in this paper
-            every object is class 0 to them.
+        learned_content: whether in two stages queries carry learned content, one code for each rank among the proposals, rather than content
+            made from their boxes; the paper's have the latter (mixed query selection, Zhang et al. 2022, arXiv:2203.03605, section 3.4).
         class_weight: weight of the class term, in matching and loss.
         l1_weight: weight of the box distance, in matching and loss.
         giou_weight: weight of the generalised IoU, in matching and loss.
@@ -82,8 +81,7 @@ class Config:
     dropout: float = 0.1
     refine: bool = False
     two_stage: bool = False
-    proposal_repeats: int = 1
-    proposal_classes: bool = False
+    learned_content: bool = False
     class_weight: float = 2.0
     l1_weight: float = 5.0
     giou_weight: float = 2.0
@@ -98,14 +96,13 @@ class Config:
             "points",
             "hidden",
             "decoder_layers",
-            "proposal_repeats",
         ):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
             raise ConfigurationError("encoder_layers must not be below 0, and dropout lies in [0, 1)")
-        if not self.two_stage and (self.proposal_repeats != 1 or self.proposal_classes):
-            raise ConfigurationError("proposal_repeats and proposal_classes need two_stage: leave them out, or set it")
+        if self.learned_content and not self.two_stage:
+            raise ConfigurationError("learned_content is of proposals: set two_stage, too, or leave it out")
         if self.width % self.heads or self.width % 32 or self.width < 64:
             raise ConfigurationError(
                 f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.heads} heads"
@@ -184,16 +181,20 @@ class ProposalQueries(nn.Module):
     A proposal is 0.05 · 2^level wide and high before the head moves it. Tokens behind padding or with a proposal too near the border of the image are
     left out, in the authors' way: they all get the same feature and a box of (1, 1, 1, 1), and could still be chosen.
 
+    Content made from boxes is nearly the same for two proposals of one object, and the decoder is long in learning which of them to keep. Learned
+    content tells them apart by their rank.
+
     Args:
         count: Q.
         width: D.
         outputs: K.
-        by_class: whether proposals are chosen by their best class score rather than by that of class 0.
+        learned_content: whether content is learned for each rank; it then replaces the half of the position's projection that would be content.
     """
 
-    def __init__(self, *, count: int, width: int, outputs: int, by_class: bool) -> None:
+    def __init__(self, *, count: int, width: int, outputs: int, learned_content: bool = False) -> None:
         super().__init__()
-        self.count, self.width, self.by_class = count, width, by_class
+        self.embedding = nn.Embedding(count, width) if learned_content else None
+        self.count, self.width = count, width
         self.projection, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         self.classes, self.boxes = nn.Linear(width, outputs), MLP(width, width, width, 4)
         self.position_projection, self.position_norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
@@ -206,11 +207,12 @@ class ProposalQueries(nn.Module):
         boxes = precisely(self.boxes, features) + anchors.masked_fill(
             ~usable[..., None], torch.inf
         )  # logits, (B, S, 4)
-        scores = logits.amax(-1) if self.by_class else logits[..., 0]
-        best = scores.topk(min(self.count, logits.shape[1]), dim=1).indices
+        best = logits[..., 0].topk(min(self.count, logits.shape[1]), dim=1).indices
         references = boxes.detach().gather(1, best[..., None].expand(-1, -1, 4)).sigmoid()  # (B, Q, 4)
         code = sine_code(references * (2 * math.pi), channels=self.width // 2).flatten(-2)  # (B, Q, 2 D)
         position, content = self.position_norm(self.position_projection(code.to(features.dtype))).chunk(2, dim=-1)
+        if self.embedding is not None:
+            content = self.embedding.weight[: content.shape[1]].to(content.dtype).expand_as(content)
         return Queries(content, position, references, LayerOutput(logits, boxes.sigmoid()))
 
 
@@ -301,7 +303,7 @@ def build_query_source(config: Config) -> nn.Module:
     """Learned references, or the encoder's proposals."""
     if config.two_stage:
         return ProposalQueries(
-            count=config.queries, width=config.width, outputs=config.classes, by_class=config.proposal_classes
+            count=config.queries, width=config.width, outputs=config.classes, learned_content=config.learned_content
         )
     return LearnedReferences(count=config.queries, width=config.width)
 
@@ -362,8 +364,7 @@ def criterion(config: Config) -> SetCriterion:
         no_object=config.classes,
         term_weights=weights,
         layers=config.decoder_layers,
-        proposal_repeats=config.proposal_repeats if config.two_stage else 0,
-        proposal_classes=config.proposal_classes,
+        proposals=config.two_stage,
     )
 
 
@@ -383,6 +384,19 @@ _COMPACT = Config(
     decoder_layers=2,
     dropout=0.0,
 )
+# For a few hundred photos of one's own and a computer without a GPU.
+_LIGHT = Config(
+    backbone="mobilenet_v2",
+    queries=60,
+    width=128,
+    hidden=512,
+    encoder_layers=1,
+    decoder_layers=3,
+    dropout=0.0,
+    refine=True,
+    two_stage=True,
+    learned_content=True,
+)
 VARIANTS: dict[str, Config] = {
     "deformable-detr-r50": Config(),
     "deformable-detr-r50-single-scale": Config(levels=1),
@@ -393,6 +407,7 @@ VARIANTS: dict[str, Config] = {
     "deformable-detr-r18-two-stage": Config(backbone="resnet18", refine=True, two_stage=True),
     "deformable-detr-mobilenetv2": Config(backbone="mobilenet_v2"),
     "deformable-detr-mobilenetv2-two-stage": Config(backbone="mobilenet_v2", refine=True, two_stage=True),
+    "deformable-detr-mobilenetv2-light": _LIGHT,
     "deformable-detr-compact": _COMPACT,
     "deformable-detr-compact-two-stage": replace(_COMPACT, refine=True, two_stage=True),
 }
