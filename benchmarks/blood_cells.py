@@ -1,6 +1,6 @@
 """Blood cells in the minutes that somebody has: a variant of detrkit and torchvision's Faster R-CNN, same backbone, images and time.
 
-    python benchmarks/blood_cells.py --data BCCD --weights mobilenet_v2_imagenet.safetensors --variant detr-mobilenetv2 --minutes 20
+    python benchmarks/blood_cells.py --data BCCD --weights mobilenet_v2_imagenet.safetensors
 
 `--data` is a Pascal VOC folder (any layout that detrkit opens does). The two sides run one after the other; `--only` runs one of them, and
 tables and pictures then show whatever `--output` holds of the other. A short calibration decides how many steps fit into the minutes, so that
@@ -9,7 +9,8 @@ on `test`; nothing is chosen by it.
 
 Faster R-CNN: MobileNetV2 with a feature pyramid of 128 channels at strides 4 to 32, the stem and first block fixed and all norms frozen as on
 our side, short side 320, AdamW at 2e-4 with cosine decay, flips in both directions, and the rest as torchvision has it, but for the threshold
-of scores, which would cost it recall. Our side takes any training option, such as `--option lr=4e-4 --option 'settings={"queries": 50}'`.
+of scores, which would cost it recall. Our side has the same images, batches and flips, and the variant's own recipe for the rest; it takes any
+training option, such as `--option lr=4e-4 --option 'settings={"queries": 50}'`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from torchvision.transforms import v2
 
 import detrkit
 from detrkit.checkpoints.reading import read_weights
+from detrkit.commands.process import keep_freed_memory
 from detrkit.data import DetectionDataset, epoch_order
 from detrkit.evaluation import detect, evaluate_detections
 from detrkit.evaluation.report import LINE_COLORS
@@ -55,10 +57,9 @@ PYRAMID = {4: (3, 24), 8: (6, 32), 16: (13, 96), 32: (18, 1280)}  # stride: last
 OURS: dict[str, Any] = {
     "batch_size": BATCH,
     "short_side": 320,
-    "lr": 2e-4,
-    "backbone_lr": 5e-5,
-    "schedule": "cosine",
-    "warmup_steps": 50,
+    "vertical_flip": 0.5,
+    "crop": False,
+    "multi_scale": False,
 }
 WARM_UP, TIMED = 8, 40  # steps of a calibration; ours warms up for a whole epoch, which is what the trainer times
 SHOWN = 4  # test images in the picture
@@ -339,7 +340,7 @@ def command_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the data set")
     parser.add_argument("--weights", required=True, help="MobileNetV2's ImageNet weights in torchvision's layout")
-    parser.add_argument("--variant", required=True, help="of detrkit, with that backbone")
+    parser.add_argument("--variant", default="deformable-detr-mobilenetv2-light", help="of detrkit, with that backbone")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training, for each side")
     parser.add_argument("--steps", type=int, help="instead of minutes; without calibration")
     parser.add_argument("--only", choices=SIDES, help="run one side")
@@ -360,6 +361,7 @@ def command_line() -> argparse.Namespace:
 def main() -> None:
     """Trains, evaluates and draws."""
     options = command_line()
+    keep_freed_memory()  # as commands do; both sides gain by it
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     test = detrkit.open_dataset(options.data, options.test_split)

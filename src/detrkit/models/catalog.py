@@ -113,20 +113,23 @@ _RECIPES: dict[str, Recipe] = {
             warmup_steps=50,
         ),
     ),
+    "deformable-detr-mobilenetv2-light": Recipe(
+        learning_rate=7e-4,
+        backbone_learning_rate=2e-4,
+        gradient_clip=1.0,
+        epochs=50,
+        batch_size=4,
+        schedule="cosine",
+        warmup_steps=50,
+    ),
 }
-_RECIPES["deformable-detr-mobilenetv2-light"] = Recipe(
-    learning_rate=5e-4,
-    backbone_learning_rate=2e-4,
-    gradient_clip=1.0,
-    epochs=50,
-    batch_size=4,
-    schedule="cosine",
-    warmup_steps=50,
-)
-_PREPROCESSING: dict[str, Preprocessing] = dict.fromkeys(
-    ("detr-compact", "deformable-detr-compact", "deformable-detr-compact-two-stage"),
-    Preprocessing(short_side=128, long_side=208),
-)
+_PREPROCESSING: dict[str, Preprocessing] = {
+    **dict.fromkeys(
+        ("detr-compact", "deformable-detr-compact", "deformable-detr-compact-two-stage"),
+        Preprocessing(short_side=128, long_side=208),
+    ),
+    "deformable-detr-mobilenetv2-light": Preprocessing(short_side=320, long_side=430),
+}
 
 CATALOG: dict[str, Variant] = {
     name: Variant(
