@@ -4,13 +4,13 @@
 
 `--data` is a Pascal VOC folder (any layout that detrkit opens does). The two sides run one after the other; `--only` runs one of them, and
 tables and pictures then show whatever `--output` holds of the other. A short calibration decides how many steps fit into the minutes, so that
-the learning rate reaches zero with the last of them; neither it nor evaluation is counted. The last weights are the ones that are evaluated,
-on `test`; nothing is chosen by it.
+the learning rate reaches zero with the last of them; neither it nor evaluation is counted. The last weights are the ones that are evaluated.
 
 Faster R-CNN: MobileNetV2 with a feature pyramid of 128 channels at strides 4 to 32, the stem and first block fixed and all norms frozen as on
 our side, short side 320, AdamW at 2e-4 with cosine decay, flips in both directions, and the rest as torchvision has it, but for the threshold
-of scores, which would cost it recall. Our side has the same images, batches and flips, and the variant's own recipe for the rest; it takes any
-training option, such as `--option lr=4e-4 --option 'settings={"queries": 50}'`.
+of scores, which would cost it recall. Our side has the same images, batches and flips, and for the rest the variant's own recipe and what
+`detrkit train` does when nothing is said, images of several sizes and cuts of them included. It takes any training option, such as
+`--option lr=4e-4 --option 'settings={"queries": 50}'`.
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ OURS: dict[str, Any] = {
     "batch_size": BATCH,
     "short_side": 320,
     "vertical_flip": 0.5,
-    "crop": False,
-    "multi_scale": False,
 }
 WARM_UP, TIMED = 8, 40  # steps of a calibration; ours warms up for a whole epoch, which is what the trainer times
 SHOWN = 4  # test images in the picture

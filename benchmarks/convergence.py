@@ -4,7 +4,7 @@
     python benchmarks/convergence.py --data BCCD --backbone-weights mobilenet_v2_imagenet.safetensors
 
 Every detector gets the same backbone, images, batches, epochs and seeds; each follows its own learning rate. One figure a seed, all of them
-shown. A run that the output folder has for as many epochs is not done again.
+shown. A run that the output folder has with the same options is not done again. `--data` is the built-in digits or BCCD's folder.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ DIGITS = Study(
 _MIDDLE = {"width": 128, "hidden": 512, "encoder_layers": 2, "decoder_layers": 3, "queries": 60, "dropout": 0.0}
 BLOOD_CELLS = Study(
     title="BCCD, short side 240, MobileNetV2 from ImageNet",
-    epochs=12,
+    epochs=6,
     options={
         "train_split": "trainval",
         "val_split": "test",
@@ -112,7 +112,7 @@ def main() -> None:
     folder = options.output / f"{'digits' if options.data == 'digits' else 'blood_cells'}-{epochs}-epochs"
     pairs = [(name, seed) for seed in options.seeds for name in study.detectors]
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda pair: start(folder, epochs, pair[0], pair[1], options), pairs))
+        list(pool.map(lambda pair: start(study, folder, epochs, pair[0], pair[1], options), pairs))
     report(study, folder, options.seeds, epochs)
 
 
@@ -121,11 +121,21 @@ def run_folder(folder: Path, name: str, seed: int) -> Path:
     return folder / f"{name.lower().replace(',', '').replace(' ', '-')}-{seed}"
 
 
-def start(folder: Path, epochs: int, name: str, seed: int, options: argparse.Namespace) -> None:
+def training_options(study: Study, name: str, epochs: int, options: argparse.Namespace) -> dict[str, Any]:
+    """All that a run depends on but for its seed."""
+    variant, own = study.detectors[name]
+    weights = {} if options.backbone_weights is None else {"backbone_weights": str(options.backbone_weights)}
+    return {"variant": variant, "data": options.data, "epochs": epochs, **study.options, **own, **weights}
+
+
+def start(study: Study, folder: Path, epochs: int, name: str, seed: int, options: argparse.Namespace) -> None:
     """One run in a process of its own, unless it is there."""
     target = run_folder(folder, name, seed)
-    if (target / "figures.json").is_file():
-        return
+    figures = target / "figures.json"
+    if figures.is_file():
+        found = json.loads(figures.read_text()).get("options")
+        if found == json.loads(json.dumps(training_options(study, name, epochs, options))):
+            return
     command = [sys.executable, __file__, "--data", options.data, "--output", str(target), "--epochs", str(epochs)]
     command += ["--run", name, "--seeds", str(seed)]
     if options.backbone_weights:
@@ -147,16 +157,8 @@ def run_one(study: Study, epochs: int, options: argparse.Namespace) -> None:
 
     keep_freed_memory()
     torch.set_num_threads(1)  # two runs at once on two cores do more than one run on both
-    variant, own = study.detectors[options.run]
-    weights = {} if options.backbone_weights is None else {"backbone_weights": str(options.backbone_weights)}
-    result = train(
-        variant,
-        options.data,
-        output=str(options.output),
-        seed=options.seeds[0],
-        epochs=epochs,
-        **{**study.options, **own, **weights},
-    )
+    chosen = training_options(study, options.run, epochs, options)
+    result = train(**chosen, output=str(options.output), seed=options.seeds[0])
     rows = list(csv.DictReader((result.folder / "log.csv").open()))
     evaluation = evaluate(
         load(result.folder / "last.safetensors"),
@@ -165,6 +167,7 @@ def run_one(study: Study, epochs: int, options: argparse.Namespace) -> None:
     write_json(
         options.output / "figures.json",
         {
+            "options": chosen,
             "AP by epoch": [float(row["AP"]) for row in rows],
             "AP50 by epoch": [float(row["AP50"]) for row in rows],
             "figures": evaluation.figures,

@@ -200,7 +200,9 @@ class TestTheVariant:
     def test_learned_content_is_another_papers(self, tmp_path: Path, variant: str) -> None:
         """H-DETR's files hold queries of training only beside the others, and nothing tells how many."""
         path = write(tmp_path / "file.pth", hollow(variant))
-        assert complaint(path).startswith(f"{path} holds none of the models that detrkit knows")
+        found = complaint(path)
+        assert found.startswith(f"{path} holds none of the models that detrkit knows")
+        assert found.endswith("which is H-DETR's way; a detrkit model with learned_content is kept by detrkit.save")
 
     def test_dilation_has_to_be_told(self, tmp_path: Path) -> None:
         path = write(tmp_path / "file.pth", hollow("deformable-detr-r50-single-scale"))

@@ -153,7 +153,7 @@ def test_models_lists_the_catalog(tmp_path: Path) -> None:
 def test_doctor_says_how_deformable_attention_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     shown = detrkit_command("doctor", folder=tmp_path).stdout
-    for words in ("the fastest for cpu", "numba", torch.__version__, "float32, bf16", "DETRKIT_DEFORMABLE_ATTENTION"):
+    for words in ("the fastest for cpu: numba", torch.__version__, "float32, bf16", "DETRKIT_DEFORMABLE_ATTENTION"):
         assert words in shown
     monkeypatch.setenv("DETRKIT_DEFORMABLE_ATTENTION", "bags")
     assert "asked for by DETRKIT_DEFORMABLE_ATTENTION" in detrkit_command("doctor", folder=tmp_path).stdout

@@ -51,6 +51,28 @@ def test_published_weights(variant: str, file: str, ap: float) -> None:
     assert weights.licence == "Apache-2.0"
 
 
+@pytest.mark.parametrize(
+    ("variant", "file", "ap"),
+    [
+        ("deformable-detr-r50", "1nDWZWHuRwtwGden77NLM9JoWe-YisJnA", 0.445),
+        ("deformable-detr-r50-single-scale", "1WEjQ9_FgfI5sw5OZZ4ix-OKk-IJ_-SDU", 0.394),
+        ("deformable-detr-r50-single-scale-dc5", "1m_TgMjzH7D44fbA-c_jiBZ-xf-odxGdk", 0.415),
+        ("deformable-detr-r50-refine", "1JYKyRYzUH7uo9eVfDaVCiaIGZb5YTCuI", 0.462),
+        ("deformable-detr-r50-two-stage", "15I03A7hNTpwuLNdfuEmW9_taZMNVssEp", 0.469),
+    ],
+)
+def test_published_weights_of_deformable_detr(variant: str, file: str, ap: float) -> None:
+    line = CATALOG[variant]
+    assert line.weights is not None
+    assert line.weights.address == f"https://drive.google.com/file/d/{file}/view"
+    assert (line.weights.sha256_prefix, line.weights.ap, line.weights.licence) == (None, ap, "Apache-2.0")
+    recipe = line.recipe
+    assert (recipe.learning_rate, recipe.backbone_learning_rate, recipe.gradient_clip) == (2e-4, 2e-5, 0.1)
+    assert (recipe.epochs, recipe.batch_size, recipe.schedule, recipe.drop_after) == (50, 32, "step", 0.8)
+    assert recipe.slow_parts == ("offsets", "reference_points")
+    assert line.preprocessing == Preprocessing(short_side=800, long_side=1333)
+
+
 def test_no_two_variants_claim_the_same_file() -> None:
     weights = [line.weights for line in CATALOG.values() if line.weights is not None]
     for known in ([each.sha256_prefix for each in weights if each.sha256_prefix], [each.address for each in weights]):

@@ -80,7 +80,7 @@ class TestPublishedModels:
     [
         ({"points": 0}, r"^points must be at least 1, not 0$"),
         ({"levels": 0}, r"^levels must be at least 1, not 0$"),
-        ({"learned_content": True}, r"^learned_content is of proposals: set two_stage, too, or leave it out$"),
+        ({"learned_content": True}, r"^learned_content needs two_stage=True: set both, or leave learned_content out$"),
         ({"encoder_layers": -1}, r"^encoder_layers must not be below 0"),
         ({"dropout": 1.0}, r"dropout lies in \[0, 1\)$"),
         ({"width": 48}, r"^width 48 must be a multiple of 32 "),

@@ -71,9 +71,13 @@ class TestProposals:
 
     @pytest.mark.parametrize("learned_content", [False, True])
     def test_more_queries_than_tokens(self, learned_content: bool) -> None:
-        queries = self.source(count=30, learned_content=learned_content)(memory_of(2))
+        source = self.source(count=30, learned_content=learned_content)
+        queries = source(memory_of(2))
         assert queries.content.shape == queries.position.shape == (2, CELLS, 8)
-        assert queries.references.shape == (2, CELLS, 4)
+        order = queries.proposals.logits[..., 0].argsort(descending=True)[..., None].expand(-1, -1, 4)
+        torch.testing.assert_close(queries.references, queries.proposals.boxes_cxcywh.gather(1, order))
+        if learned_content:
+            assert torch.equal(queries.content[1], source.embedding.weight[:CELLS])
 
     def test_what_becomes_of_queries_does_not_teach_proposals(self) -> None:
         model = two_stage()

@@ -151,6 +151,31 @@ def test_threads_that_share_a_predictor_never_mix_results(real_model: Detector) 
         assert all(same(first, second, 1e-3) for first, second in zip(results, expected[number % 4], strict=True))
 
 
+def test_two_threads_predict_by_deformable_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call shares its heads out among helper threads, which both callers want at the same time."""
+    kernels = pytest.importorskip("detrkit.layers.deformable_attention_numba")
+    monkeypatch.setattr(kernels, "POINTS_WORTH_A_THREAD", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.manual_seed(0)
+        model = build("deformable-detr-compact-two-stage", classes=["a", "b"], encoder_layers=1).eval()
+        for head in model.heads.boxes:
+            torch.nn.init.normal_(head.layers[-1].weight, std=0.2)  # boxes that depend on what is seen
+        predictor = Predictor(model, threshold=0.0)
+        pictures = [[picture(64 + 16 * thread, 96, 10 * thread + number) for number in range(3)] for thread in range(2)]
+        expected = [predictor(images) for images in pictures]
+        assert not same(expected[0][0], expected[0][1], 1e-2)
+        with ThreadPoolExecutor(2) as pool:
+            found = [
+                each.result() for each in [pool.submit(predictor, images) for _ in range(4) for images in pictures]
+            ]
+    finally:
+        torch.set_num_threads(before)
+    for number, results in enumerate(found):
+        assert all(same(first, second, 1e-2) for first, second in zip(results, expected[number % 2], strict=True))
+
+
 def test_the_model_is_in_eval_mode_and_has_to_stay_there(real_model: Detector) -> None:
     real_model.train()
     predictor = Predictor(real_model)

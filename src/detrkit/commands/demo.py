@@ -49,5 +49,5 @@ def demo(*, steps: int = 1800, output: Path = Path("runs/demo"), seed: int = 0, 
         f"Figures    {output / 'metrics.json'}\n"
         f"Checkpoint {result.best}\n"
         f"Next       detrkit evaluate {result.best} --data digits\n"
-        "Your data  detrkit train deformable-detr-r18-two-stage --data YOUR_FOLDER --backbone-weights WEIGHTS",
+        "Your data  detrkit train deformable-detr-mobilenetv2-light --data YOUR_FOLDER --backbone-weights WEIGHTS",
     )

@@ -62,7 +62,8 @@ def _devices() -> list[tuple[str, str, str]]:
     threads = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     found = [("cpu", threads, "float32, bf16")]
     for index in range(torch.cuda.device_count()):
-        half = ", bf16" if torch.cuda.is_bf16_supported() else ""
+        with torch.cuda.device(index):  # which is the one that is asked
+            half = ", bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
         memory = torch.cuda.get_device_properties(index).total_memory / 1024**3
         found.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GB", f"float32{half}"))
     if torch.backends.mps.is_available():

@@ -8,7 +8,8 @@ best proposals become the references.
 Symbols: B images, Q queries, S memory tokens, D width, M heads, L decoder layers, K outputs of the class head, one a class (no no-object).
 
 Deviations from the authors' code: the losses of all layers are computed together; the box that refines a reference is computed without
-gradient instead of being detached. Neither changes a value beyond rounding.
+gradient instead of being detached. Neither changes a value beyond rounding. Learned content of proposals is a later paper's, and off in the
+published variants.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class Config:
         dropout: probability, everywhere in the transformer.
         refine: whether every decoder layer refines the boxes of the one before it (appendix A.4).
         two_stage: whether the encoder's best proposals are the queries' references (appendix A.4).
-        learned_content: whether in two stages queries carry learned content, one code for each rank among the proposals, rather than content
-            made from their boxes; the paper's have the latter (mixed query selection, Zhang et al. 2022, arXiv:2203.03605, section 3.4).
+        learned_content: whether in two stages queries carry learned content, one code for each rank among the proposals (mixed query
+            selection, Zhang et al. 2022, arXiv:2203.03605, section 3.4), instead of content made from their boxes, as in the paper.
         class_weight: weight of the class term, in matching and loss.
         l1_weight: weight of the box distance, in matching and loss.
         giou_weight: weight of the generalised IoU, in matching and loss.
@@ -102,7 +103,7 @@ class Config:
         if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
             raise ConfigurationError("encoder_layers must not be below 0, and dropout lies in [0, 1)")
         if self.learned_content and not self.two_stage:
-            raise ConfigurationError("learned_content is of proposals: set two_stage, too, or leave it out")
+            raise ConfigurationError("learned_content needs two_stage=True: set both, or leave learned_content out")
         if self.width % self.heads or self.width % 32 or self.width < 64:
             raise ConfigurationError(
                 f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.heads} heads"
@@ -182,13 +183,14 @@ class ProposalQueries(nn.Module):
     left out, in the authors' way: they all get the same feature and a box of (1, 1, 1, 1), and could still be chosen.
 
     Content made from boxes is nearly the same for two proposals of one object, and the decoder is long in learning which of them to keep. Learned
-    content tells them apart by their rank.
+    content tells them apart by their rank. It takes the place of the second half of the projected position code, whose norm still runs over both
+    halves: so it is in H-DETR's files (Jia et al. 2023), the sound form being a projection to D alone.
 
     Args:
         count: Q.
         width: D.
         outputs: K.
-        learned_content: whether content is learned for each rank; it then replaces the half of the position's projection that would be content.
+        learned_content: whether content is learned for each rank.
     """
 
     def __init__(self, *, count: int, width: int, outputs: int, learned_content: bool = False) -> None:
