@@ -389,6 +389,7 @@ _COMPACT = Config(
 # For a few hundred photos of one's own and a computer without a GPU.
 _LIGHT = Config(
     backbone="mobilenet_v2",
+    levels=3,
     queries=60,
     width=128,
     hidden=256,
