@@ -73,6 +73,23 @@ def test_published_weights_of_deformable_detr(variant: str, file: str, ap: float
     assert line.preprocessing == Preprocessing(short_side=800, long_side=1333)
 
 
+def test_the_light_variant_is_small_in_every_way() -> None:
+    line = CATALOG["deformable-detr-mobilenetv2-light"]
+    config, recipe = line.config, line.recipe
+    assert (config.backbone, config.levels, config.queries, config.width, config.hidden) == (
+        "mobilenet_v2",
+        3,
+        60,
+        128,
+        256,
+    )
+    assert (config.encoder_layers, config.decoder_layers, config.dropout) == (1, 4, 0.0)
+    assert (config.refine, config.two_stage, config.learned_content) == (True, True, True)
+    assert (recipe.learning_rate, recipe.backbone_learning_rate, recipe.gradient_clip) == (7e-4, 2e-4, 1.0)
+    assert (recipe.epochs, recipe.batch_size, recipe.schedule, recipe.slow_parts) == (50, 4, "cosine", ())
+    assert line.preprocessing == Preprocessing(short_side=320, long_side=430)
+
+
 def test_no_two_variants_claim_the_same_file() -> None:
     weights = [line.weights for line in CATALOG.values() if line.weights is not None]
     for known in ([each.sha256_prefix for each in weights if each.sha256_prefix], [each.address for each in weights]):
