@@ -9,6 +9,8 @@ the number of pixels that each figure grows with between the two largest sizes: 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import math
 import statistics
@@ -100,6 +102,8 @@ def peak(variant: str, part: str, size: int) -> float:
     model = prepared(variant)
     work(model, part, 96)()  # loads what is loaded at the first use
     run = work(model, part, size)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed on the way here must not be used again unseen
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
     before = resident("VmRSS")
     run()
