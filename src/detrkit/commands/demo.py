@@ -8,7 +8,7 @@ from typing import Any
 VARIANT = "deformable-detr-compact-two-stage"
 
 
-def demo(*, steps: int = 1800, output: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> None:
+def demo(*, steps: int = 1600, output: Path = Path("runs/demo"), seed: int = 0, device: str = "auto") -> None:
     """Train a small detector from nothing in minutes, and show what it learned.
 
     The data are real handwritten digits over crops of two photographs, made on the spot: nothing is downloaded. An earlier demo in the
@@ -35,6 +35,7 @@ def demo(*, steps: int = 1800, output: Path = Path("runs/demo"), seed: int = 0, 
         "seed": seed,
         "device": device,
         "evaluate_every": 4,
+        "settings": {"learned_content": True},
     }
     options |= {"flip": 0.0, "crop": False, "multi_scale": False}  # a mirrored 2 is no 2, and half a 9 may be a 0
     resolve(TrainingOptions(VARIANT, "digits", **options))  # refuses what cannot work before anything is replaced
