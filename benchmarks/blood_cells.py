@@ -8,9 +8,10 @@ the learning rate reaches zero with the last of them; neither it nor evaluation 
 
 Faster R-CNN: MobileNetV2 with a feature pyramid of 128 channels at strides 4 to 32, the stem and first block fixed and all norms frozen as on
 our side, short side 320, AdamW at 2e-4 with cosine decay, flips in both directions, and the rest as torchvision has it, but for two things
-that it gains by: a lower threshold of scores, and 128 boxes an image to teach its second stage, not 512, which gives it twice the steps. Our side has the same images, batches and flips, and for the rest the variant's own recipe and what
-`detrkit train` does when nothing is said, images of several sizes and cuts of them included. It takes any training option, such as
-`--option lr=4e-4 --option 'settings={"queries": 50}'`.
+that it gains by: a lower threshold of scores, and 128 boxes an image to teach its second stage, not 512, which gives it twice the steps.
+
+Our side has the same images, batches and flips, and for the rest the variant's own recipe and what `detrkit train` does when nothing is said,
+images of several sizes and cuts of them included. It takes any training option, such as `--option 'settings={"queries": 50}'`.
 """
 
 from __future__ import annotations

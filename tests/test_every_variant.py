@@ -28,9 +28,8 @@ def model(request: pytest.FixtureRequest) -> detrkit.Detector:
         if isinstance(module, FrozenBatchNorm2d) and isinstance(detector.backbone, ResNet):
             module.weight.fill_(0.5)  # random weights under norms that do nothing overflow in a deep network
     if getattr(config_of(detector), "learned_content", False):
-        detector.query_source.embedding.weight.data[:] = detector.query_source.embedding.weight.data[
-            0
-        ]  # see `assert_close`
+        content = detector.query_source.embedding.weight.data
+        content[:] = content[0].clone()  # see `assert_close`
     for parameter in detector.parameters():
         if parameter.dim() > 1 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)  # what begins at zero would hide what comes before it
