@@ -28,9 +28,8 @@ from typing import Any
 import torch
 
 import detrkit
-from detrkit.layers.deformable_attention import implementations
+from detrkit.layers.deformable_attention import choice
 from detrkit.structures import ImageBatch, Target
-from detrkit.training.optimizer import build_optimizer
 
 HEIGHT, WIDTH = 800, 1066
 OBJECTS = 7  # COCO's mean number of objects an image
@@ -119,6 +118,9 @@ def training_step(side: str, model: Any) -> Callable[[], Any]:
     pixels, labels = images(2), objects(2)
     mask = torch.ones(2, HEIGHT, WIDTH, dtype=torch.int64)
     if side == "ours":
+        # Imported here, since it brings Lightning, which no forward pass needs.
+        from detrkit.training.optimizer import build_optimizer
+
         optimizer: torch.optim.Optimizer = build_optimizer(model, lr=1e-4, backbone_lr=1e-5, weight_decay=1e-4)
         criterion = detrkit.criterion_for(model)
         batch = ImageBatch(pixels)
@@ -188,7 +190,8 @@ def alone(variant: str, side: str, name: str) -> None:
         transformers: Any = importlib.import_module("transformers")
         _ = transformers.DetrForObjectDetection, transformers.DeformableDetrForObjectDetection
     else:
-        implementations()  # imports numba
+        importlib.import_module("detrkit.training" if WORK[name] is training_step else "detrkit.models.catalog")
+        choice(torch.device("cpu"), torch.float32)  # imports numba
     libraries = resident("VmRSS")
     if side == "ours":
         torch.manual_seed(0)

@@ -189,6 +189,14 @@ def test_export(model: detrkit.Detector) -> None:
 
 
 @torch.no_grad()
+def test_forward_gives_the_last_of_the_stages(model: detrkit.Detector, expected: Stages) -> None:
+    output = model(ImageBatch(images()))
+    assert torch.equal(output.logits, expected.output.logits)
+    assert torch.equal(output.boxes_cxcywh, expected.output.boxes_cxcywh)
+    assert (output.proposals is None) == (expected.output.proposals is None)
+
+
+@torch.no_grad()
 def test_mixed_precision_keeps_coordinates_in_float32(model: detrkit.Detector, expected: Stages) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = model.stages(ImageBatch(images()))

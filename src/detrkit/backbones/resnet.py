@@ -48,8 +48,9 @@ class ResNet(Backbone):
         for name in self.stage_names:
             for block in getattr(self, name):
                 values = _residual_block(block, values)
-            found.append(values)
-        return found[-self.levels :]
+            if name in self.stage_names[-self.levels :]:  # a fine stage is large: it is not held for nothing
+                found.append(values)
+        return found
 
 
 def _residual_block(block: Any, values: Tensor) -> Tensor:
@@ -60,4 +61,6 @@ def _residual_block(block: Any, values: Tensor) -> Tensor:
     shortcut = values if block.downsample is None else normalized_convolution(values, *block.downsample)
     for convolution, norm in pairs[:-1]:
         values = F.relu(normalized_convolution(values, convolution, norm), inplace=True)
-    return F.relu(normalized_convolution(values, *pairs[-1]) + shortcut, inplace=True)
+    values = normalized_convolution(values, *pairs[-1])
+    values += shortcut
+    return F.relu(values, inplace=True)

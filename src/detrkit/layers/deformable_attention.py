@@ -81,7 +81,11 @@ def multi_scale_deformable_attention(
     if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return deformable_attention_reference(values, level_sizes, locations, weights)
     _check(values, level_sizes, locations, weights)
-    operator = _operator(_chosen_name_for(values.device, values.dtype))
+    if torch.compiler.is_compiling():  # the import brings the compiler, a second and 150 MB that others do without
+        from detrkit.layers.deformable_attention_compiling import name_as_constant
+
+        return _operator(name_as_constant(values.device, values.dtype))(values, level_sizes, locations, weights)
+    operator = _operator(choice(values.device, values.dtype).name)
     return operator(values, level_sizes, locations, weights)
 
 
@@ -162,12 +166,6 @@ def choice(device: torch.device, dtype: torch.dtype) -> Implementation:
         passed_over.append(f"not '{name}': {problem}")
     why = "; ".join(passed_over) or f"the only one for {device.type}"
     return replace(_implementation("reference"), reason=f"{why} ({str(dtype).removeprefix('torch.')})")
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _chosen_name_for(device: torch.device, dtype: torch.dtype) -> str:
-    """Of `choice` the name alone: `torch.compile` asks once and keeps it."""
-    return choice(device, dtype).name
 
 
 def _operator(name: str) -> Operator:
