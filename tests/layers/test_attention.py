@@ -59,6 +59,29 @@ def test_values_and_gradients_equal_torch(self_attention: bool, padded: bool) ->
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_bias_is_added_to_scores_as_torch_does_it(padded: bool) -> None:
+    ours, theirs = pair_with_torch()
+    query, key, value = inputs(self_attention=False)
+    padding = some_padding(7) if padded else None
+    bias = torch.randn(2, HEADS, 5, 7, dtype=torch.float64, requires_grad=True)
+    found = ours(query, key, value, padding, bias)
+    mask = bias.flatten(0, 1) if padding is None else bias.masked_fill(padding[:, None, None], -torch.inf).flatten(0, 1)
+    wanted, _ = theirs(query, key, value, attn_mask=mask, need_weights=False)
+    torch.testing.assert_close(found, wanted)
+    (found_gradient,), (wanted_gradient,) = (torch.autograd.grad(each.sum(), [bias]) for each in (found, wanted))
+    torch.testing.assert_close(found_gradient, wanted_gradient)
+
+
+def test_bias_may_be_more_precise_than_the_rest() -> None:
+    ours, _ = pair_with_torch()
+    ours, (query, key, value) = ours.bfloat16(), (each.bfloat16() for each in inputs(self_attention=False))
+    bias = torch.randn(2, HEADS, 5, 7)
+    found = ours(query, key, value, score_bias=bias)
+    assert found.dtype is torch.bfloat16
+    assert torch.equal(found, ours(query, key, value, score_bias=bias.bfloat16()))
+
+
 def test_one_product_for_query_and_key_gives_the_same() -> None:
     ours, _ = pair_with_torch()
     query, _, value = inputs(self_attention=True)

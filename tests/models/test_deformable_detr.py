@@ -57,6 +57,7 @@ class TestPublishedModels:
         assert (config.levels, config.points, config.encoder_layers, config.decoder_layers) == (4, 4, 6, 6)
         assert (config.dropout, config.class_weight, config.l1_weight, config.giou_weight) == (0.1, 2.0, 5.0, 2.0)
         assert (config.refine, config.two_stage, config.learned_content) == (False, False, False)
+        assert (config.distinct_overlap, config.box_relation) == (None, False)
         changes = {
             "-single-scale": {"levels": 1},
             "-single-scale-dc5": {"levels": 1, "backbone": "resnet50-dc5"},
@@ -81,6 +82,16 @@ class TestPublishedModels:
         ({"points": 0}, r"^points must be at least 1, not 0$"),
         ({"levels": 0}, r"^levels must be at least 1, not 0$"),
         ({"learned_content": True}, r"^learned_content needs two_stage=True: set both, or leave learned_content out$"),
+        (
+            {"distinct_overlap": 0.8},
+            r"^distinct_overlap needs two_stage=True: set both, or leave distinct_overlap out$",
+        ),
+        (
+            {"box_relation": True, "refine": True},
+            r"^box_relation needs two_stage=True: set both, or leave box_relation out$",
+        ),
+        ({"distinct_overlap": 1.5, "two_stage": True}, r"^distinct_overlap is an IoU in \(0, 1\], not 1.5$"),
+        ({"distinct_overlap": 0.0, "two_stage": True}, r"^distinct_overlap is an IoU in \(0, 1\], not 0.0$"),
         ({"encoder_layers": -1}, r"^encoder_layers must not be below 0"),
         ({"dropout": 1.0}, r"dropout lies in \[0, 1\)$"),
         ({"width": 48}, r"^width 48 must be a multiple of 32 "),
@@ -235,6 +246,28 @@ class TestDecoder:
         for level, ratio in enumerate(([0.5, 0.5], [0.5, 1.0])):
             wanted = references * torch.tensor(ratio * (coordinates // 2))
             torch.testing.assert_close(scaled[:, :, level], wanted)
+
+    def test_relations_of_the_boxes_that_a_layer_starts_from_bias_its_queries(self) -> None:
+        model = small(refine=True, two_stage=True, box_relation=True)
+        biases: list[Tensor] = []
+        for layer in model.decoder.layers:
+            layer.self_attention.register_forward_pre_hook(
+                lambda _, __, arguments: biases.append(arguments["score_bias"]), with_kwargs=True
+            )
+        stages = model.stages(batch())
+        assert len(biases) == 3
+        for bias, references in zip(biases, stages.decoded.references, strict=True):
+            torch.testing.assert_close(bias, model.decoder.relation(references))
+        stages.output.logits.sum().backward()
+        assert model.decoder.relation.projection.weight.grad.any()
+
+    def test_relations_begin_as_if_there_were_none(self) -> None:
+        torch.manual_seed(0)
+        model = build("deformable-detr-compact-two-stage", box_relation=True).eval()
+        images = batch().to(dtype=torch.float32)
+        before = model(images)
+        model.decoder.relation = None
+        torch.testing.assert_close(model(images).logits, before.logits)
 
     def test_without_refinement_all_layers_start_from_the_same_points(self) -> None:
         model = small()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 from models.small_deformable_detr import CELLS, batch, half_padding, memory_of, two_stage
 from torch import nn
 
+from detrkit.layers.distinct import best_distinct
 from detrkit.layers.position_encoding import sine_code
 from detrkit.models.deformable_detr import ProposalQueries, proposal_anchors
 
 
 class TestProposals:
-    def source(self, count: int = 3, *, learned_content: bool = False) -> ProposalQueries:
-        source = ProposalQueries(count=count, width=8, outputs=3, learned_content=learned_content)
+    def source(self, count: int = 3, **changes: Any) -> ProposalQueries:
+        source = ProposalQueries(count=count, width=8, outputs=3, **changes)
         for parameter in source.parameters():
             nn.init.normal_(parameter, std=0.3)
         return source.double()
@@ -54,6 +56,17 @@ class TestProposals:
             assert torch.equal(queries.content[image], source.embedding.weight)
         queries.content.sum().backward()
         assert torch.equal(source.embedding.weight.grad, torch.full((3, 8), 2.0, dtype=torch.float64))
+
+    def test_or_the_best_that_repeat_no_better_one(self) -> None:
+        source, memory = self.source(count=5, distinct_overlap=0.3), memory_of(2)
+        with torch.no_grad():
+            source.boxes.layers[-1].bias[2:] = 3.0  # large boxes, many of which overlap
+        queries = source(memory)
+        scores, boxes = queries.proposals.logits[..., 0], queries.proposals.boxes_cxcywh
+        best = best_distinct(scores, boxes, count=5, overlap=0.3)
+        assert not torch.equal(best, scores.topk(5).indices)
+        for image in range(2):
+            assert torch.equal(queries.references[image], boxes[image, best[image]])
 
     def test_tokens_that_are_left_out_are_all_alike_and_can_be_chosen(self) -> None:
         source, padding = self.source(count=4), half_padding()

@@ -32,6 +32,7 @@ from detrkit.models.deformable_detr import Config
 
 # Norms are numbered in the order of the paper's figure, not in the order that the decoder runs them.
 _ENCODER_NORMS, _DECODER_NORMS = ("norm", "feed_forward.norm"), ("cross_norm", "self_norm", "feed_forward.norm")
+_RELATION = "transformer.decoder.position_relation_embedding.pos_proj."  # Relation DETR's
 # Begin names that only descendants of the paper have.
 _DESCENDANTS = (
     "refpoint_embed.",
@@ -39,6 +40,7 @@ _DESCENDANTS = (
     "label_enc.",
     "transformer.decoder.norm.",
     "transformer.decoder.ref_point_head.",
+    _RELATION,
 )
 
 
@@ -50,11 +52,13 @@ class _Form:
     refine: bool
     two_stage: bool
     learned_content: bool = False
+    box_relation: bool = False
 
 
 def official(config: Config) -> KeyMapping:
-    """The authors' names for a model of this configuration; learned content has the name that descendants give it."""
-    return _official(_Form(config.decoder_layers, config.refine, config.two_stage, config.learned_content))
+    """The authors' names for a model of this configuration; what the paper has not has the name that descendants give it."""
+    form = _Form(config.decoder_layers, config.refine, config.two_stage, config.learned_content, config.box_relation)
+    return _official(form)
 
 
 def find_layout(names: Collection[str]) -> KeyMapping | None:
@@ -78,10 +82,10 @@ def candidates(tensors: Mapping[str, Tensor], configs: Mapping[str, Config]) -> 
     """
     two_stage, refine, levels = _two_stage(tensors), _refined(tensors), _levels(tensors)
     agreement = {
-        # Files with learned content are another paper's, see `find_layout`.
+        # Files with learned content or related boxes are another paper's, see `find_layout`.
         name: (
             config.two_stage == two_stage,
-            not config.learned_content,
+            not (config.learned_content or config.box_relation),
             config.refine == refine,
             config.levels == levels,
         )
@@ -179,6 +183,7 @@ def _official(form: _Form) -> KeyMapping:
             *_attention("decoder", "cross_attention", attention.format(part="decoder", name="cross_attn")),
             *_queries(form, "transformer.", "query_embed"),
             *_heads(form, "transformer.decoder."),
+            *([same("decoder.relation.projection", f"{_RELATION}0")] if form.box_relation else []),
             same("neck.projections.{n}.0", "input_proj.{n}.0"),
             same("neck.projections.{n}.1", "input_proj.{n}.1"),
         ],

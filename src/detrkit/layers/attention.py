@@ -26,6 +26,8 @@ def attend(
         (B, Q, D).
     """
     query, key, value = (torch.unflatten(part, -1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(query.dtype)  # the fused kernel wants it so
     if drop > 0 and query.device.type == "cpu":  # the fused kernel has no dropout there, and its way around is slow
         found = _attend_with_dropout(query, key, value, mask, drop)
     else:
@@ -61,7 +63,9 @@ class MultiHeadAttention(nn.Module):
         nn.init.xavier_uniform_(self.projection_weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None = None) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None = None, score_bias: Tensor | None = None
+    ) -> Tensor:
         """Attention from every query to every key.
 
         Args:
@@ -69,6 +73,7 @@ class MultiHeadAttention(nn.Module):
             key: (B, S, D); the same object as `query` in self-attention saves a product.
             value: (B, S, D).
             padding: (B, S) bool, True for keys that must not be seen.
+            score_bias: (B, heads, Q, S), added to the scores.
 
         Returns:
             (B, Q, D).
@@ -87,7 +92,14 @@ class MultiHeadAttention(nn.Module):
             projected_key,
             projected_value,
             heads=self.heads,
-            mask=None if padding is None else ~padding[:, None, None, :],
+            mask=_mask(padding, score_bias),
             drop=self.dropout if self.training else 0.0,
         )
         return self.output(found)  # type: ignore[no-any-return]
+
+
+def _mask(padding: Tensor | None, score_bias: Tensor | None) -> Tensor | None:
+    if padding is None:
+        return score_bias
+    seen = ~padding[:, None, None, :]
+    return seen if score_bias is None else score_bias.masked_fill(~seen, -torch.inf)

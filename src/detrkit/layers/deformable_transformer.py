@@ -150,7 +150,9 @@ class DeformableDecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)
 
-    def forward(self, content: Tensor, position: Tensor, references: Tensor, memory: Memory) -> Tensor:
+    def forward(
+        self, content: Tensor, position: Tensor, references: Tensor, memory: Memory, score_bias: Tensor | None = None
+    ) -> Tensor:
         """New content, (B, Q, D).
 
         Args:
@@ -158,9 +160,12 @@ class DeformableDecoderLayer(nn.Module):
             position: (B, Q, D), added to queries (and to keys among queries) but not to values.
             references: (B, Q, levels, 2 or 4), where each query looks.
             memory: the encoded image.
+            score_bias: (B, heads, Q, Q), added to the scores among queries.
         """
         placed = content + position
-        content = self.self_norm(content + self.dropout(self.self_attention(placed, placed, content)))
+        content = self.self_norm(
+            content + self.dropout(self.self_attention(placed, placed, content, score_bias=score_bias))
+        )
         attended = self.cross_attention(content + position, references, memory)
         content = self.cross_norm(content + self.dropout(attended))
         return self.feed_forward(content)  # type: ignore[no-any-return]

@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
 from detrkit.errors import ConfigurationError
+from detrkit.layers.box_relation import BoxRelation
 from detrkit.layers.deformable_transformer import DeformableAttention, DeformableDecoderLayer, DeformableEncoderLayer
+from detrkit.layers.distinct import best_distinct
 from detrkit.layers.heads import MLP, DetectionHeads, LayerwiseHeads, inverse_sigmoid, precisely
 from detrkit.layers.position_encoding import SinePositionEncoding, sine_code
 from detrkit.layers.selection import TopKSelection
@@ -61,6 +63,10 @@ class Config:
         two_stage: whether the encoder's best proposals are the queries' references (appendix A.4).
         learned_content: whether in two stages queries carry learned content, one code for each rank among the proposals (mixed query
             selection, Zhang et al. 2022, arXiv:2203.03605, section 3.4), instead of content made from their boxes, as in the paper.
+        distinct_overlap: in two stages, IoU above which a proposal repeats a better one and comes after all that do not (Zhang et al.
+            2023, arXiv:2303.12776); None takes the best proposals whatever they overlap, as in the paper.
+        box_relation: whether in two stages queries see how their boxes lie to each other (Hou et al. 2024, arXiv:2407.11699), which the
+            paper has not.
         class_weight: weight of the class term, in matching and loss.
         l1_weight: weight of the box distance, in matching and loss.
         giou_weight: weight of the generalised IoU, in matching and loss.
@@ -83,6 +89,8 @@ class Config:
     refine: bool = False
     two_stage: bool = False
     learned_content: bool = False
+    distinct_overlap: float | None = None
+    box_relation: bool = False
     class_weight: float = 2.0
     l1_weight: float = 5.0
     giou_weight: float = 2.0
@@ -102,8 +110,11 @@ class Config:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
             raise ConfigurationError("encoder_layers must not be below 0, and dropout lies in [0, 1)")
-        if self.learned_content and not self.two_stage:
-            raise ConfigurationError("learned_content needs two_stage=True: set both, or leave learned_content out")
+        for name in ("learned_content", "distinct_overlap", "box_relation"):
+            if getattr(self, name) and not self.two_stage:
+                raise ConfigurationError(f"{name} needs two_stage=True: set both, or leave {name} out")
+        if self.distinct_overlap is not None and not 0 < self.distinct_overlap <= 1:
+            raise ConfigurationError(f"distinct_overlap is an IoU in (0, 1], not {self.distinct_overlap}")
         if self.width % self.heads or self.width % 32 or self.width < 64:
             raise ConfigurationError(
                 f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.heads} heads"
@@ -191,10 +202,20 @@ class ProposalQueries(nn.Module):
         width: D.
         outputs: K.
         learned_content: whether content is learned for each rank.
+        distinct_overlap: IoU with a better proposal above which one comes after all others; None chooses by score alone.
     """
 
-    def __init__(self, *, count: int, width: int, outputs: int, learned_content: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        count: int,
+        width: int,
+        outputs: int,
+        learned_content: bool = False,
+        distinct_overlap: float | None = None,
+    ) -> None:
         super().__init__()
+        self.distinct_overlap = distinct_overlap
         self.embedding = nn.Embedding(count, width) if learned_content else None
         self.count, self.width = count, width
         self.projection, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
@@ -206,16 +227,22 @@ class ProposalQueries(nn.Module):
         anchors, usable = proposal_anchors(memory)
         features = self.norm(self.projection(memory.tokens.masked_fill(~usable[..., None], 0.0)))
         logits = precisely(self.classes, features)  # (B, S, K), exact, since neighbouring scores decide who is kept
-        boxes = precisely(self.boxes, features) + anchors.masked_fill(
-            ~usable[..., None], torch.inf
-        )  # logits, (B, S, 4)
-        best = logits[..., 0].topk(min(self.count, logits.shape[1]), dim=1).indices
-        references = boxes.detach().gather(1, best[..., None].expand(-1, -1, 4)).sigmoid()  # (B, Q, 4)
+        box_logits = precisely(self.boxes, features) + anchors.masked_fill(~usable[..., None], torch.inf)  # (B, S, 4)
+        boxes = box_logits.sigmoid()
+        best = self.choose(logits[..., 0].detach(), boxes.detach())
+        references = boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))  # (B, Q, 4)
         code = sine_code(references * (2 * math.pi), channels=self.width // 2).flatten(-2)  # (B, Q, 2 D)
         position, content = self.position_norm(self.position_projection(code.to(features.dtype))).chunk(2, dim=-1)
         if self.embedding is not None:
             content = self.embedding.weight[: content.shape[1]].to(content.dtype).expand_as(content)
-        return Queries(content, position, references, LayerOutput(logits, boxes.sigmoid()))
+        return Queries(content, position, references, LayerOutput(logits, boxes))
+
+    def choose(self, scores: Tensor, boxes_cxcywh: Tensor) -> Tensor:
+        """Which proposals become queries, best first: (B, S) scores and (B, S, 4) boxes to (B, Q) rows."""
+        count = min(self.count, scores.shape[1])
+        if self.distinct_overlap is None:
+            return scores.topk(count, dim=1).indices
+        return best_distinct(scores, boxes_cxcywh, count=count, overlap=self.distinct_overlap)
 
 
 def proposal_anchors(memory: Memory) -> tuple[Tensor, Tensor]:
@@ -243,11 +270,13 @@ class DeformableDecoder(nn.Module):
     Args:
         layers: decoder layers.
         refine: whether a layer's boxes, without gradient, are the next layer's references.
+        relation: what the references, which must be boxes, add to the scores among queries; None adds nothing.
     """
 
-    def __init__(self, layers: list[nn.Module], *, refine: bool) -> None:
+    def __init__(self, layers: list[nn.Module], *, refine: bool, relation: BoxRelation | None = None) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.relation = relation
         self.refine = refine
 
     def forward(self, queries: Queries, memory: Memory, heads: DetectionHeads | LayerwiseHeads) -> Decoded:
@@ -258,7 +287,8 @@ class DeformableDecoder(nn.Module):
         states, base_logits, seen = [], [], []
         for index, layer in enumerate(self.layers):
             scale = torch.cat([ratios] * (references.shape[-1] // 2), dim=-1)  # for points or boxes
-            content = layer(content, queries.position, references[:, :, None] * scale, memory)
+            score_bias = None if self.relation is None else self.relation(references)
+            content = layer(content, queries.position, references[:, :, None] * scale, memory, score_bias)
             logits = inverse_sigmoid(references, epsilon=EPSILON)
             if logits.shape[-1] == 2:
                 logits = nn.functional.pad(logits, (0, 2))  # a point says nothing of width and height
@@ -305,7 +335,11 @@ def build_query_source(config: Config) -> nn.Module:
     """Learned references, or the encoder's proposals."""
     if config.two_stage:
         return ProposalQueries(
-            count=config.queries, width=config.width, outputs=config.classes, learned_content=config.learned_content
+            count=config.queries,
+            width=config.width,
+            outputs=config.classes,
+            learned_content=config.learned_content,
+            distinct_overlap=config.distinct_overlap,
         )
     return LearnedReferences(count=config.queries, width=config.width)
 
@@ -313,7 +347,8 @@ def build_query_source(config: Config) -> nn.Module:
 def build_decoder(config: Config) -> DeformableDecoder:
     """The decoder, with or without refinement."""
     layers: list[nn.Module] = [DeformableDecoderLayer(**_sizes(config)) for _ in range(config.decoder_layers)]
-    return DeformableDecoder(layers, refine=config.refine)
+    relation = BoxRelation(heads=config.heads) if config.box_relation else None
+    return DeformableDecoder(layers, refine=config.refine, relation=relation)
 
 
 def build_heads(config: Config) -> DetectionHeads | LayerwiseHeads:
@@ -336,7 +371,7 @@ def initialize(model: Detector, config: Config) -> None:
             if parameter.dim() > 1 and not name.startswith(("level_code", "embedding", "classes", "boxes")):
                 nn.init.xavier_uniform_(parameter)
     for module in model.modules():
-        if isinstance(module, DeformableAttention):
+        if isinstance(module, DeformableAttention | BoxRelation):
             module.reset()
     heads = [model.heads, model.query_source] if config.two_stage else [model.heads]
     class_heads = [head for part in heads for head in _as_list(part.classes)]
@@ -399,6 +434,8 @@ _LIGHT = Config(
     refine=True,
     two_stage=True,
     learned_content=True,
+    distinct_overlap=0.8,
+    box_relation=True,
 )
 VARIANTS: dict[str, Config] = {
     "deformable-detr-r50": Config(),
