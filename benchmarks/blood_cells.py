@@ -11,7 +11,7 @@ our side, short side 320, AdamW at 2e-4 with cosine decay, flips in both directi
 that it gains by: a lower threshold of scores, and 128 boxes an image to teach its second stage, not 512, which gives it twice the steps.
 
 Our side has the same images, batches and flips, and for the rest the variant's own recipe and what `detrkit train` does when nothing is said,
-images of several sizes and cuts of them included. It takes any training option, such as `--option 'settings={"queries": 50}'`.
+images of several sizes included, but no cuts of them. It takes any training option, such as `--option 'settings={"queries": 50}'`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ OURS: dict[str, Any] = {
     "batch_size": BATCH,
     "short_side": 320,
     "vertical_flip": 0.5,
+    "crop": False,
 }
 BOXES_TAUGHT = 128  # boxes an image that teach Faster R-CNN's second stage
 WARM_UP, TIMED = 8, 40  # steps of a calibration; ours warms up for a whole epoch, which is what the trainer times
