@@ -10,8 +10,8 @@ Faster R-CNN: MobileNetV2 with a feature pyramid of 128 channels at strides 4 to
 our side, short side 320, AdamW at 2e-4 with cosine decay, flips in both directions, and the rest as torchvision has it, but for two things
 that it gains by: a lower threshold of scores, and 128 boxes an image to teach its second stage, not 512, which gives it twice the steps.
 
-Our side has the same images, batches and flips, and for the rest the variant's own recipe and what `detrkit train` does when nothing is said,
-images of several sizes included, but no cuts of them. It takes any training option, such as `--option 'settings={"queries": 50}'`.
+Our side has the same images, batches and flips, images of several sizes but no cuts of them, and for the rest the variant's own recipe. It
+takes any training option, such as `--option 'settings={"queries": 50}'`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ OURS: dict[str, Any] = {
     "batch_size": BATCH,
     "short_side": 320,
     "vertical_flip": 0.5,
-    "crop": False,
+    "crop": False,  # cuts enlarge what is in them, and cells have one size under the microscope
 }
 BOXES_TAUGHT = 128  # boxes an image that teach Faster R-CNN's second stage
 WARM_UP, TIMED = 8, 40  # steps of a calibration; ours warms up for a whole epoch, which is what the trainer times

@@ -190,10 +190,14 @@ def test_export(model: detrkit.Detector) -> None:
 
 @torch.no_grad()
 def test_forward_gives_the_last_of_the_stages(model: detrkit.Detector, expected: Stages) -> None:
-    output = model(ImageBatch(images()))
-    assert torch.equal(output.logits, expected.output.logits)
-    assert torch.equal(output.boxes_cxcywh, expected.output.boxes_cxcywh)
-    assert (output.proposals is None) == (expected.output.proposals is None)
+    padded = ImageBatch(images(), padding_of((HEIGHT, 100), (97, WIDTH)))
+    for batch, wanted in ((ImageBatch(images()), expected.output), (padded, model.stages(padded).output)):
+        output = model(batch)
+        assert torch.equal(output.logits, wanted.logits)
+        assert torch.equal(output.boxes_cxcywh, wanted.boxes_cxcywh)
+        assert (output.proposals is None) == (wanted.proposals is None)
+        if output.proposals is not None:
+            assert torch.equal(output.proposals.boxes_cxcywh, wanted.proposals.boxes_cxcywh)
 
 
 @torch.no_grad()

@@ -86,10 +86,20 @@ def test_every_level_of_every_resnet_equals_torchvision(
         assert level.features.shape[-2:] == (-(-70 // stride), -(-51 // stride))
 
 
-def test_gradients_of_a_resnet_equal_torchvision() -> None:
-    network = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet50-dc5", 53 - 1 - (3 * 3 + 1)),  # convolutions, less the stem and the first stage
+        ("resnet18", 20 - 1 - 2 * 2),
+    ],
+)
+def test_gradients_of_a_resnet_equal_torchvision(name: str, count: int) -> None:
+    if name == "resnet18":  # of basic blocks
+        network = torchvision.models.resnet18(weights=None)
+    else:
+        network = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
     randomized(network)
-    backbone = with_weights_of(network, "resnet50-dc5")
+    backbone = with_weights_of(network, name)
     pixels = pixels_of(64, 48)
     (found,), wanted = backbone(ImageBatch(pixels)), list(resnet_stages(network, pixels))[-1]
     direction = torch.randn_like(wanted)
@@ -97,9 +107,9 @@ def test_gradients_of_a_resnet_equal_torchvision() -> None:
     (wanted * direction).sum().backward()
     theirs = dict(network.named_parameters())
     trained = {name: parameter for name, parameter in backbone.named_parameters() if parameter.requires_grad}
-    assert len(trained) == 53 - 1 - (3 * 3 + 1)  # convolutions, less the stem and the first stage
-    for name, parameter in trained.items():
-        torch.testing.assert_close(parameter.grad, theirs[name].grad)
+    assert len(trained) == count
+    for key, parameter in trained.items():
+        torch.testing.assert_close(parameter.grad, theirs[key].grad)
 
 
 def test_mobilenet_equals_torchvision() -> None:

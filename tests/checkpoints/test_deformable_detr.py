@@ -28,8 +28,8 @@ PUBLISHED = {
     "deformable_detr_two_stage": "deformable-detr-r50-two-stage",
 }
 VARIANTS = [name for name, line in CATALOG.items() if line.family == "deformable_detr"]
-# Learned content has a place in other papers' files alone, which are none of this family.
-READ = [name for name in VARIANTS if not CATALOG[name].config.learned_content]
+# Learned content has a place in other papers' files alone, and boxes' relation in none; READ are those that come back.
+READ = [name for name in VARIANTS if not (CATALOG[name].config.learned_content or CATALOG[name].config.box_relation)]
 SMALL = {"width": 64, "hidden": 48, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
 TIMM = "model.backbone.conv_encoder.model.conv1.weight"
 
@@ -204,6 +204,15 @@ class TestTheVariant:
         assert found.startswith(f"{path} holds none of the models that detrkit knows")
         assert found.endswith("which is H-DETR's way; a detrkit model with learned_content is kept by detrkit.save")
 
+    def test_related_boxes_are_no_papers(self, tmp_path: Path) -> None:
+        model = skeleton("deformable-detr-compact-two-stage", box_relation=True)
+        names = set(to_official(model.state_dict(), model))
+        assert "transformer.decoder.box_relation.projection.weight" in names
+        weights = hollow("deformable-detr-compact-two-stage", box_relation=True)
+        assert complaint(write(tmp_path / "file.pth", weights)).endswith(
+            "it is of a detrkit model with box_relation, which no paper's names can tell; such a model is kept by detrkit.save"
+        )
+
     def test_dilation_has_to_be_told(self, tmp_path: Path) -> None:
         path = write(tmp_path / "file.pth", hollow("deformable-detr-r50-single-scale"))
         candidates = ["deformable-detr-r50-single-scale", "deformable-detr-r50-single-scale-dc5"]
@@ -371,7 +380,14 @@ class TestOtherPapers:
         )
 
     @pytest.mark.parametrize(
-        "stranger", ["refpoint_embed.weight", "tgt_embed.weight", "label_enc.weight", "transformer.decoder.norm.weight"]
+        "stranger",
+        [
+            "refpoint_embed.weight",
+            "tgt_embed.weight",
+            "label_enc.weight",
+            "transformer.decoder.norm.weight",
+            "transformer.decoder.box_relation.projection.weight",
+        ],
     )
     def test_one_tensor_of_theirs_is_enough(self, stranger: str) -> None:
         names = list(hollow("deformable-detr-r18"))

@@ -198,6 +198,17 @@ class TestWhatIsRefused:
         assert str(path) in str(caught.value)
         assert "denoising_groups" in str(caught.value)
 
+    def test_a_setting_that_an_older_version_did_not_know(self, tmp_path: Path) -> None:
+        model = small_model("deformable-detr-compact-two-stage")
+        save(model, tmp_path / "model.safetensors")
+        header = header_of(tmp_path / "model.safetensors")
+        for name in ("distinct_overlap", "box_relation"):
+            del header["config"][name]
+        header["variant"] = "deformable-detr-mobilenetv2-light"  # which has them now
+        again = load(write_with_header(model, tmp_path / "older.safetensors", header))
+        assert_same(again, model)
+        assert (again.query_source.distinct_overlap, again.decoder.relation) == (None, None)
+
     @pytest.mark.parametrize(
         "header", ["{", "[]", {"format": 1}], ids=["not JSON", "no mapping", "without its entries"]
     )

@@ -170,6 +170,18 @@ def test_settings_that_are_yes_or_no(data: Path, tmp_path: Path) -> None:
     assert "--settings.refine must be of type bool, not 'maybe'" in refusal(*command, "maybe", folder=tmp_path)
 
 
+def test_settings_that_may_be_none(data: Path, tmp_path: Path) -> None:
+    small = ("--steps", "1", "--batch-size", "4", "--short-side", "64", "--flip", "0", "--no-crop")
+    command = ("train", "deformable-detr-compact-two-stage", "--data", str(data), *small, "--settings.distinct-overlap")
+    for word, value in (("0.7", 0.7), ("none", None)):
+        assert detrkit_command(*command, word, "--output", word, folder=tmp_path).returncode == 0
+        settings = json.loads((tmp_path / word / "config.json").read_text())["options"]["settings"]
+        assert settings["distinct_overlap"] == value
+    assert "--settings.distinct_overlap must be of type float or none, not 'much'" in refusal(
+        *command, "much", folder=tmp_path
+    )
+
+
 def test_a_thin_picture_does_not_end_a_run(data: Path, tmp_path: Path) -> None:
     """It would have less than one cell of the coarsest level, so it is padded."""
     annotations = data / "annotations" / "instances_train.json"

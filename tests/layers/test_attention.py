@@ -126,6 +126,13 @@ def test_masks_add_to_the_scores_or_hide_keys() -> None:
     torch.testing.assert_close(found, by_hand(query, key, value, 2, hidden))
 
 
+def test_masks_are_added_where_weights_are_dropped_too() -> None:
+    query, key, value = (torch.randn(2, count, 6, dtype=torch.float64) for count in (3, 4, 4))
+    added = torch.randn(2, 2, 3, 4, dtype=torch.float64)
+    found = attend(query, key, value, heads=2, mask=added, drop=1e-12)  # nothing is dropped, but the other way is taken
+    torch.testing.assert_close(found, by_hand(query, key, value, 2, added))
+
+
 def test_dropout_takes_whole_weights_and_scales_the_rest() -> None:
     one = torch.ones(1, 1, 1)
     found = {attend(one, one, one, heads=1, drop=0.75).item() for _ in range(50)}

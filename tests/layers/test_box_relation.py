@@ -19,7 +19,6 @@ def relation() -> BoxRelation:
     torch.manual_seed(0)
     found = BoxRelation(heads=3)
     nn.init.normal_(found.projection.weight)
-    nn.init.normal_(found.projection.bias)
     return found
 
 
@@ -42,6 +41,7 @@ def test_a_pair_by_hand() -> None:
         angles = [number * math.pi / 8 * 2**step for step in range(8)]
         code += [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
     assert found.shape == (1, 3, 2, 2)
+    assert found.is_contiguous()
     torch.testing.assert_close(found[0, :, 0, 1], module.projection(torch.tensor(code)), atol=1e-4, rtol=0)
 
 

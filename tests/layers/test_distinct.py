@@ -42,6 +42,14 @@ def test_repetitions_fill_up_by_score_and_images_do_not_meet() -> None:
     assert best_distinct(scores, torch.cat([same, apart]), count=1, overlap=0.8).tolist() == [[1], [1]]
 
 
+def test_only_the_best_four_times_as_many_are_looked_at() -> None:
+    scores = torch.linspace(0.9, 0.1, 9)[None]
+    placed = boxes(*[0.0] * 8, 0.6)  # eight times the same, then another
+    assert CANDIDATES == 4
+    assert best_distinct(scores, placed, count=2, overlap=0.8).tolist() == [[0, 1]]
+    assert best_distinct(scores, placed, count=3, overlap=0.8).tolist() == [[0, 8, 1]]
+
+
 def test_boxes_without_area_repeat_nothing() -> None:
     found = best_distinct(torch.tensor([[0.3, 0.2, 0.1]]), torch.zeros(1, 3, 4), count=3, overlap=0.5)
     assert found.tolist() == [[0, 1, 2]]
@@ -50,9 +58,9 @@ def test_boxes_without_area_repeat_nothing() -> None:
 @pytest.mark.parametrize("overlap", [0.3, 0.6, 0.9])
 def test_among_random_boxes_none_that_is_taken_overlaps_a_better_one(overlap: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    centers = torch.rand(2, 200, 2, generator=generator)
-    placed = torch.cat([centers, 0.2 + 0.1 * torch.rand(2, 200, 2, generator=generator)], dim=-1)
-    scores = torch.rand(2, 200, generator=generator)
+    centers = torch.rand(2, 300, 2, generator=generator)
+    placed = torch.cat([centers, 0.2 + 0.1 * torch.rand(2, 300, 2, generator=generator)], dim=-1)
+    scores = torch.rand(2, 300, generator=generator)
     count = 50
     found = best_distinct(scores, placed, count=count, overlap=overlap)
     for image in range(2):

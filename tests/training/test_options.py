@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from detrkit.errors import ConfigurationError
+from detrkit.models.catalog import find_variant
 from detrkit.training.options import TrainingOptions, choose_device, plan, resolve
 
 
@@ -27,6 +29,18 @@ def test_given_values_stay() -> None:
     assert (options.lr, options.batch_size, options.accumulate, options.backbone_lr) == (0.5, 6, 3, 0.0)
     assert (options.short_side, options.long_side) == (320, 533)
     assert options.schedule == "cosine"
+
+
+def test_settings_are_the_whole_configuration() -> None:
+    settings = resolved("deformable-detr-mobilenetv2-light", settings={"queries": 7}).settings
+    expected = dataclasses.asdict(find_variant("deformable-detr-mobilenetv2-light").config) | {"queries": 7}
+    del expected["classes"]
+    assert settings == expected
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="there is no setting 'querys' in this family: did you mean 'queries'"):
+        resolved(settings={"querys": 7})
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from detrkit.models.deformable_detr import Config
 
 # Norms are numbered in the order of the paper's figure, not in the order that the decoder runs them.
 _ENCODER_NORMS, _DECODER_NORMS = ("norm", "feed_forward.norm"), ("cross_norm", "self_norm", "feed_forward.norm")
-_RELATION = "transformer.decoder.position_relation_embedding.pos_proj."  # Relation DETR's
+BOX_RELATION = "transformer.decoder.box_relation."  # ours: Relation DETR's own layer is another one
 # Begin names that only descendants of the paper have.
 _DESCENDANTS = (
     "refpoint_embed.",
@@ -40,7 +40,7 @@ _DESCENDANTS = (
     "label_enc.",
     "transformer.decoder.norm.",
     "transformer.decoder.ref_point_head.",
-    _RELATION,
+    BOX_RELATION,
 )
 
 
@@ -56,7 +56,7 @@ class _Form:
 
 
 def official(config: Config) -> KeyMapping:
-    """The authors' names for a model of this configuration; what the paper has not has the name that descendants give it."""
+    """The authors' names for a model of this configuration; learned content has the name that descendants give it, boxes' relation ours."""
     form = _Form(config.decoder_layers, config.refine, config.two_stage, config.learned_content, config.box_relation)
     return _official(form)
 
@@ -98,7 +98,7 @@ def fit_config(config: Config, tensors: Mapping[str, Tensor], arguments: Mapping
     """A configuration with everything that shapes and stored arguments tell.
 
     Args:
-        config: of the variant; what nothing tells (number of heads, dilation, in two stages the number of queries) stays as it is there.
+        config: of the variant; what nothing tells (number of heads, dilation, in two stages the number of queries and `distinct_overlap`) stays as it is there.
         tensors: the weights by our names.
         arguments: options stored beside the weights.
 
@@ -183,7 +183,7 @@ def _official(form: _Form) -> KeyMapping:
             *_attention("decoder", "cross_attention", attention.format(part="decoder", name="cross_attn")),
             *_queries(form, "transformer.", "query_embed"),
             *_heads(form, "transformer.decoder."),
-            *([same("decoder.relation.projection", f"{_RELATION}0")] if form.box_relation else []),
+            *([same("decoder.relation.projection", f"{BOX_RELATION}projection")] if form.box_relation else []),
             same("neck.projections.{n}.0", "input_proj.{n}.0"),
             same("neck.projections.{n}.1", "input_proj.{n}.1"),
         ],

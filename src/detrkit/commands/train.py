@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from cyclopts import Parameter
 
@@ -100,19 +100,24 @@ def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
 
     if variant is None:
         return dict(settings)
-    config, typed = find_variant(variant).config, {}
+    known, typed = get_type_hints(type(find_variant(variant).config)), {}
     for option, text in settings.items():
         name = option.replace("-", "_")
-        kind: Callable[[str], Any] = type(getattr(config, name, text))
-        if kind is bool:
-            kind = _yes_or_no
+        kind = known.get(name, str)
+        kinds = get_args(kind) or (kind,)  # of `float | None` both
         try:
-            typed[name] = kind(text)
+            typed[name] = _read(text, kinds)
         except ValueError as problem:
-            raise ConfigurationError(
-                f"--settings.{name} must be of type {type(getattr(config, name)).__name__}, not '{text}'"
-            ) from problem
+            allowed = " or ".join("none" if each is NoneType else each.__name__ for each in kinds)
+            raise ConfigurationError(f"--settings.{name} must be of type {allowed}, not '{text}'") from problem
     return typed
+
+
+def _read(text: str, kinds: tuple[Any, ...]) -> Any:
+    if NoneType in kinds and text.lower() == "none":
+        return None
+    kind = next(each for each in kinds if each is not NoneType)
+    return _yes_or_no(text) if kind is bool else kind(text)
 
 
 def _yes_or_no(text: str) -> bool:

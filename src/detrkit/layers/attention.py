@@ -27,7 +27,7 @@ def attend(
     """
     query, key, value = (torch.unflatten(part, -1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     if mask is not None and mask.dtype != torch.bool:
-        mask = mask.to(query.dtype)  # the fused kernel wants it so
+        mask = mask.to(query.dtype)  # fused kernels take no other
     if drop > 0 and query.device.type == "cpu":  # the fused kernel has no dropout there, and its way around is slow
         found = _attend_with_dropout(query, key, value, mask, drop)
     else:

@@ -13,10 +13,13 @@ from detrkit.layers.heads import precisely
 class BoxRelation(nn.Module):
     """A number for each head and each pair of boxes, which attention adds to the pair's score.
 
-    Two queries that found the same object have nearly the same content; that their boxes are the same, too, tells which of them must give
+    Two queries that found the same object have the same box; that attention sees it makes it sooner learned that one of them must give
     way. A pair is described by the distance of the centres in sides of the first box and by the ratios of the sides, both as logarithms,
-    in sines and cosines of several frequencies; a linear layer makes of that one number for each head. The paper has other frequencies
-    and cuts off negative numbers. The layer begins at zero, with attention as it is without.
+    in sines and cosines of several frequencies; a linear layer makes of that one number for each head (without a bias, which a softmax
+    would not see). It begins at zero, with attention as it is without.
+
+    The authors have other frequencies, cut off negative numbers, relate the boxes before a layer to those after it, let gradients through
+    them, and leave out the first layer. Here a layer's references are related to themselves.
 
     Args:
         heads: M.
@@ -28,19 +31,19 @@ class BoxRelation(nn.Module):
     def __init__(self, *, heads: int, frequencies: int = 8) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.projection = nn.Linear(2 * 4 * frequencies, heads)
+        self.projection = nn.Linear(2 * 4 * frequencies, heads, bias=False)
         self.reset()
 
     def reset(self) -> None:
         """Boxes mean nothing yet."""
         nn.init.zeros_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)
 
     def forward(self, boxes_cxcywh: Tensor) -> Tensor:
         """(B, Q, 4) boxes in [0, 1] to (B, M, Q, Q): rows are the first boxes of pairs, those that look; float32 or better."""
         angles = self.angles(boxes_cxcywh)
         codes = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (B, Q, Q, 4, 2 · frequencies)
-        return precisely(self.projection, codes.flatten(-2)).permute(0, 3, 1, 2)
+        found = precisely(self.projection, codes.flatten(-2)).permute(0, 3, 1, 2)
+        return found.contiguous()  # fused attention on a GPU wants a pair's neighbours side by side
 
     def angles(self, boxes_cxcywh: Tensor) -> Tensor:
         """(B, Q, Q, 4, frequencies): x and y of the distance, then the ratios of width and height."""

@@ -11,15 +11,15 @@ CANDIDATES = 4  # for each box that is wanted: so many of the best are looked at
 
 
 def best_distinct(scores: Tensor, boxes_cxcywh: Tensor, *, count: int, overlap: float) -> Tensor:
-    """The best boxes; those that repeat a better one are taken only where there are too few others.
+    """The best boxes; those that repeat a better one are taken only where the best four times as many hold too few others.
 
-    A box is a repetition if it overlaps any better one, be that a repetition itself or not (fast NMS, Bolya et al. 2019). So all pairs
-    are compared at once and not one box after the other, and the result has the same shape whatever the boxes, as export needs it.
+    A box is a repetition if it overlaps any better one, be that a repetition itself or not (fast NMS, Bolya et al. 2019, YOLACT,
+    arXiv:1904.02689). So all pairs are compared at once and not one box after the other, and the result has the same shape whatever the boxes, as export needs it.
 
     Args:
         scores: (B, S).
         boxes_cxcywh: (B, S, 4).
-        count: how many are wanted, at most S; they are looked for among the best four times as many.
+        count: how many are wanted, at most S.
         overlap: IoU above which the worse of two boxes repeats the better one.
 
     Returns:

@@ -8,8 +8,8 @@ best proposals become the references.
 Symbols: B images, Q queries, S memory tokens, D width, M heads, L decoder layers, K outputs of the class head, one a class (no no-object).
 
 Deviations from the authors' code: the losses of all layers are computed together; the box that refines a reference is computed without
-gradient instead of being detached. Neither changes a value beyond rounding. Learned content of proposals is a later paper's, and off in the
-published variants.
+gradient instead of being detached. Neither changes a value beyond rounding. Learned content and distinctness of proposals and the relation of
+boxes are later papers', and off in the published variants.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Config:
         two_stage: whether the encoder's best proposals are the queries' references (appendix A.4).
         learned_content: whether in two stages queries carry learned content, one code for each rank among the proposals (mixed query
             selection, Zhang et al. 2022, arXiv:2203.03605, section 3.4), instead of content made from their boxes, as in the paper.
-        distinct_overlap: in two stages, IoU above which a proposal repeats a better one and comes after all that do not (Zhang et al.
-            2023, arXiv:2303.12776); None takes the best proposals whatever they overlap, as in the paper.
+        distinct_overlap: in two stages, IoU above which a proposal repeats a better one; of the best 4 Q, those come last that do (Zhang
+            et al. 2023, arXiv:2303.12776). None takes the best Q whatever they overlap, as in the paper.
         box_relation: whether in two stages queries see how their boxes lie to each other (Hou et al. 2024, arXiv:2407.11699), which the
             paper has not.
         class_weight: weight of the class term, in matching and loss.
@@ -96,25 +96,16 @@ class Config:
     giou_weight: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "classes",
-            "levels",
-            "queries",
-            "width",
-            "heads",
-            "points",
-            "hidden",
-            "decoder_layers",
-        ):
+        for name in ("classes", "levels", "queries", "width", "heads", "points", "hidden", "decoder_layers"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
             raise ConfigurationError("encoder_layers must not be below 0, and dropout lies in [0, 1)")
         for name in ("learned_content", "distinct_overlap", "box_relation"):
-            if getattr(self, name) and not self.two_stage:
+            if getattr(self, name) not in (False, None) and not self.two_stage:
                 raise ConfigurationError(f"{name} needs two_stage=True: set both, or leave {name} out")
-        if self.distinct_overlap is not None and not 0 < self.distinct_overlap <= 1:
-            raise ConfigurationError(f"distinct_overlap is an IoU in (0, 1], not {self.distinct_overlap}")
+        if self.distinct_overlap is not None and not 0 < self.distinct_overlap < 1:
+            raise ConfigurationError(f"distinct_overlap is an IoU between 0 and 1, not {self.distinct_overlap}")
         if self.width % self.heads or self.width % 32 or self.width < 64:
             raise ConfigurationError(
                 f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.heads} heads"
@@ -202,7 +193,7 @@ class ProposalQueries(nn.Module):
         width: D.
         outputs: K.
         learned_content: whether content is learned for each rank.
-        distinct_overlap: IoU with a better proposal above which one comes after all others; None chooses by score alone.
+        distinct_overlap: IoU with a better proposal above which one is a repetition, see `best_distinct`; None chooses by score alone.
     """
 
     def __init__(

@@ -55,7 +55,8 @@ class Detector(nn.Module):
         Returns:
             Predictions of all layers, in eval mode, too; the last layer is the result.
         """
-        # The steps of `stages`, but nothing keeps a name that is not needed any more: at 800 x 1066 the peak is 70 MB lower.
+        # The steps of `stages`, but nothing keeps a name that is not needed any more: for Deformable DETR at 800 x 1066 that is features of
+        # 47 MB and levels of 36 MB while the encoder works.
         memory = self.encoder(flatten_levels(self.neck(self.backbone(without_padding(batch)), batch.padding)))
         queries = self.query_source(memory, targets)
         return _completed(self.heads(self.decoder(queries, memory, self.heads)), queries)

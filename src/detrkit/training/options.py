@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from detrkit.errors import ConfigurationError
-from detrkit.models.catalog import find_variant
+from detrkit.models.catalog import changed_config, find_variant
 
 _Value = TypeVar("_Value")
 
@@ -140,6 +140,7 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         warmup_steps=_or(options.warmup_steps, recipe.warmup_steps),
         short_side=short_side,
         long_side=long_side,
+        settings=_all_settings(line.config, options.settings),
         workers=_or(options.workers, 0 if on_cpu else min(8, os.cpu_count() or 1)),
     )
     if batch_size % (filled.accumulate or 1):
@@ -191,6 +192,13 @@ def _pieces(batch_size: int, pixels: int) -> int:
     return next(
         count for count in range(1, batch_size + 1) if batch_size % count == 0 and batch_size // count <= at_once
     )
+
+
+def _all_settings(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    """A run that is gone on with has the model that it began with, whatever its variant has become by then."""
+    settings = dataclasses.asdict(changed_config(config, changes))
+    del settings["classes"]  # follows from the data set
+    return settings
 
 
 def _absolute(path: str) -> str:
