@@ -8,7 +8,8 @@ the learning rate reaches zero with the last of them; neither it nor evaluation 
 
 Faster R-CNN: MobileNetV2 with a feature pyramid of 128 channels at strides 4 to 32, the stem and first block fixed and all norms frozen as on
 our side, short side 320, AdamW at 2e-4 with cosine decay, flips in both directions, and the rest as torchvision has it, but for two things
-that it gains by: a lower threshold of scores, and 128 boxes an image to teach its second stage, not 512, which gives it twice the steps.
+that it gains by: a lower threshold of scores, and 128 boxes an image to teach its second stage, which gives it twice the steps of
+torchvision's 512 (`--boxes-taught 512`).
 
 Our side has the same images, batches and flips, images of several sizes but no cuts of them, and for the rest the variant's own recipe. It
 takes any training option, such as `--option 'settings={"queries": 50}'`.
@@ -61,7 +62,6 @@ OURS: dict[str, Any] = {
     "vertical_flip": 0.5,
     "crop": False,  # cuts enlarge what is in them, and cells have one size under the microscope
 }
-BOXES_TAUGHT = 128  # boxes an image that teach Faster R-CNN's second stage
 WARM_UP, TIMED = 8, 40  # steps of a calibration; ours warms up for a whole epoch, which is what the trainer times
 SHOWN = 4  # test images in the picture
 Curve = list[dict[str, float]]
@@ -173,7 +173,13 @@ class FasterRcnnTraining:
 
     def __init__(self, options: argparse.Namespace, training: DetectionDataset, steps: int) -> None:
         torch.manual_seed(options.seed)
-        self.model = faster_rcnn(options.weights, len(training.categories), options.finest_stride).train()
+        network = faster_rcnn(
+            options.weights,
+            len(training.categories),
+            finest_stride=options.finest_stride,
+            boxes_taught=options.boxes_taught,
+        )
+        self.model = network.train()
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trainable, lr=2e-4)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=steps)
@@ -193,7 +199,7 @@ class FasterRcnnTraining:
         return time.perf_counter() - began
 
 
-def faster_rcnn(weights: str, classes: int, finest_stride: int) -> Any:
+def faster_rcnn(weights: str, classes: int, *, finest_stride: int, boxes_taught: int) -> Any:
     """Faster R-CNN on MobileNetV2 with a feature pyramid, one size of anchors for each level as torchvision has it."""
     network = torchvision.models.mobilenet_v2(norm_layer=FrozenBatchNorm2d)
     network.load_state_dict(read_weights(weights).tensors)
@@ -210,7 +216,7 @@ def faster_rcnn(weights: str, classes: int, finest_stride: int) -> Any:
         num_classes=classes + 1,
         min_size=320,
         rpn_anchor_generator=anchors,
-        box_batch_size_per_image=BOXES_TAUGHT,
+        box_batch_size_per_image=boxes_taught,
         box_score_thresh=0.001,
     )
 
@@ -355,6 +361,7 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--test-split", default="test", help="what both sides are evaluated on")
     parser.add_argument("--evaluations", type=int, default=5, help="points of the AP curve; their time is not counted")
     parser.add_argument("--finest-stride", type=int, choices=list(PYRAMID), default=4, help="of Faster R-CNN's pyramid")
+    parser.add_argument("--boxes-taught", type=int, default=128, help="an image, to Faster R-CNN's second stage")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/blood_cells"))
