@@ -105,7 +105,7 @@ class Config:
             if getattr(self, name) not in (False, None) and not self.two_stage:
                 raise ConfigurationError(f"{name} needs two_stage=True: set both, or leave {name} out")
         if self.distinct_overlap is not None and not 0 < self.distinct_overlap < 1:
-            raise ConfigurationError(f"distinct_overlap is an IoU between 0 and 1, not {self.distinct_overlap}")
+            raise ConfigurationError(f"distinct_overlap is an IoU between 0 and 1 or None, not {self.distinct_overlap}")
         if self.width % self.heads or self.width % 32 or self.width < 64:
             raise ConfigurationError(
                 f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.heads} heads"
