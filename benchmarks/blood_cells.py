@@ -8,8 +8,8 @@ the learning rate reaches zero with the last of them; neither it nor evaluation 
 
 Faster R-CNN: MobileNetV2 with a feature pyramid of 128 channels at strides 4 to 32, the stem and first block fixed and all norms frozen as on
 our side, short side 320, AdamW at 2e-4 with cosine decay, flips in both directions, and the rest as torchvision has it, but for two things
-that it gains by: a lower threshold of scores, and 128 boxes an image to teach its second stage, which gives it twice the steps of
-torchvision's 512 (`--boxes-taught 512`).
+that it gains by: a lower threshold of scores, and 128 boxes an image to teach its second stage, which gives it nearly twice the steps
+of torchvision's 512 (`--boxes-taught 512`).
 
 Our side has the same images, batches and flips, images of several sizes but no cuts of them, and for the rest the variant's own recipe. It
 takes any training option, such as `--option 'settings={"queries": 50}'`.
