@@ -90,9 +90,18 @@ class TestPublishedModels:
             {"box_relation": True, "refine": True},
             r"^box_relation needs two_stage=True: set both, or leave box_relation out$",
         ),
-        ({"distinct_overlap": 1.5, "two_stage": True}, r"^distinct_overlap is an IoU between 0 and 1 or None, not 1.5$"),
-        ({"distinct_overlap": True, "two_stage": True}, r"^distinct_overlap is an IoU between 0 and 1 or None, not True$"),
-        ({"distinct_overlap": 0.0, "two_stage": True}, r"^distinct_overlap is an IoU between 0 and 1 or None, not 0.0$"),
+        (
+            {"distinct_overlap": 1.5, "two_stage": True},
+            r"^distinct_overlap is an IoU between 0 and 1 or None, not 1.5$",
+        ),
+        (
+            {"distinct_overlap": True, "two_stage": True},
+            r"^distinct_overlap is an IoU between 0 and 1 or None, not True$",
+        ),
+        (
+            {"distinct_overlap": 0.0, "two_stage": True},
+            r"^distinct_overlap is an IoU between 0 and 1 or None, not 0.0$",
+        ),
         ({"encoder_layers": -1}, r"^encoder_layers must not be below 0"),
         ({"dropout": 1.0}, r"dropout lies in \[0, 1\)$"),
         ({"width": 48}, r"^width 48 must be a multiple of 32 "),
