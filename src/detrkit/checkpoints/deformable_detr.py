@@ -33,7 +33,7 @@ from detrkit.models.deformable_detr import Config
 # Norms are numbered in the order of the paper's figure, not in the order that the decoder runs them.
 _ENCODER_NORMS, _DECODER_NORMS = ("norm", "feed_forward.norm"), ("cross_norm", "self_norm", "feed_forward.norm")
 BOX_RELATION = "transformer.decoder.box_relation."  # ours: Relation DETR's own layer is another one
-# Begin names that only descendants of the paper have.
+# Begin names that the paper's own models have not: they are another paper's, or no paper's at all.
 _DESCENDANTS = (
     "refpoint_embed.",
     "tgt_embed.",
@@ -56,7 +56,7 @@ class _Form:
 
 
 def official(config: Config) -> KeyMapping:
-    """The authors' names for a model of this configuration; learned content has the name that descendants give it, boxes' relation ours."""
+    """The authors' names for a model of this configuration; learned content has its descendants' name, the relation of boxes one of ours."""
     form = _Form(config.decoder_layers, config.refine, config.two_stage, config.learned_content, config.box_relation)
     return _official(form)
 
@@ -82,7 +82,7 @@ def candidates(tensors: Mapping[str, Tensor], configs: Mapping[str, Config]) -> 
     """
     two_stage, refine, levels = _two_stage(tensors), _refined(tensors), _levels(tensors)
     agreement = {
-        # Files with learned content or related boxes are another paper's, see `find_layout`.
+        # Weights with learned content or related boxes are not read from the authors' layout, see `find_layout`.
         name: (
             config.two_stage == two_stage,
             not (config.learned_content or config.box_relation),
@@ -98,7 +98,8 @@ def fit_config(config: Config, tensors: Mapping[str, Tensor], arguments: Mapping
     """A configuration with everything that shapes and stored arguments tell.
 
     Args:
-        config: of the variant; what nothing tells (number of heads, dilation, in two stages the number of queries and `distinct_overlap`) stays as it is there.
+        config: of the variant; what nothing tells (number of heads, dilation, in two stages the number of queries and `distinct_overlap`)
+            stays as it is there.
         tensors: the weights by our names.
         arguments: options stored beside the weights.
 

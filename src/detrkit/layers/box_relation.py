@@ -43,7 +43,7 @@ class BoxRelation(nn.Module):
         angles = self.angles(boxes_cxcywh)
         codes = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (B, Q, Q, 4, 2 · frequencies)
         found = precisely(self.projection, codes.flatten(-2)).permute(0, 3, 1, 2)
-        return found.contiguous()  # fused attention on a GPU wants a pair's neighbours side by side
+        return found.contiguous()  # fused attention on a GPU takes no other layout of the last axis
 
     def angles(self, boxes_cxcywh: Tensor) -> Tensor:
         """(B, Q, Q, 4, frequencies): x and y of the distance, then the ratios of width and height."""

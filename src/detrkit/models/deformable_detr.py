@@ -229,7 +229,15 @@ class ProposalQueries(nn.Module):
         return Queries(content, position, references, LayerOutput(logits, boxes))
 
     def choose(self, scores: Tensor, boxes_cxcywh: Tensor) -> Tensor:
-        """Which proposals become queries, best first: (B, S) scores and (B, S, 4) boxes to (B, Q) rows."""
+        """Which proposals become queries: a step for papers that choose otherwise.
+
+        Args:
+            scores: (B, S) logits.
+            boxes_cxcywh: (B, S, 4) in [0, 1] of the image without its padding.
+
+        Returns:
+            (B, Q) int64 rows of memory, best first.
+        """
         count = min(self.count, scores.shape[1])
         if self.distinct_overlap is None:
             return scores.topk(count, dim=1).indices
