@@ -261,10 +261,11 @@ def test_fault_in_a_helper_thread_is_not_lost(threads: Callable[[int], None]) ->
 
 
 def test_custom_op_keeps_the_rules() -> None:
-    kernels = pytest.importorskip("detrkit.layers.deformable_attention_numba")
+    pytest.importorskip("detrkit.layers.deformable_attention_numba")
     values, locations, weights = random_inputs(queries=3, spread=0.2)
     torch.library.opcheck(
-        kernels._attend, (values, locations, weights, [size for level in ODD_LEVELS for size in level])
+        torch.ops.detrkit.deformable_attention_numba.default,
+        (values, locations, weights, [size for level in ODD_LEVELS for size in level]),
     )
 
 

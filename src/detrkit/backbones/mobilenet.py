@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from detrkit.backbones.backbone import Backbone, freeze
@@ -27,6 +26,8 @@ class MobileNetV2(Backbone):
 
     def __init__(self, *, levels: int = 1) -> None:
         super().__init__()
+        import torchvision  # not for everybody: other backbones do without, and importing it takes 0.2 GB
+
         network = torchvision.models.mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d)
         blocks: nn.Sequential = network.features
         self.blocks = blocks

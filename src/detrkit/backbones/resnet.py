@@ -1,19 +1,92 @@
-"""ResNet (He et al. 2016) in torchvision's layout (the stride sits in the 3 x 3 convolution), with frozen batch norms."""
+"""ResNet (He et al. 2016, arXiv:1512.03385) with frozen batch norms, and the stride of a bottleneck in its 3 x 3 convolution.
+
+Names and structure are those of torchvision's network, so that its files and those of all papers that start from it fit. torchvision itself
+is not imported: that would take more memory than the network does.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
-import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrkit.backbones.backbone import Backbone, freeze
+from detrkit.errors import ConfigurationError
 from detrkit.layers.frozen_batch_norm import FrozenBatchNorm2d, normalized_convolution
+
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # depth: blocks of each stage
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions around which the input goes (figure 5, left).
+
+    Args:
+        channels: of the input.
+        width: C of both convolutions.
+        stride: of the first.
+    """
+
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _convolution(channels, width, kernel=3, stride=stride), FrozenBatchNorm2d(width)
+        self.conv2, self.bn2 = _convolution(width, width, kernel=3), FrozenBatchNorm2d(width)
+        self.downsample = _shortcut(channels, width, stride)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, channels, h, w) to (B, width, h / stride, w / stride)."""
+        shortcut = values if self.downsample is None else normalized_convolution(values, *self.downsample)
+        values = F.relu(normalized_convolution(values, self.conv1, self.bn1), inplace=True)
+        values = normalized_convolution(values, self.conv2, self.bn2)
+        values += shortcut
+        return F.relu(values, inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """Convolutions of 1 x 1, 3 x 3 and 1 x 1 around which the input goes (figure 5, right).
+
+    Args:
+        channels: of the input.
+        width: C of the 3 x 3 convolution; the block returns four times as many.
+        stride: of the 3 x 3 convolution.
+        dilation: of the same.
+    """
+
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, *, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        outputs = self.expansion * width
+        self.conv1, self.bn1 = _convolution(channels, width, kernel=1), FrozenBatchNorm2d(width)
+        self.conv2 = _convolution(width, width, kernel=3, stride=stride, dilation=dilation)
+        self.bn2 = FrozenBatchNorm2d(width)
+        self.conv3, self.bn3 = _convolution(width, outputs, kernel=1), FrozenBatchNorm2d(outputs)
+        self.downsample = _shortcut(channels, outputs, stride)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, channels, h, w) to (B, 4 · width, h / stride, w / stride)."""
+        shortcut = values if self.downsample is None else normalized_convolution(values, *self.downsample)
+        values = F.relu(normalized_convolution(values, self.conv1, self.bn1), inplace=True)
+        values = F.relu(normalized_convolution(values, self.conv2, self.bn2), inplace=True)
+        values = normalized_convolution(values, self.conv3, self.bn3)
+        values += shortcut
+        return F.relu(values, inplace=True)
+
+
+def _convolution(channels: int, outputs: int, *, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    padding = kernel // 2 * dilation
+    return nn.Conv2d(channels, outputs, kernel, stride, padding, dilation, bias=False)
+
+
+def _shortcut(channels: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """A projection where the input does not fit the output."""
+    if stride == 1 and channels == outputs:
+        return None
+    return nn.Sequential(_convolution(channels, outputs, kernel=1, stride=stride), FrozenBatchNorm2d(outputs))
 
 
 class ResNet(Backbone):
-    """torchvision's network without its classifier; parameter names are torchvision's.
+    """The network without its classifier.
 
     The stem and the first stage do not train, as in DETR. All norms are frozen and folded into the convolutions when the forward runs.
 
@@ -22,45 +95,44 @@ class ResNet(Backbone):
         dilated: "DC5": the last stage keeps stride 16 and dilates its convolutions instead (depth 50 and 101).
         stages: 4 for the whole network, 3 to end at stride 16 ("C4").
         levels: how many of the coarsest stages to return.
+
+    Raises:
+        ConfigurationError: a dilated network of basic blocks, which no paper has.
     """
 
     def __init__(self, *, depth: int, dilated: bool = False, stages: int = 4, levels: int = 1) -> None:
         super().__init__()
-        network = getattr(torchvision.models, f"resnet{depth}")(
-            weights=None, norm_layer=FrozenBatchNorm2d, replace_stride_with_dilation=(False, False, dilated)
-        )
-        self.conv1, self.bn1, self.maxpool = network.conv1, network.bn1, network.maxpool
-        names = [f"layer{stage + 1}" for stage in range(stages)]
-        for name in names:
-            setattr(self, name, getattr(network, name))
-        self.stage_names = names
+        if dilated and depth < 50:
+            raise ConfigurationError(f"ResNet-{depth} has no dilated form: choose depth 50 or 101, or dilated=False")
+        block: type[BasicBlock | Bottleneck] = BasicBlock if depth < 50 else Bottleneck
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False), FrozenBatchNorm2d(64)
+        self.stage_names = [f"layer{stage + 1}" for stage in range(stages)]
+        channels = 64
+        for stage, name in enumerate(self.stage_names):
+            dilate = dilated and stage == 3
+            width = 64 * 2**stage
+            # The first block is where the resolution falls, or would fall: dilation begins behind it.
+            first = block(channels, width, stride=1 if stage == 0 or dilate else 2)
+            channels = width * block.expansion
+            others = range(_BLOCKS[depth][stage] - 1)
+            blocks = [Bottleneck(channels, width, dilation=2) if dilate else block(channels, width) for _ in others]
+            setattr(self, name, nn.Sequential(first, *blocks))
         self.unused_weights = ("fc.", *(f"layer{stage + 1}." for stage in range(stages, 4)))
-        expansion = 1 if depth < 50 else 4
-        self.channels = tuple(64 * 2**stage * expansion for stage in range(stages))[-levels:]
+        self.channels = tuple(64 * 2**stage * block.expansion for stage in range(stages))[-levels:]
         self.strides = (4, 8, 16, 16 if dilated else 32)[:stages][-levels:]
         self.levels, self.frozen_norms = levels, True
-        freeze(self.conv1, network.layer1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        freeze(self.conv1, self.get_submodule("layer1"))
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """See `Backbone.features`."""
-        values = self.maxpool(F.relu(normalized_convolution(pixels, self.conv1, self.bn1), inplace=True))
+        values = F.relu(normalized_convolution(pixels, self.conv1, self.bn1), inplace=True)
+        values = F.max_pool2d(values, kernel_size=3, stride=2, padding=1)
         found = []
         for name in self.stage_names:
-            for block in getattr(self, name):
-                values = _residual_block(block, values)
+            values = getattr(self, name)(values)
             if name in self.stage_names[-self.levels :]:  # a fine stage is large: it is not held for nothing
                 found.append(values)
         return found
-
-
-def _residual_block(block: Any, values: Tensor) -> Tensor:
-    """A basic block of torchvision's (two convolutions) or a bottleneck (three), with its norms folded in."""
-    pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
-    if hasattr(block, "conv3"):
-        pairs.append((block.conv3, block.bn3))
-    shortcut = values if block.downsample is None else normalized_convolution(values, *block.downsample)
-    for convolution, norm in pairs[:-1]:
-        values = F.relu(normalized_convolution(values, convolution, norm), inplace=True)
-    values = normalized_convolution(values, *pairs[-1])
-    values += shortcut
-    return F.relu(values, inplace=True)

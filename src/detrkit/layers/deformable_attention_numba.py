@@ -43,11 +43,11 @@ def deformable_attention_numba(
     """
     precise = at_least_float32(values)
     sizes = [size for level in level_sizes for size in level]
-    found: Tensor = _attend(precise, locations.to(precise.dtype), weights.to(precise.dtype), sizes)
+    attend = torch.ops.detrkit.deformable_attention_numba
+    found: Tensor = attend(precise, locations.to(precise.dtype), weights.to(precise.dtype), sizes)
     return found.to(values.dtype)
 
 
-@torch.library.custom_op("detrkit::deformable_attention_numba", mutates_args=(), device_types="cpu")
 def _attend(values: Tensor, locations: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
     batch, cells, heads, channels = values.shape
     result = values.new_empty(batch, locations.shape[1], heads * channels)
@@ -64,7 +64,6 @@ def _attend(values: Tensor, locations: Tensor, weights: Tensor, sizes: Sequence[
     return result
 
 
-@torch.library.custom_op("detrkit::deformable_attention_numba_backward", mutates_args=(), device_types="cpu")
 def _attend_backward(
     gradient: Tensor, values: Tensor, locations: Tensor, weights: Tensor, sizes: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,13 +91,11 @@ def _attend_backward(
     return of_values.transpose(1, 2).contiguous() if apart else of_values, of_locations, of_weights
 
 
-@_attend.register_fake
-def _(values: Tensor, locations: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
+def _fake(values: Tensor, locations: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
     return values.new_empty(values.shape[0], locations.shape[1], values.shape[2] * values.shape[3])
 
 
-@_attend_backward.register_fake
-def _(
+def _fake_backward(
     gradient: Tensor, values: Tensor, locations: Tensor, weights: Tensor, sizes: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     return values.new_empty(values.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
@@ -110,10 +107,23 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Sequence[int]], output
 
 
 def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    return *_attend_backward(gradient, *ctx.saved_tensors, ctx.sizes), None
+    attend_backward = torch.ops.detrkit.deformable_attention_numba_backward
+    return *attend_backward(gradient, *ctx.saved_tensors, ctx.sizes), None
 
 
-_attend.register_autograd(_differentiate, setup_context=_save)
+def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> str:
+    """What `torch.library.custom_op` does, but without importing the compiler at the first call, which takes a second and 0.25 GB."""
+    schema = torch.library.infer_schema(kernel, mutates_args=())
+    torch.library.define(f"detrkit::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(f"detrkit::{name}", "cpu", kernel)
+    torch.library.register_fake(f"detrkit::{name}", fake)
+    return f"detrkit::{name}"
+
+
+_register("deformable_attention_numba_backward", _attend_backward, _fake_backward)
+torch.library.register_autograd(
+    _register("deformable_attention_numba", _attend, _fake), _differentiate, setup_context=_save
+)
 
 
 def _worth_a_copy(weights: Tensor, cells: int) -> bool:
