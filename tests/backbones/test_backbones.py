@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detrkit.backbones import BACKBONES, Backbone, build_backbone
 from detrkit.backbones.compact import Compact
 from detrkit.backbones.mobilenet import _relu6
+from detrkit.backbones.resnet import ResNet
 from detrkit.errors import ConfigurationError
 from detrkit.structures import ImageBatch
 
@@ -110,6 +111,23 @@ def test_gradients_of_a_resnet_equal_torchvision(name: str, count: int) -> None:
     assert len(trained) == count
     for key, parameter in trained.items():
         torch.testing.assert_close(parameter.grad, theirs[key].grad)
+
+
+def test_a_fresh_resnet_starts_like_torchvisions() -> None:
+    fresh, wanted = build_backbone("resnet50"), torchvision.models.resnet50(weights=None).state_dict()
+    for name, values in fresh.state_dict().items():
+        assert values.shape == wanted[name].shape, name
+        if values.dim() == 4:
+            assert abs(values.mean()) < 4 * values.std() / values.numel() ** 0.5, name
+            torch.testing.assert_close(values.std(), wanted[name].std(), rtol=0.05, atol=0.0)
+        else:
+            assert torch.equal(values, wanted[name]), name
+
+
+@pytest.mark.parametrize("depth", [18, 34])
+def test_basic_blocks_are_not_dilated(depth: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"ResNet-{depth} has no dilated form: choose depth 50 or 101"):
+        ResNet(depth=depth, dilated=True)
 
 
 def test_mobilenet_equals_torchvision() -> None:

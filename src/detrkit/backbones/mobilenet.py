@@ -26,7 +26,7 @@ class MobileNetV2(Backbone):
 
     def __init__(self, *, levels: int = 1) -> None:
         super().__init__()
-        import torchvision  # not for everybody: other backbones do without, and importing it takes 0.2 GB
+        import torchvision  # here, since whoever has another backbone need not wait for it
 
         network = torchvision.models.mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d)
         blocks: nn.Sequential = network.features

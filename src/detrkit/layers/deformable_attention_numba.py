@@ -112,7 +112,7 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> str:
-    """What `torch.library.custom_op` does, but without importing the compiler at the first call, which takes a second and 0.25 GB."""
+    """What `torch.library.custom_op` does, but without importing the compiler at the first call, which takes seconds and 0.2 GB."""
     schema = torch.library.infer_schema(kernel, mutates_args=())
     torch.library.define(f"detrkit::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
     torch.library.impl(f"detrkit::{name}", "cpu", kernel)
