@@ -172,6 +172,21 @@ class LayerOutput(TensorRecord):
 
 
 @dataclass(frozen=True)
+class QueryGroup(TensorRecord):
+    """Queries that exist in training only, beside the model's own.
+
+    Attributes:
+        name: beginning of the names of their losses.
+        objects: (B, R) int64, the object of its image that each of them answers for, -1 for none.
+        repeats: how many of them answer for each object, by which their losses are divided.
+    """
+
+    name: str
+    objects: Tensor
+    repeats: int
+
+
+@dataclass(frozen=True)
 class Queries(TensorRecord):
     """What each query carries into the decoder.
 
@@ -181,12 +196,16 @@ class Queries(TensorRecord):
         references: (B, Q, 2) points or (B, Q, 4) boxes cxcywh in [0, 1] of the image without its padding, where the first layer
             looks; None in a paper without references.
         proposals: of a two-stage model: what every token of memory proposes, (B, S, ...); the queries are the best of them.
+        training_groups: the last rows of the above that are not the model's own queries, group after group.
+        attention_mask: (B, Q, Q) bool, True where a query (row) may see another; None where all see all.
     """
 
     content: Tensor
     position: Tensor
     references: Tensor | None = None
     proposals: LayerOutput | None = None
+    training_groups: tuple[QueryGroup, ...] = ()
+    attention_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +224,21 @@ class Decoded(TensorRecord):
 
 
 @dataclass(frozen=True)
+class GroupOutput(TensorRecord):
+    """The predictions of one training group.
+
+    Attributes:
+        group: which.
+        logits: (L, B, R, K) raw class scores.
+        boxes_cxcywh: (L, B, R, 4) in [0, 1] of the image without its padding.
+    """
+
+    group: QueryGroup
+    logits: Tensor
+    boxes_cxcywh: Tensor
+
+
+@dataclass(frozen=True)
 class Output(TensorRecord):
     """The predictions of all decoder layers, stacked; the last layer is the result.
 
@@ -212,11 +246,13 @@ class Output(TensorRecord):
         logits: (L, B, Q, K) raw class scores.
         boxes_cxcywh: (L, B, Q, 4) in [0, 1] of the image without its padding.
         proposals: of a two-stage model: what every token of memory proposes, (B, S, K) and (B, S, 4).
+        training_groups: what queries found that are there in training only.
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
     proposals: LayerOutput | None = None
+    training_groups: tuple[GroupOutput, ...] = ()
 
     @property
     def layers(self) -> tuple[LayerOutput, ...]:
@@ -246,7 +282,7 @@ class Losses:
     Attributes:
         total: scalar with gradient, the sum of `criterion.weights[name] * terms[name]`.
         terms: unweighted scalars with gradient by name: `layers.<i>.class`, `layers.<i>.l1`, `layers.<i>.giou`; of a two-stage model also
-            `proposals.class` and so on.
+            `proposals.class` and so on, and of training groups `<group>.layers.<i>.class` and so on.
         statistics: numbers of the last layer without gradient, for showing how learning goes: `objects` in the batch, `matched` of them,
             and how many of these were given the right class (`correct`).
     """
@@ -363,9 +399,11 @@ for _type in (
     FeatureMap,
     Levels,
     Memory,
+    QueryGroup,
     Queries,
     Decoded,
     LayerOutput,
+    GroupOutput,
     Output,
     Stages,
     Detections,

@@ -204,13 +204,19 @@ class TestTheVariant:
         assert found.startswith(f"{path} holds none of the models that detrkit knows")
         assert found.endswith("which is H-DETR's way; a detrkit model with learned_content is kept by detrkit.save")
 
-    def test_related_boxes_are_no_papers(self, tmp_path: Path) -> None:
-        model = skeleton("deformable-detr-compact-two-stage", box_relation=True)
-        names = set(to_official(model.state_dict(), model))
-        assert "transformer.decoder.box_relation.projection.weight" in names
-        weights = hollow("deformable-detr-compact-two-stage", box_relation=True)
+    @pytest.mark.parametrize(
+        ("setting", "value", "name"),
+        [
+            ("box_relation", True, "transformer.decoder.box_relation.projection.weight"),
+            ("denoising", 8, "transformer.denoising.embedding.weight"),
+        ],
+    )
+    def test_what_has_names_of_ours_is_no_papers(self, tmp_path: Path, setting: str, value: int, name: str) -> None:
+        model = skeleton("deformable-detr-compact-two-stage", **{setting: value})
+        assert name in set(to_official(model.state_dict(), model))
+        weights = hollow("deformable-detr-compact-two-stage", **{setting: value})
         assert complaint(write(tmp_path / "file.pth", weights)).endswith(
-            "it is of a detrkit model with box_relation, which no paper's names can tell; such a model is kept by detrkit.save"
+            f"it is of a detrkit model with {setting}, which no paper's names can tell; such a model is kept by detrkit.save"
         )
 
     def test_dilation_has_to_be_told(self, tmp_path: Path) -> None:
@@ -387,6 +393,7 @@ class TestOtherPapers:
             "label_enc.weight",
             "transformer.decoder.norm.weight",
             "transformer.decoder.box_relation.projection.weight",
+            "transformer.denoising.embedding.weight",
         ],
     )
     def test_one_tensor_of_theirs_is_enough(self, stranger: str) -> None:

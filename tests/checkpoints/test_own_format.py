@@ -202,7 +202,7 @@ class TestWhatIsRefused:
         model = small_model("deformable-detr-compact-two-stage")
         save(model, tmp_path / "model.safetensors")
         header = header_of(tmp_path / "model.safetensors")
-        for name in ("distinct_overlap", "box_relation"):
+        for name in ("distinct_overlap", "box_relation", "denoising"):
             del header["config"][name]
         header["variant"] = "deformable-detr-mobilenetv2-light"  # which has them now
         again = load(write_with_header(model, tmp_path / "older.safetensors", header))

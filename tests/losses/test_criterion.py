@@ -19,7 +19,7 @@ from detrkit.matching.costs import focal_class_cost, giou_cost, l1_cost
 from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.models import deformable_detr, detr
 from detrkit.models.catalog import build, criterion_for
-from detrkit.structures import ImageBatch, LayerOutput, Output, Target
+from detrkit.structures import GroupOutput, ImageBatch, LayerOutput, Output, QueryGroup, Target
 
 LAYERS, QUERIES, CLASSES = 3, 5, 4
 CONFIG = detr.Config(classes=CLASSES, queries=QUERIES, decoder_layers=LAYERS)
@@ -293,3 +293,55 @@ def test_half_precision_scores_give_a_float32_loss(dtype: torch.dtype) -> None:
     losses, wanted = detr.criterion(CONFIG)(halved, targets), detr.criterion(CONFIG)(exact, targets)
     assert losses.total.dtype == torch.float32
     torch.testing.assert_close(losses.total.double(), wanted.total, rtol=1e-5, atol=0)
+
+
+class TestTrainingGroups:
+    """Queries that know their object are not matched; their terms have the group's name, and repetitions are averaged."""
+
+    CONFIG = deformable_detr.Config(classes=CLASSES, queries=QUERIES, decoder_layers=2, two_stage=True, denoising=4)
+
+    def test_terms_by_hand(self) -> None:
+        own, found = (prediction(2, layers=2, classes=CLASSES - 1) for _ in range(2))
+        targets = [objects(2), objects(1)]
+        group = QueryGroup("denoising", torch.tensor([[1, 0, -1, 0, 1], [0, -1, -1, 0, -1]]), repeats=2)
+        part = GroupOutput(group, found.logits, found.boxes_cxcywh)
+        criterion = deformable_detr.criterion(self.CONFIG)
+        alone = criterion(own, targets)
+        losses = criterion(dataclasses.replace(own, training_groups=(part,)), targets)
+        answers = [(0, 0, 1), (0, 1, 0), (0, 3, 0), (0, 4, 1), (1, 0, 0), (1, 3, 0)]  # image, query, object
+        total = alone.total
+        for layer in range(2):
+            wanted = torch.zeros(2, QUERIES, CLASSES, dtype=torch.float64)
+            distance = overlap = torch.zeros((), dtype=torch.float64)
+            for image, query, entry in answers:
+                box, truth = found.boxes_cxcywh[layer, image, query], targets[image].boxes_cxcywh[entry]
+                wanted[image, query, targets[image].labels[entry]] = 1
+                distance = distance + (box - truth).abs().sum()
+                overlap = overlap + torchvision.ops.generalized_box_iou_loss(corners(box), corners(truth))
+            focal = torchvision.ops.sigmoid_focal_loss(found.logits[layer], wanted, reduction="sum")
+            for name, value, weight in (("class", focal, 2), ("l1", distance, 5), ("giou", overlap, 2)):
+                value = value / (3 * 2)  # three objects, each twice
+                torch.testing.assert_close(
+                    losses.terms[f"denoising.layers.{layer}.{name}"], value, rtol=1e-6, atol=1e-9
+                )
+                total = total + weight * value
+        torch.testing.assert_close(losses.total, total, rtol=1e-6, atol=1e-9)
+        assert losses.statistics == alone.statistics
+
+    def test_without_objects_all_of_it_is_background(self) -> None:
+        own, found = (prediction(1, layers=2, classes=CLASSES - 1) for _ in range(2))
+        group = QueryGroup("denoising", torch.full((1, QUERIES), -1), repeats=1)
+        output = dataclasses.replace(own, training_groups=(GroupOutput(group, found.logits, found.boxes_cxcywh),))
+        terms = deformable_detr.criterion(self.CONFIG)(output, [objects(0)]).terms
+        assert terms["denoising.layers.1.l1"] == terms["denoising.layers.1.giou"] == 0
+        assert terms["denoising.layers.1.class"] > 0
+
+    def test_a_model_learns_from_them(self) -> None:
+        model = build("deformable-detr-compact-two-stage", classes=["a", "b", "c"], denoising=6, **SMALL).train()
+        targets = [Target(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.3, 0.4]]))]
+        losses = criterion_for(model)(model(ImageBatch(torch.rand(1, 3, 64, 64)), targets), targets)
+        groups = [name for name in losses.terms if name.startswith("denoising.")]
+        assert groups == [f"denoising.layers.{layer}.{name}" for name in ("class", "l1", "giou") for layer in range(2)]
+        sum(losses.terms[name] for name in groups).backward()
+        codes = model.query_source.denoising.embedding.weight.grad
+        assert codes.abs().sum(1).gt(0)[1]

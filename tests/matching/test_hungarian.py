@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detrkit.errors import DetrkitError, NonFiniteError
 from detrkit.matching.costs import giou_cost, l1_cost, pad_targets, softmax_class_cost
-from detrkit.matching.hungarian import HungarianMatcher, Matches
+from detrkit.matching.hungarian import HungarianMatcher, Matches, known_matches
 from detrkit.structures import Output, Target
 
 TERMS = {"class": (softmax_class_cost, 1.0), "l1": (l1_cost, 5.0), "giou": (giou_cost, 2.0)}
@@ -207,3 +207,11 @@ class TestCostsThatAreNotFinite:
         output.boxes_cxcywh[0, 2] = math.nan
         output.boxes_cxcywh[1, 1] = math.nan
         assert complaint(output, targets).image == 1
+
+
+def test_queries_that_know_their_object() -> None:
+    matches = known_matches(torch.tensor([[-1, 1, 0], [-1, -1, -1], [0, -1, -1]]), layers=2)
+    assert matches.layers.tolist() == [[0] * 3, [1] * 3]
+    assert matches.images.tolist() == [[0, 0, 2]] * 2
+    assert matches.queries.tolist() == [[1, 2, 0]] * 2
+    assert matches.objects.tolist() == [[1, 0, 0]] * 2

@@ -57,7 +57,7 @@ class TestPublishedModels:
         assert (config.levels, config.points, config.encoder_layers, config.decoder_layers) == (4, 4, 6, 6)
         assert (config.dropout, config.class_weight, config.l1_weight, config.giou_weight) == (0.1, 2.0, 5.0, 2.0)
         assert (config.refine, config.two_stage, config.learned_content) == (False, False, False)
-        assert (config.distinct_overlap, config.box_relation) == (None, False)
+        assert (config.distinct_overlap, config.box_relation, config.denoising) == (None, False, 0)
         changes = {
             "-single-scale": {"levels": 1},
             "-single-scale-dc5": {"levels": 1, "backbone": "resnet50-dc5"},
@@ -90,6 +90,8 @@ class TestPublishedModels:
             {"box_relation": True, "refine": True},
             r"^box_relation needs two_stage=True: set both, or leave box_relation out$",
         ),
+        ({"denoising": 60}, r"^denoising needs two_stage=True: set both, or leave denoising out$"),
+        ({"denoising": -1, "two_stage": True}, r"^denoising must not be below 0, but is -1$"),
         (
             {"distinct_overlap": 1.5, "two_stage": True},
             r"^distinct_overlap is an IoU between 0 and 1 or None, not 1.5$",
@@ -270,6 +272,36 @@ class TestDecoder:
             torch.testing.assert_close(bias, model.decoder.relation(references))
         stages.output.logits.sum().backward()
         assert model.decoder.relation.projection.weight.grad.any()
+
+    @pytest.mark.parametrize("box_relation", [False, True])
+    def test_noised_objects_do_not_change_what_queries_find(self, box_relation: bool) -> None:
+        model = small(refine=True, two_stage=True, box_relation=box_relation, denoising=8).train()
+        targets = [
+            Target(torch.tensor([0, 1]), torch.rand(2, 4).double() * 0.4 + 0.2),
+            Target(torch.tensor([1]), torch.rand(1, 4).double() * 0.4 + 0.2),
+        ]
+        images = batch()
+        found, alone = model(images, targets), model(images)
+        assert alone.training_groups == ()
+        assert model.eval()(images, targets).training_groups == ()
+        torch.testing.assert_close(found.logits, alone.logits)
+        torch.testing.assert_close(found.boxes_cxcywh, alone.boxes_cxcywh)
+        (part,) = found.training_groups
+        assert part.logits.shape == (3, 2, 8, found.logits.shape[-1])
+        assert part.boxes_cxcywh.shape == (3, 2, 8, 4)
+        torch.testing.assert_close(part.group.objects, torch.tensor([[0, 1, -1, -1] * 2, [0, -1, -1, -1] * 2]))
+
+    def test_noised_objects_see_the_queries_and_their_own_repetition(self) -> None:
+        model = small(refine=True, two_stage=True, denoising=8).train()
+        targets = [Target(torch.tensor([0, 1]), torch.rand(2, 4).double() * 0.4 + 0.2) for _ in range(2)]
+        queries = model.stages(batch(), targets).queries
+        memory = model.stages(batch()).memory
+        content = queries.content.detach().requires_grad_()
+        states = model.decoder(dataclasses.replace(queries, content=content), memory, model.heads).states
+        states[-1, 0, 5 + 4 + 1].sum().backward()  # the second row of the second repetition
+        assert content.grad is not None
+        seen = content.grad[0].abs().sum(-1) > 0
+        assert seen.tolist() == [True] * 5 + [False] * 4 + [True] * 4
 
     def test_relations_begin_as_if_there_were_none(self) -> None:
         torch.manual_seed(0)

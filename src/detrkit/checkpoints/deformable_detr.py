@@ -32,7 +32,8 @@ from detrkit.models.deformable_detr import Config
 
 # Norms are numbered in the order of the paper's figure, not in the order that the decoder runs them.
 _ENCODER_NORMS, _DECODER_NORMS = ("norm", "feed_forward.norm"), ("cross_norm", "self_norm", "feed_forward.norm")
-BOX_RELATION = "transformer.decoder.box_relation."  # ours: Relation DETR's own layer is another one
+# Ours, by the setting that they come from: Relation DETR's own layer is another one, and DINO's codes of classes have a row more.
+OWN_NAMES = {"transformer.decoder.box_relation.": "box_relation", "transformer.denoising.": "denoising"}
 # Begin names that the paper's own models have not: they are another paper's, or no paper's at all.
 _DESCENDANTS = (
     "refpoint_embed.",
@@ -40,7 +41,7 @@ _DESCENDANTS = (
     "label_enc.",
     "transformer.decoder.norm.",
     "transformer.decoder.ref_point_head.",
-    BOX_RELATION,
+    *OWN_NAMES,
 )
 
 
@@ -53,12 +54,21 @@ class _Form:
     two_stage: bool
     learned_content: bool = False
     box_relation: bool = False
+    denoising: bool = False
 
 
 def official(config: Config) -> KeyMapping:
-    """The authors' names for a model of this configuration; learned content has its descendants' name, the relation of boxes one of ours."""
-    form = _Form(config.decoder_layers, config.refine, config.two_stage, config.learned_content, config.box_relation)
-    return _official(form)
+    """The authors' names for a model of this configuration. Learned content has its descendants' name; see `OWN_NAMES` for the rest."""
+    return _official(
+        _Form(
+            layers=config.decoder_layers,
+            refine=config.refine,
+            two_stage=config.two_stage,
+            learned_content=config.learned_content,
+            box_relation=config.box_relation,
+            denoising=config.denoising > 0,
+        )
+    )
 
 
 def find_layout(names: Collection[str]) -> KeyMapping | None:
@@ -82,10 +92,10 @@ def candidates(tensors: Mapping[str, Tensor], configs: Mapping[str, Config]) -> 
     """
     two_stage, refine, levels = _two_stage(tensors), _refined(tensors), _levels(tensors)
     agreement = {
-        # Weights with learned content or related boxes are not read from the authors' layout, see `find_layout`.
+        # Weights with learned content or names of ours are not read from the authors' layout, see `find_layout`.
         name: (
             config.two_stage == two_stage,
-            not (config.learned_content or config.box_relation),
+            not (config.learned_content or config.box_relation or config.denoising),
             config.refine == refine,
             config.levels == levels,
         )
@@ -184,7 +194,11 @@ def _official(form: _Form) -> KeyMapping:
             *_attention("decoder", "cross_attention", attention.format(part="decoder", name="cross_attn")),
             *_queries(form, "transformer.", "query_embed"),
             *_heads(form, "transformer.decoder."),
-            *([same("decoder.relation.projection", f"{BOX_RELATION}projection")] if form.box_relation else []),
+            *(
+                [same("decoder.relation.projection", "transformer.decoder.box_relation.projection")]
+                if form.box_relation
+                else []
+            ),
             same("neck.projections.{n}.0", "input_proj.{n}.0"),
             same("neck.projections.{n}.1", "input_proj.{n}.1"),
         ],
@@ -237,6 +251,8 @@ def _queries(form: _Form, transformer: str, embedding: str) -> list[Rule]:
         }
         if form.learned_content:
             names["embedding"] = embedding
+        if form.denoising:
+            names["denoising.embedding"] = f"{transformer}denoising.embedding"
     level_code = Rule("encoder.level_code", (f"{transformer}level_embed",))
     return [level_code, *(same(f"query_source.{ours}", theirs) for ours, theirs in names.items())]
 

@@ -127,8 +127,9 @@ def _find_family(file: WeightFile) -> tuple[str, KeyMapping]:
 def _hint(names: Collection[str]) -> str:
     if {"query_embed.weight", "transformer.pos_trans.weight"} <= set(names):
         return "it has learned queries beside proposals, which is H-DETR's way; a detrkit model with learned_content is kept by detrkit.save"
-    if any(name.startswith(deformable_detr.BOX_RELATION) for name in names):
-        return "it is of a detrkit model with box_relation, which no paper's names can tell; such a model is kept by detrkit.save"
+    for beginning, setting in deformable_detr.OWN_NAMES.items():
+        if any(name.startswith(beginning) for name in names):
+            return f"it is of a detrkit model with {setting}, which no paper's names can tell; such a model is kept by detrkit.save"
     for beginning, paper in _OTHER_PAPERS.items():
         for name in names:
             if name.startswith(beginning):

@@ -73,7 +73,7 @@ class MultiHeadAttention(nn.Module):
             key: (B, S, D); the same object as `query` in self-attention saves a product.
             value: (B, S, D).
             padding: (B, S) bool, True for keys that must not be seen.
-            score_bias: (B, heads, Q, S), added to the scores.
+            score_bias: (B, heads, Q, S), added to the scores; or bool, True where a key may be seen.
 
         Returns:
             (B, Q, D).
@@ -92,14 +92,19 @@ class MultiHeadAttention(nn.Module):
             projected_key,
             projected_value,
             heads=self.heads,
-            mask=_mask(padding, score_bias),
+            mask=score_bias if padding is None else masked(score_bias, ~padding[:, None, None, :]),
             drop=self.dropout if self.training else 0.0,
         )
         return self.output(found)  # type: ignore[no-any-return]
 
 
-def _mask(padding: Tensor | None, score_bias: Tensor | None) -> Tensor | None:
-    if padding is None:
-        return score_bias
-    seen = ~padding[:, None, None, :]
-    return seen if score_bias is None else score_bias.masked_fill(~seen, -torch.inf)
+def masked(score_bias: Tensor | None, seen: Tensor) -> Tensor:
+    """Both in one: what `attend` takes as its mask.
+
+    Args:
+        score_bias: (B, heads, Q, S) floats, bool as below, or None.
+        seen: bool that broadcasts with it, True where a key may be seen.
+    """
+    if score_bias is None:
+        return seen
+    return score_bias & seen if score_bias.dtype == torch.bool else score_bias.masked_fill(~seen, -torch.inf)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.losses.boxes import giou_loss, l1_loss
-from detrkit.matching.hungarian import HungarianMatcher, Matches
-from detrkit.structures import LayerOutput, Losses, Output, Target
+from detrkit.matching.hungarian import HungarianMatcher, Matches, known_matches
+from detrkit.structures import GroupOutput, LayerOutput, Losses, Output, Target
 
 ClassLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -26,6 +26,7 @@ class SetCriterion(nn.Module):
         term_weights: weight of each of `class`, `l1` and `giou`, the same in every layer.
         layers: L, the number of decoder layers.
         proposals: whether the model makes proposals, which are matched and weighed like a layer; every object is class 0 to them.
+        groups: names of the groups of queries that the model has in training only; they are weighed like its own.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class SetCriterion(nn.Module):
         term_weights: Mapping[str, float],
         layers: int,
         proposals: bool = False,
+        groups: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.matcher, self.class_loss, self.no_object = matcher, class_loss, no_object
-        parts = [f"layers.{layer}" for layer in range(layers)] + ["proposals"] * proposals
+        names = [f"layers.{layer}" for layer in range(layers)]
+        parts = names + ["proposals"] * proposals + [f"{group}.{name}" for group in groups for name in names]
         self.weights = {f"{part}.{name}": weight for part in parts for name, weight in term_weights.items()}
 
     def forward(self, output: Output, targets: Sequence[Target]) -> Losses:
@@ -59,13 +62,11 @@ class SetCriterion(nn.Module):
         matches = self.matcher(output, targets)
         labels = self._labels(output, targets, matches)
         by_name = self._losses(output, targets, matches, labels, divisor)
-        terms = {
-            f"layers.{layer}.{name}": value
-            for name, values in by_name.items()
-            for layer, value in enumerate(values.unbind(0))
-        }
+        terms = _by_layer(by_name)
         if output.proposals is not None:
             terms |= self._proposal_terms(output.proposals, targets, divisor)
+        for part in output.training_groups:
+            terms |= self._group_terms(part, targets, divisor)
         total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         return Losses(total, terms, _statistics(output, labels, matches, targets))
 
@@ -90,12 +91,28 @@ class SetCriterion(nn.Module):
         by_name = self._losses(output, objects, matches, labels, divisor)
         return {f"proposals.{name}": values[0] for name, values in by_name.items()}
 
+    def _group_terms(self, part: GroupOutput, targets: Sequence[Target], divisor: Tensor) -> dict[str, Tensor]:
+        """Losses of queries that know what they answer for."""
+        output, group = Output(part.logits, part.boxes_cxcywh), part.group
+        matches = known_matches(group.objects, layers=len(output.logits))
+        labels = self._labels(output, targets, matches)
+        return _by_layer(self._losses(output, targets, matches, labels, divisor * group.repeats), f"{group.name}.")
+
     def _labels(self, output: Output, targets: Sequence[Target], matches: Matches) -> Tensor:
         """(L, B, Q) label of every query: its object's, or no-object."""
         labels = output.logits.new_full(output.logits.shape[:3], self.no_object, dtype=torch.int64)
         all_labels = torch.cat([target.labels for target in targets]).to(labels)
         labels[matches.layers, matches.images, matches.queries] = all_labels[_flat_objects(matches, targets)]
         return labels
+
+
+def _by_layer(losses: Mapping[str, Tensor], beginning: str = "") -> dict[str, Tensor]:
+    """(L,) of each term as scalars by layer and term."""
+    return {
+        f"{beginning}layers.{layer}.{name}": value
+        for name, values in losses.items()
+        for layer, value in enumerate(values.unbind(0))
+    }
 
 
 def number_of_objects(targets: Sequence[Target], like: Tensor) -> Tensor:

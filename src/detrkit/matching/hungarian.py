@@ -34,6 +34,18 @@ class Matches:
     objects: Tensor
 
 
+def known_matches(objects: Tensor, *, layers: int) -> Matches:
+    """Pairs where every query knows what it answers for.
+
+    Args:
+        objects: (B, Q) int64, index among the objects of the image, -1 for none.
+        layers: L; all have the same pairs.
+    """
+    images, queries = (objects >= 0).nonzero(as_tuple=True)
+    found = torch.arange(layers, device=objects.device)[:, None].expand(-1, len(images))
+    return Matches(found, *(row.expand(layers, -1) for row in (images, queries, objects[images, queries])))
+
+
 def set_matcher(class_cost: CostTerm, weights: Mapping[str, float]) -> HungarianMatcher:
     """Matching by class, box distance and overlap, with the weights that the loss has (DETR, section 3.1).
 

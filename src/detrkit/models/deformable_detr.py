@@ -8,8 +8,8 @@ best proposals become the references.
 Symbols: B images, Q queries, S memory tokens, D width, M heads, L decoder layers, K outputs of the class head, one a class (no no-object).
 
 Deviations from the authors' code: the losses of all layers are computed together; the box that refines a reference is computed without
-gradient instead of being detached. Neither changes a value beyond rounding. Learned content and distinctness of proposals and the relation of
-boxes are later papers', and off in the published variants.
+gradient instead of being detached. Neither changes a value beyond rounding. Learned content and distinctness of proposals, the relation of
+boxes and denoising are later papers', and off in the published variants.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
 from detrkit.errors import ConfigurationError
+from detrkit.layers.attention import masked
 from detrkit.layers.box_relation import BoxRelation
 from detrkit.layers.deformable_transformer import DeformableAttention, DeformableDecoderLayer, DeformableEncoderLayer
+from detrkit.layers.denoising import ContrastiveDenoising
 from detrkit.layers.distinct import best_distinct
 from detrkit.layers.heads import MLP, DetectionHeads, LayerwiseHeads, inverse_sigmoid, precisely
 from detrkit.layers.position_encoding import SinePositionEncoding, sine_code
@@ -67,6 +69,8 @@ class Config:
             et al. 2023, arXiv:2303.12776). None takes the best Q whatever they overlap, as in the paper.
         box_relation: whether in two stages queries see how their boxes lie to each other (Hou et al. 2024, arXiv:2407.11699), which the
             paper has not.
+        denoising: how many noised copies of objects an image may have beside its queries in training, in two stages (contrastive denoising,
+            Zhang et al. 2022, arXiv:2203.03605, section 3.3); 0 for none, as in the paper.
         class_weight: weight of the class term, in matching and loss.
         l1_weight: weight of the box distance, in matching and loss.
         giou_weight: weight of the generalised IoU, in matching and loss.
@@ -91,6 +95,7 @@ class Config:
     learned_content: bool = False
     distinct_overlap: float | None = None
     box_relation: bool = False
+    denoising: int = 0
     class_weight: float = 2.0
     l1_weight: float = 5.0
     giou_weight: float = 2.0
@@ -99,10 +104,12 @@ class Config:
         for name in ("classes", "levels", "queries", "width", "heads", "points", "hidden", "decoder_layers"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.denoising < 0:
+            raise ConfigurationError(f"denoising must not be below 0, but is {self.denoising}")
         if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
             raise ConfigurationError("encoder_layers must not be below 0, and dropout lies in [0, 1)")
-        for name in ("learned_content", "distinct_overlap", "box_relation"):
-            if getattr(self, name) not in (False, None) and not self.two_stage:
+        for name in ("learned_content", "distinct_overlap", "box_relation", "denoising"):
+            if getattr(self, name) not in (False, None, 0) and not self.two_stage:
                 raise ConfigurationError(f"{name} needs two_stage=True: set both, or leave {name} out")
         if self.distinct_overlap is not None and not 0 < self.distinct_overlap < 1:
             raise ConfigurationError(f"distinct_overlap is an IoU between 0 and 1 or None, not {self.distinct_overlap}")
@@ -194,6 +201,7 @@ class ProposalQueries(nn.Module):
         outputs: K.
         learned_content: whether content is learned for each rank.
         distinct_overlap: IoU with a better proposal above which one is a repetition, see `best_distinct`; None chooses by score alone.
+        denoising: noised objects beside the queries in training, see `ContrastiveDenoising`; 0 for none.
     """
 
     def __init__(
@@ -204,6 +212,7 @@ class ProposalQueries(nn.Module):
         outputs: int,
         learned_content: bool = False,
         distinct_overlap: float | None = None,
+        denoising: int = 0,
     ) -> None:
         super().__init__()
         self.distinct_overlap = distinct_overlap
@@ -212,9 +221,10 @@ class ProposalQueries(nn.Module):
         self.projection, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         self.classes, self.boxes = nn.Linear(width, outputs), MLP(width, width, width, 4)
         self.position_projection, self.position_norm = nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width)
+        self.denoising = ContrastiveDenoising(width=width, outputs=outputs, rows=denoising) if denoising else None
 
-    def forward(self, memory: Memory, targets: Sequence[Target] | None = None) -> Queries:  # noqa: ARG002 - shown no targets
-        """Queries from the best proposals of each image; fewer where memory has fewer tokens."""
+    def forward(self, memory: Memory, targets: Sequence[Target] | None = None) -> Queries:
+        """Queries from the best proposals of each image, fewer where memory has fewer tokens; in training with noised objects."""
         anchors, usable = proposal_anchors(memory)
         features = self.norm(self.projection(memory.tokens.masked_fill(~usable[..., None], 0.0)))
         logits = precisely(self.classes, features)  # (B, S, K), exact, since neighbouring scores decide who is kept
@@ -222,11 +232,20 @@ class ProposalQueries(nn.Module):
         boxes = box_logits.sigmoid()
         best = self.choose(logits[..., 0].detach(), boxes.detach())
         references = boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))  # (B, Q, 4)
-        code = sine_code(references * (2 * math.pi), channels=self.width // 2).flatten(-2)  # (B, Q, 2 D)
-        position, content = self.position_norm(self.position_projection(code.to(features.dtype))).chunk(2, dim=-1)
+        position, content = self.place(references)
         if self.embedding is not None:
             content = self.embedding.weight[: content.shape[1]].to(content.dtype).expand_as(content)
-        return Queries(content, position, references, LayerOutput(logits, boxes))
+        queries = Queries(content, position, references, LayerOutput(logits, boxes))
+        if self.denoising is None or targets is None or not self.training:
+            return queries
+        return self.denoising(queries, targets, lambda boxes_cxcywh: self.place(boxes_cxcywh)[0])  # type: ignore[no-any-return]
+
+    def place(self, boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
+        """Position and content, (B, Q, D) each, of queries that start from these boxes, (B, Q, 4)."""
+        code = sine_code(boxes_cxcywh * (2 * math.pi), channels=self.width // 2).flatten(-2)  # (B, Q, 2 D)
+        code = self.position_projection(code.to(self.position_projection.weight.dtype))
+        position, content = self.position_norm(code).chunk(2, dim=-1)
+        return position, content
 
     def choose(self, scores: Tensor, boxes_cxcywh: Tensor) -> Tensor:
         """Which proposals become queries: a step for papers that choose otherwise.
@@ -287,6 +306,8 @@ class DeformableDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             scale = torch.cat([ratios] * (references.shape[-1] // 2), dim=-1)  # for points or boxes
             score_bias = None if self.relation is None else self.relation(references)
+            if queries.attention_mask is not None:
+                score_bias = masked(score_bias, queries.attention_mask[:, None])
             content = layer(content, queries.position, references[:, :, None] * scale, memory, score_bias)
             logits = inverse_sigmoid(references, epsilon=EPSILON)
             if logits.shape[-1] == 2:
@@ -339,6 +360,7 @@ def build_query_source(config: Config) -> nn.Module:
             outputs=config.classes,
             learned_content=config.learned_content,
             distinct_overlap=config.distinct_overlap,
+            denoising=config.denoising,
         )
     return LearnedReferences(count=config.queries, width=config.width)
 
@@ -367,7 +389,9 @@ def initialize(model: Detector, config: Config) -> None:
     for part in (model.encoder, model.decoder, model.query_source):
         for name, parameter in part.named_parameters():
             # Embeddings keep their normal numbers, and a query source's heads are heads.
-            if parameter.dim() > 1 and not name.startswith(("level_code", "embedding", "classes", "boxes")):
+            if parameter.dim() > 1 and not name.startswith(
+                ("level_code", "embedding", "denoising", "classes", "boxes")
+            ):
                 nn.init.xavier_uniform_(parameter)
     for module in model.modules():
         if isinstance(module, DeformableAttention | BoxRelation):
@@ -401,6 +425,7 @@ def criterion(config: Config) -> SetCriterion:
         term_weights=weights,
         layers=config.decoder_layers,
         proposals=config.two_stage,
+        groups=[ContrastiveDenoising.name] if config.denoising else [],
     )
 
 
@@ -435,6 +460,7 @@ _LIGHT = Config(
     learned_content=True,
     distinct_overlap=0.8,
     box_relation=True,
+    denoising=60,
 )
 VARIANTS: dict[str, Config] = {
     "deformable-detr-r50": Config(),

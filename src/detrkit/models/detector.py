@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detrkit.structures import ImageBatch, Levels, Memory, ModelCard, Output, Queries, Stages, Target
+from detrkit.structures import GroupOutput, ImageBatch, Levels, Memory, ModelCard, Output, Queries, Stages, Target
 
 
 class Detector(nn.Module):
@@ -72,8 +72,16 @@ class Detector(nn.Module):
 
 
 def _completed(output: Output, queries: Queries) -> Output:
-    """The heads' predictions with what the queries already knew."""
-    return dataclasses.replace(output, proposals=queries.proposals)
+    """The heads' predictions with what the queries already knew, those of training groups by themselves."""
+    if not queries.training_groups:
+        return dataclasses.replace(output, proposals=queries.proposals)
+    counts = [group.objects.shape[1] for group in queries.training_groups]
+    counts.insert(0, output.logits.shape[2] - sum(counts))
+    (logits, *group_logits), (boxes, *group_boxes) = (
+        torch.split(values, counts, dim=2) for values in (output.logits, output.boxes_cxcywh)
+    )
+    groups = zip(queries.training_groups, group_logits, group_boxes, strict=True)
+    return Output(logits, boxes, queries.proposals, tuple(GroupOutput(*each) for each in groups))
 
 
 def without_padding(batch: ImageBatch) -> ImageBatch:

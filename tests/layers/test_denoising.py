@@ -1,0 +1,179 @@
+"""Noised objects: by hand, against the authors' draws and what they made of them, and who may see them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from detrkit.layers.denoising import ContrastiveDenoising, Noise, attention_mask, draw_noise, noised_objects
+from detrkit.layers.heads import inverse_sigmoid
+from detrkit.structures import Queries, Target
+
+TARGETS = [
+    Target(torch.tensor([1, 2]), torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.9, 0.1, 0.2, 0.2]])),
+    Target(torch.tensor([0]), torch.tensor([[0.3, 0.3, 0.1, 0.1]])),
+    Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)),
+]
+
+
+def quiet(images: int = 3, repeats: int = 2, objects: int = 2) -> Noise:
+    """Chance that changes nothing but the boxes further off."""
+    shape = (images, repeats, 2, objects)
+    return Noise(
+        flipped=torch.zeros(shape, dtype=torch.bool),
+        labels=torch.zeros(shape, dtype=torch.int64),
+        signs=torch.ones(*shape, 4),
+        shares=torch.zeros(*shape, 4),
+    )
+
+
+def test_rows_and_what_they_answer_for() -> None:
+    noised = noised_objects(TARGETS, quiet(), box_noise=1.0)
+    assert noised.blocks.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert noised.objects.tolist() == [[0, 1, -1, -1] * 2, [0, -1, -1, -1] * 2, [-1] * 8]
+    assert noised.real.tolist() == [[True] * 8, [True, False] * 4, [False] * 8]
+    assert noised.labels.tolist() == [[1, 2, 1, 2] * 2, [0] * 8, [0] * 8]
+    torch.testing.assert_close(noised.boxes_cxcywh[0, :2], TARGETS[0].boxes_cxcywh)
+    torch.testing.assert_close(noised.boxes_cxcywh[1, 1], torch.full((4,), 0.5))
+    torch.testing.assert_close(noised.boxes_cxcywh[2], torch.full((8, 4), 0.5))
+
+
+def test_a_near_and_a_far_box_by_hand() -> None:
+    noise = quiet(images=1, repeats=1, objects=1)
+    noise.shares[:] = torch.tensor([0.5, 0.0, 0.25, 0.75])
+    noise.signs[..., 1:3] = -1
+    target = Target(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.2, 0.4]]))  # sides at 0.4, 0.3, 0.6 and 0.7
+    (near, far) = noised_objects([target], noise, box_noise=0.5).boxes_cxcywh[0]
+    # Half a width is 0.1 and half a height 0.2; half of that is how far a whole share goes.
+    left, top, right, bottom = 0.4 + 0.025, 0.3, 0.6 - 0.0125, 0.7 + 0.075
+    wanted = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+    torch.testing.assert_close(near, torch.tensor(wanted))
+    left, top, right, bottom = 0.4 + 0.075, 0.3 - 0.1, 0.6 - 0.0625, 0.7 + 0.175
+    wanted = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+    torch.testing.assert_close(far, torch.tensor(wanted))
+
+
+def test_boxes_stay_in_the_image_and_keep_no_negative_side() -> None:
+    noise = quiet(objects=2)
+    noise.shares[:] = 0.9
+    noise.signs[..., 2:] = -1  # left and top move right and down, right and bottom left and up
+    boxes = noised_objects(TARGETS, noise, box_noise=1.0).boxes_cxcywh
+    assert (boxes >= 0).all()
+    assert (boxes <= 1).all()
+    assert (boxes[0, 2:4, 2:] == 0).all()
+
+
+def test_classes_change_where_chance_says_so() -> None:
+    noise = quiet()
+    noise.labels[:] = 7
+    noise.flipped[0, 1, :, 0] = True
+    noise.flipped[1, :, :, 1] = True  # a row without an object
+    assert noised_objects(TARGETS, noise, box_noise=1.0).labels.tolist() == [[1, 2, 1, 2, 7, 2, 7, 2], [0] * 8, [0] * 8]
+
+
+def test_draws_have_their_probabilities() -> None:
+    torch.manual_seed(0)
+    noise = draw_noise(4, 50, 30, outputs=5, label_noise=0.25, like=torch.zeros(0, dtype=torch.float64))
+    assert noise.flipped.double().mean() == pytest.approx(0.25, abs=0.02)
+    assert torch.bincount(noise.labels.flatten(), minlength=5).div(noise.labels.numel()).tolist() == pytest.approx(
+        [0.2] * 5, abs=0.02
+    )
+    assert set(noise.signs.unique().tolist()) == {-1, 1}
+    assert noise.signs.mean() == pytest.approx(0.0, abs=0.02)
+    assert noise.shares.mean() == pytest.approx(0.5, abs=0.02)
+    assert noise.shares.dtype == torch.float64
+    assert 0 <= noise.shares.min() < 0.01
+    assert 0.99 < noise.shares.max() < 1
+
+
+def test_who_sees_whom() -> None:
+    mask = attention_mask(2, noised_objects(TARGETS[:2], quiet(images=2), box_noise=1.0))
+    assert mask.shape == (2, 10, 10)
+    queries, first, second = [True] * 2, [True] * 4 + [False] * 4, [False] * 4 + [True] * 4
+    for row in range(2):
+        assert mask[0, row].tolist() == queries + [False] * 8
+    for row in range(2, 6):
+        assert mask[0, row].tolist() == queries + first
+    for row in range(6, 10):
+        assert mask[0, row].tolist() == queries + second
+    assert mask[1, 6].tolist() == queries + [False] * 4 + [True, False] * 2  # the second image has one object
+
+
+def queries_of(images: int, count: int = 3, width: int = 8) -> Queries:
+    content, position = torch.randn(2, images, count, width)
+    return Queries(content, position, torch.rand(images, count, 4))
+
+
+def test_queries_come_first_and_unchanged() -> None:
+    denoising = ContrastiveDenoising(width=8, outputs=3, rows=9, label_noise=0.0)
+    own = queries_of(3)
+    found = denoising(own, TARGETS, lambda boxes: boxes.repeat(1, 1, 2))
+    (group,) = found.training_groups
+    assert (group.name, group.repeats, group.objects.shape) == ("denoising", 2, (3, 8))  # 9 rows hold two pairs of two
+    for name in ("content", "position", "references"):
+        assert torch.equal(getattr(found, name)[:, :3], getattr(own, name)), name
+    assert torch.equal(found.position[:, 3:], found.references[:, 3:].repeat(1, 1, 2))
+    assert torch.equal(found.content[0, 3], denoising.embedding.weight[1])
+    assert torch.equal(found.content[1, 3], denoising.embedding.weight[0])
+    assert not found.content[1, 4].any()
+    assert not found.content[2, 3:].any()
+
+
+def test_a_repetition_that_is_too_long_is_still_one() -> None:
+    found = ContrastiveDenoising(width=8, outputs=3, rows=1)(
+        queries_of(3), TARGETS, lambda boxes: boxes.repeat(1, 1, 2)
+    )
+    assert found.training_groups[0].repeats == 1
+    assert found.content.shape == (3, 3 + 4, 8)
+
+
+def test_without_objects_the_codes_still_take_part() -> None:
+    denoising = ContrastiveDenoising(width=8, outputs=3, rows=4)
+    found = denoising(queries_of(1), TARGETS[2:], lambda boxes: boxes.repeat(1, 1, 2))
+    assert (found.training_groups[0].objects == -1).all()
+    found.content.sum().backward()
+    assert denoising.embedding.weight.grad is not None
+    assert not denoising.embedding.weight.grad.any()
+
+
+def authors_noise(arrays: dict[str, np.ndarray], repeats: int, counts: list[int]) -> Noise:
+    """Their draws, made for the objects of all images end to end, in our layout."""
+    noise = quiet(len(counts), repeats, max(counts))
+    noise = Noise(noise.flipped, noise.labels, noise.signs.double(), noise.shares.double())
+    replacements = iter(arrays["draw.label_new"].tolist())
+    rows = iter(range(len(arrays["draw.label_uniform"])))
+    for block in range(2 * repeats):
+        for image, count in enumerate(counts):
+            for index in range(count):
+                row, place = next(rows), (image, block // 2, block % 2, index)
+                noise.flipped[place] = bool(arrays["draw.label_uniform"][row] < 0.25)
+                if noise.flipped[place]:
+                    noise.labels[place] = next(replacements)
+                noise.signs[place] = torch.from_numpy(np.sign(arrays["draw.box_sign"][row] - 0.5))
+                noise.shares[place] = torch.from_numpy(arrays["draw.box_uniform"][row])
+    assert next(rows, None) is None
+    assert next(replacements, None) is None
+    return noise
+
+
+def test_the_same_draws_make_the_same_noise_as_in_the_authors_code(shared: Path) -> None:
+    case = shared / "golden" / "dino_r50_4scale"
+    targets = [
+        Target(torch.tensor(each["labels"]), torch.tensor(each["boxes"], dtype=torch.float64))
+        for each in json.loads((case / "manifest.json").read_text())["targets"]
+    ]
+    arrays = dict(np.load(case / "denoising.npz"))
+    noised = noised_objects(targets, authors_noise(arrays, 25, [4, 2]), box_noise=1.0)
+    places: Tensor = inverse_sigmoid(noised.boxes_cxcywh, epsilon=1e-3)
+    np.testing.assert_allclose(places, arrays["query.boxes_unsigmoid"], atol=1e-6)
+    assert np.array_equal(noised.labels[noised.real], arrays["query.labels"][noised.real.numpy()])
+    # They put noised objects before the queries, say who may not be seen, and let empty rows be seen by their repetition.
+    ours = ~attention_mask(40, noised)[0]
+    order = torch.cat([torch.arange(40, 240), torch.arange(40)])
+    assert noised.real[0].all()
+    assert np.array_equal(ours[order][:, order], arrays["attention_mask"].astype(bool))
