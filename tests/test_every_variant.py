@@ -160,7 +160,12 @@ def with_padding(model: detrkit.Detector, levels: Levels) -> Levels:
 def test_every_parameter_gets_a_gradient(model: detrkit.Detector) -> None:
     """A parameter without one would stop training on several devices; an image without objects must not change that."""
     model.zero_grad()
-    detrkit.criterion_for(model)(model(ImageBatch(images())), some_targets()).total.backward()
+    model.query_source.train()  # what is there in training only
+    try:
+        output = model(ImageBatch(images()), some_targets())
+    finally:
+        model.eval()
+    detrkit.criterion_for(model)(output, some_targets()).total.backward()
     without = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
     frozen = [name for name, value in model.named_parameters() if not value.requires_grad and value.grad is not None]
     broken = [

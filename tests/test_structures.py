@@ -13,6 +13,7 @@ from detrkit.structures import (
     Decoded,
     Detections,
     FeatureMap,
+    GroupOutput,
     ImageBatch,
     LayerOutput,
     Levels,
@@ -20,6 +21,7 @@ from detrkit.structures import (
     Output,
     Preprocessing,
     Queries,
+    QueryGroup,
     Recipe,
     Stages,
     Target,
@@ -48,7 +50,24 @@ def stages() -> Stages:
     )
 
 
+def group() -> QueryGroup:
+    return QueryGroup("noise", torch.tensor([[0, -1], [1, 0]]), 1)
+
+
 RECORDS: list[TensorRecord] = [
+    group(),
+    GroupOutput(group(), torch.rand(5, 2, 2, 7), torch.rand(5, 2, 2, 4)),
+    Queries(
+        torch.zeros(2, 6, 3),
+        torch.rand(2, 6, 3),
+        training_groups=(group(),),
+        attention_mask=torch.ones(2, 6, 6, dtype=torch.bool),
+    ),
+    Output(
+        torch.rand(5, 2, 4, 7),
+        torch.rand(5, 2, 4, 4),
+        training_groups=(GroupOutput(group(), torch.rand(5, 2, 2, 7), torch.rand(5, 2, 2, 4)),),
+    ),
     ImageBatch(FLOATS, MASK, torch.tensor([7, 8]), torch.tensor([[10, 20], [30, 40]])),
     ImageBatch(FLOATS),
     Target(torch.tensor([1, 2]), torch.rand(2, 4)),

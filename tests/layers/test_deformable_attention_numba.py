@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.layers.deformable_attention import ENVIRONMENT_VARIABLE, choice, implementations
+from detrkit.layers.deformable_attention import (
+    ENVIRONMENT_VARIABLE,
+    choice,
+    deformable_attention_by,
+    implementations,
+    multi_scale_deformable_attention,
+)
 
 
 def test_numba_is_what_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +50,66 @@ def test_kernels_are_compiled_once_and_then_read_from_disk(tmp_path: Path) -> No
     assert kept
     assert process() == [[1, 0], [1, 0]]
     assert sorted(path.name for path in tmp_path.rglob("*.nbc")) == kept
+
+
+def test_who_does_not_compile_does_not_import_the_compiler() -> None:
+    code = """
+import sys, torch
+from detrkit.layers.deformable_attention import choice, multi_scale_deformable_attention
+values, locations = torch.rand(1, 6, 2, 4), torch.rand(1, 5, 2, 1, 3, 2)
+weights = torch.rand(1, 5, 2, 1, 3, requires_grad=True)
+multi_scale_deformable_attention(values, ((2, 3),), locations, weights).sum().backward()
+assert weights.grad is not None
+print(choice(torch.device("cpu"), torch.float32).name, "torch._dynamo" in sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["numba", "False"]
+
+
+def test_where_the_compiler_gives_up() -> None:
+    """Frames that run uncompiled under a compiler's eyes must not have their kernels compiled."""
+    code = """
+import torch
+from detrkit.layers.deformable_attention import deformable_attention_reference, multi_scale_deformable_attention
+torch._dynamo.config.recompile_limit = 1
+compiled = torch.compile(multi_scale_deformable_attention, backend="eager", dynamic=False)
+for queries in (3, 4, 5, 6):
+    found = []
+    for function in (compiled, deformable_attention_reference):
+        torch.manual_seed(0)
+        inputs = torch.rand(1, 6, 2, 4), torch.rand(1, queries, 2, 1, 3, 2), torch.rand(1, queries, 2, 1, 3)
+        for each in inputs:
+            each.requires_grad_()
+        result = function(inputs[0], ((2, 3),), *inputs[1:])
+        result.square().sum().backward()
+        found.append([result.detach(), *(each.grad for each in inputs)])
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other)
+print("equal")
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["equal"]
+
+
+def test_a_second_derivative_is_refused() -> None:
+    values = torch.rand(1, 6, 2, 4, requires_grad=True)
+    with deformable_attention_by("numba"):
+        result = multi_scale_deformable_attention(
+            values, ((2, 3),), torch.rand(1, 5, 2, 1, 3, 2), torch.rand(1, 5, 2, 1, 3)
+        )
+    (gradient,) = torch.autograd.grad(result.square().sum(), values, create_graph=True)
+    with pytest.raises(NotImplementedError, match="has no second derivative: compute it in a block"):
+        gradient.sum().backward()
+
+
+def test_the_kernels_can_be_read_again() -> None:
+    code = """
+import importlib, torch
+from detrkit.layers import deformable_attention_numba as kernels
+inputs = torch.rand(1, 6, 2, 4), ((2, 3),), torch.rand(1, 5, 2, 1, 3, 2), torch.rand(1, 5, 2, 1, 3)
+before = kernels.deformable_attention_numba(*inputs)
+print(torch.equal(importlib.reload(kernels).deformable_attention_numba(*inputs), before))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == [
+        "True"
+    ]

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from detrkit.layers.denoising import ContrastiveDenoising, Noise, attention_mask, draw_noise, noised_objects
-from detrkit.layers.heads import inverse_sigmoid
 from detrkit.structures import Queries, Target
 
 TARGETS = [
@@ -63,9 +61,9 @@ def test_boxes_stay_in_the_image_and_keep_no_negative_side() -> None:
     noise.shares[:] = 0.9
     noise.signs[..., 2:] = -1  # left and top move right and down, right and bottom left and up
     boxes = noised_objects(TARGETS, noise, box_noise=1.0).boxes_cxcywh
-    assert (boxes >= 0).all()
-    assert (boxes <= 1).all()
-    assert (boxes[0, 2:4, 2:] == 0).all()
+    assert (boxes > 0.0009).all()
+    assert (boxes < 0.9991).all()
+    torch.testing.assert_close(boxes[0, 2:4, 2:], torch.full((2, 2), 1e-3 / 1.001))
 
 
 def test_classes_change_where_chance_says_so() -> None:
@@ -124,6 +122,47 @@ def test_queries_come_first_and_unchanged() -> None:
     assert not found.content[2, 3:].any()
 
 
+def test_noise_has_the_strength_that_it_should_have() -> None:
+    denoising = ContrastiveDenoising(width=8, outputs=3, rows=4000)
+    assert (denoising.label_noise, denoising.box_noise) == (0.25, 1.0)
+    target = Target(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.1, 0.2]]))
+    for label_noise, box_noise in ((0.25, 1.0), (0.75, 0.5)):
+        denoising.label_noise, denoising.box_noise = label_noise, box_noise
+        found = denoising(queries_of(1, count=0), [target], lambda boxes: boxes.repeat(1, 1, 2))
+        kept = (found.content[0] == denoising.embedding.weight[1]).all(-1).float().mean().item()
+        assert kept == pytest.approx(1 - label_noise * 2 / 3, abs=0.03)  # a third of the draws is the true class
+        assert found.references is not None
+        near, far = (
+            (found.references[0, part::2] - target.boxes_cxcywh).abs().amax(0) / torch.tensor([0.1, 0.2]).repeat(2)
+            for part in (0, 1)
+        )
+        # Both sides of a box move by half its size at most, or twice that: its centre by half, its size by the whole.
+        for reach, factor in ((near, 1), (far, 2)):
+            most = torch.tensor([0.5, 0.5, 1.0, 1.0]) * box_noise * factor
+            assert (reach <= most + 1e-4).all()
+            assert (reach > 0.8 * most).all()
+
+
+def test_wrong_targets_are_told_before_they_are_used() -> None:
+    denoising, place = ContrastiveDenoising(width=8, outputs=3, rows=4), lambda boxes: boxes.repeat(1, 1, 2)
+    with pytest.raises(ValueError, match=r"^target 0 has a label outside 0\.\.2: labels are indices"):
+        denoising(queries_of(1), [Target(torch.tensor([3]), torch.rand(1, 4))], place)
+    with pytest.raises(ValueError, match=r"^the batch has 2 images but 3 targets were given"):
+        denoising(queries_of(2), TARGETS, place)
+    with pytest.raises(ValueError, match=r"^target 0 has 1 labels for 2 boxes$"):
+        denoising(queries_of(1), [Target(torch.tensor([0]), torch.rand(2, 4))], place)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_boxes_that_are_no_numbers_harm_nobody_else(value: float) -> None:
+    target = Target(torch.tensor([0]), torch.tensor([[0.5, value, 0.2, 0.2]]))
+    found = ContrastiveDenoising(width=8, outputs=3, rows=4)(
+        queries_of(1), [target], lambda boxes: boxes.repeat(1, 1, 2)
+    )
+    assert found.references is not None
+    assert found.references.isfinite().all()
+
+
 def test_a_repetition_that_is_too_long_is_still_one() -> None:
     found = ContrastiveDenoising(width=8, outputs=3, rows=1)(
         queries_of(3), TARGETS, lambda boxes: boxes.repeat(1, 1, 2)
@@ -169,8 +208,7 @@ def test_the_same_draws_make_the_same_noise_as_in_the_authors_code(shared: Path)
     ]
     arrays = dict(np.load(case / "denoising.npz"))
     noised = noised_objects(targets, authors_noise(arrays, 25, [4, 2]), box_noise=1.0)
-    places: Tensor = inverse_sigmoid(noised.boxes_cxcywh, epsilon=1e-3)
-    np.testing.assert_allclose(places, arrays["query.boxes_unsigmoid"], atol=1e-6)
+    np.testing.assert_allclose(noised.boxes_cxcywh.logit(), arrays["query.boxes_unsigmoid"], atol=1e-6)
     assert np.array_equal(noised.labels[noised.real], arrays["query.labels"][noised.real.numpy()])
     # They put noised objects before the queries, say who may not be seen, and let empty rows be seen by their repetition.
     ours = ~attention_mask(40, noised)[0]

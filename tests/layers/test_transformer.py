@@ -113,6 +113,18 @@ def test_positions_reach_queries_and_keys_of_the_decoder_but_not_values() -> Non
     torch.testing.assert_close(ours(content, position, memory, placed_memory), wanted)
 
 
+def test_a_query_sees_whom_the_mask_lets_it_see() -> None:
+    layer = DecoderLayer(width=8, heads=2, hidden=16, dropout=0.0).double()
+    content = torch.randn(1, 3, 8, dtype=torch.float64, requires_grad=True)
+    tokens = torch.randn(1, 4, 8, dtype=torch.float64)
+    mask = torch.tensor([[[True, True, False], [True, True, False], [True, False, True]]])
+    memory = Memory(tokens, torch.zeros_like(tokens), None, ((2, 2),))
+    result = layer(content, torch.zeros_like(content), memory, tokens, mask)
+    for row in range(3):
+        (gradient,) = torch.autograd.grad(result[0, row].pow(3).sum(), content, retain_graph=True)
+        assert (gradient[0].abs().sum(-1) > 0).tolist() == mask[0, row].tolist()
+
+
 def test_an_encoder_is_its_layers_in_order() -> None:
     layers = [randomized(EncoderLayer(**SIZE, dropout=0.0)) for _ in range(3)]
     memory = Memory(randn(2, 8, WIDTH), randn(2, 8, WIDTH), padding_of(8), ((2, 4),))

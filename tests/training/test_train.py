@@ -26,11 +26,16 @@ SMALL: dict[str, Any] = {
 }
 
 
-def run(data: Path, output: Path, **options: Any) -> tuple[Any, str]:
+# A model that draws noise in training, beside dropout.
+NOISY: dict[str, Any] = {
+    "variant": "deformable-detr-compact-two-stage",
+    "settings": {**SMALL["settings"], "width": 64, "denoising": 8},
+}
+
+
+def run(data: Path, output: Path, variant: str = "detr-compact", **options: Any) -> tuple[Any, str]:
     text = io.StringIO()
-    result = detrkit.train(
-        "detr-compact", data, output=str(output), console=Console(file=text, width=200), **SMALL | options
-    )
+    result = detrkit.train(variant, data, output=str(output), console=Console(file=text, width=200), **SMALL | options)
     return result, text.getvalue()
 
 
@@ -71,11 +76,11 @@ def test_the_loss_falls(digits_folder: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("dies_at", [1, 4, 8])
+@pytest.mark.parametrize(("dies_at", "options"), [(1, {}), (4, {}), (8, {}), (4, NOISY)], ids=["1", "4", "8", "noise"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int, options: dict[str, Any]
 ) -> None:
-    run(digits_folder, tmp_path / "whole", epochs=3)
+    run(digits_folder, tmp_path / "whole", epochs=3, **options)
     step = TrainingModule.training_step
 
     def dying(self: TrainingModule, batch: Any, index: int) -> Any:
@@ -86,7 +91,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         patch.setattr(TrainingModule, "training_step", dying)
         with pytest.raises(RuntimeError, match="power cut"):
-            run(digits_folder, tmp_path / "cut", epochs=3)
+            run(digits_folder, tmp_path / "cut", epochs=3, **options)
     if dies_at < 3:
         with pytest.raises(ConfigurationError, match="first epoch was not finished"):
             detrkit.train(resume=tmp_path / "cut")
@@ -96,6 +101,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     for first, second in zip(rows(tmp_path / "whole"), rows(tmp_path / "cut"), strict=True):
         assert first | {"images_per_second": ""} == second | {"images_per_second": ""}
+
+
+def test_a_run_goes_on_without_what_its_version_did_not_know(digits_folder: Path, tmp_path: Path) -> None:
+    small = {**SMALL["settings"], "width": 64}
+    run(digits_folder, tmp_path / "run", "deformable-detr-compact-two-stage", epochs=1, settings=small)
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    assert content["options"]["settings"].pop("denoising") == 0
+    content["options"] |= {"epochs": 2, "variant": "deformable-detr-mobilenetv2-light"}  # which has 60 now
+    path.write_text(json.dumps(content))
+    detrkit.train(resume=tmp_path / "run", console=Console(file=io.StringIO()))
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == ["1.0", "2.0"]
+    assert "denoising" not in str(load_file(tmp_path / "run" / "last.safetensors").keys())
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(digits_folder: Path, tmp_path: Path) -> None:
@@ -112,12 +130,14 @@ def test_pieces_of_a_batch_take_one_step(digits_folder: Path, tmp_path: Path) ->
     assert rows(tmp_path / "run")[0]["step"] == "3.0"
 
 
-def test_mixed_precision_trains(digits_folder: Path, tmp_path: Path) -> None:
-    run(digits_folder, tmp_path / "run", epochs=12, evaluate_every=12, multi_scale=False, crop=False, precision="bf16")
+@pytest.mark.parametrize("options", [{}, NOISY], ids=["plain", "noise"])
+def test_mixed_precision_trains(digits_folder: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    still: dict[str, Any] = {"multi_scale": False, "crop": False}
+    run(digits_folder, tmp_path / "run", epochs=12, evaluate_every=12, precision="bf16", **still, **options)
     losses = [float(row["loss"]) for row in rows(tmp_path / "run")]
     assert losses[-1] < losses[0]
     weights = load_file(tmp_path / "run" / "last.safetensors")
-    assert weights["heads.classes.weight"].dtype is torch.float32
+    assert all(value.dtype is torch.float32 for value in weights.values() if value.is_floating_point())
 
 
 def test_more_batch_than_images_is_said(digits_folder: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class MultiHeadAttention(nn.Module):
             key: (B, S, D); the same object as `query` in self-attention saves a product.
             value: (B, S, D).
             padding: (B, S) bool, True for keys that must not be seen.
-            score_bias: (B, heads, Q, S), added to the scores; or bool, True where a key may be seen.
+            score_bias: (B, heads, Q, S), added to the scores; or bool that broadcasts to it, True where a key may be seen.
 
         Returns:
             (B, Q, D).

@@ -111,19 +111,10 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, 
     return *attend_backward(gradient, *ctx.saved_tensors, ctx.sizes), None
 
 
-def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> str:
-    """What `torch.library.custom_op` does, but without importing the compiler at the first call, which takes seconds and 0.2 GB."""
-    schema = torch.library.infer_schema(kernel, mutates_args=())
-    torch.library.define(f"detrkit::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
-    torch.library.impl(f"detrkit::{name}", "cpu", kernel)
-    torch.library.register_fake(f"detrkit::{name}", fake)
-    return f"detrkit::{name}"
-
-
-_register("deformable_attention_numba_backward", _attend_backward, _fake_backward)
-torch.library.register_autograd(
-    _register("deformable_attention_numba", _attend, _fake), _differentiate, setup_context=_save
-)
+def _no_second_derivative(ctx: Any, *gradients: Tensor) -> None:
+    raise NotImplementedError(
+        "deformable attention by numba has no second derivative: compute it in a block `with deformable_attention_by('reference')`"
+    )
 
 
 def _worth_a_copy(weights: Tensor, cells: int) -> bool:
@@ -398,3 +389,26 @@ def _backward(
                 of_locations[image, query, head, level, point, 0] = columns * slope
                 of_locations[image, query, head, level, point, 1] = rows * weight * (below - above)
             level_start += height * width * stride
+
+
+_LIBRARY = torch.library.Library("detrkit", "FRAGMENT")  # what is registered lives as long as this
+
+
+def _register(
+    name: str,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+) -> None:
+    """Makes an operator of a kernel as `torch.library.custom_op` does, which would import the compiler at the first call: 2 s and 0.2 GB."""
+    schema, full_name = torch.library.infer_schema(kernel, mutates_args=()), f"detrkit::{name}"
+    torch.library.define(full_name, schema, lib=_LIBRARY, tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(full_name, "cpu", kernel, lib=_LIBRARY)
+    torch.library.register_fake(full_name, fake, lib=_LIBRARY)
+    torch.library.register_autograd(full_name, backward, setup_context=setup_context, lib=_LIBRARY)
+
+
+# Last, so that a module that could not be read to its end leaves nothing behind.
+_register("deformable_attention_numba_backward", _attend_backward, _fake_backward, _no_second_derivative)
+_register("deformable_attention_numba", _attend, _fake, _differentiate, _save)

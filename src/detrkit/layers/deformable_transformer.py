@@ -160,7 +160,7 @@ class DeformableDecoderLayer(nn.Module):
             position: (B, Q, D), added to queries (and to keys among queries) but not to values.
             references: (B, Q, levels, 2 or 4), where each query looks.
             memory: the encoded image.
-            score_bias: (B, heads, Q, Q), added to the scores among queries.
+            score_bias: (B, heads, Q, Q), added to the scores among queries; or (B, 1, Q, Q) bool, True where a query (row) may see another.
         """
         placed = content + position
         content = self.self_norm(

@@ -16,7 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from detrkit.layers.heads import inverse_sigmoid
+from detrkit.layers.targets import check_targets
 from detrkit.structures import Queries, QueryGroup, Target
+
+EPSILON = 1e-3  # of the inverse sigmoid that DINO's boxes go through
 
 
 class Noise(NamedTuple):
@@ -41,7 +45,7 @@ class NoisedObjects:
 
     Attributes:
         labels: (B, R) int64; 0 in rows that no object has.
-        boxes_cxcywh: (B, R, 4) inside the image; 0.5 in rows that no object has.
+        boxes_cxcywh: (B, R, 4) corners in the image, every number between about 0.001 and 0.999; 0.5 in rows that no object has.
         real: (B, R) bool, False in rows that no object has, since another image of the batch has more.
         objects: (B, R) int64, the object of its image that a row has to restore, -1 for none.
         blocks: (R,) int64 repetition of each row.
@@ -97,7 +101,9 @@ def noised_objects(targets: Sequence[Target], noise: Noise, *, box_noise: float)
     shares = noise.shares + noise.shares.new_tensor([0.0, 1.0])[:, None, None]
     reach = boxes[..., 2:].repeat(1, 1, 2)[:, None, None] / 2 * box_noise  # (B, 1, 1, M, 4)
     corners = (cxcywh_to_xyxy(boxes)[:, None, None] + noise.signs * shares * reach).clamp(0, 1)
-    moved = xyxy_to_cxcywh(corners).clamp(min=0).where(there[..., None], 0.5)  # a box turned inside out is a point
+    # A box turned inside out has no width or height; what is no finite number stays for the matching to complain of.
+    moved = xyxy_to_cxcywh(corners).nan_to_num(0.5).clamp(0, 1).where(there[..., None], 0.5)
+    moved = inverse_sigmoid(moved, epsilon=EPSILON).sigmoid()
     blocks = torch.arange(repeats, device=labels.device).repeat_interleave(2 * count)
     return NoisedObjects(found.flatten(1), moved.flatten(1, 3), there.flatten(1), places.flatten(1), blocks)
 
@@ -130,9 +136,13 @@ class ContrastiveDenoising(nn.Module):
             targets: the objects of each image. Without any there is one repetition of an empty row, so that the classes' codes take part in
                 every step, which distributed training asks for.
             place: (B, R, 4) boxes cxcywh to (B, R, D) position codes.
+
+        Raises:
+            ValueError: see `check_targets`.
         """
         references = queries.references
         assert references is not None
+        check_targets(targets, images=len(references), outputs=self.embedding.num_embeddings)
         most = max(1, *(len(target.labels) for target in targets))
         repeats = max(1, self.rows // (2 * most))
         noise = draw_noise(

@@ -98,7 +98,14 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)
 
-    def forward(self, content: Tensor, position: Tensor, memory: Memory, placed_memory: Tensor) -> Tensor:
+    def forward(
+        self,
+        content: Tensor,
+        position: Tensor,
+        memory: Memory,
+        placed_memory: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
         """One round of attention.
 
         Args:
@@ -106,12 +113,15 @@ class DecoderLayer(nn.Module):
             position: (B, Q, D), added to queries (and to keys among queries) but not to values.
             memory: the encoded image.
             placed_memory: (B, S, D) memory tokens plus their positions: the keys, the same for all layers.
+            attention_mask: (B, Q, Q) bool, True where a query (row) may see another; None where all see all.
 
         Returns:
             (B, Q, D).
         """
         placed = content + position
-        content = self.self_norm(content + self.dropout(self.self_attention(placed, placed, content)))
+        seen = None if attention_mask is None else attention_mask[:, None]
+        attended = self.self_attention(placed, placed, content, score_bias=seen)
+        content = self.self_norm(content + self.dropout(attended))
         attended = self.cross_attention(content + position, placed_memory, memory.tokens, memory.padding)
         content = self.cross_norm(content + self.dropout(attended))
         return self.feed_forward(content)  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from detrkit.layers.targets import check_targets
 from detrkit.losses.boxes import giou_loss, l1_loss
 from detrkit.matching.hungarian import HungarianMatcher, Matches, known_matches
 from detrkit.structures import GroupOutput, LayerOutput, Losses, Output, Target
@@ -57,7 +58,7 @@ class SetCriterion(nn.Module):
             NonFiniteError: a prediction or a target is NaN or infinite.
             ValueError: the number of targets is not the number of images, or a label is not an output of the class head.
         """
-        _check_targets(output, targets, self.no_object)
+        check_targets(targets, images=output.logits.shape[1], outputs=self.no_object)
         divisor = number_of_objects(targets, output.boxes_cxcywh)
         matches = self.matcher(output, targets)
         labels = self._labels(output, targets, matches)
@@ -129,29 +130,6 @@ def _flat_objects(matches: Matches, targets: Sequence[Target]) -> Tensor:
     counts = torch.tensor([len(target.labels) for target in targets])
     first = (counts.cumsum(0) - counts).to(matches.images.device)
     return first[matches.images] + matches.objects
-
-
-def _check_targets(output: Output, targets: Sequence[Target], no_object: int) -> None:
-    images = output.logits.shape[1]
-    if len(targets) != images:
-        raise ValueError(
-            f"the batch has {images} images but {len(targets)} targets were given: give one for each image"
-        )
-    for image, target in enumerate(targets):
-        if len(target.labels) != len(target.boxes_cxcywh):
-            raise ValueError(f"target {image} has {len(target.labels)} labels for {len(target.boxes_cxcywh)} boxes")
-    labels = torch.cat([target.labels for target in targets])
-    if bool(
-        ((labels < 0) | (labels >= no_object)).any()
-    ):  # one look for the whole batch, since looking makes a GPU wait
-        image = next(image for image, target in enumerate(targets) if _outside(target, no_object))
-        raise ValueError(
-            f"target {image} has a label outside 0..{no_object - 1}: labels are indices of the class head's outputs, not category ids"
-        )
-
-
-def _outside(target: Target, no_object: int) -> bool:
-    return bool(((target.labels < 0) | (target.labels >= no_object)).any())
 
 
 @torch.no_grad()

@@ -70,7 +70,8 @@ class Config:
         box_relation: whether in two stages queries see how their boxes lie to each other (Hou et al. 2024, arXiv:2407.11699), which the
             paper has not.
         denoising: how many noised copies of objects an image may have beside its queries in training, in two stages (contrastive denoising,
-            Zhang et al. 2022, arXiv:2203.03605, section 3.3); 0 for none, as in the paper.
+            Zhang et al. 2022, arXiv:2203.03605, section 3.3), but at least two of each object of the image that has most; 0 for none, as
+            in the paper.
         class_weight: weight of the class term, in matching and loss.
         l1_weight: weight of the box distance, in matching and loss.
         giou_weight: weight of the generalised IoU, in matching and loss.
@@ -109,7 +110,7 @@ class Config:
         if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
             raise ConfigurationError("encoder_layers must not be below 0, and dropout lies in [0, 1)")
         for name in ("learned_content", "distinct_overlap", "box_relation", "denoising"):
-            if getattr(self, name) not in (False, None, 0) and not self.two_stage:
+            if getattr(self, name) not in (False, None) and not self.two_stage:
                 raise ConfigurationError(f"{name} needs two_stage=True: set both, or leave {name} out")
         if self.distinct_overlap is not None and not 0 < self.distinct_overlap < 1:
             raise ConfigurationError(f"distinct_overlap is an IoU between 0 and 1 or None, not {self.distinct_overlap}")

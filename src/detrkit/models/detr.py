@@ -115,7 +115,7 @@ class Decoder(nn.Module):
         placed_memory = memory.tokens + memory.positions  # the keys, the same for all layers
         content, states = queries.content, []
         for layer in self.layers:
-            content = layer(content, queries.position, memory, placed_memory)
+            content = layer(content, queries.position, memory, placed_memory, queries.attention_mask)
             states.append(self.norm(content))
         return Decoded(torch.stack(states))
 

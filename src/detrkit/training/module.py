@@ -97,7 +97,7 @@ class TrainingModule(LightningModule):
         )
 
     def on_train_batch_start(self, batch: object, batch_index: int) -> None:  # noqa: ARG002 - Lightning's
-        """Dropout depends on seed, epoch and batch alone, so that a resumed run drops what an uninterrupted one would have."""
+        """Dropout and noise depend on seed, epoch and batch alone, so that a resumed run draws what an uninterrupted one would have."""
         numbers = (self.options.seed, self.current_epoch, batch_index, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
 

@@ -50,7 +50,7 @@ class TrainingOptions:
         precision: "float32", or "bf16" for mixed precision.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         workers: processes that load images; None suits the device.
-        seed: of weights, order, augmentation and dropout.
+        seed: of weights, order, augmentation, dropout and noise.
         evaluate_every: epochs between two evaluations.
         train_split: split to learn from.
         val_split: split to evaluate on.

@@ -172,9 +172,13 @@ def _open(options: TrainingOptions, console: Console) -> tuple[DetectionDataset,
 def _build(options: TrainingOptions, training: DetectionDataset, *, resumed: bool) -> Detector:
     assert options.short_side is not None
     assert options.long_side is not None
-    usual = find_variant(options.variant).preprocessing
+    variant = find_variant(options.variant)
+    usual, settings = variant.preprocessing, dict(options.settings)
+    if resumed:  # a setting that the run's version of detrkit did not know is off, whatever the variant has now
+        settings = {**dataclasses.asdict(type(variant.config)()), **settings}
+        del settings["classes"]
     preprocessing = Preprocessing(options.short_side, options.long_side, usual.mean, usual.deviation)
-    model = build(options.variant, classes=training.categories, preprocessing=preprocessing, **options.settings)
+    model = build(options.variant, classes=training.categories, preprocessing=preprocessing, **settings)
     if resumed:
         return model  # all weights come from the run
     if options.backbone_weights is not None:
