@@ -116,6 +116,7 @@ _RECIPES: dict[str, Recipe] = {
     "deformable-detr-mobilenetv2-light": Recipe(
         learning_rate=7e-4,
         backbone_learning_rate=2e-4,
+        weight_decay=0.02,
         gradient_clip=1.0,
         epochs=50,
         batch_size=4,

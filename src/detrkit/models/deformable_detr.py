@@ -462,6 +462,7 @@ _LIGHT = Config(
     distinct_overlap=0.8,
     box_relation=True,
     denoising=60,
+    giou_weight=4.0,
 )
 VARIANTS: dict[str, Config] = {
     "deformable-detr-r50": Config(),
