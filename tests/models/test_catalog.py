@@ -86,7 +86,7 @@ def test_the_light_variant_is_small_in_every_way() -> None:
     assert (config.encoder_layers, config.decoder_layers, config.dropout) == (1, 4, 0.0)
     assert (config.refine, config.two_stage, config.learned_content) == (True, True, True)
     assert (config.distinct_overlap, config.box_relation, config.denoising) == (0.8, True, 60)
-    assert (config.class_weight, config.l1_weight, config.giou_weight) == (2.0, 5.0, 4.0)
+    assert (config.class_weight, config.l1_weight, config.giou_weight) == (3.0, 5.0, 4.0)
     assert (recipe.learning_rate, recipe.backbone_learning_rate, recipe.gradient_clip) == (7e-4, 2e-4, 1.0)
     assert recipe.weight_decay == 0.02
     assert (recipe.epochs, recipe.batch_size, recipe.schedule, recipe.slow_parts) == (50, 4, "cosine", ())

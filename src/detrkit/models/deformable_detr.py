@@ -462,6 +462,7 @@ _LIGHT = Config(
     distinct_overlap=0.8,
     box_relation=True,
     denoising=60,
+    class_weight=3.0,
     giou_weight=4.0,
 )
 VARIANTS: dict[str, Config] = {
