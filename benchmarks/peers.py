@@ -4,7 +4,7 @@
     python benchmarks/peers.py --model deformable-detr-r50 --rounds 3
 
 Times are medians over the rounds; what counts is the ratio, since the machine's speed drifts. Peak memory is that of a process of its own
-for each side, which does nothing else, whole and without what it held once its libraries were imported. Random weights with tamed norms:
+for each side, which does nothing else, whole and without what it held once its libraries were imported, the median of three processes. Random weights with tamed norms:
 values do not change the time.
 """
 
@@ -34,6 +34,7 @@ from detrkit.structures import ImageBatch, Target
 HEIGHT, WIDTH = 800, 1066
 OBJECTS = 7  # COCO's mean number of objects an image
 SIDES = ("ours", "theirs")
+PROCESSES = 3  # of each side, for its peak memory
 MODELS = ("detr-r50", "deformable-detr-r50", "deformable-detr-r50-refine", "deformable-detr-r50-two-stage")
 
 
@@ -176,7 +177,13 @@ def agreement(models: dict[str, Any]) -> None:
 
 
 def peak_memory(variant: str, side: str, name: str) -> dict[str, float]:
-    """Peak resident memory in GB of a process that does this work three times: `whole`, and `above libraries`."""
+    """Peak resident memory in GB of a process that does this work three times, `whole` and `above libraries`: medians, since it varies."""
+    found = [peak_of_a_process(variant, side, name) for _ in range(PROCESSES)]
+    return {part: statistics.median(each[part] for each in found) for part in found[0]}
+
+
+def peak_of_a_process(variant: str, side: str, name: str) -> dict[str, float]:
+    """The same of one process."""
     command = [sys.executable, __file__, "--model", variant, "--alone", side, "--work", name]
     command += ["--threads", str(torch.get_num_threads())]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout

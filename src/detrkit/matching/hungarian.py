@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrkit.errors import NonFiniteError
@@ -82,6 +81,8 @@ class HungarianMatcher:
         Raises:
             NonFiniteError: a cost is NaN or infinite; the message names the image and the term.
         """
+        from scipy.optimize import linear_sum_assignment  # here, since whoever only predicts has no use for it
+
         padded = pad_targets(targets, output.boxes_cxcywh)
         costs = sum(weight * term(output, padded) for term, weight in self.terms.values())
         assert isinstance(costs, Tensor)
