@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrkit.layers.deformable_attention import (
+from detrkit.layers.sampling.operator import (
     deformable_attention_by,
     implementations,
     multi_scale_deformable_attention,

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-KERNELS = Path(__file__).resolve().parents[1] / "src" / "detrkit" / "layers" / "deformable_attention_triton.py"
+KERNELS = Path(__file__).resolve().parents[1] / "src" / "detrkit" / "layers" / "sampling" / "triton_kernels.py"
 DEVICE = "cuda"
 Attention = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -247,7 +247,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=50, help="timed calls of each side")
     rounds = parser.parse_args().rounds
     if not torch.cuda.is_available():
-        print("No CUDA device is to be had here; run this on a machine with an NVIDIA GPU.", file=sys.stderr)
+        print("No CUDA device is available; run this on a machine with an NVIDIA GPU.", file=sys.stderr)
         return 2
     torch.manual_seed(0)
     kernels = load_kernels()

@@ -1,274 +1,99 @@
-"""Multi-scale deformable attention, the operator (Zhu et al., Deformable DETR, arXiv 2010.04159, section 4.1), and who computes it where."""
+"""Multi-scale deformable attention with its projections (Deformable DETR, section 4.1)."""
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import functools
-import importlib
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import math
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from detrkit.errors import ConfigurationError, closest
 from detrkit.layers.precision import at_least_float32
-
-LevelSizes = tuple[tuple[int, int], ...]  # (height, width) in cells
-Operator = Callable[[Tensor, LevelSizes, Tensor, Tensor], Tensor]
-
-ENVIRONMENT_VARIABLE = "DETRKIT_DEFORMABLE_ATTENTION"
-NAMES = ("reference", "bags", "numba", "triton")
-
-_chosen_name: contextvars.ContextVar[str | None] = contextvars.ContextVar("deformable_attention_by", default=None)
+from detrkit.layers.sampling.operator import multi_scale_deformable_attention
+from detrkit.structures import Memory
 
 
-@dataclass(frozen=True)
-class Implementation:
-    """One way to compute the operator.
-
-    Attributes:
-        name: what `deformable_attention_by` and the environment variable call it.
-        usable: whether this installation and this computer can run it.
-        reason: why it is or is not usable, or why it was chosen.
-        devices: where it runs; empty means anywhere.
-        precisions: in which types it adds up.
-        half_and_single: whether it leaves out float64.
-    """
-
-    name: str
-    usable: bool
-    reason: str
-    devices: tuple[str, ...]
-    precisions: str
-    half_and_single: bool = False
-
-    def fits(self, device: torch.device, dtype: torch.dtype) -> bool:
-        """Whether it can work on values of this type on this device."""
-        here = not self.devices or device.type in self.devices
-        return self.usable and here and not (self.half_and_single and dtype == torch.float64)
-
-
-def multi_scale_deformable_attention(
-    values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor
-) -> Tensor:
-    """Each head of each query adds up a few samples of each level of a feature pyramid.
-
-    Equation 3 of the paper without its linear layers: for query q and head m of M, with L levels and K points on each,
-
-        result[q, m] = Σ_l Σ_k weights[q, m, l, k] · sample(values of level l and head m at locations[q, m, l, k])
-
-    (equation 2 is the case L = 1). A sample is bilinear between the four nearest cells, whose centres lie at (column + 0.5) / width and
-    (row + 0.5) / height; what lies outside the map is 0. A NaN or infinite location reads nothing outside the map either; its sample is 0
-    with all implementations but 'reference', which leaves it open. See `choice` for who does the work.
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention with its projections (section 4.1, equation 3).
 
     Args:
-        values: (B, S, M, C) in any floating type, the cells of all levels in one row, level after level, rows of a level first.
-        level_sizes: (height, width) of each of the L levels in cells; S is the sum of their products.
-        locations: (B, Q, M, L, K, 2) as (x, y), 0 to 1 over the whole (padded) map, float32 or float64; may lie outside.
-        weights: (B, Q, M, L, K), used as given: nothing is normalised.
-
-    Returns:
-        (B, Q, M * C), head by head, in the type of `values`.
-
-    Raises:
-        ConfigurationError: shapes that do not belong together, locations in half precision, or an implementation asked for by name that
-            cannot be used.
+        width: D.
+        attention_heads: M.
+        levels: feature levels.
+        points: sampling points of each head on each level.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return deformable_attention_reference(values, level_sizes, locations, weights)
-    _check(values, level_sizes, locations, weights)
-    if torch.compiler.is_compiling():  # the import brings the compiler, a second and 150 MB that others do without
-        from detrkit.layers.deformable_attention_compiling import name_as_constant
 
-        return _operator(name_as_constant(values.device, values.dtype))(values, level_sizes, locations, weights)
-    operator = _operator(choice(values.device, values.dtype).name)
-    return operator(values, level_sizes, locations, weights)
+    def __init__(self, *, width: int, attention_heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.attention_heads, self.levels, self.points = attention_heads, levels, points
+        self.offsets = nn.Linear(width, attention_heads * levels * points * 2)  # rows: heads, levels, points, (x, y)
+        self.weights = nn.Linear(width, attention_heads * levels * points)
+        self.values, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        self.reset()
 
+    def reset(self) -> None:
+        """Head m looks in direction 2 π m / M, its k-th point is k cells away, and all levels are alike (appendix A.4)."""
+        angles = torch.arange(self.attention_heads) * (2 * math.pi / self.attention_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)  # onto the sides of a square
+        steps = torch.arange(1, self.points + 1)
+        start = directions[:, None, None] * steps[:, None]  # (M, 1, points, 2)
+        with torch.no_grad():
+            self.offsets.bias.copy_(start.expand(-1, self.levels, -1, -1).flatten())
+        for layer in (self.values, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for values in (self.offsets.weight, self.weights.weight, self.weights.bias):
+            nn.init.zeros_(values)
 
-def deformable_attention_reference(
-    values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor
-) -> Tensor:
-    """The formula in plain PyTorch: `grid_sample` on each level. Runs anywhere, is exported, and judges the others.
+    def forward(self, query: Tensor, references: Tensor, memory: Memory, values: Tensor | None = None) -> Tensor:
+        """Attention from every query to its sampling points.
 
-    Args and result as those of `multi_scale_deformable_attention`; nothing is checked.
-    """
-    precise = at_least_float32(values)
-    batch, _, heads, channels = precise.shape
-    grids = (2 * locations.to(precise.dtype) - 1).transpose(1, 2).flatten(0, 1)  # (B * M, Q, L, K, 2), -1 to 1
-    factors = weights.to(precise.dtype).transpose(1, 2).flatten(0, 1)  # (B * M, Q, L, K)
-    levels = torch.split(precise, [height * width for height, width in level_sizes], dim=1)
-    parts = []
-    for place, (height, width) in enumerate(level_sizes):
-        maps = levels[place].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
-        samples = F.grid_sample(maps, grids[:, :, place], padding_mode="zeros", align_corners=False)  # (B * M, C, Q, K)
-        parts.append((samples * factors[:, None, :, place]).sum(-1))
-    total = torch.stack(parts).sum(0)  # (B * M, C, Q)
-    return torch.unflatten(total, 0, (batch, heads)).flatten(1, 2).transpose(1, 2).to(values.dtype)
+        Args:
+            query: (B, Q, D).
+            references: (B, Q, levels, 2 or 4) points or boxes as fractions of each level's map, padding included.
+            memory: the tokens to look at, which become the values; those behind padding count as zero.
+            values: `project(memory)`, for callers that attend to the same memory more than once; None projects here.
 
-
-@contextlib.contextmanager
-def deformable_attention_by(name: str) -> Iterator[None]:
-    """Has one implementation do the work inside a `with` block of this thread, for comparisons and when looking for faults.
-
-    Exported graphs hold the reference all the same, since nothing else runs elsewhere.
-
-    Args:
-        name: 'reference', 'bags', 'numba' or 'triton'.
-
-    Raises:
-        ConfigurationError: the name is unknown or cannot be used on this computer.
-    """
-    _usable(name, "deformable_attention_by")
-    token = _chosen_name.set(name)
-    try:
-        yield
-    finally:
-        _chosen_name.reset(token)
-
-
-def implementations() -> list[Implementation]:
-    """All implementations, whether they can be used on this computer, and why."""
-    return [_implementation(name) for name in NAMES]
-
-
-def choice(device: torch.device, dtype: torch.dtype) -> Implementation:
-    """The implementation that would do the work now, and why.
-
-    A `deformable_attention_by` block comes first, then the environment variable DETRKIT_DEFORMABLE_ATTENTION, then the fastest: 'triton'
-    on CUDA, 'numba' on the CPU or 'bags' where numba is missing, and 'reference' everywhere else.
-
-    Args:
-        device: of the values.
-        dtype: of the values.
-
-    Raises:
-        ConfigurationError: the implementation asked for is unknown or cannot be used here.
-    """
-    for name, source in (
-        (_chosen_name.get(), "deformable_attention_by"),
-        (os.environ.get(ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE),
-    ):
-        if name:
-            wanted = _usable(name, source, device, dtype)
-            return replace(wanted, reason=f"asked for by {source}")
-    passed_over: list[str] = []
-    for name in {"cpu": ("numba", "bags"), "cuda": ("triton",)}.get(device.type, ()):
-        candidate = _implementation(name)
-        if candidate.fits(device, dtype):
-            return replace(
-                candidate, reason="; ".join([f"the fastest for {device.type}: {candidate.reason}", *passed_over])
-            )
-        problem = f"it has no {dtype}" if candidate.usable else candidate.reason
-        passed_over.append(f"not '{name}': {problem}")
-    why = "; ".join(passed_over) or f"the only one for {device.type}"
-    return replace(_implementation("reference"), reason=f"{why} ({str(dtype).removeprefix('torch.')})")
-
-
-def _operator(name: str) -> Operator:
-    if name == "numba":
-        from detrkit.layers.deformable_attention_numba import deformable_attention_numba
-
-        return deformable_attention_numba
-    if name == "triton":
-        from detrkit.layers.deformable_attention_triton import deformable_attention_triton
-
-        return deformable_attention_triton
-    if name == "bags":
-        from detrkit.layers.deformable_attention_bags import deformable_attention_bags
-
-        bags: Operator = deformable_attention_bags
-        return bags
-    return deformable_attention_reference
-
-
-def _usable(
-    name: str, source: str, device: torch.device | None = None, dtype: torch.dtype = torch.float32
-) -> Implementation:
-    here = [each for each in implementations() if (each.usable if device is None else each.fits(device, dtype))]
-    for each in here:
-        if each.name == name:
-            return each
-    where = "on this computer" if device is None else f"with {str(dtype).removeprefix('torch.')} on '{device.type}'"
-    usable = ", ".join(f"'{each.name}'" for each in here)
-    if name not in NAMES:
-        raise ConfigurationError(
-            f"{source}: there is no deformable attention by '{name}', {closest(name, NAMES)} (usable {where}: {usable})"
+        Returns:
+            (B, Q, D).
+        """
+        weights = torch.unflatten(self.weights(query), -1, (self.attention_heads, -1)).softmax(-1)
+        attended = multi_scale_deformable_attention(
+            self.project(memory) if values is None else values,
+            memory.level_sizes,
+            self.locations(query, references, memory),
+            torch.unflatten(weights, -1, (self.levels, -1)),  # (B, Q, M, levels, points)
         )
-    unusable = _implementation(name)
-    problem = "" if unusable.usable else f" ({unusable.reason})"
-    raise ConfigurationError(
-        f"{source}: deformable attention by '{name}' cannot be used {where}{problem}, choose one of {usable}"
-    )
+        return self.output(attended)  # type: ignore[no-any-return]
 
+    def project(self, memory: Memory) -> Tensor:
+        """The values of all heads, (B, S, M, D / M), stored head by head, which is how sampling reads them fastest."""
+        values = self.values(memory.tokens)
+        if memory.padding is not None:
+            # After the projection, so that its bias is also zeroed.
+            values = values.masked_fill(memory.padding[..., None], 0.0)
+        return torch.unflatten(values, -1, (self.attention_heads, -1)).transpose(1, 2).contiguous().transpose(1, 2)
 
-@functools.cache
-def _implementation(name: str) -> Implementation:
-    if name == "reference":
-        return Implementation(
-            name, True, "plain PyTorch, grid_sample per level", (), "float32, float64; half precision in float32"
-        )
-    if name == "bags":
-        return Implementation(
-            name, True, "plain PyTorch, embedding_bag", ("cpu",), "float32, float64; half precision in float32"
-        )
-    devices = ("cpu",) if name == "numba" else ("cuda",)
-    precisions = "float32, float64; half precision in float32" if name == "numba" else "float32, float16, bfloat16"
-    try:
-        version = importlib.import_module(name).__version__
-        if name == "numba":
-            importlib.import_module("detrkit.layers.deformable_attention_numba")
-    except ImportError as error:  # also where it is installed and does not fit another package
-        return Implementation(name, False, f"{name} cannot be imported: {error}", devices, precisions)
-    except RuntimeError as error:  # numba finds no folder to write to
-        reason = f"numba can keep no compiled code, set NUMBA_CACHE_DIR to a folder: {error}"
-        return Implementation(name, False, reason, devices, precisions)
-    if name == "triton" and not torch.cuda.is_available():
-        return Implementation(name, False, f"triton {version}, but PyTorch sees no CUDA device", devices, precisions)
-    return Implementation(name, True, f"{name} {version}", devices, precisions, half_and_single=name == "triton")
+    def locations(self, query: Tensor, references: Tensor, memory: Memory) -> Tensor:
+        """Where each head looks, (B, Q, M, levels, points, 2) as fractions of each level's map, float32 or better.
 
+        Offsets from a point are in cells; offsets from a box are in halves of its sides, divided by the number of points.
+        """
+        with torch.autocast(query.device.type, enabled=False):  # mixed precision ends where coordinates begin
+            query = query.to(self.offsets.weight.dtype)
+            # Expanded over the points before the offsets of all heads are added: adding rows of two numbers would be slow.
+            centers = references[:, :, None, :, None, :2].expand(-1, -1, -1, -1, self.points, -1).contiguous()
+            if references.shape[-1] == 2:
+                return centers + self._offsets(query, memory.sizes.to(query.dtype).reciprocal())
+            halves = references[:, :, None, :, None, 2:] * 0.5
+            return centers + self._offsets(query) / self.points * halves
 
-def _check(values: Tensor, level_sizes: LevelSizes, locations: Tensor, weights: Tensor) -> None:
-    """Looks at shapes and types only: values may lie on a device that is still busy."""
-    for place, (height, width) in enumerate(level_sizes):
-        if height < 1 or width < 1:
-            raise ConfigurationError(
-                f"level {place} is {height} x {width}, and a level smaller than one cell cannot be sampled; use larger images or fewer levels"
-            )
-    cells = sum(height * width for height, width in level_sizes)
-    if values.dim() != 4 or values.shape[1] != cells:
-        sizes = ", ".join(f"{height} x {width}" for height, width in level_sizes)
-        raise ConfigurationError(
-            f"values of shape {tuple(values.shape)} are not (batch, {cells} cells, heads, channels), as levels of {sizes} need"
-        )
-    if not values.is_floating_point() or values.shape[3] < 1:
-        raise ConfigurationError(
-            f"values of {values.dtype} and shape {tuple(values.shape)} cannot be added up: give floats"
-        )
-    if not values.device == locations.device == weights.device:
-        raise ConfigurationError(
-            f"values are on {values.device}, locations on {locations.device} and weights on {weights.device}: bring them together"
-        )
-    batch, _, heads, _ = values.shape
-    levels = len(level_sizes)
-    if (
-        locations.dim() != 6
-        or locations.shape[-1] != 2
-        or locations.shape[0] != batch
-        or locations.shape[2:4] != (heads, levels)
-    ):
-        raise ConfigurationError(
-            f"locations of shape {tuple(locations.shape)} are not ({batch} images, queries, {heads} heads, {levels} levels, points, 2), "
-            f"which the values and the {levels} level sizes ask for"
-        )
-    if weights.shape != locations.shape[:-1]:
-        raise ConfigurationError(
-            f"weights of shape {tuple(weights.shape)} do not fit locations of shape {tuple(locations.shape)}: one weight per location is needed"
-        )
-    if locations.dtype not in (torch.float32, torch.float64):
-        raise ConfigurationError(
-            f"locations are {locations.dtype}, which is too coarse for coordinates: give them as torch.float32"
-        )
+    def _offsets(self, query: Tensor, scale: Tensor | None = None) -> Tensor:
+        """(B, Q, M, levels, points, 2), times a scale (levels, 2) if given; the few weights are scaled instead of the many results."""
+        weight: Tensor = self.offsets.weight
+        bias: Tensor = self.offsets.bias
+        shape = (self.attention_heads, self.levels, self.points, 2)
+        if scale is not None:
+            factors = scale[:, None].expand(shape).flatten()
+            weight, bias = weight * factors[:, None], bias * factors
+        return torch.unflatten(at_least_float32(nn.functional.linear(query, weight, bias)), -1, shape)

@@ -1,4 +1,4 @@
-"""Deformable attention: the authors' values and gradients, all implementations against each other, threads, choice and export."""
+"""Deformable attention: the authors' values and gradients, agreement of all implementations, threads, choice and export."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigurationError
-from detrkit.layers import deformable_attention as module
-from detrkit.layers.deformable_attention import (
+from detrkit.layers.sampling import operator as module
+from detrkit.layers.sampling.operator import (
     ENVIRONMENT_VARIABLE,
     choice,
     deformable_attention_by,
@@ -65,13 +65,13 @@ def random_inputs(
 def result_and_gradients(name: str, levels: tuple[tuple[int, int], ...], inputs: Inputs, seed: int = 3) -> list[Tensor]:
     values, locations, weights = inputs
     with deformable_attention_by(name):
-        found = multi_scale_deformable_attention(values, levels, locations, weights)
-    factors = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed)).to(found.dtype)
-    return [found.detach(), *torch.autograd.grad(found, inputs, factors)]
+        result = multi_scale_deformable_attention(values, levels, locations, weights)
+    factors = torch.randn(result.shape, generator=torch.Generator().manual_seed(seed)).to(result.dtype)
+    return [result.detach(), *torch.autograd.grad(result, inputs, factors)]
 
 
 def by_hand(values: Tensor, levels: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> Tensor:
-    """Equation 3 with one Python loop per symbol, for values that are the same kind of number everywhere."""
+    """Equation 3 with one Python loop per symbol."""
     batch, queries, heads, _, points, _ = locations.shape
     result = torch.zeros(batch, queries, heads, values.shape[-1], dtype=values.dtype)
     for b, q, m, k in np.ndindex(batch, queries, heads, points):
@@ -93,14 +93,14 @@ def test_authors_values_and_gradients(shared: Path, name: str, dtype: torch.dtyp
     inputs = [torch.from_numpy(golden[key]).to(dtype).requires_grad_() for key in ("value", "locations", "weights")]
     values, locations, weights = inputs
     with deformable_attention_by(name):
-        found = multi_scale_deformable_attention(values, ((7, 5), (5, 1), (1, 3)), locations, weights)
-    gradients = torch.autograd.grad(found, inputs, torch.from_numpy(golden["grad_output"]).to(dtype))
+        result = multi_scale_deformable_attention(values, ((7, 5), (5, 1), (1, 3)), locations, weights)
+    gradients = torch.autograd.grad(result, inputs, torch.from_numpy(golden["grad_output"]).to(dtype))
 
     tolerance = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 4e-5}
-    torch.testing.assert_close(found.double(), torch.from_numpy(golden["output"]).double(), **tolerance)
+    torch.testing.assert_close(result.double(), torch.from_numpy(golden["output"]).double(), **tolerance)
     torch.testing.assert_close(gradients[0].double(), torch.from_numpy(golden["grad_value"]).double(), **tolerance)
     torch.testing.assert_close(gradients[2].double(), torch.from_numpy(golden["grad_weights"]).double(), **tolerance)
-    # Exactly on the outermost kink the authors' kernel and formula differ: either is right.
+    # Exactly on the outermost kink the authors' kernel and formula differ: both are right.
     rules = [torch.from_numpy(golden[key]).double() for key in ("grad_locations", "kernel_grad_locations")]
     distance = torch.stack([(gradients[1].double() - rule).abs() for rule in rules]).amin(0)
     kink = torch.from_numpy(golden["kind"] == 5)
@@ -111,9 +111,9 @@ def test_authors_values_and_gradients(shared: Path, name: str, dtype: torch.dtyp
 @pytest.mark.parametrize("name", ON_CPU)
 def test_equation_by_hand(name: str) -> None:
     inputs = random_inputs(batch=1, queries=4)
-    found = result_and_gradients(name, ODD_LEVELS, inputs)[0]
+    result = result_and_gradients(name, ODD_LEVELS, inputs)[0]
     values, locations, weights = (each.detach() for each in inputs)
-    torch.testing.assert_close(found, by_hand(values, ODD_LEVELS, locations, weights))
+    torch.testing.assert_close(result, by_hand(values, ODD_LEVELS, locations, weights))
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -150,46 +150,46 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 def test_same_as_reference(name: str, sizes: dict[str, Any]) -> None:
     inputs = random_inputs(**sizes)
     levels = sizes.get("levels", ODD_LEVELS)
-    wanted = result_and_gradients("reference", levels, inputs)
-    for one, other in zip(result_and_gradients(name, levels, inputs), wanted, strict=True):
+    expected = result_and_gradients("reference", levels, inputs)
+    for one, other in zip(result_and_gradients(name, levels, inputs), expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("queries", [3, 400])
 @pytest.mark.parametrize("name", ON_CPU)
-def test_locations_that_are_no_numbers_touch_nothing_else(name: str, queries: int) -> None:
+def test_invalid_locations_do_not_affect_other_queries(name: str, queries: int) -> None:
     values, locations, weights = random_inputs(queries=queries, dtype=torch.float32)
-    wanted = result_and_gradients(name, ODD_LEVELS, (values, locations, weights))
+    expected = result_and_gradients(name, ODD_LEVELS, (values, locations, weights))
     broken = locations.detach().clone()
     broken[:, 1] = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30])[torch.randint(4, broken[:, 1].shape)]
-    found = result_and_gradients(name, ODD_LEVELS, (values, broken.requires_grad_(), weights))
-    for place in (0, 2, 3):  # all but the gradient of the values, which is a sum over queries
-        others = [query for query in range(queries) if query != 1]
-        torch.testing.assert_close(found[place][:, others], wanted[place][:, others])
+    actual = result_and_gradients(name, ODD_LEVELS, (values, broken.requires_grad_(), weights))
+    others = [query for query in range(queries) if query != 1]
+    for index in (0, 2, 3):  # all but the gradient of the values, which is a sum over queries
+        torch.testing.assert_close(actual[index][:, others], expected[index][:, others])
     if name != "reference":
-        assert found[0][:, 1].count_nonzero() == 0
-        assert all(torch.isfinite(each).all() for each in found)
+        assert actual[0][:, 1].count_nonzero() == 0
+        assert all(torch.isfinite(each).all() for each in actual)
 
 
 @pytest.mark.parametrize(("batch", "queries"), [(0, 5), (2, 0)])
 @pytest.mark.parametrize("name", ON_CPU)
-def test_nothing_to_do(name: str, batch: int, queries: int) -> None:
-    found, of_values, of_locations, of_weights = result_and_gradients(
+def test_empty_inputs(name: str, batch: int, queries: int) -> None:
+    result, grad_values, grad_locations, grad_weights = result_and_gradients(
         name, ODD_LEVELS, random_inputs(batch=batch, queries=queries)
     )
-    assert found.shape == (batch, queries, 15)
-    assert of_values.count_nonzero() == 0
-    assert (len(of_locations), len(of_weights)) == (batch, batch)
+    assert result.shape == (batch, queries, 15)
+    assert grad_values.count_nonzero() == 0
+    assert (len(grad_locations), len(grad_weights)) == (batch, batch)
 
 
 @pytest.mark.parametrize("queries", [7, 400])
 @pytest.mark.parametrize("name", ON_CPU)
 def test_memory_in_another_order(name: str, queries: int) -> None:
     inputs = random_inputs(queries=queries)
-    wanted = result_and_gradients(name, ODD_LEVELS, inputs)
-    turned = tuple(each.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() for each in inputs)
-    assert not any(each.is_contiguous() for each in turned)
-    for one, other in zip(result_and_gradients(name, ODD_LEVELS, turned), wanted, strict=True):  # type: ignore[arg-type]
+    expected = result_and_gradients(name, ODD_LEVELS, inputs)
+    permuted = tuple(each.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() for each in inputs)
+    assert not any(each.is_contiguous() for each in permuted)
+    for one, other in zip(result_and_gradients(name, ODD_LEVELS, permuted), expected, strict=True):  # type: ignore[arg-type]
         torch.testing.assert_close(one, other)
 
 
@@ -198,12 +198,12 @@ def test_memory_in_another_order(name: str, queries: int) -> None:
 def test_half_precision_values_with_float32_coordinates(name: str, dtype: torch.dtype) -> None:
     values, locations, weights = random_inputs(queries=50, dtype=torch.float32)
     halved = values.detach().to(dtype).requires_grad_()
-    found = result_and_gradients(name, ODD_LEVELS, (halved, locations, weights))
-    wanted = result_and_gradients(
+    actual = result_and_gradients(name, ODD_LEVELS, (halved, locations, weights))
+    expected = result_and_gradients(
         "reference", ODD_LEVELS, (halved.detach().float().requires_grad_(), locations, weights)
     )
-    assert [each.dtype for each in found] == [dtype, dtype, torch.float32, torch.float32]
-    for one, other, factor in zip(found, wanted, (1, 1, 30, 30), strict=True):  # gradients come from rounded factors
+    assert [each.dtype for each in actual] == [dtype, dtype, torch.float32, torch.float32]
+    for one, other, factor in zip(actual, expected, (1, 1, 30, 30), strict=True):  # gradients come from rounded factors
         torch.testing.assert_close(one.float(), other, rtol=factor * 2e-2, atol=factor * 2e-2)
 
 
@@ -213,37 +213,37 @@ def enough_for_threads() -> Inputs:
 
 @needs_numba
 def test_number_of_threads_changes_nothing(threads: Callable[[int], None]) -> None:
-    inputs, found = enough_for_threads(), []
+    inputs, results = enough_for_threads(), []
     for count in (1, 2, 3):
         threads(count)
-        found.append(result_and_gradients("numba", ((20, 30), (10, 15)), inputs))
-    for others in found[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+        results.append(result_and_gradients("numba", ((20, 30), (10, 15)), inputs))
+    for others in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(results[0], others, strict=True))
 
 
 @needs_numba
 def test_two_python_threads_at_once(threads: Callable[[int], None]) -> None:
     threads(2)
     inputs = enough_for_threads()
-    wanted = result_and_gradients("numba", ((20, 30), (10, 15)), inputs)
-    found: list[list[Tensor]] = []
+    expected = result_and_gradients("numba", ((20, 30), (10, 15)), inputs)
+    results: list[list[Tensor]] = []
 
     def work() -> None:
         for _ in range(3):
-            found.append(result_and_gradients("numba", ((20, 30), (10, 15)), inputs))
+            results.append(result_and_gradients("numba", ((20, 30), (10, 15)), inputs))
 
     workers = [threading.Thread(target=work) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert len(found) == 6
-    for each in found:
-        assert all(torch.equal(one, other) for one, other in zip(each, wanted, strict=True))
+    assert len(results) == 6
+    for each in results:
+        assert all(torch.equal(one, other) for one, other in zip(each, expected, strict=True))
 
 
-def test_fault_in_a_helper_thread_is_not_lost(threads: Callable[[int], None]) -> None:
-    share = pytest.importorskip("detrkit.layers.deformable_attention_numba")._share
+def test_an_error_in_a_helper_thread_is_not_lost(threads: Callable[[int], None]) -> None:
+    run_in_threads = pytest.importorskip("detrkit.layers.sampling.numba_kernels")._run_in_threads
     threads(2)
     main = threading.get_ident()
 
@@ -255,11 +255,11 @@ def test_fault_in_a_helper_thread_is_not_lost(threads: Callable[[int], None]) ->
 
     helped = threading.Event()
     with pytest.raises(ArithmeticError, match="in a helper"):
-        share(task, 1, 2, 10**9)
+        run_in_threads(task, 1, 2, 10**9)
 
 
-def test_custom_op_keeps_the_rules() -> None:
-    pytest.importorskip("detrkit.layers.deformable_attention_numba")
+def test_the_custom_operator_passes_the_checks_of_pytorch() -> None:
+    pytest.importorskip("detrkit.layers.sampling.numba_kernels")
     values, locations, weights = random_inputs(queries=3, spread=0.2)
     torch.library.opcheck(
         torch.ops.detrkit.deformable_attention_numba.default,
@@ -298,7 +298,7 @@ def test_context_comes_before_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "bags")
     assert (choice(CPU, torch.float32).name, choice(CPU, torch.float32).reason) == (
         "bags",
-        "asked for by DETRKIT_DEFORMABLE_ATTENTION",
+        "requested by DETRKIT_DEFORMABLE_ATTENTION",
     )
     with deformable_attention_by("reference"):
         assert choice(CPU, torch.float32).name == "reference"
@@ -306,7 +306,7 @@ def test_context_comes_before_environment(monkeypatch: pytest.MonkeyPatch) -> No
         other = threading.Thread(target=lambda: seen.append(choice(CPU, torch.float32).name))
         other.start()
         other.join()
-        assert seen == ["bags"]  # another thread's block is its own
+        assert seen == ["bags"]  # the block applies to its own thread only
     assert choice(CPU, torch.float32).name == "bags"
 
 
@@ -347,15 +347,15 @@ def test_names_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"locations": torch.rand(2, 7, 3, 3, 2, 2).half()}, "too coarse for coordinates"),
     ],
 )
-def test_what_does_not_belong_together(change: dict[str, Any], message: str) -> None:
+def test_shapes_that_do_not_match(change: dict[str, Any], message: str) -> None:
     values, locations, weights = random_inputs()
-    given = {"values": values, "levels": ODD_LEVELS, "locations": locations, "weights": weights} | change
+    inputs = {"values": values, "levels": ODD_LEVELS, "locations": locations, "weights": weights} | change
     with pytest.raises(ConfigurationError, match=message):
-        multi_scale_deformable_attention(given["values"], given["levels"], given["locations"], given["weights"])
+        multi_scale_deformable_attention(inputs["values"], inputs["levels"], inputs["locations"], inputs["weights"])
 
 
 class Sampler(nn.Module):
-    """A model around the operator: two levels of an image's own size."""
+    """A model around the operator, with two levels whose sizes come from the inputs."""
 
     def forward(self, fine: Tensor, coarse: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         sizes = tuple((each.shape[2], each.shape[3]) for each in (fine, coarse))
@@ -379,16 +379,16 @@ def test_exported_for_any_size() -> None:
 
 
 def test_reference_is_traced() -> None:
-    given = sampler_inputs(6, 8, 5)
-    traced = torch.jit.trace(Sampler(), given, check_trace=False)
+    inputs = sampler_inputs(6, 8, 5)
+    traced = torch.jit.trace(Sampler(), inputs, check_trace=False)
     assert "detrkit::" not in str(traced.graph)
-    torch.testing.assert_close(traced(*given), Sampler()(*given))
+    torch.testing.assert_close(traced(*inputs), Sampler()(*inputs))
 
 
 def test_under_compile() -> None:
-    given = sampler_inputs(6, 8, 5)
+    inputs = sampler_inputs(6, 8, 5)
     compiled = torch.compile(Sampler(), backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*given), Sampler()(*given))
+    torch.testing.assert_close(compiled(*inputs), Sampler()(*inputs))
 
 
 def test_result_is_that_of_the_reference_by_default() -> None:
@@ -400,7 +400,7 @@ def test_result_is_that_of_the_reference_by_default() -> None:
 
 
 def test_the_choice_depends_on_the_type_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = module.Implementation("triton", True, "triton 9", ("cuda",), "float32", half_and_single=True)
+    fake = module.Implementation("triton", True, "triton 9", ("cuda",), "float32", without_float64=True)
     real = module._implementation
     monkeypatch.setattr(module, "_implementation", lambda name: fake if name == "triton" else real(name))
     assert module.choice(torch.device("cuda"), torch.float32).name == "triton"
@@ -409,11 +409,11 @@ def test_the_choice_depends_on_the_type_too(monkeypatch: pytest.MonkeyPatch) -> 
     assert "it has no torch.float64" in exact.reason
 
 
-def test_numba_without_a_folder_for_its_code_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numba_without_a_cache_folder_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     real = module.importlib.import_module
 
     def failing(name: str) -> object:
-        if name.endswith("deformable_attention_numba"):
+        if name.endswith("numba_kernels"):
             raise RuntimeError("cannot cache function")
         return real(name)
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from detrkit.errors import ConfigurationError
 from detrkit.layers.padding import shrink_padding
-from detrkit.necks import MultiScaleNeck, ProjectionNeck
+from detrkit.necks.multi_scale import MultiScaleNeck
+from detrkit.necks.projection import ProjectionNeck
 from detrkit.structures import FeatureMap
 
 
@@ -144,19 +145,32 @@ class TestMultiScaleNeck:
         (level,) = neck((coarse,)).maps
         torch.testing.assert_close(level, projected(neck.projections[0], coarse.features))
 
+    def test_a_norm_of_ones_choice_or_none(self) -> None:
+        features = two_levels()
+        sizes = {"channels": (3, 5), "strides": (8, 16), "width": 6, "levels": 3, "position_encoding": Recorder()}
+        bare = MultiScaleNeck(**sizes, norm=None).double()  # type: ignore[arg-type]
+        assert set(bare.state_dict()) == {f"projections.{n}.0.{leaf}" for n in range(3) for leaf in ("weight", "bias")}
+        normed = MultiScaleNeck(**sizes, norm=nn.BatchNorm2d).double()  # type: ignore[arg-type]
+        normed.load_state_dict(bare.state_dict(), strict=False)
+        convolutions = [part[0] for part in bare.projections]  # type: ignore[index]
+        options = [{}, {}, {"stride": 2, "padding": 1}]
+        inputs = [level.features for level in (*features, features[-1])]
+        for index, convolution in enumerate(convolutions):
+            wanted = F.conv2d(inputs[index], convolution.weight, convolution.bias, **options[index])  # type: ignore[arg-type]
+            torch.testing.assert_close(bare(features).maps[index], wanted)
+            torch.testing.assert_close(normed(features).maps[index], nn.BatchNorm2d(6).double()(wanted))
+
     def test_fewer_levels_than_the_backbone_has_are_refused(self) -> None:
         with pytest.raises(
             ConfigurationError,
-            match=r"^the backbone has 2 levels but only 1 are wanted: take fewer from the backbone$",
+            match=r"^the backbone has 2 levels but the neck makes only 1: take fewer from the backbone$",
         ):
             multi_scale(levels=1)
 
     def test_levels_of_another_backbone_are_refused(self) -> None:
         first, second = two_levels()
         for levels, strides in (((first,), r"\(8,\)"), ((second, first), r"\(16, 8\)")):
-            message = (
-                rf"^the neck was built for levels of stride \(8, 16\) but got {strides}: give it those of its backbone$"
-            )
+            message = rf"^the neck was built for levels of stride \(8, 16\) but got {strides}: give it the levels of its own backbone$"
             with pytest.raises(ConfigurationError, match=message):
                 multi_scale()(levels)
 

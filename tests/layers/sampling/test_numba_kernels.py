@@ -1,4 +1,4 @@
-"""The CPU kernels of deformable attention as an installation has them: in use, and compiled once."""
+"""The CPU kernels of deformable attention in an installation: they are used, and compiled only once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.layers.deformable_attention import (
+from detrkit.layers.sampling.operator import (
     ENVIRONMENT_VARIABLE,
     choice,
     deformable_attention_by,
@@ -19,8 +19,8 @@ from detrkit.layers.deformable_attention import (
 )
 
 
-def test_numba_is_what_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a dependency, so a kernel that cannot be loaded must not pass for a computer without it."""
+def test_numba_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba is a dependency, so a kernel that cannot be loaded must not look like a computer without numba."""
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     (numba,) = (each for each in implementations() if each.name == "numba")
     assert numba.usable, numba.reason
@@ -29,7 +29,7 @@ def test_numba_is_what_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CACHED = """
 import torch
-from detrkit.layers import deformable_attention_numba as kernels
+from detrkit.layers.sampling import numba_kernels as kernels
 values, locations, weights = torch.rand(1, 6, 2, 4, requires_grad=True), torch.rand(1, 3, 2, 1, 2, 2), torch.rand(1, 3, 2, 1, 2)
 kernels.deformable_attention_numba(values, ((2, 3),), locations, weights).sum().backward()
 for kernel in (kernels._forward, kernels._backward):
@@ -46,35 +46,35 @@ def test_kernels_are_compiled_once_and_then_read_from_disk(tmp_path: Path) -> No
         return [[int(word) for word in line.split()] for line in printed.splitlines()]
 
     assert process() == [[0, 1], [0, 1]]
-    kept = sorted(path.name for path in tmp_path.rglob("*.nbc"))
-    assert kept
+    cached = sorted(path.name for path in tmp_path.rglob("*.nbc"))
+    assert cached
     assert process() == [[1, 0], [1, 0]]
-    assert sorted(path.name for path in tmp_path.rglob("*.nbc")) == kept
+    assert sorted(path.name for path in tmp_path.rglob("*.nbc")) == cached
 
 
-def test_who_does_not_compile_does_not_import_the_compiler() -> None:
+def test_the_compiler_is_only_imported_when_compiling() -> None:
     code = """
 import sys, torch
-from detrkit.layers.deformable_attention import choice, multi_scale_deformable_attention
+from detrkit.layers.sampling.operator import choice, multi_scale_deformable_attention
 values, locations = torch.rand(1, 6, 2, 4), torch.rand(1, 5, 2, 1, 3, 2)
 weights = torch.rand(1, 5, 2, 1, 3, requires_grad=True)
 multi_scale_deformable_attention(values, ((2, 3),), locations, weights).sum().backward()
 assert weights.grad is not None
 print(choice(torch.device("cpu"), torch.float32).name, "torch._dynamo" in sys.modules)
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.split() == ["numba", "False"]
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["numba", "False"]
 
 
-def test_where_the_compiler_gives_up() -> None:
-    """Frames that run uncompiled under a compiler's eyes must not have their kernels compiled."""
+def test_frames_that_the_compiler_gives_up_on() -> None:
+    """Frames that run uncompiled inside compiled code must not have their kernels compiled."""
     code = """
 import torch
-from detrkit.layers.deformable_attention import deformable_attention_reference, multi_scale_deformable_attention
+from detrkit.layers.sampling.operator import deformable_attention_reference, multi_scale_deformable_attention
 torch._dynamo.config.recompile_limit = 1
 compiled = torch.compile(multi_scale_deformable_attention, backend="eager", dynamic=False)
 for queries in (3, 4, 5, 6):
-    found = []
+    results = []
     for function in (compiled, deformable_attention_reference):
         torch.manual_seed(0)
         inputs = torch.rand(1, 6, 2, 4), torch.rand(1, queries, 2, 1, 3, 2), torch.rand(1, queries, 2, 1, 3)
@@ -82,13 +82,13 @@ for queries in (3, 4, 5, 6):
             each.requires_grad_()
         result = function(inputs[0], ((2, 3),), *inputs[1:])
         result.square().sum().backward()
-        found.append([result.detach(), *(each.grad for each in inputs)])
-    for one, other in zip(*found):
+        results.append([result.detach(), *(each.grad for each in inputs)])
+    for one, other in zip(*results):
         torch.testing.assert_close(one, other)
 print("equal")
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.split() == ["equal"]
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["equal"]
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -102,10 +102,10 @@ def test_a_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
-def test_the_kernels_can_be_read_again() -> None:
+def test_the_kernels_can_be_reloaded() -> None:
     code = """
 import importlib, torch
-from detrkit.layers import deformable_attention_numba as kernels
+from detrkit.layers.sampling import numba_kernels as kernels
 inputs = torch.rand(1, 6, 2, 4), ((2, 3),), torch.rand(1, 5, 2, 1, 3, 2), torch.rand(1, 5, 2, 1, 3)
 before = kernels.deformable_attention_numba(*inputs)
 print(torch.equal(importlib.reload(kernels).deformable_attention_numba(*inputs), before))

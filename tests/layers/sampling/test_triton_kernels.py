@@ -1,8 +1,8 @@
 """The Triton kernels without a GPU: through Triton's interpreter, and compiled ahead of time.
 
-Triton decides at its import whether to interpret, so functions named `check_*` run in a process of their own (with a GPU or without):
+Triton decides when it is imported whether to interpret, so functions named `check_*` run in their own process (with or without a GPU):
 
-    TRITON_INTERPRET=1 pytest -o python_functions="check_*" tests/layers/test_deformable_attention_triton.py
+    TRITON_INTERPRET=1 pytest -o python_functions="check_*" tests/layers/sampling/test_triton_kernels.py
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 SIZES = ((7, 5), (5, 1), (1, 3))
 
 triton = pytest.importorskip("triton", reason="needs triton, which comes with PyTorch for CUDA")
@@ -41,8 +41,8 @@ def test_interpreted_kernels_compute_the_formula() -> None:
 def test_kernels_compile_for_a_gpu(
     architecture: int, dtype: str, red: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The interpreter takes much that the compiler refuses; four channels at a time are what makes the kernels fast."""
-    from detrkit.layers import deformable_attention_triton as module
+    """The interpreter accepts much that the compiler refuses; accessing four channels at a time makes the kernels fast."""
+    from detrkit.layers.sampling import triton_kernels as module
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     values, floats = f"*{dtype}", "*fp32"
@@ -57,7 +57,7 @@ def test_kernels_compile_for_a_gpu(
 
 
 def compile_ahead(kernel: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], architecture: int, warps: int) -> str:
-    """The PTX of a kernel for 8 heads of 32 channels, 4 levels, 4 points; ptxas has taken it too."""
+    """The PTX of a kernel for 8 heads of 32 channels, 4 levels, 4 points, which ptxas has accepted."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -73,17 +73,17 @@ def compile_ahead(kernel: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]
 def test_benchmark_needs_a_gpu() -> None:
     result = run("benchmarks/gpu.py", CUDA_VISIBLE_DEVICES="")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "No CUDA device is to be had here; run this on a machine with an NVIDIA GPU.\n"
+    assert result.stderr == "No CUDA device is available; run this on a machine with an NVIDIA GPU.\n"
 
 
 def attend(values: Tensor, level_sizes: Any, locations: Tensor, weights: Tensor) -> Tensor:
-    from detrkit.layers.deformable_attention_triton import deformable_attention_triton
+    from detrkit.layers.sampling.triton_kernels import deformable_attention_triton
 
     return deformable_attention_triton(values, level_sizes, locations, weights)
 
 
 def formula(values: Tensor, level_sizes: Any, locations: Tensor, weights: Tensor) -> Tensor:
-    """By `grid_sample`, for inputs of float64."""
+    """The formula with `grid_sample`, for float64 inputs."""
     batch, _, heads, channels = values.shape
     total = values.new_zeros(batch * heads, channels, locations.shape[1])
     maps = values.split([height * width for height, width in level_sizes], dim=1)
@@ -98,7 +98,7 @@ def formula(values: Tensor, level_sizes: Any, locations: Tensor, weights: Tensor
 def make_inputs(
     level_sizes: Any, batch: int = 2, queries: int = 4, heads: int = 3, channels: int = 5, points: int = 4
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, locations within and around the maps, weights; values lie in the midst of NaN, which any read beyond them would bring out."""
+    """Values, locations inside and around the maps, weights; the memory around the values is NaN, which would reveal reads beyond them."""
     positions = sum(height * width for height, width in level_sizes)
     values = torch.full((batch + 2, positions, heads, channels), torch.nan)[1:-1]
     values.copy_(torch.randn(values.shape))
@@ -125,9 +125,9 @@ def compare(level_sizes: Any, inputs: tuple[Tensor, ...], tolerances: tuple[floa
     ours = gradients(attend, level_sizes, inputs, grad_output)
     exact = exact_gradients(level_sizes, inputs, grad_output)
     assert [tensor.dtype for tensor in ours] == [values.dtype, values.dtype, locations.dtype, weights.dtype]
-    for mine, right, tolerance in zip(ours, exact, tolerances, strict=True):
-        assert (mine.double() - right).norm() <= tolerance * right.norm()
-        assert right.norm() > 0
+    for actual, expected, tolerance in zip(ours, exact, tolerances, strict=True):
+        assert (actual.double() - expected).norm() <= tolerance * expected.norm()
+        assert expected.norm() > 0
 
 
 FLOAT32 = (1e-6, 1e-6, 1e-5, 1e-6)
@@ -171,48 +171,48 @@ def check_strides() -> None:
 
 
 def check_authors_values(shared: Path) -> None:
-    """The formula's gradient where the authors' own kernel has zero: at a pixel coordinate of exactly -1."""
+    """At a pixel coordinate of exactly -1 the kernel has the formula's gradient, where the authors' own kernel has zero."""
     with np.load(shared / "golden" / "ms_deform_attn" / "golden.npz") as file:
         golden = {name: torch.from_numpy(file[name]) for name in file.files}
     inputs = tuple(golden[name].float() for name in ("value", "locations", "weights"))
     ours = gradients(attend, SIZES, inputs, golden["grad_output"].float())
-    for mine, name in zip(ours, ("output", "grad_value", "grad_locations", "grad_weights"), strict=True):
+    for actual, name in zip(ours, ("output", "grad_value", "grad_locations", "grad_weights"), strict=True):
         torch.testing.assert_close(
-            mine.double(), golden[name], rtol=1e-5, atol=2e-5 if name == "grad_locations" else 2e-6
+            actual.double(), golden[name], rtol=1e-5, atol=2e-5 if name == "grad_locations" else 2e-6
         )
 
 
-@pytest.mark.parametrize("place", [torch.nan, torch.inf, -1e38, 3.0])
-def check_out_of_reach(place: float) -> None:
-    """Such points do nothing, in either coordinate, and neither do they disturb the others."""
+@pytest.mark.parametrize("coordinate", [torch.nan, torch.inf, -1e38, 3.0])
+def check_far_outside(coordinate: float) -> None:
+    """A point with such a coordinate has no effect, on itself or on other points."""
     values, locations, weights = make_inputs(((4, 3), (2, 2)), queries=2, heads=2, points=2)
-    locations[:, 0, 0, :, 0, 0] = place
-    locations[:, 0, 1, :, 1, 1] = place
-    lost = ~((locations.abs() < 3).all(-1))
+    locations[:, 0, 0, :, 0, 0] = coordinate
+    locations[:, 0, 1, :, 1, 1] = coordinate
+    outside = ~((locations.abs() < 3).all(-1))
     grad_output = torch.randn(2, 2, 10)
     ours = gradients(attend, ((4, 3), (2, 2)), (values, locations, weights), grad_output)
-    without = (values, locations.masked_fill(lost[..., None], 0.5), weights.masked_fill(lost, 0))
+    without = (values, locations.masked_fill(outside[..., None], 0.5), weights.masked_fill(outside, 0))
     exact = exact_gradients(((4, 3), (2, 2)), without, grad_output)
-    assert lost.sum() >= 8
-    assert (ours[2][lost] == 0).all()
-    assert (ours[3][lost] == 0).all()
-    for mine, right in zip(ours[:2], exact[:2], strict=True):
-        torch.testing.assert_close(mine.double(), right, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(ours[2][~lost].double(), exact[2][~lost], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours[3][~lost].double(), exact[3][~lost], rtol=1e-5, atol=1e-6)
+    assert outside.sum() >= 8
+    assert (ours[2][outside] == 0).all()
+    assert (ours[3][outside] == 0).all()
+    for actual, expected in zip(ours[:2], exact[:2], strict=True):
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours[2][~outside].double(), exact[2][~outside], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours[3][~outside].double(), exact[3][~outside], rtol=1e-5, atol=1e-6)
 
 
 def check_border() -> None:
     """On a map of ones the output is the share of the map under the point: all in the middle, half on an edge, a quarter in a corner."""
     values, weights = torch.ones(1, 12, 1, 1), torch.ones(1, 5, 1, 1, 1)
-    places = [(0.5, 0.5), (0.0, 0.5), (1.0, 0.5), (1.0, 0.0), (0.5, 1 + 0.25 / 3)]
-    locations = torch.tensor(places).view(1, 5, 1, 1, 1, 2)
+    points = [(0.5, 0.5), (0.0, 0.5), (1.0, 0.5), (1.0, 0.0), (0.5, 1 + 0.25 / 3)]
+    locations = torch.tensor(points).view(1, 5, 1, 1, 1, 2)
     output = attend(values, ((3, 4),), locations, weights)
     torch.testing.assert_close(output.flatten(), torch.tensor([1.0, 0.5, 0.5, 0.25, 0.25]))
 
 
 def check_padding() -> None:
-    """Zeros add nothing, but the gradient tells what they would."""
+    """Zeros do not change the result, but they get a gradient."""
     values, _, weights = make_inputs(((4, 4),), batch=1, heads=1, points=1)
     values.view(1, 4, 4, 1, 5)[:, :, 2:] = 0
     locations = torch.full((1, 4, 1, 1, 1, 2), 0.75)  # halfway between the two columns of zeros
@@ -225,7 +225,7 @@ def check_padding() -> None:
 
 
 @pytest.mark.parametrize("layout", [{"batch": 0}, {"queries": 0}])
-def check_nothing(layout: dict[str, int]) -> None:
+def check_empty_inputs(layout: dict[str, int]) -> None:
     values, locations, weights = make_inputs(SIZES, **layout)
     output, *grads = gradients(
         attend, SIZES, (values, locations, weights), torch.ones(len(values), locations.shape[1], 15)
@@ -236,7 +236,7 @@ def check_nothing(layout: dict[str, int]) -> None:
 
 
 def check_operator() -> None:
-    """PyTorch's own examination: schema, autograd, fake tensors, tracing with unknown sizes (what `torch.compile` needs)."""
+    """PyTorch's own checks: schema, autograd, fake tensors, tracing with unknown sizes (what `torch.compile` needs)."""
     values, locations, weights = (tensor.requires_grad_() for tensor in make_inputs(((2, 3),), queries=3))
     torch.library.opcheck(torch.ops.detrkit.deformable_attention_triton, (values, [2, 3], locations, weights))
 

@@ -1,0 +1,13 @@
+"""The choice of the implementation, for `torch.compile`. Importing this module imports the compiler."""
+
+from __future__ import annotations
+
+import torch
+
+from detrkit.layers.sampling.operator import choice
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def name_as_constant(device: torch.device, dtype: torch.dtype) -> str:
+    """The name of the chosen implementation: `torch.compile` asks once and keeps it as a constant."""
+    return choice(device, dtype).name

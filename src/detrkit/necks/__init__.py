@@ -1,0 +1,1 @@
+"""From the backbone's levels to levels of the transformer's width."""
