@@ -12,7 +12,7 @@ import detrkit
 HEAVY = ("torch", "torchvision", "numpy", "lightning", "matplotlib", "supervision", "PIL", "scipy")
 PUBLIC = [
     "Category", "DetectionDataset", "Detector", "Evaluation", "ImageBatch", "Losses", "Output", "Predictor", "Preprocessing",
-    "Recipe", "Target", "build", "checkpoints", "criterion_for", "errors", "evaluate", "load", "open_dataset", "save", "train",
+    "Target", "build", "checkpoints", "criterion_for", "errors", "evaluate", "load", "open_dataset", "save", "train",
 ]  # fmt: skip
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detrkit import checkpoints, errors
+    from detrkit.cards import Category, Preprocessing
     from detrkit.checkpoints import load, save
     from detrkit.data import DetectionDataset, open_dataset
     from detrkit.evaluation import Evaluation, evaluate
     from detrkit.models.catalog import build, criterion_for
     from detrkit.models.detector import Detector
     from detrkit.prediction import Predictor
-    from detrkit.structures import Category, ImageBatch, Losses, Output, Preprocessing, Recipe, Target
+    from detrkit.structures import ImageBatch, Losses, Output, Target
     from detrkit.training import train
 
 __version__ = "0.1.0"
@@ -31,7 +32,6 @@ __all__ = [
     "Output",
     "Predictor",
     "Preprocessing",
-    "Recipe",
     "Target",
     "build",
     "checkpoints",
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Category": "structures",
+    "Category": "cards",
     "DetectionDataset": "data",
     "Detector": "models.detector",
     "Evaluation": "evaluation",
@@ -53,8 +53,7 @@ _HOMES = {
     "Losses": "structures",
     "Output": "structures",
     "Predictor": "prediction",
-    "Preprocessing": "structures",
-    "Recipe": "structures",
+    "Preprocessing": "cards",
     "Target": "structures",
     "build": "models.catalog",
     "criterion_for": "models.catalog",

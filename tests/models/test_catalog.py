@@ -1,4 +1,4 @@
-"""What can be built, with which classes, and what is said about wrong names."""
+"""Which models can be built, with which classes, and the errors for wrong names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from detrkit.cards import Category, Preprocessing
 from detrkit.errors import ConfigurationError
 from detrkit.losses.criterion import SetCriterion
 from detrkit.models import detr
@@ -23,9 +24,9 @@ from detrkit.models.catalog import (
     selection_for,
 )
 from detrkit.models.coco_categories import COCO_CATEGORIES
-from detrkit.structures import Category, ImageBatch, LayerOutput, Preprocessing
+from detrkit.structures import ImageBatch, LayerOutput
 
-SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
+SMALL = {"width": 64, "hidden": 64, "attention_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
 
 
 def test_every_variant_of_every_family_is_listed_once() -> None:
@@ -43,8 +44,7 @@ def test_every_variant_of_every_family_is_listed_once() -> None:
     ],
 )
 def test_published_weights(variant: str, file: str, ap: float) -> None:
-    weights = CATALOG[variant].weights
-    assert weights is not None
+    (weights,) = CATALOG[variant].weights
     assert weights.address == f"https://dl.fbaipublicfiles.com/detr/{file}"
     assert f"-{weights.sha256_prefix}.pth" in file
     assert weights.ap == ap
@@ -62,20 +62,20 @@ def test_published_weights(variant: str, file: str, ap: float) -> None:
     ],
 )
 def test_published_weights_of_deformable_detr(variant: str, file: str, ap: float) -> None:
-    line = CATALOG[variant]
-    assert line.weights is not None
-    assert line.weights.address == f"https://drive.google.com/file/d/{file}/view"
-    assert (line.weights.sha256_prefix, line.weights.ap, line.weights.licence) == (None, ap, "Apache-2.0")
-    recipe = line.recipe
+    entry = CATALOG[variant]
+    (weights,) = entry.weights
+    assert weights.address == f"https://drive.google.com/file/d/{file}/view"
+    assert (weights.sha256_prefix, weights.ap, weights.licence) == (None, ap, "Apache-2.0")
+    recipe = entry.recipe
     assert (recipe.learning_rate, recipe.backbone_learning_rate, recipe.gradient_clip) == (2e-4, 2e-5, 0.1)
     assert (recipe.epochs, recipe.batch_size, recipe.schedule, recipe.drop_after) == (50, 32, "step", 0.8)
     assert recipe.slow_parts == ("offsets", "reference_points")
-    assert line.preprocessing == Preprocessing(short_side=800, long_side=1333)
+    assert entry.preprocessing == Preprocessing(short_side=800, long_side=1333)
 
 
 def test_the_light_variant_is_small_in_every_way() -> None:
-    line = CATALOG["deformable-detr-mobilenetv2-light"]
-    config, recipe = line.config, line.recipe
+    entry = CATALOG["light-detr-mobilenetv2"]
+    config, recipe = entry.config, entry.recipe
     assert (config.backbone, config.levels, config.queries, config.width, config.hidden) == (
         "mobilenet_v2",
         3,
@@ -84,17 +84,16 @@ def test_the_light_variant_is_small_in_every_way() -> None:
         256,
     )
     assert (config.encoder_layers, config.decoder_layers, config.dropout) == (1, 4, 0.0)
-    assert (config.refine, config.two_stage, config.learned_content) == (True, True, True)
-    assert (config.distinct_overlap, config.box_relation, config.denoising) == (0.8, True, 60)
+    assert (config.distinct_overlap, config.denoising) == (0.8, 60)
     assert (config.class_weight, config.l1_weight, config.giou_weight) == (3.0, 5.0, 4.0)
     assert (recipe.learning_rate, recipe.backbone_learning_rate, recipe.gradient_clip) == (7e-4, 2e-4, 1.0)
     assert recipe.weight_decay == 0.02
     assert (recipe.epochs, recipe.batch_size, recipe.schedule, recipe.slow_parts) == (50, 4, "cosine", ())
-    assert line.preprocessing == Preprocessing(short_side=320, long_side=430)
+    assert entry.preprocessing == Preprocessing(short_side=320, long_side=430)
 
 
 def test_no_two_variants_claim_the_same_file() -> None:
-    weights = [line.weights for line in CATALOG.values() if line.weights is not None]
+    weights = [each for entry in CATALOG.values() for each in entry.weights]
     for known in ([each.sha256_prefix for each in weights if each.sha256_prefix], [each.address for each in weights]):
         assert len(set(known)) == len(known)
 
@@ -148,19 +147,19 @@ class TestClasses:
         assert str(caught.value) == "the class name 'cat' occurs twice: give every class a name of its own"
 
     def test_an_id_given_twice(self) -> None:
-        # Two classes of one id could not be told apart in a result file.
+        # Two classes with the same id could not be distinguished in a result file.
         with pytest.raises(ConfigurationError, match="id 3"):
             as_categories([Category(3, "cat", 0), Category(3, "dog", 1)])
 
     def test_they_set_the_width_of_the_head(self) -> None:
         model = build("detr-compact", classes=["a", "b", "c"], **SMALL)
-        assert model.heads.classes.out_features == 4
-        assert config_of(model).classes == 3
+        assert model.heads.class_head.out_features == 4
+        assert config_of(model).class_count == 3
         assert criterion_for(model).no_object == 3
 
     def test_without_any_the_head_is_the_authors_for_coco(self) -> None:
         model = build("detr-compact", **SMALL)
-        assert model.heads.classes.out_features == 92
+        assert model.heads.class_head.out_features == 92
         assert model.card.categories == COCO_CATEGORIES
 
     def test_coco_has_its_eighty_names_and_ids(self, shared: Path) -> None:
@@ -175,13 +174,13 @@ class TestCards:
     def test_a_card_says_what_was_built(self) -> None:
         model = build("detr-compact", classes=["a"], **SMALL)
         assert (model.card.family, model.card.variant) == ("detr", "detr-compact")
-        wanted = dataclasses.replace(CATALOG["detr-compact"].config, classes=1, **SMALL)
+        wanted = dataclasses.replace(CATALOG["detr-compact"].config, class_count=1, **SMALL)
         assert config_of(model) == wanted
         assert model.card.config == dataclasses.asdict(wanted)
         assert model.card.preprocessing == CATALOG["detr-compact"].preprocessing
         assert model.training
 
-    def test_preprocessing_can_be_told(self) -> None:
+    def test_preprocessing_can_be_given(self) -> None:
         own = Preprocessing(short_side=480, long_side=640)
         assert build("detr-compact", classes=["a"], preprocessing=own, **SMALL).card.preprocessing == own
         assert build("detr-r18", classes=["a"], **SMALL).card.preprocessing == Preprocessing(800, 1333)
@@ -200,7 +199,7 @@ def test_changes_reach_model_and_criterion() -> None:
 def test_the_catalog_is_not_changed_by_building() -> None:
     before = CATALOG["detr-compact"].config
     build("detr-compact", classes=["a"], **SMALL)
-    assert CATALOG["detr-compact"].config == before == detr.VARIANTS["detr-compact"]
+    assert CATALOG["detr-compact"].config == before == detr.VARIANTS["detr-compact"].config
 
 
 def test_selection_never_reports_an_output_without_a_name() -> None:

@@ -10,7 +10,7 @@ from detrkit.models.catalog import build
 from detrkit.models.detector import Detector, flatten_levels, without_padding
 from detrkit.structures import FeatureMap, ImageBatch, Levels
 
-SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 2, "decoder_layers": 2, "queries": 5}
+SMALL = {"width": 64, "hidden": 64, "attention_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "queries": 5}
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def model() -> Detector:
 
 
 def padded_batch() -> ImageBatch:
-    """A whole image and one of 32 x 48 pixels, in a batch of 64 x 64."""
+    """An image without padding and one of 32 x 48 pixels, in a batch of 64 x 64."""
     padding = torch.zeros(2, 64, 64, dtype=torch.bool)
     padding[1, 32:], padding[1, :, 48:] = True, True
     return ImageBatch(torch.randn(2, 3, 64, 64, dtype=torch.float64), padding, torch.tensor([4, 9]))
@@ -32,7 +32,7 @@ def test_padded_pixels_become_zero_and_others_stay() -> None:
     for channel in range(3):
         assert not clean.pixels[:, channel][batch.padding].any()
         assert torch.equal(clean.pixels[:, channel][~batch.padding], batch.pixels[:, channel][~batch.padding])
-    assert batch.pixels[:, 0][batch.padding].any()  # what was given is not changed
+    assert batch.pixels[:, 0][batch.padding].any()  # the input is unchanged
     assert clean.padding is batch.padding
     assert clean.image_ids is batch.image_ids
 
@@ -46,7 +46,7 @@ def test_tokens_lie_row_by_row_level_after_level() -> None:
     maps = (torch.randn(2, 3, 2, 4), torch.randn(2, 3, 1, 2))
     positions = tuple(-level for level in maps)
     paddings = (torch.rand(2, 2, 4) < 0.5, torch.rand(2, 1, 2) < 0.5)
-    memory = flatten_levels(Levels(maps, positions, paddings))
+    memory = flatten_levels(Levels(maps, positions, paddings), torch.tensor([[32.0, 16.0], [16.0, 8.0]]))
     assert memory.level_sizes == ((2, 4), (1, 2))
     assert memory.padding is not None
     for level, (height, width), first in zip(range(2), memory.level_sizes, (0, 8), strict=True):
@@ -58,25 +58,27 @@ def test_tokens_lie_row_by_row_level_after_level() -> None:
                 assert torch.equal(memory.padding[:, token], paddings[level][:, row, column])
     for found, given in zip(memory.maps(), maps, strict=True):
         assert torch.equal(found, given)
-    assert flatten_levels(Levels(maps, positions, (None, None))).padding is None
+    assert memory.image_sizes.tolist() == [[32, 16], [16, 8]]
+    assert flatten_levels(Levels(maps, positions, (None, None)), memory.image_sizes).padding is None
+    assert flatten_levels(Levels(maps, None, paddings), memory.image_sizes).positions is None
 
 
 def test_stages_are_what_each_part_makes_of_the_one_before(model: Detector) -> None:
     batch = padded_batch()
     stages = model.stages(batch)
     (level,) = model.backbone(without_padding(batch))
-    assert torch.equal(stages.backbone[0].features, level.features)
-    assert torch.equal(stages.neck.maps[0], model.neck((level,)).maps[0])
-    memory = model.encoder(flatten_levels(stages.neck))
-    assert torch.equal(stages.memory.tokens, memory.tokens)
+    torch.testing.assert_close(stages.backbone[0].features, level.features)
+    torch.testing.assert_close(stages.neck.maps[0], model.neck((level,)).maps[0])
+    memory = model.encoder(flatten_levels(stages.neck, batch.image_sizes()))
+    torch.testing.assert_close(stages.memory.tokens, memory.tokens)
     queries = model.query_source(memory, None)
     assert torch.equal(stages.queries.position, queries.position)
     decoded = model.decoder(queries, memory, model.heads)
-    assert torch.equal(stages.decoded.states, decoded.states)
-    assert torch.equal(stages.output.logits, model.heads(decoded).logits)
+    torch.testing.assert_close(stages.decoded.states, decoded.states)
+    torch.testing.assert_close(stages.output.logits, model.heads(decoded).logits)
     output = model(batch)
-    assert torch.equal(output.logits, stages.output.logits)
-    assert torch.equal(output.boxes_cxcywh, stages.output.boxes_cxcywh)
+    torch.testing.assert_close(output.logits, stages.output.logits)
+    torch.testing.assert_close(output.boxes_cxcywh, stages.output.boxes_cxcywh)
 
 
 def test_shapes_along_the_way(model: Detector) -> None:
@@ -99,8 +101,8 @@ def test_pixels_behind_padding_change_nothing(model: Detector, value: float) -> 
     assert batch.padding is not None
     other = ImageBatch(batch.pixels.masked_fill(batch.padding[:, None], value), batch.padding)
     first, second = model(batch), model(other)
-    assert torch.equal(first.logits, second.logits)
-    assert torch.equal(first.boxes_cxcywh, second.boxes_cxcywh)
+    torch.testing.assert_close(first.logits, second.logits)
+    torch.testing.assert_close(first.boxes_cxcywh, second.boxes_cxcywh)
 
 
 def test_padding_itself_does_matter(model: Detector) -> None:
@@ -129,24 +131,24 @@ def test_images_of_a_batch_do_not_see_each_other(model: Detector) -> None:
 
 
 class Remembering(nn.Module):
-    """A neck that remembers what it was told of the images' padding."""
+    """A neck that records the padding of the images that it is given."""
 
     def __init__(self, neck: nn.Module) -> None:
         super().__init__()
-        self.neck, self.told = neck, list[Tensor | None]()
+        self.neck, self.paddings = neck, list[Tensor | None]()
 
     def forward(self, features: tuple[FeatureMap, ...], image_padding: Tensor | None = None) -> Levels:
-        self.told.append(image_padding)
+        self.paddings.append(image_padding)
         return self.neck(features, image_padding)  # type: ignore[no-any-return]
 
 
-def test_the_neck_is_told_the_padding_of_the_images(model: Detector) -> None:
+def test_the_neck_gets_the_padding_of_the_images(model: Detector) -> None:
     batch, neck = padded_batch(), Remembering(model.neck)
     model.neck = neck
     model(batch)
     model(ImageBatch(batch.pixels))
-    assert neck.told[0] is batch.padding
-    assert neck.told[1] is None
+    assert neck.paddings[0] is batch.padding
+    assert neck.paddings[1] is None
 
 
 def test_proposals_go_from_the_queries_to_the_output(model: Detector) -> None:
@@ -156,5 +158,5 @@ def test_proposals_go_from_the_queries_to_the_output(model: Detector) -> None:
     assert stages.output.proposals is stages.queries.proposals
     assert stages.output.proposals is not None
     cells = 8 * 12 + 4 * 6 + 2 * 3
-    assert stages.output.proposals.logits.shape == (1, cells, 2)
-    assert stages.output.proposals.boxes_cxcywh.shape == (1, cells, 4)
+    assert stages.output.proposals.all.logits.shape == (1, cells, 2)
+    assert stages.output.proposals.all.boxes_cxcywh.shape == (1, cells, 4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from detrkit.structures import Category
+from detrkit.cards import Category
+from detrkit.errors import ConfigurationError
 
 # fmt: off
 _IDS_AND_NAMES = (
@@ -23,3 +24,25 @@ _IDS_AND_NAMES = (
 # fmt: on
 
 COCO_CATEGORIES = tuple(Category(id=number, name=name, index=number) for number, name in _IDS_AND_NAMES)
+# By the number of class head outputs: 91 if ids are indices (most papers), 80 if indices have no gaps (TSP, RT-DETR, D-FINE).
+COCO_LAYOUTS: dict[int, tuple[Category, ...]] = {
+    91: COCO_CATEGORIES,
+    80: tuple(Category(id=number, name=name, index=index) for index, (number, name) in enumerate(_IDS_AND_NAMES)),
+}
+
+
+def coco_categories(class_count: int) -> tuple[Category, ...]:
+    """The categories that this many class head outputs stand for in the authors' models for COCO.
+
+    Args:
+        class_count: outputs of the class head, not counting no-object.
+
+    Raises:
+        ConfigurationError: there is no such head for COCO.
+    """
+    if class_count not in COCO_LAYOUTS:
+        widths = " or ".join(map(str, sorted(COCO_LAYOUTS)))
+        raise ConfigurationError(
+            f"class_count={class_count} does not say what the classes are, as {widths} outputs do for COCO: give their names with `classes`"
+        )
+    return COCO_LAYOUTS[class_count]

@@ -1,0 +1,137 @@
+"""What is known about a model besides its weights: plain values that models, checkpoints, data and training share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Category:
+    """One class of objects.
+
+    Attributes:
+        id: the number that annotation and result files use for it.
+        name: what people call it.
+        index: the output of the class head that stands for it.
+    """
+
+    id: int
+    name: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image file becomes pixels of a batch when nothing is random (evaluation, prediction).
+
+    Attributes:
+        short_side: pixels that the shorter side is resized to.
+        long_side: limit of the longer side in pixels; it takes precedence over `short_side`.
+        mean: means of the red, green and blue channels, for values in [0, 1].
+        deviation: standard deviations of the same channels.
+        smallest_side: least height and width of a batch in pixels; smaller images are padded to it. It must be at least one cell of the
+            model's coarsest level.
+    """
+
+    short_side: int = 800
+    long_side: int = 1333
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    smallest_side: int = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a variant is trained; rates, decay and clipping are DETR's unless a paper says otherwise.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per optimizer step, counting all pieces that a batch is split into.
+        learning_rate: AdamW's learning rate for everything but the backbone.
+        backbone_learning_rate: learning rate of the backbone; 0 leaves it unchanged.
+        weight_decay: AdamW's decay of all parameters, including norms and embeddings, as in the authors' code.
+        gradient_clip: largest norm of the gradient over all parameters; larger gradients are scaled down to this norm.
+        schedule: "step" (rates drop once, to a tenth) or "cosine" (rates fall to zero along half a wave).
+        drop_after: share of the run, above 0 and at most 1, after which the rates of a step schedule drop.
+        warmup_steps: optimizer steps over which the rates rise from zero.
+        slow_parts: components of parameter names (the text between dots) whose parameters learn at a tenth of `learning_rate`.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float = 1e-4
+    backbone_learning_rate: float = 1e-5
+    weight_decay: float = 1e-4
+    gradient_clip: float = 0.1
+    schedule: Literal["step", "cosine"] = "step"
+    drop_after: float = 0.8
+    warmup_steps: int = 0
+    slow_parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a detector is besides its weights: all that a checkpoint stores so that users need not repeat it.
+
+    Attributes:
+        family: the paper's model file, such as `detr`.
+        variant: the name in the catalog that it was built from.
+        config: the fields of the family's configuration.
+        categories: the classes that it can report; an output of the class head without a category is never reported.
+        preprocessing: how images must be prepared.
+        threshold: the lowest score at which a detection is worth showing.
+        metrics: figures measured with these weights, by name.
+    """
+
+    family: str
+    variant: str
+    config: Mapping[str, Any]
+    categories: tuple[Category, ...]
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    threshold: float = 0.5
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """A file of trained weights that the authors offer.
+
+    Attributes:
+        address: where the file is offered.
+        ap: the published AP on COCO val2017, in [0, 1].
+        licence: SPDX name of its licence.
+        sha256_prefix: first digits of its SHA-256, as the authors publish them in its name; None where they publish none.
+        tag: what distinguishes it from other files of the same variant, such as "50 epochs"; empty where it is the only one.
+    """
+
+    address: str
+    ap: float
+    licence: str
+    sha256_prefix: str | None = None
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model that can be built by name: what a paper's file lists.
+
+    Attributes:
+        config: the configuration of the paper's family.
+        recipe: how it is trained.
+        preprocessing: how images are prepared for it.
+        weights: what the authors published for it, best AP last.
+        exceptions: what holds for other variants but by design not for this one: from the name of a check to a sentence for users.
+    """
+
+    config: Any
+    recipe: Recipe
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    weights: tuple[PublishedWeights, ...] = ()
+    exceptions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """Name of the paper's model file, where the configuration is defined."""
+        return type(self.config).__module__.rpartition(".")[2]
