@@ -1,0 +1,130 @@
+"""How many pieces a batch is split into, so that a training step of any variant fits in a computer's memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detrkit.layers.attention import SLICED_FROM
+from detrkit.layers.transformer import FeedForward
+from detrkit.models.settings import MultiScaleSettings, Settings
+
+# GB (10⁹ bytes) that a step's estimate may reach. 8 GB is the aim: the estimate is within a tenth of what benchmarks/memory.py measures in one
+# step, and in later steps a heap with gaps took up to 0.9 GB more.
+LIMIT = 6.5
+
+# GB that Python and the libraries take without a model.
+LIBRARIES = 0.95
+
+# Factor for what the backward pass holds in addition to what the forward pass kept: gradients of activations, buffers of convolutions.
+BACKWARD = 1.3
+
+
+@dataclass(frozen=True)
+class BackboneCost:
+    """The memory that a backbone takes in training.
+
+    Attributes:
+        bytes_per_pixel: bytes of float32 activations that its forward pass keeps for the backward pass; a test counts them.
+        parameters: number of parameters.
+        stride: image pixels per cell of its coarsest level.
+    """
+
+    bytes_per_pixel: float
+    parameters: float
+    stride: int
+
+
+BACKBONE_COSTS: dict[str, BackboneCost] = {
+    "resnet18": BackboneCost(72, 11.2e6, 32),
+    "resnet18-c4": BackboneCost(64, 2.8e6, 16),
+    "resnet34": BackboneCost(140, 21.3e6, 32),
+    "resnet34-c4": BackboneCost(128, 8.2e6, 16),
+    "resnet50": BackboneCost(478, 23.5e6, 32),
+    "resnet50-c4": BackboneCost(436, 8.5e6, 16),
+    "resnet50-dc5": BackboneCost(580, 23.5e6, 16),
+    "resnet101": BackboneCost(886, 42.4e6, 32),
+    "resnet101-c4": BackboneCost(844, 27.5e6, 16),
+    "resnet101-dc5": BackboneCost(988, 42.4e6, 16),
+    "mobilenet_v2": BackboneCost(469, 2.2e6, 32),
+    "compact": BackboneCost(95, 1.2e6, 32),
+    "compact-c4": BackboneCost(90, 0.29e6, 16),
+}
+LARGEST = BACKBONE_COSTS["resnet101-dc5"]  # stands in for backbones that are not in the table
+
+
+def pieces(config: Settings, batch_size: int, height: int, width: int) -> int:
+    """The least number of equal pieces whose estimate stays below `LIMIT`; single images if even their estimate is higher.
+
+    Args:
+        config: a family's configuration.
+        batch_size: images per optimizer step.
+        height: pixels of the shorter side of a training image.
+        width: pixels of its longer side.
+
+    Returns:
+        A divisor of `batch_size`.
+    """
+    for count in range(1, batch_size):
+        if batch_size % count == 0 and step_memory(config, batch_size // count, height, width) <= LIMIT:
+            return count
+    return batch_size
+
+
+def step_memory(config: Settings, images: int, height: int, width: int) -> float:
+    """Estimated peak of a process, in GB, during a training step with AdamW in float32 on a CPU.
+
+    Args:
+        config: a family's configuration.
+        images: number of images that are processed at once.
+        height: height of an image in pixels.
+        width: width of an image in pixels.
+    """
+    # A batch with portrait and landscape images is padded to a square.
+    pixels = height * width if images == 1 else max(height, width) ** 2
+    backbone = BACKBONE_COSTS.get(config.backbone, LARGEST)
+    tokens = sum(pixels / stride**2 for stride in _strides(config, backbone.stride))
+    kept: float = images * (backbone.bytes_per_pixel * pixels + _transformer_bytes(config, tokens))
+    if config.dropout > 0:
+        kept += _map_bytes(config, tokens, images)
+    return LIBRARIES + (_parameter_bytes(config, backbone) + BACKWARD * kept) / 1e9
+
+
+def _strides(config: Settings, coarsest: int) -> list[int]:
+    """Image pixels per cell of every level that becomes tokens."""
+    levels = config.levels if isinstance(config, MultiScaleSettings) else 1
+    from_backbone = 1 if levels == 1 else min(levels, 3)
+    first = coarsest // 2 ** (from_backbone - 1)
+    return [first * 2**level for level in range(levels)]
+
+
+def _transformer_bytes(config: Settings, tokens: float) -> float:
+    """Bytes of the activations that encoder, decoder and proposals keep for one image."""
+    width, hidden, queries = config.width, config.hidden, config.training_queries
+    # Input and output tokens, their sums with positions, projections, both norms and dropout masks: 10.5 D were counted, with deformable
+    # attention 9 to 10.5 D. The hidden layer is added unless it is recomputed.
+    encoder = tokens * (10.5 * width + (hidden if tokens < FeedForward.recompute_from else 0))
+    # The decoder keeps the keys and values of memory and their inputs, and for every query two attentions and the feed-forward network.
+    decoder = tokens * 4 * width + queries * (16 * width + hidden)
+    proposals = tokens * (8 * width + 8 * config.class_count) if config.proposes else 0.0
+    layers = config.encoder_layers * encoder + config.decoder_layers * decoder
+    return float(4 * (layers + 6 * width * tokens + proposals))
+
+
+def _map_bytes(config: Settings, tokens: float, images: int) -> float:
+    """Bytes of dense attention maps that are small enough to be kept (`SLICED_FROM`): weights before and after dropout, and the mask."""
+    # Queries of deformable attention see points, not tokens.
+    dense = 0.0 if isinstance(config, MultiScaleSettings) else tokens
+    maps = (
+        (config.encoder_layers, dense * dense),
+        (config.decoder_layers, config.training_queries * dense),
+        (config.decoder_layers, config.training_queries**2),
+    )
+    counts = ((layers, images * config.attention_heads * weights) for layers, weights in maps)
+    return float(sum(9 * layers * weights for layers, weights in counts if weights < SLICED_FROM))
+
+
+def _parameter_bytes(config: Settings, backbone: BackboneCost) -> float:
+    """Bytes of weights, their gradients and AdamW's two moments; a backbone with frozen norms also keeps its folded weights."""
+    square, forward = config.width**2, 2 * config.width * config.hidden
+    transformer = config.encoder_layers * (4 * square + forward) + config.decoder_layers * (8 * square + forward)
+    return float(20 * backbone.parameters + 16 * transformer)

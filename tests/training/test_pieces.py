@@ -1,0 +1,68 @@
+"""Pieces of a batch: what the estimate of memory counts, and which division it leads to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detrkit.backbones import BACKBONES, build_backbone
+from detrkit.models.catalog import CATALOG
+from detrkit.structures import ImageBatch
+from detrkit.training.pieces import BACKBONE_COSTS, LIMIT, pieces, step_memory
+
+
+def kept_bytes(backbone: nn.Module, side: int) -> int:
+    """What the forward pass of one image keeps for the backward pass, not counting parameters."""
+    storages: dict[int, tuple[Tensor, int]] = {}  # with the tensor, so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = tensor, storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        levels = backbone(ImageBatch(torch.zeros(1, 3, side, side)))  # keeps the graph
+    assert levels
+    return sum(size for _, size in storages.values())
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_costs_of_backbones_are_what_they_keep(name: str) -> None:
+    cost, backbone = BACKBONE_COSTS[name], build_backbone(name).train()
+    per_pixel = (kept_bytes(backbone, 128) - kept_bytes(backbone, 64)) / (128**2 - 64**2)  # without folded weights
+    assert cost.bytes_per_pixel == pytest.approx(per_pixel, rel=0.02)
+    assert cost.parameters == pytest.approx(sum(each.numel() for each in backbone.parameters()), rel=0.02)
+    assert cost.stride == backbone.strides[-1]
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_every_variant_fits_at_its_own_sizes(name: str) -> None:
+    line = CATALOG[name]
+    sizes = line.preprocessing.short_side, line.preprocessing.long_side
+    batch = line.recipe.batch_size
+    count = pieces(line.config, batch, *sizes)
+    assert batch % count == 0
+    assert step_memory(line.config, batch // count, *sizes) <= LIMIT
+    fewer = [each for each in range(1, count) if batch % each == 0]
+    assert all(step_memory(line.config, batch // each, *sizes) > LIMIT for each in fewer)
+
+
+def test_small_batches_stay_whole_and_images_that_do_not_fit_go_one_by_one() -> None:
+    config = CATALOG["detr-r50"].config
+    assert pieces(config, 4, 128, 208) == 1
+    assert pieces(config, 1, 800, 1333) == 1
+    assert pieces(config, 6, 8000, 13330) == 6
+
+
+def test_more_tokens_layers_or_images_take_more() -> None:
+    few, many = (CATALOG[name].config for name in ("deformable-detr-r50-single-scale", "deformable-detr-r50"))
+    plain, two_stage = (
+        CATALOG[name].config for name in ("deformable-detr-r50-refine", "deformable-detr-r50-two-stage")
+    )
+    size = 800, 1333
+    assert step_memory(few, 1, *size) < step_memory(many, 1, *size) < step_memory(many, 2, *size)
+    assert step_memory(plain, 1, *size) < step_memory(two_stage, 1, *size)
+    # Batches with portrait and landscape images are padded to squares.
+    assert step_memory(many, 2, *size) == step_memory(many, 2, 1333, 1333)
