@@ -352,7 +352,7 @@ def command_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the data set")
     parser.add_argument("--weights", required=True, help="MobileNetV2's ImageNet weights in torchvision's layout")
-    parser.add_argument("--variant", default="deformable-detr-mobilenetv2-light", help="of detrkit, with that backbone")
+    parser.add_argument("--variant", default="light-detr-mobilenetv2", help="of detrkit, with that backbone")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training, for each side")
     parser.add_argument("--steps", type=int, help="instead of minutes; without calibration")
     parser.add_argument("--only", choices=SIDES, help="run one side")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import nn
 
-from detrkit.layers.box_relation import BoxRelation
+from detrkit.layers.box_relation import BoxRelation, octaves
 
 
 def boxes(count: int = 4, seed: int = 0) -> torch.Tensor:
@@ -17,13 +18,13 @@ def boxes(count: int = 4, seed: int = 0) -> torch.Tensor:
 
 def relation() -> BoxRelation:
     torch.manual_seed(0)
-    found = BoxRelation(heads=3)
+    found = BoxRelation(attention_heads=3)
     nn.init.normal_(found.projection.weight)
     return found
 
 
 def test_it_begins_at_zero() -> None:
-    assert not BoxRelation(heads=3)(boxes()).any()
+    assert not BoxRelation(attention_heads=3)(boxes()).any()
 
 
 def test_a_pair_by_hand() -> None:
@@ -64,3 +65,64 @@ def test_it_stays_in_float32_under_mixed_precision() -> None:
         found = module(placed)
     assert found.dtype is torch.float32
     torch.testing.assert_close(found, module(placed))
+
+
+def by_the_formula(module: BoxRelation, boxes_cxcywh: torch.Tensor) -> torch.Tensor:
+    """All pairs at once, every sine and cosine as it is written."""
+    centers, sides = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    distances = torch.log((centers[:, :, None] - centers[:, None]).abs() / sides[:, :, None] + 1)
+    ratios = torch.log(sides[:, :, None] / sides[:, None])
+    angles = torch.cat([distances, ratios], dim=-1)[..., None] * (
+        math.pi / 8 * 2.0 ** torch.arange(8, dtype=torch.float64)
+    )
+    codes = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (B, Q, Q, 64)
+    return (codes @ module.projection.weight.mT).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 50, 2**16])
+def test_slices_change_neither_values_nor_gradients(pairs_at_once: int) -> None:
+    module, placed = relation().double(), boxes(7).double().requires_grad_()
+    module.pairs_at_once = pairs_at_once  # rows one by one, in slices of 3, 3 and 1, all at once
+    inputs = (placed, module.projection.weight)
+    outward = torch.randn(2, 3, 7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    wanted, found = by_the_formula(module, placed), module(placed)
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+    assert found.is_contiguous()
+    gradients = zip(*(torch.autograd.grad(each, inputs, outward) for each in (found, wanted)), strict=True)
+    for gradient, wanted_gradient in gradients:
+        torch.testing.assert_close(gradient, wanted_gradient, atol=1e-9, rtol=1e-9)
+
+
+def test_what_is_kept_for_the_backward_pass_is_no_larger_than_the_result() -> None:
+    module, placed = relation(), boxes(100)
+    module.pairs_at_once = 500
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = module(placed)
+    assert 0 < sum(kept.values()) <= found.nbytes  # all sines and cosines would be 64 / 3 times as large
+
+
+def test_sines_by_doubling_are_as_exact_as_the_angles() -> None:
+    angles = torch.linspace(-3.7, 3.7, 100_001)  # π / 8 of the logarithm of the smallest side, and of its inverse
+    multiples = angles.double() * 2.0 ** torch.arange(8)[:, None]
+    wanted = torch.cat([multiples.sin(), multiples.cos()])
+    torch.testing.assert_close(octaves(angles[None, None], 8)[0, 0].double(), wanted, atol=2e-6, rtol=0)
+
+
+def test_float32_differs_from_float64_by_rounding_only() -> None:
+    module, placed = relation(), boxes(50)
+    exact = by_the_formula(module.double(), placed.double())
+    torch.testing.assert_close(module.float()(placed).double(), exact, atol=1e-4, rtol=0)
+
+
+def test_it_exports_for_any_number_of_images_and_boxes() -> None:
+    shape = {0: torch.export.Dim("images"), 1: torch.export.Dim("boxes", min=2, max=5000)}
+    module = relation().eval()
+    exported = torch.export.export(module, (boxes(9),), dynamic_shapes=(shape,)).module()
+    for given in (boxes(4)[:1], boxes(300)):
+        torch.testing.assert_close(exported(given), module(given), atol=1e-5, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,8 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from detrkit.layers.denoising import ContrastiveDenoising, Noise, attention_mask, draw_noise, noised_objects
-from detrkit.structures import Queries, Target
+from detrkit.errors import ConfigurationError
+from detrkit.layers.denoising import (
+    ContrastiveDenoising,
+    Noise,
+    NoisedObjects,
+    append_group,
+    block_mask,
+    contrastive_noise,
+    draw_noise,
+    pick_objects,
+    rows_that_fit,
+)
+from detrkit.structures import Queries, QueryGroup, Target
 
 TARGETS = [
     Target(torch.tensor([1, 2]), torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.9, 0.1, 0.2, 0.2]])),
@@ -30,9 +42,78 @@ def quiet(images: int = 3, repeats: int = 2, objects: int = 2) -> Noise:
     )
 
 
+def noised_objects(targets: list[Target], noise: Noise, *, box_noise: float) -> NoisedObjects:
+    """As many slots as the noise has."""
+    slots = pick_objects(targets, noise.labels.shape[-1], like=noise.shares)
+    return contrastive_noise(slots, noise, box_noise=box_noise)
+
+
+def many(*counts: int) -> list[Target]:
+    """Images with so many objects; the i-th object of an image has class i."""
+    return [Target(torch.arange(count), 0.3 + 0.4 * torch.rand(count, 4)) for count in counts]
+
+
+@pytest.mark.parametrize(
+    ("counts", "rows", "copies", "wanted"),
+    [
+        ((2, 1, 0), 9, 2, (2, 2)),  # two pairs are four rows, twice
+        ((5, 7), 60, 2, (7, 4)),
+        ((30,), 60, 2, (30, 1)),
+        ((31,), 60, 2, (30, 1)),  # not all of them
+        ((500, 1), 60, 2, (30, 1)),
+        ((500,), 60, 1, (60, 1)),
+        ((7,), 60, 1, (7, 8)),
+        ((3,), 2, 2, (1, 1)),
+        ((0, 0), 60, 2, (1, 1)),
+        ((), 60, 2, (1, 1)),
+    ],
+)
+def test_rows_never_exceed_what_was_asked_for(
+    counts: tuple[int, ...], rows: int, copies: int, wanted: tuple[int, int]
+) -> None:
+    slots, repeats = rows_that_fit(many(*counts), rows=rows, copies=copies)
+    assert (slots, repeats) == wanted
+    assert slots * repeats * copies <= rows
+
+
+def test_slots_hold_the_objects_in_order() -> None:
+    slots = pick_objects(TARGETS, 2, like=torch.zeros(0, dtype=torch.float64))
+    assert slots.objects.tolist() == [[0, 1], [0, -1], [-1, -1]]
+    assert slots.labels.tolist() == [[1, 2], [0, 0], [0, 0]]
+    assert slots.boxes_cxcywh.dtype == torch.float64
+    torch.testing.assert_close(slots.boxes_cxcywh[0], TARGETS[0].boxes_cxcywh.double())
+    torch.testing.assert_close(slots.boxes_cxcywh[1, 0], TARGETS[1].boxes_cxcywh[0].double())
+    assert (slots.boxes_cxcywh[1, 1] == 0.5).all()
+    assert (slots.boxes_cxcywh[2] == 0.5).all()
+
+
+def test_of_more_objects_each_step_takes_others_and_all_get_their_turn() -> None:
+    torch.manual_seed(0)
+    targets, taken = many(10, 3), torch.zeros(10)
+    for _ in range(400):
+        slots = pick_objects(targets, 4, like=torch.zeros(0))
+        assert slots.objects[1].tolist() == [0, 1, 2, -1]
+        chosen = slots.objects[0]
+        assert (chosen.diff() > 0).all()  # rising, so none twice
+        assert torch.equal(slots.labels[0], chosen)
+        assert torch.equal(slots.boxes_cxcywh[0], targets[0].boxes_cxcywh[chosen])
+        taken[chosen] += 1
+    assert taken.div(400).tolist() == pytest.approx([0.4] * 10, abs=0.1)
+
+
+def test_the_choice_depends_on_the_generator_and_only_where_there_is_one() -> None:
+    torch.manual_seed(3)
+    first = pick_objects(many(50), 20, like=torch.zeros(0))
+    torch.manual_seed(3)
+    assert torch.equal(pick_objects(many(50), 20, like=torch.zeros(0)).objects, first.objects)
+    assert not torch.equal(pick_objects(many(50), 20, like=torch.zeros(0)).objects, first.objects)
+    before = torch.get_rng_state()
+    pick_objects(TARGETS, 2, like=torch.zeros(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_rows_and_what_they_answer_for() -> None:
     noised = noised_objects(TARGETS, quiet(), box_noise=1.0)
-    assert noised.blocks.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert noised.objects.tolist() == [[0, 1, -1, -1] * 2, [0, -1, -1, -1] * 2, [-1] * 8]
     assert noised.real.tolist() == [[True] * 8, [True, False] * 4, [False] * 8]
     assert noised.labels.tolist() == [[1, 2, 1, 2] * 2, [0] * 8, [0] * 8]
@@ -90,8 +171,10 @@ def test_draws_have_their_probabilities() -> None:
 
 
 def test_who_sees_whom() -> None:
-    mask = attention_mask(2, noised_objects(TARGETS[:2], quiet(images=2), box_noise=1.0))
-    assert mask.shape == (2, 10, 10)
+    real = noised_objects(TARGETS[:2], quiet(images=2), box_noise=1.0).real
+    mask = block_mask(real, queries=2, repeats=2)
+    assert mask.shape == (2, 1, 10, 10)
+    mask = mask[:, 0]
     queries, first, second = [True] * 2, [True] * 4 + [False] * 4, [False] * 4 + [True] * 4
     for row in range(2):
         assert mask[0, row].tolist() == queries + [False] * 8
@@ -100,6 +183,36 @@ def test_who_sees_whom() -> None:
     for row in range(6, 10):
         assert mask[0, row].tolist() == queries + second
     assert mask[1, 6].tolist() == queries + [False] * 4 + [True, False] * 2  # the second image has one object
+    everything = block_mask(torch.ones_like(real), queries=2, repeats=2)[:, 0]
+    assert torch.equal(everything[0], mask[0])
+    assert torch.equal(everything[1], mask[0])  # with its padding rows in sight
+
+
+def test_a_second_group_leaves_the_first_as_it_is() -> None:
+    first = torch.tensor([[[True, False, False], [True, True, False], [False, True, True]]])
+    queries = dataclasses.replace(queries_of(1), mask=first[None], training_groups=(QUIET_GROUP,))
+    group = QueryGroup(name="second", rows=2, objects=torch.tensor([[0, -1]]), repeats=1)
+    added = queries_of(1, count=2)
+    assert added.references is not None
+    found = append_group(
+        queries,
+        group,
+        content=added.content.double(),
+        position=added.position,
+        references=added.references,
+        mask=block_mask(torch.ones(1, 2, dtype=torch.bool), queries=3, repeats=2),
+    )
+    assert found.training_groups == (QUIET_GROUP, group)
+    assert found.content.dtype == torch.float32
+    assert torch.equal(found.content[:, 3:], added.content)
+    assert found.mask is not None
+    assert torch.equal(found.mask[0, :, :3, :3], first)
+    assert not found.mask[:, :, :3, 3:].any()
+    assert found.mask[0, 0, 3].tolist() == [True, True, True, True, False]
+    assert found.mask[0, 0, 4].tolist() == [True, True, True, False, True]
+
+
+QUIET_GROUP = QueryGroup(name="first", rows=1, objects=torch.tensor([[0]]), repeats=1)
 
 
 def queries_of(images: int, count: int = 3, width: int = 8) -> Queries:
@@ -143,14 +256,25 @@ def test_noise_has_the_strength_that_it_should_have() -> None:
             assert (reach > 0.8 * most).all()
 
 
-def test_wrong_targets_are_told_before_they_are_used() -> None:
-    denoising, place = ContrastiveDenoising(width=8, outputs=3, rows=4), lambda boxes: boxes.repeat(1, 1, 2)
-    with pytest.raises(ValueError, match=r"^target 0 has a label outside 0\.\.2: labels are indices"):
-        denoising(queries_of(1), [Target(torch.tensor([3]), torch.rand(1, 4))], place)
+def test_wrong_targets_are_refused_before_they_are_used() -> None:
+    denoising, encode = ContrastiveDenoising(width=8, outputs=3, rows=4), lambda boxes: boxes.repeat(1, 1, 2)
     with pytest.raises(ValueError, match=r"^the batch has 2 images but 3 targets were given"):
-        denoising(queries_of(2), TARGETS, place)
+        denoising(queries_of(2), TARGETS, encode)
     with pytest.raises(ValueError, match=r"^target 0 has 1 labels for 2 boxes$"):
-        denoising(queries_of(1), [Target(torch.tensor([0]), torch.rand(2, 4))], place)
+        denoising(queries_of(1), [Target(torch.tensor([0]), torch.rand(2, 4))], encode)
+
+
+@pytest.mark.parametrize(("label", "nearest"), [(3, 2), (-1, 0)])
+def test_labels_outside_are_left_for_the_criterion(label: int, nearest: int) -> None:
+    denoising = ContrastiveDenoising(width=8, outputs=3, rows=2, label_noise=0.0)
+    target = Target(torch.tensor([label]), torch.rand(1, 4))
+    found = denoising(queries_of(1), [target], lambda boxes: boxes.repeat(1, 1, 2))
+    assert torch.equal(found.content[0, 3], denoising.embedding.weight[nearest])
+
+
+def test_too_few_rows_for_a_pair_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"^denoising needs at least 2 rows, a near and a far one, not 1$"):
+        ContrastiveDenoising(width=8, outputs=3, rows=1)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -163,17 +287,26 @@ def test_boxes_that_are_no_numbers_harm_nobody_else(value: float) -> None:
     assert found.references.isfinite().all()
 
 
-def test_a_repetition_that_is_too_long_is_still_one() -> None:
-    found = ContrastiveDenoising(width=8, outputs=3, rows=1)(
-        queries_of(3), TARGETS, lambda boxes: boxes.repeat(1, 1, 2)
-    )
-    assert found.training_groups[0].repeats == 1
-    assert found.content.shape == (3, 3 + 4, 8)
+def test_crowded_images_get_no_more_rows_than_set() -> None:
+    torch.manual_seed(0)
+    denoising, targets = ContrastiveDenoising(width=8, outputs=50, rows=6, label_noise=0.0), many(50, 1)
+    found = denoising(queries_of(2), targets, lambda boxes: boxes.repeat(1, 1, 2))
+    (group,) = found.training_groups
+    assert group.repeats == 1
+    assert found.content.shape == (2, 3 + 6, 8)
+    chosen = group.objects[0, :3]
+    assert group.objects.tolist() == [[*chosen.tolist(), -1, -1, -1], [0, -1, -1, -1, -1, -1]]
+    assert chosen.unique().numel() == 3
+    codes = denoising.embedding.weight[chosen]  # the i-th object has class i
+    assert torch.equal(found.content[0, 3:], codes.repeat(2, 1))
+    again = denoising(queries_of(2), targets, lambda boxes: boxes.repeat(1, 1, 2)).training_groups[0].objects
+    assert not torch.equal(again, group.objects)
 
 
 def test_without_objects_the_codes_still_take_part() -> None:
     denoising = ContrastiveDenoising(width=8, outputs=3, rows=4)
     found = denoising(queries_of(1), TARGETS[2:], lambda boxes: boxes.repeat(1, 1, 2))
+    assert found.content.shape == (1, 3 + 2, 8)  # one repetition, near and far
     assert (found.training_groups[0].objects == -1).all()
     found.content.sum().backward()
     assert denoising.embedding.weight.grad is not None
@@ -210,8 +343,8 @@ def test_the_same_draws_make_the_same_noise_as_in_the_authors_code(shared: Path)
     noised = noised_objects(targets, authors_noise(arrays, 25, [4, 2]), box_noise=1.0)
     np.testing.assert_allclose(noised.boxes_cxcywh.logit(), arrays["query.boxes_unsigmoid"], atol=1e-6)
     assert np.array_equal(noised.labels[noised.real], arrays["query.labels"][noised.real.numpy()])
-    # They put noised objects before the queries, say who may not be seen, and let empty rows be seen by their repetition.
-    ours = ~attention_mask(40, noised)[0]
+    # They put noised objects before the queries, say who may not be seen, and let padding rows be seen by their repetition.
+    ours = ~block_mask(torch.ones_like(noised.real), queries=40, repeats=25)
     order = torch.cat([torch.arange(40, 240), torch.arange(40)])
-    assert noised.real[0].all()
-    assert np.array_equal(ours[order][:, order], arrays["attention_mask"].astype(bool))
+    for mask in ours[:, 0]:
+        assert np.array_equal(mask[order][:, order], arrays["attention_mask"].astype(bool))
