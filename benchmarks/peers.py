@@ -1,7 +1,8 @@
-"""Speed and memory of detrkit's DETR or Deformable DETR (R50) beside that of `transformers`, with the same weights, in alternation.
+"""Speed and memory of detrkit's DETR, Conditional DETR or Deformable DETR (R50) beside that of `transformers`, with the same weights, in alternation.
 
     python benchmarks/peers.py --rounds 5
     python benchmarks/peers.py --model deformable-detr-r50 --rounds 3
+    python benchmarks/peers.py --model conditional-detr-r50 --rounds 5
 
 Times are medians over the rounds; what counts is the ratio, since the machine's speed drifts. Peak memory is that of a process of its own
 for each side, which does nothing else, whole and without what it held once its libraries were imported, the median of three processes. Random weights with tamed norms:
@@ -28,14 +29,20 @@ from typing import Any
 import torch
 
 import detrkit
-from detrkit.layers.deformable_attention import choice
+from detrkit.layers.sampling.operator import choice
 from detrkit.structures import ImageBatch, Target
 
 HEIGHT, WIDTH = 800, 1066
 OBJECTS = 7  # COCO's mean number of objects an image
 SIDES = ("ours", "theirs")
 PROCESSES = 3  # of each side, for its peak memory
-MODELS = ("detr-r50", "deformable-detr-r50", "deformable-detr-r50-refine", "deformable-detr-r50-two-stage")
+SETTINGS = {  # what `transformers` calls each variant: the beginning of its classes' names, and settings besides those of all
+    "detr-r50": ("Detr", {}),
+    "conditional-detr-r50": ("ConditionalDetr", {}),
+    "deformable-detr-r50": ("DeformableDetr", {}),
+    "deformable-detr-r50-refine": ("DeformableDetr", {"with_box_refine": True}),
+    "deformable-detr-r50-two-stage": ("DeformableDetr", {"with_box_refine": True, "two_stage": True}),
+}
 
 
 def make_theirs(variant: str) -> Any:
@@ -44,27 +51,17 @@ def make_theirs(variant: str) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
-    if variant == "detr-r50":
-        config = transformers.DetrConfig(
-            backbone_config=transformers.ResNetConfig(out_features=["stage4"]),
-            use_timm_backbone=False,
-            num_labels=91,
-            auxiliary_loss=True,
-            attention_dropout=0.1,  # as the authors' code has it
-        )
-        model = transformers.DetrForObjectDetection(config)
-    else:
-        two_stage = variant.endswith("two-stage")
-        config = transformers.DeformableDetrConfig(
-            backbone_config=transformers.ResNetConfig(out_features=["stage2", "stage3", "stage4"]),
-            use_timm_backbone=False,
-            num_labels=91,
-            auxiliary_loss=True,
-            attention_dropout=0.1,
-            with_box_refine=two_stage or variant.endswith("refine"),
-            two_stage=two_stage,
-        )
-        model = transformers.DeformableDetrForObjectDetection(config)
+    name, settings = SETTINGS[variant]
+    stages = ["stage2", "stage3", "stage4"] if name == "DeformableDetr" else ["stage4"]
+    config = getattr(transformers, f"{name}Config")(
+        backbone_config=transformers.ResNetConfig(out_features=stages),
+        use_timm_backbone=False,
+        num_labels=91,
+        auxiliary_loss=True,
+        attention_dropout=0.1,  # as the authors' code has it
+        **settings,
+    )
+    model = getattr(transformers, f"{name}ForObjectDetection")(config)
     for name, buffer in (*model.named_parameters(), *model.named_buffers()):
         if name.endswith("normalization.weight"):
             buffer.data.fill_(0.5)
@@ -136,7 +133,7 @@ def training_step(side: str, model: Any) -> Callable[[], Any]:
             loss = criterion(model(batch), targets).total
         else:
             loss = model(pixel_values=pixels, pixel_mask=mask, labels=labels).loss
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         return float(loss)
@@ -195,7 +192,7 @@ def alone(variant: str, side: str, name: str) -> None:
     """Does one kind of work on one side and prints the peak of resident memory."""
     if side == "theirs":  # whose parts are imported when they are first asked for
         transformers: Any = importlib.import_module("transformers")
-        _ = transformers.DetrForObjectDetection, transformers.DeformableDetrForObjectDetection
+        _ = getattr(transformers, f"{SETTINGS[variant][0]}ForObjectDetection")
     else:
         importlib.import_module("detrkit.training" if WORK[name] is training_step else "detrkit.models.catalog")
         choice(torch.device("cpu"), torch.float32)  # imports numba
@@ -221,7 +218,7 @@ def resident(figure: str) -> float:
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="detr-r50")
+    parser.add_argument("--model", choices=list(SETTINGS), default="detr-r50")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
