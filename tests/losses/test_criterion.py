@@ -1,10 +1,11 @@
-"""The set loss against one written out image by image, and its manners with empty, wrong and broken batches."""
+"""The set loss against one computed image by image, and its behaviour on empty, wrong and damaged batches."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,18 +13,20 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from detrkit.errors import NonFiniteError
+from detrkit.errors import ConfigurationError, NonFiniteError
+from detrkit.losses.boxes import giou_loss, l1_loss
 from detrkit.losses.classification import focal_loss
-from detrkit.losses.criterion import SetCriterion, number_of_objects
-from detrkit.matching.costs import focal_class_cost, giou_cost, l1_cost
+from detrkit.losses.criterion import SetCriterion, focal_criterion, number_of_objects
+from detrkit.losses.sets import AllProposals, ChosenProposals, KnownGroup, PredictionSet, RepeatedGroup
+from detrkit.matching.costs import focal_class_cost, giou_cost, l1_cost, pad_targets
 from detrkit.matching.hungarian import HungarianMatcher
 from detrkit.models import deformable_detr, detr
 from detrkit.models.catalog import build, criterion_for
-from detrkit.structures import GroupOutput, ImageBatch, LayerOutput, Output, QueryGroup, Target
+from detrkit.structures import GroupOutput, ImageBatch, LayerOutput, Losses, Output, Proposals, QueryGroup, Target
 
 LAYERS, QUERIES, CLASSES = 3, 5, 4
-CONFIG = detr.Config(classes=CLASSES, queries=QUERIES, decoder_layers=LAYERS)
-SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
+CONFIG = detr.Config(class_count=CLASSES, queries=QUERIES, decoder_layers=LAYERS)
+SMALL = {"width": 64, "hidden": 64, "attention_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
 
 
 def prediction(images: int, *, layers: int = LAYERS, classes: int = CLASSES) -> Output:
@@ -34,6 +37,10 @@ def prediction(images: int, *, layers: int = LAYERS, classes: int = CLASSES) -> 
 
 def objects(count: int) -> Target:
     return Target(torch.randint(0, CLASSES, (count,)), torch.rand(count, 4, dtype=torch.float64) * 0.5 + 0.2)
+
+
+def objects_of_one_class() -> Target:
+    return Target(torch.tensor([1]), torch.tensor([[0.5, 0.4, 0.3, 0.2]], dtype=torch.float64))
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -66,7 +73,7 @@ def loss_by_hand(logits: Tensor, boxes: Tensor, targets: list[Target]) -> dict[s
 @pytest.mark.parametrize("counts", [(3, 1), (0, 2), (0, 0), (5, 4)], ids=str)
 def test_terms_and_gradients_equal_those_written_out(counts: tuple[int, ...]) -> None:
     output, targets = prediction(len(counts)), [objects(count) for count in counts]
-    losses = detr.criterion(CONFIG)(output, targets)
+    losses = detr.criterion(CONFIG, None)(output, targets)
     assert set(losses.terms) == {
         f"layers.{layer}.{name}" for layer in range(LAYERS) for name in ("class", "l1", "giou")
     }
@@ -88,9 +95,9 @@ def test_terms_and_gradients_equal_those_written_out(counts: tuple[int, ...]) ->
 
 def test_the_total_is_the_weighted_sum_of_the_terms() -> None:
     config = detr.Config(
-        classes=CLASSES, queries=QUERIES, decoder_layers=LAYERS, class_weight=0.5, l1_weight=3.0, giou_weight=7.0
+        class_count=CLASSES, queries=QUERIES, decoder_layers=LAYERS, class_weight=0.5, l1_weight=3.0, giou_weight=7.0
     )
-    criterion = detr.criterion(config)
+    criterion = detr.criterion(config, None)
     losses = criterion(prediction(2), [objects(2), objects(1)])
     assert criterion.weights == {
         f"layers.{layer}.{name}": weight
@@ -105,8 +112,8 @@ def test_the_total_is_the_weighted_sum_of_the_terms() -> None:
 
 def test_layers_together_give_what_each_gives_alone() -> None:
     output, targets = prediction(3), [objects(2), objects(0), objects(4)]
-    together = detr.criterion(CONFIG)(output, targets)
-    alone = detr.criterion(detr.Config(classes=CLASSES, queries=QUERIES, decoder_layers=1))
+    together = detr.criterion(CONFIG, None)(output, targets)
+    alone = detr.criterion(detr.Config(class_count=CLASSES, queries=QUERIES, decoder_layers=1), None)
     for layer in range(LAYERS):
         part = slice(layer, layer + 1)
         losses = alone(Output(output.logits[part], output.boxes_cxcywh[part]), targets)
@@ -116,39 +123,48 @@ def test_layers_together_give_what_each_gives_alone() -> None:
 
 def test_more_objects_than_queries_are_divided_by_all_objects() -> None:
     output, target = prediction(1, layers=1), objects(8)
-    criterion = detr.criterion(detr.Config(classes=CLASSES, queries=QUERIES, decoder_layers=1))
+    criterion = detr.criterion(detr.Config(class_count=CLASSES, queries=QUERIES, decoder_layers=1), None)
     with pytest.warns(UserWarning, match="8 objects"):
         losses = criterion(output, [target])
     cost = (output.boxes_cxcywh[0, 0, :, None] - target.boxes_cxcywh).abs().sum(-1)
     matches = criterion.matcher(output, [target])
     wanted = cost[matches.queries[0], matches.objects[0]].sum() / 8
     torch.testing.assert_close(losses.terms["layers.0.l1"], wanted)
-    assert losses.statistics["objects"] == 8
-    assert losses.statistics["matched"] == 5
+    assert losses.shown["right class"].count == 5
+    assert losses.shown["distance loss"].count == 5
+    torch.testing.assert_close(losses.shown["distance loss"].sum, wanted.detach() * 8)
 
 
-def test_statistics_are_of_the_last_layer() -> None:
+def shown(losses: Losses) -> dict[str, tuple[float, float]]:
+    return {name: (entry.sum.item(), entry.count) for name, entry in losses.shown.items()}
+
+
+def test_what_is_shown_is_of_the_last_layer() -> None:
     boxes = torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0.1, 0.1]])
     scores = torch.full((2, 1, 3, 4), -5.0)
     for query, label in ((0, 1), (1, 0), (2, 2)):
         scores[-1, 0, query, label] = 5.0
     target = Target(torch.tensor([1, 2]), boxes[:2])  # query 0 has the right class, query 1 another
-    criterion = detr.criterion(detr.Config(classes=3, decoder_layers=2, class_weight=0.01))
+    criterion = detr.criterion(detr.Config(class_count=3, decoder_layers=2, class_weight=0.01), None)
     places = torch.stack([boxes[[2, 1, 0]], boxes])[:, None]  # in the first layer, query 2 is where query 0 will be
-    statistics = criterion(Output(scores, places), [target]).statistics
-    assert {name: value.item() for name, value in statistics.items()} == {
-        "objects": 2.0,
-        "matched": 2.0,
-        "correct": 1.0,
-    }
+    places[1, 0, 0, 0] += 0.03  # the only distance in the last layer
+    losses = criterion(Output(scores, places), [target])
+    assert list(losses.shown) == ["class loss", "distance loss", "overlap loss", "right class"]
+    found = shown(losses)
+    assert found["class loss"] == (losses.terms["layers.1.class"].item(), 1)
+    assert found["distance loss"] == (pytest.approx(0.03), 2)
+    assert found["overlap loss"] == (pytest.approx(1 - 7 / 13), 2)
+    assert found["right class"] == (1, 2)
+    assert [name for name, entry in losses.shown.items() if entry.percentage] == ["right class"]
+    assert not any(entry.sum.requires_grad for entry in losses.shown.values())
 
 
 def test_focal_loss_fits_in_place_of_cross_entropy() -> None:
     matcher = HungarianMatcher({"class": (focal_class_cost, 2.0), "l1": (l1_cost, 5.0), "giou": (giou_cost, 2.0)})
     criterion = SetCriterion(
         matcher=matcher,
-        class_loss=focal_loss,
-        no_object=CLASSES,
+        terms={"class": focal_loss, "l1": l1_loss, "giou": giou_loss},
+        class_count=CLASSES,
         term_weights={"class": 2.0, "l1": 5.0, "giou": 2.0},
         layers=1,
     )
@@ -162,33 +178,33 @@ def test_focal_loss_fits_in_place_of_cross_entropy() -> None:
 
 
 class TestProposals:
-    """What an encoder proposes is matched to the same objects, taught as class 0, in one group of terms of its own."""
+    """An encoder's proposals are matched to the same objects, all as class 0, and have their own group of terms."""
 
-    CONFIG = deformable_detr.Config(classes=CLASSES, queries=QUERIES, decoder_layers=2, two_stage=True)
+    CONFIG = deformable_detr.Config(class_count=CLASSES, queries=QUERIES, decoder_layers=2, two_stage=True)
 
     def output(self, tokens: int = 9) -> Output:
         layers = prediction(2, layers=2, classes=CLASSES - 1)
         logits = torch.randn(2, tokens, CLASSES, dtype=torch.float64, requires_grad=True)
         boxes = (torch.rand(2, tokens, 4, dtype=torch.float64) * 0.5 + 0.2).requires_grad_()
-        return Output(layers.logits, layers.boxes_cxcywh, LayerOutput(logits, boxes))
+        return Output(layers.logits, layers.boxes_cxcywh, Proposals(LayerOutput(logits, boxes)))
 
     def alone(self, output: Output, targets: list[Target]) -> dict[str, Tensor]:
-        """The proposals as the only layer of a model of one stage."""
+        """The proposals as the only layer of a one-stage model."""
         assert output.proposals is not None
         config = dataclasses.replace(self.CONFIG, decoder_layers=1, two_stage=False)
-        layer = Output(output.proposals.logits[None], output.proposals.boxes_cxcywh[None])
-        return deformable_detr.criterion(config)(layer, targets).terms
+        layer = Output(output.proposals.all.logits[None], output.proposals.all.boxes_cxcywh[None])
+        return deformable_detr.criterion(config, None)(layer, targets).terms
 
     def test_every_object_counts_as_class_0(self) -> None:
         output, targets = self.output(), [objects(3), objects(1)]
-        losses = deformable_detr.criterion(self.CONFIG)(output, targets)
+        losses = deformable_detr.criterion(self.CONFIG, None)(output, targets)
         classless = [Target(torch.zeros_like(target.labels), target.boxes_cxcywh) for target in targets]
         wanted = self.alone(output, classless)
         assert not torch.equal(wanted["layers.0.class"], self.alone(output, targets)["layers.0.class"])
         for name in ("class", "l1", "giou"):
             torch.testing.assert_close(losses.terms[f"proposals.{name}"], wanted[f"layers.0.{name}"])
         layers = Output(output.logits, output.boxes_cxcywh)
-        one_stage = deformable_detr.criterion(dataclasses.replace(self.CONFIG, two_stage=False))(layers, targets)
+        one_stage = deformable_detr.criterion(dataclasses.replace(self.CONFIG, two_stage=False), None)(layers, targets)
         assert losses.terms.keys() == one_stage.terms.keys() | {f"proposals.{name}" for name in ("class", "l1", "giou")}
         for name, value in one_stage.terms.items():
             torch.testing.assert_close(losses.terms[name], value)
@@ -201,11 +217,22 @@ class TestProposals:
     def test_without_objects_only_scores_learn(self) -> None:
         output = self.output()
         assert output.proposals is not None
-        losses = deformable_detr.criterion(self.CONFIG)(output, [objects(0), objects(0)])
+        losses = deformable_detr.criterion(self.CONFIG, None)(output, [objects(0), objects(0)])
         assert losses.terms["proposals.l1"].item() == losses.terms["proposals.giou"].item() == 0
-        scores, boxes = torch.autograd.grad(losses.total, (output.proposals.logits, output.proposals.boxes_cxcywh))
+        scores, boxes = torch.autograd.grad(
+            losses.total, (output.proposals.all.logits, output.proposals.all.boxes_cxcywh)
+        )
         assert (scores > 0).all()
         assert not boxes.any()
+
+
+def focal_loss_of(output: Output, targets: list[Target]) -> Tensor:
+    """The class loss of the last layer, of a criterion with as many classes as the output has."""
+    weights = {"class": 2.0, "l1": 5.0, "giou": 2.0}
+    criterion = focal_criterion(
+        class_count=output.logits.shape[-1], layers=len(output.logits), cost_weights=weights, loss_weights=weights
+    )
+    return criterion(output, targets).terms[f"layers.{len(output.logits) - 1}.class"]
 
 
 class TestBatchesWithoutObjects:
@@ -216,21 +243,24 @@ class TestBatchesWithoutObjects:
         losses = criterion(model(ImageBatch(torch.randn(2, 3, 64, 64))), [empty, empty])
         for name, term in losses.terms.items():
             assert (term.item() > 0) == name.endswith(".class"), name
-        assert {name: value.item() for name, value in losses.statistics.items()} == {
-            "objects": 0.0,
-            "matched": 0.0,
-            "correct": 0.0,
+        assert {name: numbers for name, numbers in shown(losses).items() if name != "class loss"} == {
+            "distance loss": (0, 0),
+            "overlap loss": (0, 0),
+            "right class": (0, 0),
         }
         losses.total.backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
-        assert model.heads.classes.weight.grad.abs().sum() > 0
-        assert not model.heads.boxes.layers[-1].weight.grad.any()
+        assert model.heads.class_head.weight.grad.abs().sum() > 0
+        assert not model.heads.box_head.layers[-1].weight.grad.any()
 
     def test_they_are_not_divided_by_zero(self) -> None:
-        empty = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
-        assert number_of_objects([empty, empty], torch.zeros(1)).item() == 1.0
+        output, empty = prediction(2), objects(0)
+        assert number_of_objects([empty, empty], output.boxes_cxcywh).item() == 0
+        found = focal_loss_of(output, [empty, empty])
+        background = output.logits.sigmoid() ** 2 * F.softplus(output.logits)
+        torch.testing.assert_close(found, 0.75 * background[-1].sum())
 
 
 def test_number_of_objects_is_averaged_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +274,11 @@ def test_number_of_objects_is_averaged_over_processes(monkeypatch: pytest.Monkey
     assert number_of_objects(targets, torch.zeros(1)).item() == (5 + 8) / 4
 
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count)
-    assert number_of_objects([objects(1)], torch.zeros(1)).item() == 1.0  # a quarter of an object counts as one
+    assert number_of_objects([objects(1)], torch.zeros(1)).item() == 0.25
+    output = prediction(1, layers=1, classes=CLASSES - 1)
+    shared, target = focal_loss_of(output, [objects_of_one_class()]), objects_of_one_class()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    torch.testing.assert_close(shared, focal_loss_of(output, [target]))  # a quarter of an object counts as one
 
 
 class TestWhatIsRefused:
@@ -252,18 +286,18 @@ class TestWhatIsRefused:
         with pytest.raises(
             ValueError, match=r"^the batch has 2 images but 3 targets were given: give one for each image$"
         ):
-            detr.criterion(CONFIG)(prediction(2), [objects(1)] * 3)
+            detr.criterion(CONFIG, None)(prediction(2), [objects(1)] * 3)
 
     @pytest.mark.parametrize("label", [-1, CLASSES, 90])
     def test_a_label_that_is_no_output(self, label: int) -> None:
         targets = [objects(2), Target(torch.tensor([0, label]), torch.full((2, 4), 0.5))]
         with pytest.raises(ValueError, match=r"^target 1 has a label outside 0\.\.3: .*, not category ids$"):
-            detr.criterion(CONFIG)(prediction(2), targets)
+            detr.criterion(CONFIG, None)(prediction(2), targets)
 
     def test_labels_and_boxes_of_different_number(self) -> None:
         target = Target(torch.tensor([0, 1]), torch.full((3, 4), 0.5))
         with pytest.raises(ValueError, match=r"^target 0 has 2 labels for 3 boxes$"):
-            detr.criterion(CONFIG)(prediction(1), [target])
+            detr.criterion(CONFIG, None)(prediction(1), [target])
 
     def test_a_prediction_that_is_not_a_number(self) -> None:
         output = prediction(2)
@@ -272,7 +306,7 @@ class TestWhatIsRefused:
         with pytest.raises(
             NonFiniteError, match=r"image 1 .*the terms class, because the model's predictions"
         ) as caught:
-            detr.criterion(CONFIG)(output, [objects(1), objects(1)])
+            detr.criterion(CONFIG, None)(output, [objects(1), objects(1)])
         assert caught.value.image == 1
 
     @pytest.mark.parametrize("counts", [(1, 0), (0, 0)], ids=str)
@@ -281,7 +315,7 @@ class TestWhatIsRefused:
         with torch.no_grad():
             output.logits[0, 1, 2] = math.nan
         with pytest.raises(NonFiniteError, match="image 1") as caught:
-            detr.criterion(CONFIG)(output, [objects(count) for count in counts])
+            detr.criterion(CONFIG, None)(output, [objects(count) for count in counts])
         assert caught.value.image == 1
 
 
@@ -290,35 +324,41 @@ def test_half_precision_scores_give_a_float32_loss(dtype: torch.dtype) -> None:
     output, targets = prediction(2), [objects(3), objects(1)]
     halved = Output(output.logits.detach().to(dtype), output.boxes_cxcywh.detach().float())
     exact = Output(halved.logits.double(), halved.boxes_cxcywh.double())
-    losses, wanted = detr.criterion(CONFIG)(halved, targets), detr.criterion(CONFIG)(exact, targets)
+    losses, wanted = detr.criterion(CONFIG, None)(halved, targets), detr.criterion(CONFIG, None)(exact, targets)
     assert losses.total.dtype == torch.float32
     torch.testing.assert_close(losses.total.double(), wanted.total, rtol=1e-5, atol=0)
 
 
 class TestTrainingGroups:
-    """Queries that know their object are not matched; their terms have the group's name, and repetitions are averaged."""
+    """Queries whose objects are known are not matched; their terms have the group's name, and repetitions are averaged."""
 
-    CONFIG = deformable_detr.Config(classes=CLASSES, queries=QUERIES, decoder_layers=2, two_stage=True, denoising=4)
+    WEIGHTS: ClassVar = {"class": 2.0, "l1": 5.0, "giou": 2.0}
+
+    def criterion(self, *sets: PredictionSet) -> SetCriterion:
+        return focal_criterion(
+            class_count=CLASSES, layers=2, cost_weights=self.WEIGHTS, loss_weights=self.WEIGHTS, sets=sets
+        )
 
     def test_terms_by_hand(self) -> None:
-        own, found = (prediction(2, layers=2, classes=CLASSES - 1) for _ in range(2))
+        queries, group_queries = (prediction(2, layers=2, classes=CLASSES - 1) for _ in range(2))
         targets = [objects(2), objects(1)]
-        group = QueryGroup("denoising", torch.tensor([[1, 0, -1, 0, 1], [0, -1, -1, 0, -1]]), repeats=2)
-        part = GroupOutput(group, found.logits, found.boxes_cxcywh)
-        criterion = deformable_detr.criterion(self.CONFIG)
-        alone = criterion(own, targets)
-        losses = criterion(dataclasses.replace(own, training_groups=(part,)), targets)
+        rows = torch.tensor([[1, 0, -1, 0, 1], [0, -1, -1, 0, -1]])
+        group = QueryGroup("denoising", QUERIES, rows, repeats=2)
+        part = GroupOutput(group, Output(group_queries.logits, group_queries.boxes_cxcywh))
+        criterion = self.criterion(KnownGroup("denoising"))
+        alone = criterion(queries, targets)
+        losses = criterion(dataclasses.replace(queries, training_groups=(part,)), targets)
         answers = [(0, 0, 1), (0, 1, 0), (0, 3, 0), (0, 4, 1), (1, 0, 0), (1, 3, 0)]  # image, query, object
         total = alone.total
         for layer in range(2):
             wanted = torch.zeros(2, QUERIES, CLASSES, dtype=torch.float64)
             distance = overlap = torch.zeros((), dtype=torch.float64)
             for image, query, entry in answers:
-                box, truth = found.boxes_cxcywh[layer, image, query], targets[image].boxes_cxcywh[entry]
+                box, truth = group_queries.boxes_cxcywh[layer, image, query], targets[image].boxes_cxcywh[entry]
                 wanted[image, query, targets[image].labels[entry]] = 1
                 distance = distance + (box - truth).abs().sum()
                 overlap = overlap + torchvision.ops.generalized_box_iou_loss(corners(box), corners(truth))
-            focal = torchvision.ops.sigmoid_focal_loss(found.logits[layer], wanted, reduction="sum")
+            focal = torchvision.ops.sigmoid_focal_loss(group_queries.logits[layer], wanted, reduction="sum")
             for name, value, weight in (("class", focal, 2), ("l1", distance, 5), ("giou", overlap, 2)):
                 value = value / (3 * 2)  # three objects, each twice
                 torch.testing.assert_close(
@@ -326,18 +366,20 @@ class TestTrainingGroups:
                 )
                 total = total + weight * value
         torch.testing.assert_close(losses.total, total, rtol=1e-6, atol=1e-9)
-        assert losses.statistics == alone.statistics
+        assert shown(losses) == shown(alone)
 
     def test_without_objects_all_of_it_is_background(self) -> None:
-        own, found = (prediction(1, layers=2, classes=CLASSES - 1) for _ in range(2))
-        group = QueryGroup("denoising", torch.full((1, QUERIES), -1), repeats=1)
-        output = dataclasses.replace(own, training_groups=(GroupOutput(group, found.logits, found.boxes_cxcywh),))
-        terms = deformable_detr.criterion(self.CONFIG)(output, [objects(0)]).terms
+        queries, group_queries = (prediction(1, layers=2, classes=CLASSES - 1) for _ in range(2))
+        group = QueryGroup("denoising", QUERIES, torch.full((1, QUERIES), -1))
+        output = dataclasses.replace(
+            queries, training_groups=(GroupOutput(group, Output(group_queries.logits, group_queries.boxes_cxcywh)),)
+        )
+        terms = self.criterion(KnownGroup("denoising"))(output, [objects(0)]).terms
         assert terms["denoising.layers.1.l1"] == terms["denoising.layers.1.giou"] == 0
         assert terms["denoising.layers.1.class"] > 0
 
     def test_a_model_learns_from_them(self) -> None:
-        model = build("deformable-detr-compact-two-stage", classes=["a", "b", "c"], denoising=6, **SMALL).train()
+        model = build("light-detr-compact", classes=["a", "b", "c"], denoising=6, **SMALL).train()
         targets = [Target(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.3, 0.4]]))]
         losses = criterion_for(model)(model(ImageBatch(torch.rand(1, 3, 64, 64)), targets), targets)
         groups = [name for name in losses.terms if name.startswith("denoising.")]
@@ -345,3 +387,138 @@ class TestTrainingGroups:
         sum(losses.terms[name] for name in groups).backward()
         codes = model.query_source.denoising.embedding.weight.grad
         assert codes.abs().sum(1).gt(0)[1]
+
+    def test_rows_that_do_not_count(self) -> None:
+        queries, group_queries = (prediction(1, layers=2, classes=CLASSES - 1) for _ in range(2))
+        counted = torch.tensor([[True, True, False, False, True]])
+        group = QueryGroup("denoising", QUERIES, torch.tensor([[0, -1, -1, -1, 1]]), counted=counted)
+        output = dataclasses.replace(
+            queries, training_groups=(GroupOutput(group, Output(group_queries.logits, group_queries.boxes_cxcywh)),)
+        )
+        losses = self.criterion(KnownGroup("denoising"))(output, [objects(2)])
+        sum(value for name, value in losses.terms.items() if name.startswith("denoising")).backward()
+        assert not group_queries.logits.grad[:, ~counted].any()
+        assert group_queries.logits.grad[:, counted].all()
+
+    @pytest.mark.parametrize("counts", [(2, 1), (0, 0)], ids=str)
+    def test_a_repeated_group_is_matched_to_repeated_targets(self, counts: tuple[int, int]) -> None:
+        queries, group_queries = (prediction(2, layers=2, classes=CLASSES - 1) for _ in range(2))
+        targets = [objects(count) for count in counts]
+        part = GroupOutput(
+            QueryGroup("one2many", QUERIES, repeats=2), Output(group_queries.logits, group_queries.boxes_cxcywh)
+        )
+        criterion = self.criterion(RepeatedGroup("one2many"))
+        losses = criterion(dataclasses.replace(queries, training_groups=(part,)), targets)
+        twice = [Target(torch.cat([target.labels] * 2), torch.cat([target.boxes_cxcywh] * 2)) for target in targets]
+        wanted = self.criterion()(group_queries, twice).terms
+        for name, value in wanted.items():
+            torch.testing.assert_close(losses.terms[f"one2many.{name}"], value)
+        assert criterion.weights.keys() == losses.terms.keys()
+
+    def test_outside_of_training_there_are_none(self) -> None:
+        queries, targets = prediction(1, layers=2, classes=CLASSES - 1), [objects(1)]
+        losses = self.criterion(KnownGroup("denoising"), RepeatedGroup("one2many"))(queries, targets)
+        assert losses.terms == self.criterion()(queries, targets).terms
+
+
+class TestChosenProposals:
+    """Proposals that became queries are matched to objects with their classes."""
+
+    def test_they_are_a_layer_of_their_own(self) -> None:
+        queries = prediction(2, layers=2, classes=CLASSES - 1)
+        chosen, targets = prediction(2, layers=1, classes=CLASSES - 1), [objects(2), objects(1)]
+        (layer,) = chosen.layers
+        output = dataclasses.replace(queries, proposals=Proposals(all=None, chosen=layer))
+        weights = {"class": 2.0, "l1": 5.0, "giou": 2.0}
+        numbers = {"class_count": CLASSES, "cost_weights": weights, "loss_weights": weights}
+        losses = focal_criterion(layers=2, **numbers, sets=[ChosenProposals()])(output, targets)
+        wanted = focal_criterion(layers=1, **numbers)(chosen, targets).terms
+        for name in weights:
+            torch.testing.assert_close(losses.terms[f"proposals.{name}"], wanted[f"layers.0.{name}"])
+
+
+class TestFocalCriterion:
+    def test_costs_and_losses_have_weights_and_an_epsilon_of_their_own(self) -> None:
+        criterion = focal_criterion(
+            class_count=3,
+            layers=1,
+            cost_weights={"class": 2.0, "l1": 5.0, "giou": 2.0},
+            loss_weights={"class": 1.0, "l1": 4.0, "giou": 3.0},
+            giou_epsilon=0.01,
+        )
+        assert criterion.weights == {"layers.0.class": 1.0, "layers.0.l1": 4.0, "layers.0.giou": 3.0}
+        assert [weight for _, weight in criterion.matcher.terms.values()] == [2.0, 5.0, 2.0]
+        boxes = torch.tensor([[[[0.1, 0.1, 0.2, 0.2]]]])
+        output, target = Output(torch.zeros(1, 1, 1, 3), boxes), Target(torch.tensor([0]), boxes[0, 0] + 0.1)
+        # Corners (0, 0, 0.2, 0.2) and (0.05, 0.05, 0.35, 0.35): intersection 0.0225, union 0.1075, hull 0.1225.
+        wanted = 0.0225 / (0.1075 + 0.01) - (0.1225 - 0.1075) / (0.1225 + 0.01)
+        assert criterion(output, [target]).terms["layers.0.giou"].item() == pytest.approx(1 - wanted, rel=1e-5)
+        cost = criterion.matcher.terms["giou"][0]
+        assert cost(output, pad_targets([target], boxes)).item() == pytest.approx(-wanted, rel=1e-5)
+
+    def test_the_no_object_label_may_lie_above_the_classes(self) -> None:
+        weights = {"class": 1.0, "l1": 1.0, "giou": 1.0}
+        numbers = {"layers": LAYERS, "cost_weights": weights, "loss_weights": weights}
+        output, targets = prediction(1), [objects(2)]  # one output more than classes
+        found = focal_criterion(class_count=CLASSES, no_object=CLASSES + 1, **numbers)(output, targets)
+        wanted = focal_criterion(class_count=CLASSES + 1, **numbers)(output, targets)
+        torch.testing.assert_close(found.total, wanted.total, rtol=0, atol=0)
+        with pytest.raises(ValueError, match=r"^target 0 has a label outside 0\.\.3: "):
+            focal_criterion(class_count=CLASSES, no_object=CLASSES + 1, **numbers)(
+                output, [Target(torch.tensor([CLASSES]), torch.full((1, 4), 0.5))]
+            )
+
+
+class TestOutputsOfOtherModels:
+    """A criterion refuses outputs that have more or less than it was made for."""
+
+    def criterion(self, *sets: PredictionSet) -> SetCriterion:
+        weights = {"class": 2.0, "l1": 5.0, "giou": 2.0}
+        return focal_criterion(class_count=CLASSES, layers=2, cost_weights=weights, loss_weights=weights, sets=sets)
+
+    def test_with_a_group_that_is_unknown(self) -> None:
+        queries = prediction(1, layers=2, classes=CLASSES - 1)
+        group = QueryGroup("noise", QUERIES, torch.zeros(1, QUERIES, dtype=torch.int64))
+        output = dataclasses.replace(
+            queries, training_groups=(GroupOutput(group, Output(queries.logits, queries.boxes_cxcywh)),)
+        )
+        with pytest.raises(
+            ConfigurationError, match=r"^the output has 'noise' but the criterion was made for a model without it"
+        ):
+            self.criterion(KnownGroup("denoising"))(output, [objects(1)])
+
+    def test_with_proposals_that_are_unknown(self) -> None:
+        queries = prediction(1, layers=2, classes=CLASSES - 1)
+        output = dataclasses.replace(queries, proposals=Proposals(all=queries.layers[0]))
+        with pytest.raises(
+            ConfigurationError, match=r"^the output has 'proposals' but the criterion was made for a model without it"
+        ):
+            self.criterion()(output, [objects(1)])
+
+    @pytest.mark.parametrize(("kind", "which"), [(AllProposals, "all"), (ChosenProposals, "chosen")])
+    @pytest.mark.parametrize("proposals", [None, Proposals()], ids=["none", "other"])
+    def test_without_the_proposals_that_it_needs(
+        self, kind: type[AllProposals] | type[ChosenProposals], which: str, proposals: Proposals | None
+    ) -> None:
+        output = dataclasses.replace(prediction(1, layers=2, classes=CLASSES - 1), proposals=proposals)
+        with pytest.raises(ConfigurationError, match=rf"the output's `proposals.{which}` is missing"):
+            self.criterion(kind())(output, [objects(1)])
+
+    def test_of_another_number_of_layers(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"made for 2 decoder layers but the output has 3: "):
+            self.criterion()(prediction(1, layers=3, classes=CLASSES - 1), [objects(1)])
+
+    def test_with_a_group_of_the_other_kind(self) -> None:
+        queries = prediction(1, layers=2, classes=CLASSES - 1)
+        for kind, rows, advice in (
+            (KnownGroup, None, "RepeatedGroup"),
+            (RepeatedGroup, torch.zeros(1, QUERIES, dtype=torch.int64), "KnownGroup"),
+        ):
+            part = GroupOutput(QueryGroup("extra", QUERIES, rows), Output(queries.logits, queries.boxes_cxcywh))
+            output = dataclasses.replace(queries, training_groups=(part,))
+            with pytest.raises(ConfigurationError, match=rf"'extra' .*use {advice}$"):
+                self.criterion(kind("extra"))(output, [objects(1)])
+
+    def test_two_sets_of_one_name(self) -> None:
+        with pytest.raises(ConfigurationError, match="two sets of the criterion have terms with the same name"):
+            self.criterion(AllProposals(), ChosenProposals())

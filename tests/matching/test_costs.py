@@ -112,3 +112,22 @@ def test_sure_scores_keep_a_finite_focal_cost() -> None:
     for label, wanted in ((0, 0.75 * math.log(1e-8)), (1, -0.25 * math.log(1e-8))):
         padded = pad_targets([Target(torch.tensor([label]), torch.full((1, 4), 0.5))], output.boxes_cxcywh)
         assert focal_class_cost(output, padded).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_giou_cost_with_an_epsilon_by_hand() -> None:
+    """Corners (0, 0, 2, 2) and (1, 1, 3, 3): intersection 1, union 7, hull 9; an epsilon of 1 is added to the last two as divisors."""
+    output = Output(torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 1.0, 2.0, 2.0]]]]))
+    padded = pad_targets([Target(torch.tensor([0]), torch.tensor([[2.0, 2.0, 2.0, 2.0]]))], output.boxes_cxcywh)
+    assert giou_cost(output, padded).item() == pytest.approx(-(1 / 7 - 2 / 9), rel=1e-6)
+    assert giou_cost(output, padded, epsilon=1.0).item() == pytest.approx(-(1 / 8 - 2 / 10), rel=1e-6)
+
+
+@pytest.mark.parametrize("term", [softmax_class_cost, focal_class_cost])
+def test_labels_without_an_output_do_not_end_the_process(term: Callable[[Output, PaddedTargets], Tensor]) -> None:
+    """The criterion names them afterwards; on a GPU the process would have crashed before."""
+    output = prediction()
+    wrong, nearest = (
+        [Target(torch.tensor(labels), torch.full((2, 4), 0.5))] * IMAGES for labels in ([-3, 99], [0, OUTPUTS - 1])
+    )
+    found, wanted = (term(output, pad_targets(each, output.boxes_cxcywh)) for each in (wrong, nearest))
+    assert torch.equal(found, wanted)

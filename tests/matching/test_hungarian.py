@@ -6,14 +6,17 @@ import itertools
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detrkit.errors import DetrkitError, NonFiniteError
 from detrkit.matching.costs import giou_cost, l1_cost, pad_targets, softmax_class_cost
 from detrkit.matching.hungarian import HungarianMatcher, Matches, known_matches
+from detrkit.matching.transfer import HostTask, run_together
 from detrkit.structures import Output, Target
 
 TERMS = {"class": (softmax_class_cost, 1.0), "l1": (l1_cost, 5.0), "giou": (giou_cost, 2.0)}
@@ -36,10 +39,16 @@ def cost_matrices(output: Output, target: Target, image: int) -> Tensor:
     return total[:, 0]
 
 
-def least_cost(costs: Tensor) -> tuple[float, set[tuple[int, int]]]:
-    """The best assignment of a (Q, N) matrix, found by trying all."""
+def assert_least_cost(pairs: set[tuple[int, int]], costs: Tensor) -> None:
+    """Whether as many as possible are matched, each once, and no assignment costs less; any of several equally good ones is fine."""
+    for side, count in enumerate(costs.shape):
+        assert len({pair[side] for pair in pairs}) == len(pairs) == min(costs.shape), count
+    assert sum(costs[pair].item() for pair in pairs) == pytest.approx(least_cost(costs), abs=1e-5)
+
+
+def least_cost(costs: Tensor) -> float:
+    """The cost of the best assignment of a (Q, N) matrix, found by trying all."""
     queries, count = costs.shape
-    best, pairs = math.inf, set()
     if queries >= count:
         tries = (
             [(query, entry) for entry, query in enumerate(chosen)]
@@ -50,11 +59,7 @@ def least_cost(costs: Tensor) -> tuple[float, set[tuple[int, int]]]:
             [(query, entry) for query, entry in enumerate(chosen)]
             for chosen in itertools.permutations(range(count), queries)
         )
-    for assignment in tries:
-        total = sum(costs[pair].item() for pair in assignment)
-        if total < best:
-            best, pairs = total, set(assignment)
-    return best, pairs
+    return min(sum(costs[pair].item() for pair in assignment) for assignment in tries)
 
 
 def pairs_of(matches: Matches, layer: int, image: int) -> set[tuple[int, int]]:
@@ -69,14 +74,16 @@ def test_every_layer_and_image_has_the_least_cost_of_all(seed: int) -> None:
     matches = HungarianMatcher(TERMS)(output, targets)
     assert matches.layers.shape == (3, 9)
     assert matches.layers.tolist() == [[layer] * 9 for layer in range(3)]
+    first = torch.tensor([0, 3, 3, 8])
+    assert torch.equal(matches.batch_objects, first[matches.images] + matches.objects)
     for image, target in enumerate(targets):
         costs = cost_matrices(output, target, image)
         for layer in range(3):
-            assert pairs_of(matches, layer, image) == least_cost(costs[layer])[1]
+            assert_least_cost(pairs_of(matches, layer, image), costs[layer])
 
 
 def test_a_matching_that_no_greedy_choice_finds() -> None:
-    # Query 0 is the best for both objects; giving it to object 0 would leave object 1 a query far off.
+    # Query 0 is the best for both objects; giving it to object 0 would leave object 1 with a query that is far away.
     boxes = torch.tensor([[[[0.50, 0.5, 0.2, 0.2], [0.45, 0.5, 0.2, 0.2], [0.1, 0.1, 0.2, 0.2]]]])
     target = Target(torch.tensor([0, 0]), torch.tensor([[0.49, 0.5, 0.2, 0.2], [0.55, 0.5, 0.2, 0.2]]))
     matches = HungarianMatcher({"l1": (l1_cost, 1.0)})(Output(torch.zeros(1, 1, 3, 2), boxes), [target])
@@ -114,7 +121,7 @@ def test_an_image_is_matched_as_if_it_were_alone() -> None:
 
 def test_a_batch_without_objects_has_no_pairs() -> None:
     matches = HungarianMatcher(TERMS)(prediction(layers=3, images=2), [objects(0), objects(0)])
-    for part in (matches.layers, matches.images, matches.queries, matches.objects):
+    for part in (matches.layers, matches.images, matches.queries, matches.objects, matches.batch_objects):
         assert part.shape == (3, 0)
         assert part.dtype == torch.int64
 
@@ -136,7 +143,7 @@ class TestMoreObjectsThanQueries:
         for image, target in enumerate(targets):
             costs = cost_matrices(output, target, image)
             for layer in range(2):
-                assert pairs_of(matches, layer, image) == least_cost(costs[layer])[1]
+                assert_least_cost(pairs_of(matches, layer, image), costs[layer])
 
     def test_a_warning_says_so_once_for_every_matcher(self) -> None:
         output, targets = prediction(images=2, queries=3), [objects(5), objects(2)]
@@ -147,7 +154,7 @@ class TestMoreObjectsThanQueries:
                 for _ in range(3):
                     matcher(output, targets)
             assert [str(warning.message) for warning in caught] == [
-                "an image has 5 objects but the model only 3 queries: the objects left over teach it nothing; "
+                "an image has 5 objects but the model only 3 queries: it cannot learn from the remaining objects; "
                 "build it with queries=5 or more"
             ]
             assert caught[0].filename == __file__
@@ -210,8 +217,33 @@ class TestCostsThatAreNotFinite:
 
 
 def test_queries_that_know_their_object() -> None:
-    matches = known_matches(torch.tensor([[-1, 1, 0], [-1, -1, -1], [0, -1, -1]]), layers=2)
+    targets = [objects(2), objects(3), objects(1)]
+    rows = torch.tensor([[-1, 1, 0], [-1, -1, -1], [0, -1, -1]])
+    output = prediction(layers=2, images=3, queries=3)
+    (matches,) = run_together([known_matches(rows, output, targets)])
     assert matches.layers.tolist() == [[0] * 3, [1] * 3]
     assert matches.images.tolist() == [[0, 0, 2]] * 2
     assert matches.queries.tolist() == [[1, 2, 0]] * 2
     assert matches.objects.tolist() == [[1, 0, 0]] * 2
+    assert matches.batch_objects.tolist() == [[1, 0, 5]] * 2
+
+
+def test_predictions_of_queries_that_know_their_object_must_be_finite() -> None:
+    output = prediction(layers=2, images=2, queries=3)
+    output.logits[1, 1, 0, 2] = math.inf
+    with pytest.raises(
+        NonFiniteError, match=r"^image 1 of the batch: the loss is not finite, because the model's"
+    ) as caught:
+        run_together([known_matches(torch.full((2, 3), -1), output, [objects(1), objects(0)])])
+    assert caught.value.image == 1
+
+
+def test_a_check_comes_before_all_matching() -> None:
+    def refuse(inputs: Sequence[NDArray[Any]]) -> None:
+        assert inputs[0] == 7
+        raise ValueError("first")
+
+    output = prediction()
+    output.logits[0, 0, 0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"^first$"):
+        run_together([HungarianMatcher(TERMS).task(output, [objects(1)])], [HostTask((torch.tensor(7),), refuse)])

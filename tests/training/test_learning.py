@@ -1,38 +1,54 @@
-"""The numbers and words that tell how learning goes."""
+"""The numbers and words that show how training is going."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from detrkit.structures import Losses
+from detrkit.structures import Losses, Shown
 from detrkit.training.learning import LearningWindow
 from detrkit.training.progress import duration
 
 
 def step(total: float, matched: float, correct: float) -> Losses:
-    terms = {
-        f"layers.{layer}.{name}": torch.tensor(total + layer) for layer in range(2) for name in ("class", "l1", "giou")
+    shown = {
+        "class loss": Shown(torch.tensor(total + 1), 1),
+        "distance loss": Shown(torch.tensor(0.25 * matched), matched),
+        "right class": Shown(torch.tensor(int(correct)), torch.tensor(matched), percentage=True),
     }
-    return Losses(torch.tensor(total), terms, {"matched": torch.tensor(matched), "correct": torch.tensor(correct)})
+    return Losses(torch.tensor(total, requires_grad=True), {}, shown)
 
 
-def test_means_over_the_window_and_of_the_last_layer() -> None:
+def test_means_over_the_window() -> None:
     window = LearningWindow(2)
     for losses in (step(100.0, 50, 50), step(4.0, 3, 0), step(6.0, 1, 1)):
         window.add(losses)
     learning = window.learning()
-    assert (learning.total, learning.class_loss) == (5.0, 6.0)
-    assert learning.right_class == 0.25  # 1 of 4 objects, not the mean of 0 and 1
-    assert "25% of matched objects get the right class" in learning.in_words()
+    assert learning.total == 5.0
+    # 1 of 4 objects has the right class, which is not the mean of 0 and 1.
+    assert learning.means == {"class loss": 6.0, "distance loss": 0.25, "right class": 0.25}
+    assert learning.in_words() == "loss 5.00 (class 6.00, distance 0.250), right class 25%"
+    assert learning.row() == {"loss": 5.0, "class_loss": 6.0, "distance_loss": 0.25, "right_class": 0.25}
+    window.clear()
+    assert len(window) == 0
 
 
 def test_a_window_without_objects_says_so() -> None:
     window = LearningWindow(None)
     window.add(step(1.0, 0, 0))
-    assert window.learning().right_class is None
-    assert "no objects seen yet" in window.learning().in_words()
-    assert "right_class" not in window.learning().row()
+    learning = window.learning()
+    assert learning.means["right class"] is None
+    assert learning.in_words() == "loss 1.00 (class 2.00), no objects seen yet"
+    assert learning.row() == {"loss": 1.0, "class_loss": 2.0}
+
+
+def test_names_are_the_criterions() -> None:
+    window = LearningWindow(None)
+    for total, shown in ((1.0, {}), (2.0, {"centerness": Shown(torch.tensor(3.0), 2)})):
+        window.add(Losses(torch.tensor(total), {"rpn.objectness": torch.tensor(total)}, shown))
+    learning = window.learning()
+    assert learning.in_words() == "loss 1.50, centerness 1.50"
+    assert learning.row() == {"loss": 1.5, "centerness": 1.5}
 
 
 @pytest.mark.parametrize(

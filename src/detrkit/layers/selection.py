@@ -1,4 +1,4 @@
-"""From a detector's output to the detections of each image: no threshold, no suppression of neighbours, nothing of the data set."""
+"""From a detector's output to the detections of each image, without a threshold, suppression of neighbours or knowledge of the data set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from detrkit.structures import Detections, LayerOutput, Output
 
 
 class SoftmaxSelection:
-    """One detection a query: its most probable class, no-object left out (DETR's post-processing).
+    """One detection per query: its most probable class, ignoring no-object (DETR's post-processing).
 
     Args:
-        named: indices of the class head's outputs that stand for a class; others can win no query. None allows all but the last one,
+        named: indices of the class head's outputs that stand for a class; the others are ignored. None allows all but the last one,
             which is no-object.
     """
 
@@ -24,11 +24,11 @@ class SoftmaxSelection:
         self.named = None if named is None else tuple(named)
 
     def __call__(self, output: Output | LayerOutput, original_sizes: Tensor) -> list[Detections]:
-        """Detections of each image, sorted by falling score.
+        """Detections of each image, sorted by descending score.
 
         Args:
-            output: of a detector (its last layer counts), or of one layer.
-            original_sizes: (B, 2) height and width of the images that boxes are wanted in.
+            output: a detector's output, of which the last layer is used, or the output of one layer.
+            original_sizes: (B, 2) height and width in pixels of the images that the boxes refer to.
 
         Returns:
             B records of Q detections each.
@@ -50,8 +50,8 @@ class TopKSelection:
     """The best pairs of query and class; a query can appear with several classes (Deformable DETR's post-processing).
 
     Args:
-        named: indices of the class head's outputs that stand for a class; None takes all.
-        limit: most detections of an image; fewer where there are not that many pairs.
+        named: indices of the class head's outputs that stand for a class; None allows all.
+        limit: largest number of detections per image; there are fewer if there are fewer pairs.
     """
 
     def __init__(self, named: Sequence[int] | None = None, *, limit: int = 100) -> None:
@@ -59,11 +59,11 @@ class TopKSelection:
         self.limit = limit
 
     def __call__(self, output: Output | LayerOutput, original_sizes: Tensor) -> list[Detections]:
-        """Detections of each image, sorted by falling score.
+        """Detections of each image, sorted by descending score.
 
         Args:
-            output: of a detector (its last layer counts), or of one layer.
-            original_sizes: (B, 2) height and width of the images that boxes are wanted in.
+            output: a detector's output, of which the last layer is used, or the output of one layer.
+            original_sizes: (B, 2) height and width in pixels of the images that the boxes refer to.
 
         Returns:
             B records of min(limit, Q · classes) detections each.
@@ -83,6 +83,6 @@ class TopKSelection:
 
 
 def _pixels(boxes_cxcywh: Tensor, sizes: Tensor) -> Tensor:
-    """(B, Q, 4) fractions to corners in pixels, given (B, 2) heights and widths."""
+    """Converts (B, Q, 4) fractions to corners in pixels, given (B, 2) heights and widths."""
     height, width = sizes.to(boxes_cxcywh).unbind(-1)
     return cxcywh_to_xyxy(boxes_cxcywh) * torch.stack([width, height, width, height], dim=-1)[:, None]

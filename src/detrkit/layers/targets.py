@@ -1,25 +1,24 @@
-"""What targets have to keep, whoever looks at them first."""
+"""Checks of targets, shared by everything that reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from detrkit.structures import Target
 
 
-def check_targets(targets: Sequence[Target], *, images: int, outputs: int) -> None:
-    """Looks at numbers and labels; boxes that are not finite are for the matching to name.
+def check_counts(targets: Sequence[Target], *, images: int) -> None:
+    """Checks the number of targets, labels and boxes, for which no GPU has to wait.
 
     Args:
         targets: the objects of each image.
-        images: B, how many there should be.
-        outputs: labels lie below.
+        images: B, how many targets there should be.
 
     Raises:
-        ValueError: the number of targets is not the number of images, an image has not as many labels as boxes, or a label is not an output of
-            the class head.
+        ValueError: the number of targets is not the number of images, or an image's numbers of labels and boxes differ.
     """
     if len(targets) != images:
         raise ValueError(
@@ -28,13 +27,22 @@ def check_targets(targets: Sequence[Target], *, images: int, outputs: int) -> No
     for image, target in enumerate(targets):
         if len(target.labels) != len(target.boxes_cxcywh):
             raise ValueError(f"target {image} has {len(target.labels)} labels for {len(target.boxes_cxcywh)} boxes")
+
+
+def labels_are_outputs(targets: Sequence[Target], outputs: int) -> Tensor:
+    """Whether all labels lie in [0, outputs), as a bool tensor on the labels' device."""
     labels = torch.cat([target.labels for target in targets])
-    if bool(((labels < 0) | (labels >= outputs)).any()):  # one look for the whole batch, since looking makes a GPU wait
-        image = next(image for image, target in enumerate(targets) if _outside(target, outputs))
-        raise ValueError(
-            f"target {image} has a label outside 0..{outputs - 1}: labels are indices of the class head's outputs, not category ids"
-        )
+    return ((labels >= 0) & (labels < outputs)).all()
 
 
-def _outside(target: Target, outputs: int) -> bool:
-    return bool(((target.labels < 0) | (target.labels >= outputs)).any())
+def refuse_labels(targets: Sequence[Target], outputs: int) -> None:
+    """Raises an error that names the first image with a label that is not an output.
+
+    Raises:
+        ValueError: a label lies outside [0, outputs).
+    """
+    for image, target in enumerate(targets):
+        if not labels_are_outputs([target], outputs):
+            raise ValueError(
+                f"target {image} has a label outside 0..{outputs - 1}: labels are indices of the class head's outputs, not category ids"
+            )

@@ -5,23 +5,31 @@ from __future__ import annotations
 from torch import Tensor
 
 from detrkit.boxes import cxcywh_to_xyxy, generalized_iou_xyxy
+from detrkit.losses.matched import Matched
 
 
-def l1_loss(predicted_cxcywh: Tensor, wanted_cxcywh: Tensor, divisor: Tensor | float) -> Tensor:
+def l1_loss(matched: Matched) -> Tensor:
     """Sum of absolute differences of centre and size.
 
     Args:
-        predicted_cxcywh: (L, M, 4).
-        wanted_cxcywh: (L, M, 4).
-        divisor: what the sum is divided by, usually the number of objects.
+        matched: predictions and their objects.
 
     Returns:
-        (L,).
+        (L,) sum / divisor of each layer.
     """
-    return (predicted_cxcywh - wanted_cxcywh).abs().sum((1, 2)) / divisor
+    difference = matched.predicted_boxes_cxcywh - matched.wanted_boxes_cxcywh  # (L, M, 4)
+    return difference.abs().sum((1, 2)) / matched.divisor
 
 
-def giou_loss(predicted_cxcywh: Tensor, wanted_cxcywh: Tensor, divisor: Tensor | float) -> Tensor:
-    """Sum of 1 - generalised IoU; arguments and result as in `l1_loss`."""
-    overlap = generalized_iou_xyxy(cxcywh_to_xyxy(predicted_cxcywh), cxcywh_to_xyxy(wanted_cxcywh))
-    return (1 - overlap).sum(1) / divisor
+def giou_loss(matched: Matched, *, epsilon: float = 0.0) -> Tensor:
+    """Sum of 1 - generalised IoU.
+
+    Args:
+        matched: predictions and their objects.
+        epsilon: added to the divisors of the generalised IoU: 0 in DETR and Deformable DETR, 1e-6 in DAB-DETR and its descendants.
+
+    Returns:
+        (L,) sum / divisor of each layer.
+    """
+    predicted, wanted = cxcywh_to_xyxy(matched.predicted_boxes_cxcywh), cxcywh_to_xyxy(matched.wanted_boxes_cxcywh)
+    return (1 - generalized_iou_xyxy(predicted, wanted, epsilon)).sum(1) / matched.divisor

@@ -2,56 +2,62 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from detrkit.layers.precision import at_least_float32
+from detrkit.losses.matched import Matched
 
 
-def cross_entropy_with_no_object(logits: Tensor, labels: Tensor, no_object_weight: float) -> Tensor:
-    """Cross-entropy of every query, queries without an object counting less (DETR, section 3.1).
+def cross_entropy_with_no_object(matched: Matched, *, no_object_weight: float) -> Tensor:
+    """Cross-entropy of every query, in which queries without an object count less (DETR, section 3.1).
+
+    The divisor is the sum of the weights in the local batch, not the number of objects.
 
     Args:
-        logits: (L, B, Q, K); the last output is no-object.
-        labels: (L, B, Q) int64 in [0, K - 1].
-        no_object_weight: weight of queries whose label is no-object; others weigh 1.
+        matched: predictions and their labels, which lie in [0, K - 1]; the last output is no-object.
+        no_object_weight: weight of queries whose label is no-object; the others have weight 1.
 
     Returns:
-        (L,) mean over the queries of each layer, weighted: Σ w · nll / Σ w.
+        (L,) weighted mean over the queries of each layer: Σ w · nll / Σ w.
     """
-    logits = at_least_float32(logits)
-    loss = F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")  # (L, B, Q)
+    logits = at_least_float32(matched.logits)
+    loss = F.cross_entropy(logits.movedim(-1, 1), matched.labels, reduction="none")  # (L, B, R)
     # The authors keep the weight in float32, also in a float64 model.
-    light = torch.tensor(no_object_weight, dtype=torch.float32, device=logits.device).to(logits.dtype)
-    weights = torch.where(labels == logits.shape[-1] - 1, light, 1.0)
-    return (weights * loss).sum((1, 2)) / weights.sum((1, 2))
+    weight_without_object = float(np.float32(no_object_weight))
+    weights = torch.ones_like(loss).masked_fill(matched.labels == matched.no_object, weight_without_object)
+    if matched.counted is not None:
+        weights = weights.masked_fill(~matched.counted, 0.0)
+    return (weights * loss).sum((1, 2)) / weights.sum((1, 2)).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
-def focal_loss(
-    logits: Tensor, labels: Tensor, divisor: Tensor | float, *, alpha: float = 0.25, gamma: float = 2.0
-) -> Tensor:
+def focal_loss(matched: Matched, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Sigmoid focal loss (Lin et al. 2017, equation 5), summed over queries and classes.
 
     Args:
-        logits: (L, B, Q, K), one output a class.
-        labels: (L, B, Q) int64 in [0, K]; K means no object.
-        divisor: what the sum is divided by, usually the number of objects.
-        alpha: weight of the class that is there; the others get 1 - alpha.
-        gamma: how strongly easy decisions are played down.
+        matched: predictions with one output per class, and their objects.
+        alpha: weight of the object's class; the other classes have weight 1 - alpha.
+        gamma: how strongly the loss of easy decisions is reduced.
 
     Returns:
         (L,) sum / divisor of each layer.
     """
-    logits = at_least_float32(logits)
-    # Nearly all of (query, class) pairs are background: take all as that, then put right the few that are not.
-    loss = ((1 - alpha) * _weighed_background(logits, gamma)).sum((1, 2, 3))  # (L,)
-    layer, image, query = (labels < logits.shape[-1]).nonzero(as_tuple=True)
-    present = logits[layer, image, query, labels[layer, image, query]]  # scores of the classes that are there
-    difference = alpha * _weighed_background(-present, gamma) - (1 - alpha) * _weighed_background(present, gamma)
-    return loss.index_add(0, layer, difference) / divisor
+    logits = at_least_float32(matched.logits)
+    # Nearly all pairs of query and class are background: treat all as background, then correct the few that are not.
+    background = ((1 - alpha) * _background_loss(logits, gamma)).sum(-1)  # (L, B, R)
+    if matched.counted is not None:
+        background = background.masked_fill(~matched.counted, 0.0)
+    labels = matched.of_pairs(matched.labels)[..., None]  # (L, M, 1)
+    present = matched.of_pairs(logits).gather(-1, labels)[..., 0]  # (L, M), logits of the objects' classes
+    correction = alpha * _background_loss(-present, gamma) - (1 - alpha) * _background_loss(present, gamma)
+    if matched.counted is not None:
+        rows = matched.counted[matched.matches.images, matched.matches.queries]  # (L, M)
+        correction = correction.masked_fill(~rows, 0.0)
+    return (background.sum((1, 2)) + correction.sum(1)) / matched.divisor
 
 
-def _weighed_background(logits: Tensor, gamma: float) -> Tensor:
-    """p^γ · -log(1 - p): what a score costs that should be 0."""
+def _background_loss(logits: Tensor, gamma: float) -> Tensor:
+    """p^γ · -log(1 - p): the loss of a score that should be 0, before the weight alpha."""
     return logits.sigmoid() ** gamma * F.softplus(logits)

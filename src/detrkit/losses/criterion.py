@@ -1,144 +1,214 @@
-"""The set loss: match once for all layers, gather the matched pairs once, weigh and sum (DETR, section 3.1)."""
+"""The set loss: match once for all layers, gather the matched pairs once, then weight and sum the terms (DETR, section 3.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detrkit.layers.targets import check_targets
+from detrkit.errors import ConfigurationError
+from detrkit.layers.targets import check_counts, labels_are_outputs, refuse_labels
 from detrkit.losses.boxes import giou_loss, l1_loss
-from detrkit.matching.hungarian import HungarianMatcher, Matches, known_matches
-from detrkit.structures import GroupOutput, LayerOutput, Losses, Output, Target
+from detrkit.losses.classification import focal_loss
+from detrkit.losses.matched import LossTerm, Matched, gather
+from detrkit.losses.sets import DecoderLayers, Part, PredictionSet
+from detrkit.matching.costs import focal_class_cost
+from detrkit.matching.hungarian import HungarianMatcher, Matches, known_matches, set_matcher
+from detrkit.matching.transfer import HostTask, run_together
+from detrkit.structures import Losses, Output, Shown, Target
 
-ClassLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+class Criterion(Protocol):
+    """What training needs from a model's loss, whatever the paper."""
+
+    weights: Mapping[str, float]  # the weight of every term, by name
+
+    def __call__(self, output: Output, targets: Sequence[Target]) -> Losses:
+        """The loss of a batch."""
 
 
 class SetCriterion(nn.Module):
-    """Losses of every decoder layer against the objects that its queries were matched to.
-
-    A two-stage model's proposals are matched, too (Deformable DETR, appendix A.4).
+    """The losses of one or more sets of predictions, given the objects that they are matched to.
 
     Args:
-        matcher: finds the matched pairs.
-        class_loss: takes logits (L, B, Q, K), labels (L, B, Q) and the number of objects; gives (L,).
-        no_object: the label of queries that were matched to nothing.
-        term_weights: weight of each of `class`, `l1` and `giou`, the same in every layer.
+        matcher: matches the predictions whose objects are not known in advance.
+        terms: from name to loss term.
+        term_weights: weight of each term, the same in every layer and set.
         layers: L, the number of decoder layers.
-        proposals: whether the model makes proposals, which are matched and weighed like a layer; every object is class 0 to them.
-        groups: names of the groups of queries that the model has in training only; they are weighed like its own.
+        class_count: number of classes; objects' labels must be below it.
+        no_object: the label of predictions without an object; None means `class_count`.
+        sets: the sets of predictions, the decoder's layers first.
     """
 
     def __init__(
         self,
         *,
         matcher: HungarianMatcher,
-        class_loss: ClassLoss,
-        no_object: int,
+        terms: Mapping[str, LossTerm],
         term_weights: Mapping[str, float],
         layers: int,
-        proposals: bool = False,
-        groups: Sequence[str] = (),
+        class_count: int,
+        no_object: int | None = None,
+        sets: Sequence[PredictionSet] = (DecoderLayers(),),
     ) -> None:
         super().__init__()
-        self.matcher, self.class_loss, self.no_object = matcher, class_loss, no_object
-        names = [f"layers.{layer}" for layer in range(layers)]
-        parts = names + ["proposals"] * proposals + [f"{group}.{name}" for group in groups for name in names]
-        self.weights = {f"{part}.{name}": weight for part in parts for name, weight in term_weights.items()}
+        self.matcher, self.terms, self.sets = matcher, dict(terms), tuple(sets)
+        self.layers, self.class_count = layers, class_count
+        self.no_object = class_count if no_object is None else no_object
+        names = [name for each in self.sets for name in each.names(layers)]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"two sets of the criterion have terms with the same name: {', '.join(names)}")
+        self.weights = {f"{name}.{term}": term_weights[term] for name in names for term in self.terms}
 
     def forward(self, output: Output, targets: Sequence[Target]) -> Losses:
         """The loss of a batch.
 
         Args:
-            output: predictions of all layers, and proposals where the model makes them.
-            targets: the objects of each image; an image without any is fine.
+            output: predictions of all layers, and everything else that the sets read.
+            targets: the objects of each image; images without objects are fine.
 
         Raises:
             NonFiniteError: a prediction or a target is NaN or infinite.
-            ValueError: the number of targets is not the number of images, or a label is not an output of the class head.
+            ValueError: the number of targets is not the number of images, or a label is not one of the model's.
+            ConfigurationError: the output comes from another model than this criterion was made for.
         """
-        check_targets(targets, images=output.logits.shape[1], outputs=self.no_object)
-        divisor = number_of_objects(targets, output.boxes_cxcywh)
-        matches = self.matcher(output, targets)
-        labels = self._labels(output, targets, matches)
-        by_name = self._losses(output, targets, matches, labels, divisor)
-        terms = _by_layer(by_name)
-        if output.proposals is not None:
-            terms |= self._proposal_terms(output.proposals, targets, divisor)
-        for part in output.training_groups:
-            terms |= self._group_terms(part, targets, divisor)
+        return self.losses(self.matched(output, targets))
+
+    def matched(self, output: Output, targets: Sequence[Target]) -> list[tuple[PredictionSet, Matched]]:
+        """Every set that the output has, with the objects that its predictions were matched to; arguments as in `forward`."""
+        check_counts(targets, images=output.logits.shape[1])
+        self._check_sources(output)
+        object_count = number_of_objects(targets, output.boxes_cxcywh)
+        parts = [(each, each.part(output, targets, object_count)) for each in self.sets]
+        present = [(each, part) for each, part in parts if part is not None]
+        all_matches = self._match([part for _, part in present], targets)
+        return [
+            (
+                each,
+                gather(
+                    part.output,
+                    part.targets,
+                    matches,
+                    no_object=self.no_object,
+                    divisor=part.divisor,
+                    counted=part.counted,
+                ),
+            )
+            for (each, part), matches in zip(present, all_matches, strict=True)
+        ]
+
+    def losses(self, pairs: Sequence[tuple[PredictionSet, Matched]]) -> Losses:
+        """All terms of all sets, weighed and summed; what a person watches is of the first set.
+
+        Args:
+            pairs: what `matched` returned.
+        """
+        terms: dict[str, Tensor] = {}
+        shown: dict[str, Shown] = {}
+        for each, matched in pairs:
+            values = {name: term(matched) for name, term in self.terms.items()}  # (L,) each
+            terms |= _by_layer(values, each.names(self.layers))
+            shown = shown or shown_of_last_layer(matched, values)
         total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
-        return Losses(total, terms, _statistics(output, labels, matches, targets))
+        return Losses(total, terms, shown)
 
-    def _losses(
-        self, output: Output, targets: Sequence[Target], matches: Matches, labels: Tensor, divisor: Tensor
-    ) -> dict[str, Tensor]:
-        """Every term by its name, (L,) each."""
-        predicted = output.boxes_cxcywh[matches.layers, matches.images, matches.queries]  # (L, M, 4)
-        wanted = torch.cat([target.boxes_cxcywh for target in targets]).to(predicted)[_flat_objects(matches, targets)]
-        return {
-            "class": self.class_loss(output.logits, labels, divisor),
-            "l1": l1_loss(predicted, wanted, divisor),
-            "giou": giou_loss(predicted, wanted, divisor),
-        }
+    def _match(self, parts: Sequence[Part], targets: Sequence[Target]) -> list[Matches]:
+        """Matches all parts and checks all labels with a single copy from the device."""
 
-    def _proposal_terms(self, proposals: LayerOutput, targets: Sequence[Target], divisor: Tensor) -> dict[str, Tensor]:
-        """Losses of the proposals: is there any object, and where."""
-        output = Output(proposals.logits[None], proposals.boxes_cxcywh[None])
-        objects = [Target(torch.zeros_like(target.labels), target.boxes_cxcywh) for target in targets]
-        matches = self.matcher(output, objects, warn=False)
-        labels = self._labels(output, objects, matches)
-        by_name = self._losses(output, objects, matches, labels, divisor)
-        return {f"proposals.{name}": values[0] for name, values in by_name.items()}
+        def check(inputs: Sequence[NDArray[Any]]) -> None:
+            if not inputs[0]:
+                refuse_labels(targets, self.class_count)
 
-    def _group_terms(self, part: GroupOutput, targets: Sequence[Target], divisor: Tensor) -> dict[str, Tensor]:
-        """Losses of queries that know what they answer for."""
-        output, group = Output(part.logits, part.boxes_cxcywh), part.group
-        matches = known_matches(group.objects, layers=len(output.logits))
-        labels = self._labels(output, targets, matches)
-        return _by_layer(self._losses(output, targets, matches, labels, divisor * group.repeats), f"{group.name}.")
+        labels = HostTask((labels_are_outputs(targets, self.class_count),), check)
+        return run_together([self._task(part) for part in parts], [labels])
 
-    def _labels(self, output: Output, targets: Sequence[Target], matches: Matches) -> Tensor:
-        """(L, B, Q) label of every query: its object's, or no-object."""
-        labels = output.logits.new_full(output.logits.shape[:3], self.no_object, dtype=torch.int64)
-        all_labels = torch.cat([target.labels for target in targets]).to(labels)
-        labels[matches.layers, matches.images, matches.queries] = all_labels[_flat_objects(matches, targets)]
-        return labels
+    def _task(self, part: Part) -> HostTask[Matches]:
+        if part.objects is None:
+            return self.matcher.task(part.output, part.targets, warn=part.warn)
+        return known_matches(part.objects, part.output, part.targets)
+
+    def _check_sources(self, output: Output) -> None:
+        """Refuses outputs with other parts than the criterion expects, which would silently be ignored."""
+        if len(output.logits) != self.layers:
+            raise ConfigurationError(
+                f"the criterion was made for {self.layers} decoder layers but the output has {len(output.logits)}: "
+                "use the criterion made for this model"
+            )
+        sources = [] if output.proposals is None else ["proposals"]
+        sources += [each.group.name for each in output.training_groups]
+        for source in sources:
+            if source not in [each.source for each in self.sets]:
+                raise ConfigurationError(
+                    f"the output has '{source}' but the criterion was made for a model without it: use the criterion made for this model"
+                )
 
 
-def _by_layer(losses: Mapping[str, Tensor], beginning: str = "") -> dict[str, Tensor]:
-    """(L,) of each term as scalars by layer and term."""
+def focal_criterion(
+    *,
+    class_count: int,
+    layers: int,
+    cost_weights: Mapping[str, float],
+    loss_weights: Mapping[str, float],
+    giou_epsilon: float = 0.0,
+    no_object: int | None = None,
+    sets: Sequence[PredictionSet] = (),
+) -> SetCriterion:
+    """The set loss with focal classification (Deformable DETR, section 5), which most later papers share.
+
+    Args:
+        class_count: number of classes; objects' labels must be below it.
+        layers: L, the number of decoder layers.
+        cost_weights: weights of `class`, `l1` and `giou` in matching.
+        loss_weights: weights of the same terms in the loss.
+        giou_epsilon: added to the divisors of the generalised IoU in matching and loss, see `giou_loss`.
+        no_object: see `SetCriterion`.
+        sets: sets of predictions besides the decoder's layers.
+    """
+    return SetCriterion(
+        matcher=set_matcher(focal_class_cost, cost_weights, giou_epsilon=giou_epsilon),
+        terms={"class": focal_loss, "l1": l1_loss, "giou": partial(giou_loss, epsilon=giou_epsilon)},
+        term_weights=loss_weights,
+        layers=layers,
+        class_count=class_count,
+        no_object=no_object,
+        sets=(DecoderLayers(), *sets),
+    )
+
+
+def _by_layer(losses: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Splits the (L,) values of each term into scalars, named by layer and term."""
     return {
-        f"{beginning}layers.{layer}.{name}": value
-        for name, values in losses.items()
-        for layer, value in enumerate(values.unbind(0))
+        f"{name}.{term}": value
+        for term, values in losses.items()
+        for name, value in zip(names, values.unbind(0), strict=True)
     }
 
 
 def number_of_objects(targets: Sequence[Target], like: Tensor) -> Tensor:
-    """Objects in the batch, averaged over the processes of a distributed run, at least 1: what box losses are divided by."""
-    count = torch.tensor(float(sum(len(target.labels) for target in targets)), dtype=like.dtype, device=like.device)
+    """Number of objects in the batch, averaged over the processes of a distributed run. It can be 0; sets clamp what they divide by."""
+    count = like.new_full((), sum(len(target.labels) for target in targets))
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)
         count = count / torch.distributed.get_world_size()
-    return count.clamp(min=1)
-
-
-def _flat_objects(matches: Matches, targets: Sequence[Target]) -> Tensor:
-    """(L, M) index of each matched object among all objects of the batch, laid end to end."""
-    counts = torch.tensor([len(target.labels) for target in targets])
-    first = (counts.cumsum(0) - counts).to(matches.images.device)
-    return first[matches.images] + matches.objects
+    return count
 
 
 @torch.no_grad()
-def _statistics(output: Output, labels: Tensor, matches: Matches, targets: Sequence[Target]) -> dict[str, Tensor]:
-    images, queries = matches.images[-1], matches.queries[-1]
-    right = output.logits[-1, images, queries].argmax(-1) == labels[-1, images, queries]
-    objects = sum(len(target.labels) for target in targets)
-    return {
-        "objects": torch.tensor(float(objects)),
-        "matched": torch.tensor(float(len(queries))),
-        "correct": right.sum().float(),
-    }
+def shown_of_last_layer(matched: Matched, values: Mapping[str, Tensor]) -> dict[str, Shown]:
+    """The numbers to show: losses of the last decoder layer, with box losses as means over matched objects, and the share of right classes.
+
+    Args:
+        matched: the model's own queries with their objects.
+        values: (L,) values of each term; box terms are optional.
+    """
+    count = float(matched.matches.queries.shape[1])
+    shown = {"class loss": Shown(values["class"][-1].detach(), 1.0)}
+    for name, term in (("distance loss", "l1"), ("overlap loss", "giou")):
+        if term in values:
+            shown[name] = Shown(values[term][-1].detach() * matched.divisor, count)
+    right = matched.of_pairs(matched.logits)[-1].argmax(-1) == matched.of_pairs(matched.labels)[-1]
+    return {**shown, "right class": Shown(right.sum(), count, percentage=True)}

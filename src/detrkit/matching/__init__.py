@@ -1,1 +1,1 @@
-"""Which query answers for which object."""
+"""Matching queries to objects."""

@@ -1,7 +1,7 @@
 """Terms of the cost of matching a query to an object, for all layers and images at once.
 
-Targets come padded to the largest number of objects in the batch, so that every term is one tensor operation; the padding's costs are
-computed and never looked at. Nothing here carries a gradient.
+Targets come padded to the largest number of objects in the batch, so that every term is one tensor operation; the costs of the
+padding are computed but never used. Nothing here has a gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PaddedTargets:
     Attributes:
         labels: (B, N) int64, 0 where padded.
         boxes_cxcywh: (B, N, 4), a box in the middle where padded.
-        counts: the true number of objects of each image.
+        counts: the true number of objects in each image.
     """
 
     labels: Tensor
@@ -34,11 +34,12 @@ class PaddedTargets:
 
 
 def pad_targets(targets: Sequence[Target], like: Tensor) -> PaddedTargets:
-    """The targets in the type and on the device of `like`."""
+    """Pads the targets, in the type and on the device of `like`."""
     counts = tuple(len(target.labels) for target in targets)
-    all_labels = [target.labels.to(like.device, torch.int64) for target in targets]
+    all_labels = [target.labels.to(like.device, torch.int64, non_blocking=True) for target in targets]
     labels = pad_sequence(all_labels, batch_first=True)
-    boxes = pad_sequence([target.boxes_cxcywh.to(like) for target in targets], batch_first=True, padding_value=0.5)
+    all_boxes = [target.boxes_cxcywh.to(like, non_blocking=True) for target in targets]
+    boxes = pad_sequence(all_boxes, batch_first=True, padding_value=0.5)
     return PaddedTargets(labels, boxes, counts)
 
 
@@ -49,8 +50,8 @@ def softmax_class_cost(output: Output, targets: PaddedTargets) -> Tensor:
 
 
 def focal_class_cost(output: Output, targets: PaddedTargets, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """The focal loss that the object's class would get, less what it gets as background (Deformable DETR), (L, B, Q, N)."""
-    probabilities = at_least_float32(_at_labels(output.logits, targets)).sigmoid()  # only those that are asked for
+    """The focal loss of the object's class if it is present, minus its loss as background (Deformable DETR), (L, B, Q, N)."""
+    probabilities = at_least_float32(_at_labels(output.logits, targets)).sigmoid()  # of the objects' labels only
     epsilon = 1e-8  # inside the logarithms, as in the authors' code
     present = alpha * (1 - probabilities) ** gamma * -(probabilities + epsilon).log()
     absent = (1 - alpha) * probabilities**gamma * -(1 - probabilities + epsilon).log()
@@ -62,14 +63,16 @@ def l1_cost(output: Output, targets: PaddedTargets) -> Tensor:
     return (output.boxes_cxcywh[:, :, :, None] - targets.boxes_cxcywh[None, :, None]).abs().sum(-1)
 
 
-def giou_cost(output: Output, targets: PaddedTargets) -> Tensor:
-    """Minus the generalised IoU, (L, B, Q, N)."""
+def giou_cost(output: Output, targets: PaddedTargets, epsilon: float = 0.0) -> Tensor:
+    """Minus the generalised IoU, (L, B, Q, N); `epsilon` is added to its divisors."""
     predicted, wanted = cxcywh_to_xyxy(output.boxes_cxcywh), cxcywh_to_xyxy(targets.boxes_cxcywh)
-    return -generalized_iou_xyxy(predicted[:, :, :, None], wanted[None, :, None])
+    return -generalized_iou_xyxy(predicted[:, :, :, None], wanted[None, :, None], epsilon)
 
 
 def _at_labels(scores: Tensor, targets: PaddedTargets) -> Tensor:
-    """(L, B, Q, K) scores to (L, B, Q, N): those of each object's class."""
-    layers, _, queries, _ = scores.shape
-    index = targets.labels[None, :, None].expand(layers, -1, queries, -1)
+    """Selects the (L, B, Q, N) scores of the objects' classes from (L, B, Q, K) scores."""
+    layers, _, queries, outputs = scores.shape
+    # A label out of range would crash a process on a GPU here, before an error could name it.
+    labels = targets.labels.clamp(0, outputs - 1)
+    index = labels[None, :, None].expand(layers, -1, queries, -1)
     return scores.gather(-1, index)

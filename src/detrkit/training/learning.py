@@ -1,4 +1,4 @@
-"""How learning goes, in plain words: sums over a window of steps, so that one odd batch says nothing."""
+"""Shows how training is going: means over a window of steps, so that a single unusual batch matters little."""
 
 from __future__ import annotations
 
@@ -8,65 +8,64 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detrkit.structures import Losses
+from detrkit.structures import Losses, Shown
 
 
 @dataclass(frozen=True)
 class Learning:
-    """Means over a window of steps; losses are of the last decoder layer but for the total.
+    """Means over a window of steps.
 
     Attributes:
-        total: weighted sum over all layers, what is made small.
-        class_loss: how unsure the classes are.
-        distance: L1 distance of matched boxes, in shares of the image, summed over the four coordinates.
-        overlap: 1 - generalised IoU of matched boxes: 0 is perfect, about 1 is beside it.
-        right_class: share of matched objects whose class is the most probable one; None before any object was seen.
+        total: weighted sum of all terms, which training minimises.
+        means: the other numbers that the criterion shows, by name; None if there was nothing to count.
+        percentages: names of the means that are shares.
     """
 
     total: float
-    class_loss: float
-    distance: float
-    overlap: float
-    right_class: float | None
+    means: dict[str, float | None]
+    percentages: frozenset[str] = frozenset()
 
     def in_words(self) -> str:
-        """One line for people."""
-        if self.right_class is None:
-            recognised = "no objects seen yet"
-        else:
-            recognised = f"{self.right_class:.0%} of matched objects get the right class"
-        return (
-            f"loss {self.total:.2f} (class {self.class_loss:.2f}, box distance {self.distance:.3f}, "
-            f"box overlap {self.overlap:.2f}), {recognised}"
-        )
+        """One line of text: the loss with its parts in brackets, then the other means."""
+        parts = [
+            f"{name.removesuffix(' loss')} {_number(mean)}"
+            for name, mean in self.means.items()
+            if name.endswith(" loss") and mean is not None
+        ]
+        others = [
+            f"{name} {mean:.0%}" if name in self.percentages else f"{name} {_number(mean)}"
+            for name, mean in self.means.items()
+            if not name.endswith(" loss") and mean is not None
+        ]
+        if None in self.means.values():
+            others.append("no objects seen yet")
+        return ", ".join([f"loss {self.total:.2f}" + (f" ({', '.join(parts)})" if parts else ""), *others])
 
     def row(self) -> dict[str, float]:
-        """The same as columns of a log."""
-        row = {
-            "loss": self.total,
-            "class_loss": self.class_loss,
-            "distance_loss": self.distance,
-            "overlap_loss": self.overlap,
-        }
-        return row if self.right_class is None else {**row, "right_class": self.right_class}
+        """The same numbers as columns of a log: `loss`, and the names with underscores."""
+        columns = {name.replace(" ", "_"): mean for name, mean in self.means.items() if mean is not None}
+        return {"loss": self.total, **columns}
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
 
 
 class LearningWindow:
-    """Keeps the last steps' losses as they are, on their device, and adds them up only when asked.
+    """Collects the numbers that the criterion shows, on their device, and adds them up only when asked.
 
     Args:
-        size: steps; None keeps all.
+        size: number of steps that are kept, the most recent ones; None keeps all.
     """
 
     def __init__(self, size: int | None) -> None:
-        self._steps: deque[Tensor] = deque(maxlen=size)
+        self._steps: deque[tuple[Tensor, dict[str, Shown]]] = deque(maxlen=size)
 
     def add(self, losses: Losses) -> None:
-        """Takes in one step."""
-        last = max(int(name.split(".")[1]) for name in losses.terms if name.startswith("layers."))
-        terms = [losses.terms[f"layers.{last}.{name}"] for name in ("class", "l1", "giou")]
-        counts = [losses.statistics[name].to(losses.total.device) for name in ("matched", "correct")]
-        self._steps.append(torch.stack([value.detach().float() for value in (losses.total, *terms, *counts)]))
+        """Adds one step."""
+        values = [losses.total, *(entry.sum for entry in losses.shown.values())]
+        table = torch.stack([value.detach().to(losses.total.device, torch.float32) for value in values])
+        self._steps.append((table, losses.shown))
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -76,8 +75,16 @@ class LearningWindow:
         return len(self._steps)
 
     def learning(self) -> Learning:
-        """Means over the steps that were kept; at least one must have been."""
-        table = torch.stack(list(self._steps)).cpu()
-        total, class_loss, distance, overlap = table[:, :4].mean(0).tolist()
-        matched, correct = table[:, 4:].sum(0).tolist()
-        return Learning(total, class_loss, distance, overlap, correct / matched if matched else None)
+        """Means over the steps that are kept, of which there must be at least one."""
+        rows = torch.cat([table for table, _ in self._steps]).tolist()  # one copy from the device
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        percentages, total, values = set(), 0.0, iter(rows)
+        for _, shown in self._steps:
+            total += next(values)
+            for name, entry in shown.items():
+                sums[name] = sums.get(name, 0.0) + next(values)
+                counts[name] = counts.get(name, 0.0) + float(entry.count)
+                percentages |= {name} if entry.percentage else set()
+        means = {name: sums[name] / counts[name] if counts[name] else None for name in sums}
+        return Learning(total / len(self._steps), means, frozenset(percentages))

@@ -1,4 +1,4 @@
-"""What a person sees while a run learns: a bar, an estimate after 50 steps, one line for every epoch."""
+"""What users see during training: a progress bar, and an estimate of the duration after 50 steps."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
 
 _ESTIMATE_AFTER = 50
-_REFRESH_EVERY = 5  # steps; reading losses from a GPU makes it wait
-_WINDOW = 50
+_REFRESH_EVERY = 5  # steps, since reading losses from a GPU makes it wait
+_WINDOW = 50  # steps that the means are taken over
 
 
 class ProgressLines(Callback):
-    """A progress bar with losses, and the time that is left once it is known.
+    """A progress bar with losses and, once it is known, the remaining time.
 
     Args:
-        console: where it is shown.
+        console: the console that shows it.
     """
 
     def __init__(self, console: Console) -> None:
@@ -51,11 +51,10 @@ class ProgressLines(Callback):
             epoch=self._epoch(trainer, pl_module),
             words="starting",
         )
-        if trainer.is_global_zero:
-            self.bar.start()
+        self.bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: object) -> None:  # type: ignore[override]
-        """Moves the bar on; after 50 steps says what the whole run will take."""
+        """Advances the bar; after 50 steps, prints how long the whole run will take."""
         assert pl_module.losses is not None
         self._window.add(pl_module.losses)
         step = trainer.global_step
@@ -66,7 +65,7 @@ class ProgressLines(Callback):
             words = self._window.learning().in_words()
             self.bar.update(self._task, completed=step, words=words, epoch=self._epoch(trainer, pl_module))
         done = step - self._first_step
-        if done == _ESTIMATE_AFTER and self._started and trainer.is_global_zero:
+        if done == _ESTIMATE_AFTER and self._started:
             self.console.print(self._estimate(pl_module, step))
             self._started = 0.0
 
@@ -91,7 +90,7 @@ class ProgressLines(Callback):
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "40 s", "12 min", "3 h 20 min", "2 days 4 h"."""
+    """Seconds in readable units: "40 s", "12 min", "3 h 20 min", "2 days 4 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
