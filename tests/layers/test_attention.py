@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from detrkit.layers.attention import MultiHeadAttention, attend
+from detrkit.layers.attention import (
+    MultiHeadAttention,
+    attend_heads,
+    combine_masks,
+    merge_heads,
+    padding_mask,
+    side_by_side,
+    split_heads,
+)
 
 WIDTH, HEADS = 12, 3
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, *, attention_heads: int, **options: Any) -> Tensor:
+    """Attention over vectors whose heads are not split yet."""
+    heads = [split_heads(part, attention_heads) for part in (query, key, value)]
+    return merge_heads(attend_heads(*heads, **options))
+
+
 def pair_with_torch() -> tuple[MultiHeadAttention, nn.MultiheadAttention]:
     """Ours and torch's, with the same random weights and biases in float64."""
-    ours = MultiHeadAttention(width=WIDTH, heads=HEADS).double()
+    ours = MultiHeadAttention(width=WIDTH, attention_heads=HEADS).double()
     theirs = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, dtype=torch.float64)
     nn.init.normal_(ours.projection_bias)
     nn.init.normal_(ours.output.bias)
@@ -49,7 +64,7 @@ def test_values_and_gradients_equal_torch(self_attention: bool, padded: bool) ->
     padding = some_padding(key.shape[1]) if padded else None
     weights = torch.randn(2, 5, WIDTH, dtype=torch.float64)
 
-    found = ours(query, key, value, padding)
+    found = ours(query, key, value, padding_mask(padding))
     wanted, _ = theirs(query, key, value, key_padding_mask=padding, need_weights=False)
     torch.testing.assert_close(found, wanted)
 
@@ -65,7 +80,7 @@ def test_bias_is_added_to_scores_as_torch_does_it(padded: bool) -> None:
     query, key, value = inputs(self_attention=False)
     padding = some_padding(7) if padded else None
     bias = torch.randn(2, HEADS, 5, 7, dtype=torch.float64, requires_grad=True)
-    found = ours(query, key, value, padding, bias)
+    found = ours(query, key, value, combine_masks(bias, padding_mask(padding)))
     mask = bias.flatten(0, 1) if padding is None else bias.masked_fill(padding[:, None, None], -torch.inf).flatten(0, 1)
     wanted, _ = theirs(query, key, value, attn_mask=mask, need_weights=False)
     torch.testing.assert_close(found, wanted)
@@ -77,9 +92,9 @@ def test_bias_may_be_more_precise_than_the_rest() -> None:
     ours, _ = pair_with_torch()
     ours, (query, key, value) = ours.bfloat16(), (each.bfloat16() for each in inputs(self_attention=False))
     bias = torch.randn(2, HEADS, 5, 7)
-    found = ours(query, key, value, score_bias=bias)
+    found = ours(query, key, value, bias)
     assert found.dtype is torch.bfloat16
-    assert torch.equal(found, ours(query, key, value, score_bias=bias.bfloat16()))
+    torch.testing.assert_close(found, ours(query, key, value, bias.bfloat16()))
 
 
 def test_one_product_for_query_and_key_gives_the_same() -> None:
@@ -92,9 +107,10 @@ def test_what_padded_keys_hold_does_not_matter() -> None:
     ours, _ = pair_with_torch()
     query, key, value = inputs(self_attention=False)
     padding = some_padding(7)
-    before = ours(query, key, value, padding)
-    after = ours(query, key.masked_fill(padding[..., None], 1e6), value.masked_fill(padding[..., None], -1e6), padding)
-    assert torch.equal(before, after)
+    mask = padding_mask(padding)
+    before = ours(query, key, value, mask)
+    after = ours(query, key.masked_fill(padding[..., None], 1e6), value.masked_fill(padding[..., None], -1e6), mask)
+    torch.testing.assert_close(before, after)
     assert not torch.allclose(before, ours(query, key, value))
 
 
@@ -112,45 +128,94 @@ def by_hand(query: Tensor, key: Tensor, value: Tensor, heads: int, added: Tensor
 def test_queries_and_keys_may_be_wider_than_values() -> None:
     query, key, value = (torch.randn(2, *size, dtype=torch.float64) for size in ((3, 16), (4, 16), (4, 6)))
     nothing = torch.zeros(2, 2, 3, 4, dtype=torch.float64)
-    torch.testing.assert_close(attend(query, key, value, heads=2), by_hand(query, key, value, 2, nothing))
+    torch.testing.assert_close(attend(query, key, value, attention_heads=2), by_hand(query, key, value, 2, nothing))
 
 
 def test_masks_add_to_the_scores_or_hide_keys() -> None:
     query, key, value = (torch.randn(2, count, 6, dtype=torch.float64) for count in (3, 4, 4))
     added = torch.randn(2, 2, 3, 4, dtype=torch.float64)
-    torch.testing.assert_close(attend(query, key, value, heads=2, mask=added), by_hand(query, key, value, 2, added))
+    torch.testing.assert_close(
+        attend(query, key, value, attention_heads=2, mask=added), by_hand(query, key, value, 2, added)
+    )
 
     seen = torch.tensor([[True, False, True, True], [False, True, True, False]])
     hidden = torch.where(seen, 0.0, -torch.inf).to(torch.float64)[:, None, None].expand(2, 2, 3, 4)
-    found = attend(query, key, value, heads=2, mask=seen[:, None, None])
+    found = attend(query, key, value, attention_heads=2, mask=seen[:, None, None])
     torch.testing.assert_close(found, by_hand(query, key, value, 2, hidden))
 
 
 def test_masks_are_added_where_weights_are_dropped_too() -> None:
     query, key, value = (torch.randn(2, count, 6, dtype=torch.float64) for count in (3, 4, 4))
     added = torch.randn(2, 2, 3, 4, dtype=torch.float64)
-    found = attend(query, key, value, heads=2, mask=added, drop=1e-12)  # nothing is dropped, but the other way is taken
+    found = attend(
+        query, key, value, attention_heads=2, mask=added, drop=1e-12
+    )  # nothing is dropped, but the other way is taken
     torch.testing.assert_close(found, by_hand(query, key, value, 2, added))
+
+
+def test_one_key_serves_all_heads() -> None:
+    query, key = torch.randn(2, 3, 5, 4, dtype=torch.float64), torch.randn(2, 1, 7, 4, dtype=torch.float64)
+    value = torch.randn(2, 3, 7, 6, dtype=torch.float64)
+    weights = (torch.einsum("bhqd,bsd->bhqs", query, key[:, 0]) / 2).softmax(-1)
+    found = attend_heads(query, key.expand(-1, 3, -1, -1), value)
+    torch.testing.assert_close(found, torch.einsum("bhqs,bhsd->bhqd", weights, value))
+
+
+def test_heads_are_slices_of_the_last_axis() -> None:
+    tokens = torch.arange(12.0).view(1, 2, 6)
+    heads = split_heads(tokens, 3)
+    assert heads.tolist() == [[[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], [10, 11]]]]
+    assert torch.equal(merge_heads(heads), tokens)
+
+
+def test_each_head_has_its_content_and_its_place_side_by_side() -> None:
+    content, place = torch.tensor([[[1.0, 2, 3, 4]]]), torch.tensor([[[5.0, 6, 7, 8]]])
+    assert side_by_side(content, place, 2).tolist() == [[[1, 2, 5, 6, 3, 4, 7, 8]]]
+    assert side_by_side(content, place, 4).tolist() == [[[1, 5, 2, 6, 3, 7, 4, 8]]]
+
+
+def test_combined_masks_hide_what_either_hides() -> None:
+    visible = torch.tensor([True, False, True])
+    assert combine_masks(None, None) is None
+    assert combine_masks(None, visible) is visible
+    assert combine_masks(visible, None) is visible
+    mask = torch.tensor([[True, True, False], [False, True, True]])
+    combined = combine_masks(mask, visible)
+    assert combined is not None
+    assert combined.tolist() == [[True, False, False], [False, False, True]]
+    combined = combine_masks(torch.tensor([1.0, 2.0, 3.0]), visible)
+    assert combined is not None
+    assert combined.tolist() == [1.0, -math.inf, 3.0]
+
+
+@pytest.mark.parametrize("self_attention", [False, True])
+def test_weights_are_those_that_values_are_summed_with(self_attention: bool) -> None:
+    ours, theirs = pair_with_torch()
+    query, key, value = inputs(self_attention=self_attention)
+    padding = some_padding(key.shape[1])
+    found = ours.weights(query, key, value, padding_mask(padding))
+    _, wanted = theirs(query, key, value, key_padding_mask=padding, average_attn_weights=False)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_dropout_takes_whole_weights_and_scales_the_rest() -> None:
     one = torch.ones(1, 1, 1)
-    found = {attend(one, one, one, heads=1, drop=0.75).item() for _ in range(50)}
+    found = {attend(one, one, one, attention_heads=1, drop=0.75).item() for _ in range(50)}
     assert found == {0.0, 4.0}  # the only weight is 1, kept with probability 1/4
 
 
 def test_dropout_acts_in_training_only() -> None:
-    layer = MultiHeadAttention(width=WIDTH, heads=HEADS, dropout=0.5).double()
+    layer = MultiHeadAttention(width=WIDTH, attention_heads=HEADS, dropout=0.5).double()
     query, key, value = inputs(self_attention=False)
     assert not torch.allclose(layer(query, key, value), layer(query, key, value))
     layer.eval()
-    layer_without = MultiHeadAttention(width=WIDTH, heads=HEADS).double()
+    layer_without = MultiHeadAttention(width=WIDTH, attention_heads=HEADS).double()
     layer_without.load_state_dict(layer.state_dict())
-    assert torch.equal(layer(query, key, value), layer_without(query, key, value))
+    torch.testing.assert_close(layer(query, key, value), layer_without(query, key, value))
 
 
 def test_initialisation_sees_one_matrix() -> None:
-    layer = MultiHeadAttention(width=256, heads=8)
+    layer = MultiHeadAttention(width=256, attention_heads=8)
     bound = math.sqrt(6 / (256 + 768))
     largest = layer.projection_weight.abs().max().item()
     assert 0.99 * bound < largest <= bound

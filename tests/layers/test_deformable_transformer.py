@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from support import make_memory
 from torch import Tensor, nn
 
 from detrkit.layers.deformable_transformer import (
@@ -17,7 +18,7 @@ from detrkit.structures import Memory
 
 LEVELS = ((2, 4), (1, 2))  # height and width
 CELLS = 2 * 4 + 1 * 2
-SIZES = {"width": 8, "heads": 2, "levels": 2, "points": 3}
+SIZES = {"width": 8, "attention_heads": 2, "levels": 2, "points": 3}
 
 
 def randn(*shape: int) -> Tensor:
@@ -32,12 +33,12 @@ def randomized(layer: nn.Module) -> nn.Module:
 
 
 def memory_of(images: int = 2, width: int = 8, padding: Tensor | None = None) -> Memory:
-    return Memory(randn(images, CELLS, width), randn(images, CELLS, width), padding, LEVELS)
+    return make_memory(randn(images, CELLS, width), randn(images, CELLS, width), padding, LEVELS)
 
 
 class TestTheStart:
     def test_heads_look_in_eight_directions_and_points_step_by_step(self) -> None:
-        attention = DeformableAttention(width=16, heads=8, levels=3, points=4)
+        attention = DeformableAttention(width=16, attention_heads=8, levels=3, points=4)
         around = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
         wanted = [[[(k * x, k * y) for k in (1, 2, 3, 4)]] * 3 for x, y in around]
         offsets = attention.offsets.bias.view(8, 3, 4, 2)
@@ -45,13 +46,13 @@ class TestTheStart:
         assert not attention.offsets.weight.any()
 
     def test_directions_between_the_axes_end_on_a_square(self) -> None:
-        attention = DeformableAttention(width=12, heads=6, levels=1, points=1)
+        attention = DeformableAttention(width=12, attention_heads=6, levels=1, points=1)
         slope = 1 / 3**0.5  # of 60 degrees: cosine over sine
         wanted = [(1, 0), (slope, 1), (-slope, 1), (-1, 0), (-slope, -1), (slope, -1)]
         torch.testing.assert_close(attention.offsets.bias.view(6, 2), torch.tensor(wanted), rtol=0, atol=2e-6)
 
     def test_all_points_weigh_alike_and_projections_are_xavier(self) -> None:
-        attention = DeformableAttention(width=64, heads=8, levels=2, points=4)
+        attention = DeformableAttention(width=64, attention_heads=8, levels=2, points=4)
         assert not attention.weights.weight.any()
         assert not attention.weights.bias.any()
         bound = (6 / 128) ** 0.5
@@ -98,7 +99,7 @@ class TestLocations:
                     torch.testing.assert_close(found[:, :, head, level, point], wanted)
 
     def test_one_by_hand(self) -> None:
-        attention = DeformableAttention(width=4, heads=1, levels=2, points=1)
+        attention = DeformableAttention(width=4, attention_heads=1, levels=2, points=1)
         with torch.no_grad():
             attention.offsets.bias.copy_(torch.tensor([2.0, -1.0, 0.5, 3.0]))
         query, memory = torch.zeros(1, 1, 4), memory_of(1, 4)
@@ -125,13 +126,13 @@ class TestLocations:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = attention.locations(query, references, memory)
         assert found.dtype == torch.float32
-        assert torch.equal(found, exact)
+        torch.testing.assert_close(found, exact)
 
 
 class TestAttention:
     def test_a_sum_over_levels_and_points_weighted_within_each_head(self) -> None:
         """One head a channel, offsets zero: every head sees its channel at the reference of each level."""
-        attention = DeformableAttention(width=2, heads=2, levels=2, points=3).double()
+        attention = DeformableAttention(width=2, attention_heads=2, levels=2, points=3).double()
         for layer in (attention.values, attention.output):
             nn.init.eye_(layer.weight)
         scores = randn(2, 2, 3)
@@ -148,14 +149,14 @@ class TestAttention:
             torch.testing.assert_close(found[head], wanted)
 
     def test_behind_padding_not_even_the_bias_is_seen(self) -> None:
-        attention = DeformableAttention(width=1, heads=1, levels=1, points=1)
+        attention = DeformableAttention(width=1, attention_heads=1, levels=1, points=1)
         with torch.no_grad():
             for parameter in attention.parameters():
                 parameter.zero_()
             attention.values.bias.fill_(1.0)
             attention.output.weight.fill_(1.0)
         padding = torch.tensor([[False, False, True, True]])
-        memory = Memory(torch.randn(1, 4, 1), torch.randn(1, 4, 1), padding, ((1, 4),))
+        memory = make_memory(torch.randn(1, 4, 1), torch.randn(1, 4, 1), padding, ((1, 4),))
         x = torch.tensor([0.5, 1.5, 1.75, 2.0, 2.5, 3.5, -0.5]) / 4  # the last is outside the map
         references = torch.stack([x, torch.full_like(x, 0.5)], dim=-1)[None, :, None]
         wanted = torch.tensor([1.0, 1.0, 0.75, 0.5, 0.0, 0.0, 0.0])
@@ -172,7 +173,7 @@ class TestAttention:
         memory = memory_of(padding=padding)
         other = dataclasses.replace(memory, tokens=memory.tokens.masked_fill(padding[..., None], value))
         query, references = randn(2, 5, 8), torch.rand(2, 5, 2, 2, dtype=torch.float64)
-        assert torch.equal(attention(query, references, memory), attention(query, references, other))
+        torch.testing.assert_close(attention(query, references, memory), attention(query, references, other))
 
 
 def test_an_encoder_layer_attends_from_placed_tokens_to_bare_ones() -> None:
@@ -195,24 +196,44 @@ def test_a_decoder_layer_attends_to_queries_then_to_memory() -> None:
     states = layer.cross_norm(states + layer.cross_attention(states + position, references, memory))
     inner = torch.relu(layer.feed_forward.expand(states))
     wanted = layer.feed_forward.norm(states + layer.feed_forward.contract(inner))
-    torch.testing.assert_close(layer(content, position, references, memory), wanted)
+    torch.testing.assert_close(layer(content, position, memory, references=references), wanted)
 
 
 def test_dropout_is_for_training() -> None:
     layer = randomized(DeformableDecoderLayer(**SIZES, hidden=12, dropout=0.5))
-    arguments = randn(2, 5, 8), randn(2, 5, 8), torch.rand(2, 5, 2, 2, dtype=torch.float64), memory_of()
-    assert not torch.equal(layer(*arguments), layer(*arguments))
+    arguments, references = (randn(2, 5, 8), randn(2, 5, 8), memory_of()), torch.rand(2, 5, 2, 2, dtype=torch.float64)
+    assert not torch.equal(layer(*arguments, references=references), layer(*arguments, references=references))
     layer.eval()
-    assert torch.equal(layer(*arguments), layer(*arguments))
+    torch.testing.assert_close(layer(*arguments, references=references), layer(*arguments, references=references))
+
+
+def test_a_layer_compares_queries_that_its_mask_lets_see_each_other() -> None:
+    layer = randomized(DeformableDecoderLayer(**SIZES, hidden=12, dropout=0.0))
+    memory, content = memory_of(), randn(2, 3, 8).requires_grad_()
+    references, mask = torch.rand(2, 3, 2, 4, dtype=torch.float64), torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 1]]) > 0
+    result = layer(content, None, memory, references=references, mask=mask)
+    for row in range(3):
+        (gradient,) = torch.autograd.grad(result[0, row].pow(3).sum(), content, retain_graph=True)
+        assert (gradient[0].abs().sum(-1) > 0).tolist() == mask[row].tolist()
+
+
+def test_hooks_on_attention_fire_in_the_encoder_too() -> None:
+    layer = randomized(DeformableEncoderLayer(**SIZES, hidden=12, dropout=0.0))
+    queries: list[Tensor] = []
+    layer.attention.register_forward_pre_hook(lambda _, arguments: queries.append(arguments[0]))
+    memory, positions = memory_of(), randn(2, CELLS, 8)
+    layer(memory, positions, torch.rand(2, CELLS, 2, 2, dtype=torch.float64))
+    (query,) = queries
+    assert torch.equal(query, memory.tokens + positions)
 
 
 def test_updating_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = DeformableEncoderLayer(width=64, heads=4, levels=2, points=2, hidden=96, dropout=0.0).eval()
+    layer = DeformableEncoderLayer(width=64, attention_heads=4, levels=2, points=2, hidden=96, dropout=0.0).eval()
     torch.nn.init.normal_(layer.attention.offsets.weight, std=0.3)
     tokens = torch.randn(2, 26, 64)
     padding = torch.zeros(2, 26, dtype=torch.bool)
     padding[1, 24:] = True
-    memory = Memory(tokens, torch.zeros_like(tokens), padding, ((4, 5), (2, 3)))
+    memory = make_memory(tokens, torch.zeros_like(tokens), padding, ((4, 5), (2, 3)))
     references = torch.rand(2, 26, 2, 2)
     positions = torch.randn_like(tokens)
     whole = layer(memory, positions, references).detach()  # with gradients nothing is cut

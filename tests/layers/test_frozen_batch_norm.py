@@ -52,12 +52,12 @@ def test_folded_values_and_gradients(options: dict[str, int]) -> None:
     ours, theirs = norms(6)
     convolution = nn.Conv2d(4, 6, bias=False, dtype=torch.float64, **options)
     values = torch.randn(2, 4, 9, 7, dtype=torch.float64, requires_grad=True)
-    found, wanted = normalized_convolution(values, convolution, ours), theirs(convolution(values))
-    torch.testing.assert_close(found, wanted)
+    folded, separate = normalized_convolution(values, convolution, ours), theirs(convolution(values))
+    torch.testing.assert_close(folded, separate)
 
-    weights = torch.randn_like(found)
+    weights = torch.randn_like(folded)
     gradients = [
-        torch.autograd.grad((result * weights).sum(), (values, convolution.weight)) for result in (found, wanted)
+        torch.autograd.grad((result * weights).sum(), (values, convolution.weight)) for result in (folded, separate)
     ]
     torch.testing.assert_close(*gradients)
 
@@ -65,7 +65,7 @@ def test_folded_values_and_gradients(options: dict[str, int]) -> None:
 def test_a_norm_that_trains_is_not_folded() -> None:
     convolution, norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
     values = torch.randn(2, 3, 8, 8)
-    found = normalized_convolution(values, convolution, norm)
-    torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-5)  # the batch's own statistics
-    torch.testing.assert_close(found.var((0, 2, 3), correction=0), torch.ones(4), rtol=0, atol=1e-3)
+    result = normalized_convolution(values, convolution, norm)
+    torch.testing.assert_close(result.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-5)  # the batch's own statistics
+    torch.testing.assert_close(result.var((0, 2, 3), correction=0), torch.ones(4), rtol=0, atol=1e-3)
     assert norm.num_batches_tracked == 1

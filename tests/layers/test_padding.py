@@ -1,4 +1,4 @@
-"""Padding of a feature map is that of the pixels that its cells begin at."""
+"""A cell of a feature map is padding if the pixel at which it begins is padding."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from detrkit.layers.padding import shrink_padding
 )
 def test_shrunk_padding_is_that_of_the_nearest_pixel(height: int, width: int, h: int, w: int) -> None:
     padding = torch.rand(2, height, width) < 0.5
-    found = shrink_padding(padding, torch.zeros(2, 8, h, w))
-    assert found is not None
-    assert found.dtype == torch.bool
-    wanted = [
+    shrunk = shrink_padding(padding, torch.zeros(2, 8, h, w))
+    assert shrunk is not None
+    assert shrunk.dtype == torch.bool
+    expected = [
         [[bool(image[row * height // h, column * width // w]) for column in range(w)] for row in range(h)]
         for image in padding
     ]
-    assert found.tolist() == wanted
+    assert shrunk.tolist() == expected
 
 
-def test_a_cell_is_padding_where_its_first_pixel_is() -> None:
+def test_a_cell_is_padding_if_its_first_pixel_is() -> None:
     padding = torch.zeros(1, 64, 64, dtype=torch.bool)
     padding[:, :, 33:] = True  # the second of two cells begins at pixel 32, which is image
     assert shrink_padding(padding, torch.zeros(1, 8, 2, 2)).tolist() == [[[False, False]] * 2]

@@ -83,13 +83,25 @@ def test_codes_are_computed_in_float32_whatever_the_features(dtype: torch.dtype)
     assert found.dtype == dtype
     assert torch.equal(found, exact.to(dtype))
     whole = encoding(torch.zeros(1, 16, 9, 11), None)
-    assert torch.equal(encoding(torch.zeros(1, 16, 9, 11, dtype=dtype), None), whole.to(dtype))
+    torch.testing.assert_close(encoding(torch.zeros(1, 16, 9, 11, dtype=dtype), None), whole.to(dtype))
 
 
 def test_an_image_that_fills_the_batch_needs_no_mask() -> None:
     encoding = SinePositionEncoding(width=16)
     features = torch.zeros(3, 16, 5, 4)
-    assert torch.equal(encoding(features, None), encoding(features, torch.zeros(3, 5, 4, dtype=torch.bool)))
+    torch.testing.assert_close(
+        encoding(features, None), encoding(features, torch.zeros(3, 5, 4, dtype=torch.bool)), atol=1e-6, rtol=0
+    )
+
+
+def test_papers_may_normalise_otherwise() -> None:
+    class Cells(SinePositionEncoding):
+        def angles(self, inside: Tensor, dim: int) -> Tensor:
+            return inside.cumsum(dim)
+
+    found = Cells(width=4)(torch.zeros(1, 4, 3, 2), None)[0]
+    rows, columns = torch.arange(1.0, 4.0)[:, None].expand(3, 2), torch.arange(1.0, 3.0).expand(3, 2)
+    torch.testing.assert_close(found, torch.stack([rows.sin(), rows.cos(), columns.sin(), columns.cos()]))
 
 
 def test_sine_code_of_single_values() -> None:

@@ -77,7 +77,7 @@ def test_the_order_of_categories_does_not_matter() -> None:
     for one, other in zip(first, second, strict=True):
         assert set(one.labels.tolist()) == {0, 2, 4}
         assert torch.equal(one.labels, other.labels)
-        assert torch.equal(one.scores, other.scores)
+        torch.testing.assert_close(one.scores, other.scores)
 
 
 def test_the_last_layer_counts() -> None:
@@ -86,8 +86,8 @@ def test_the_last_layer_counts() -> None:
         torch.stack([torch.randn(2, 3, 4), layer.logits]), torch.stack([torch.rand(2, 3, 4), layer.boxes_cxcywh])
     )
     for one, other in zip(SoftmaxSelection()(output, SIZES), SoftmaxSelection()(layer, SIZES), strict=True):
-        assert torch.equal(one.scores, other.scores)
-        assert torch.equal(one.boxes_xyxy, other.boxes_xyxy)
+        torch.testing.assert_close(one.scores, other.scores)
+        torch.testing.assert_close(one.boxes_xyxy, other.boxes_xyxy)
 
 
 def test_ties_keep_the_order_of_the_queries() -> None:
@@ -159,7 +159,7 @@ class TestTopKSelection:
         layer = self.pairs()
         shifted = LayerOutput(layer.logits.index_fill(-1, torch.tensor([2]), 50.0), layer.boxes_cxcywh)
         for one, other in zip(*(TopKSelection([0, 1])(each, SIZES) for each in (layer, shifted)), strict=True):
-            assert torch.equal(one.scores, other.scores)
+            torch.testing.assert_close(one.scores, other.scores)
 
     def test_the_last_layer_counts(self) -> None:
         layer = self.pairs()
@@ -167,8 +167,8 @@ class TestTopKSelection:
             torch.stack([torch.randn(2, 3, 3), layer.logits]), torch.stack([torch.rand(2, 3, 4), layer.boxes_cxcywh])
         )
         for one, other in zip(TopKSelection()(output, SIZES), TopKSelection()(layer, SIZES), strict=True):
-            assert torch.equal(one.scores, other.scores)
-            assert torch.equal(one.boxes_xyxy, other.boxes_xyxy)
+            torch.testing.assert_close(one.scores, other.scores)
+            torch.testing.assert_close(one.boxes_xyxy, other.boxes_xyxy)
 
     def test_half_precision_scores_become_float32_before_the_sigmoid(self) -> None:
         layer = self.pairs()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import make_memory
 from torch import Tensor, nn
 
-from detrkit.layers.attention import MultiHeadAttention
+from detrkit.layers.attention import MultiHeadAttention, padding_mask
 from detrkit.layers.dropout import dropout
 from detrkit.layers.transformer import DecoderLayer, Encoder, EncoderLayer, FeedForward
-from detrkit.structures import Memory
 
 WIDTH, HEADS, HIDDEN = 12, 3, 20
-SIZE = {"width": WIDTH, "heads": HEADS, "hidden": HIDDEN}
+SIZE = {"width": WIDTH, "attention_heads": HEADS, "hidden": HIDDEN}
 
 
 def randomized(layer: nn.Module) -> nn.Module:
@@ -68,7 +68,7 @@ def padding_of(count: int) -> Tensor:
 def test_encoder_layer_without_positions_equals_torch(padding: Tensor | None) -> None:
     ours, theirs = encoder_pair()
     tokens = randn(2, 8, WIDTH).requires_grad_()
-    found = ours(tokens, torch.zeros_like(tokens), padding)
+    found = ours(tokens, None, padding_mask(padding))
     wanted = theirs(tokens, src_key_padding_mask=padding)
     torch.testing.assert_close(found, wanted)
     weights = randn(2, 8, WIDTH)
@@ -79,8 +79,8 @@ def test_encoder_layer_without_positions_equals_torch(padding: Tensor | None) ->
 def test_decoder_layer_without_positions_equals_torch(padding: Tensor | None) -> None:
     ours, theirs = decoder_pair()
     content, tokens = randn(2, 5, WIDTH).requires_grad_(), randn(2, 8, WIDTH).requires_grad_()
-    memory = Memory(tokens, torch.zeros_like(tokens), padding, ((2, 4),))
-    found = ours(content, torch.zeros_like(content), memory, tokens)
+    memory = make_memory(tokens, torch.zeros_like(tokens), padding, ((2, 4),))
+    found = ours(content, None, memory)
     wanted = theirs(content, tokens, memory_key_padding_mask=padding)
     torch.testing.assert_close(found, wanted)
     weights = randn(2, 5, WIDTH)
@@ -95,13 +95,13 @@ def test_positions_reach_queries_and_keys_of_the_encoder_but_not_values() -> Non
     attended = theirs.self_attn(placed, placed, tokens, key_padding_mask=padding, need_weights=False)[0]
     middle = theirs.norm1(tokens + attended)
     wanted = theirs.norm2(middle + theirs.linear2(theirs.linear1(middle).relu()))
-    torch.testing.assert_close(ours(tokens, positions, padding), wanted)
+    torch.testing.assert_close(ours(tokens, positions, padding_mask(padding)), wanted)
 
 
 def test_positions_reach_queries_and_keys_of_the_decoder_but_not_values() -> None:
     ours, theirs = decoder_pair()
     content, position = randn(2, 5, WIDTH), randn(2, 5, WIDTH)
-    memory = Memory(randn(2, 8, WIDTH), randn(2, 8, WIDTH), padding_of(8), ((2, 4),))
+    memory = make_memory(randn(2, 8, WIDTH), randn(2, 8, WIDTH), padding_of(8), ((2, 4),))
     placed = content + position
     middle = theirs.norm1(content + theirs.self_attn(placed, placed, content, need_weights=False)[0])
     placed_memory = memory.tokens + memory.positions
@@ -110,16 +110,16 @@ def test_positions_reach_queries_and_keys_of_the_decoder_but_not_values() -> Non
     )[0]
     middle = theirs.norm2(middle + attended)
     wanted = theirs.norm3(middle + theirs.linear2(theirs.linear1(middle).relu()))
-    torch.testing.assert_close(ours(content, position, memory, placed_memory), wanted)
+    torch.testing.assert_close(ours(content, position, memory), wanted)
 
 
 def test_a_query_sees_whom_the_mask_lets_it_see() -> None:
-    layer = DecoderLayer(width=8, heads=2, hidden=16, dropout=0.0).double()
+    layer = DecoderLayer(width=8, attention_heads=2, hidden=16, dropout=0.0).double()
     content = torch.randn(1, 3, 8, dtype=torch.float64, requires_grad=True)
     tokens = torch.randn(1, 4, 8, dtype=torch.float64)
     mask = torch.tensor([[[True, True, False], [True, True, False], [True, False, True]]])
-    memory = Memory(tokens, torch.zeros_like(tokens), None, ((2, 2),))
-    result = layer(content, torch.zeros_like(content), memory, tokens, mask)
+    memory = make_memory(tokens, torch.zeros_like(tokens), None, ((2, 2),))
+    result = layer(content, torch.zeros_like(content), memory, mask=mask[:, None])
     for row in range(3):
         (gradient,) = torch.autograd.grad(result[0, row].pow(3).sum(), content, retain_graph=True)
         assert (gradient[0].abs().sum(-1) > 0).tolist() == mask[0, row].tolist()
@@ -127,13 +127,13 @@ def test_a_query_sees_whom_the_mask_lets_it_see() -> None:
 
 def test_an_encoder_is_its_layers_in_order() -> None:
     layers = [randomized(EncoderLayer(**SIZE, dropout=0.0)) for _ in range(3)]
-    memory = Memory(randn(2, 8, WIDTH), randn(2, 8, WIDTH), padding_of(8), ((2, 4),))
+    memory = make_memory(randn(2, 8, WIDTH), randn(2, 8, WIDTH), padding_of(8), ((2, 4),))
     before = memory.tokens.clone()
     tokens = memory.tokens
     for layer in layers:
-        tokens = layer(tokens, memory.positions, memory.padding)
+        tokens = layer(tokens, memory.positions, padding_mask(memory.padding))
     found = Encoder(layers)(memory)
-    assert torch.equal(found.tokens, tokens)
+    torch.testing.assert_close(found.tokens, tokens)
     assert torch.equal(memory.tokens, before)
     assert found.positions is memory.positions
     assert found.padding is memory.padding
@@ -142,34 +142,34 @@ def test_an_encoder_is_its_layers_in_order() -> None:
 
 def test_with_everything_dropped_only_residuals_and_norms_are_left() -> None:
     tokens, positions = randn(2, 8, WIDTH), randn(2, 8, WIDTH)
-    memory = Memory(tokens, positions, None, ((2, 4),))
+    memory = make_memory(tokens, positions, None, ((2, 4),))
 
     encoder = randomized(EncoderLayer(**SIZE, dropout=1.0))
     assert isinstance(encoder, EncoderLayer)
-    torch.testing.assert_close(encoder(tokens, positions, None), encoder.feed_forward.norm(encoder.norm(tokens)))
+    torch.testing.assert_close(encoder(tokens, positions), encoder.feed_forward.norm(encoder.norm(tokens)))
 
     decoder = randomized(DecoderLayer(**SIZE, dropout=1.0))
     assert isinstance(decoder, DecoderLayer)
     content = randn(2, 5, WIDTH)
     wanted = decoder.feed_forward.norm(decoder.cross_norm(decoder.self_norm(content)))
-    torch.testing.assert_close(decoder(content, content, memory, tokens + positions), wanted)
+    torch.testing.assert_close(decoder(content, content, memory), wanted)
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_dropout_rests_in_eval_mode(kind: str) -> None:
     tokens, positions = randn(2, 8, WIDTH), randn(2, 8, WIDTH)
-    memory = Memory(tokens, positions, None, ((2, 4),))
+    memory = make_memory(tokens, positions, None, ((2, 4),))
 
     def run(layer: nn.Module) -> Tensor:
         if kind == "encoder":
-            return layer(tokens, positions, None)
-        return layer(tokens, positions, memory, tokens)
+            return layer(tokens, positions)
+        return layer(tokens, positions, memory)
 
     make = EncoderLayer if kind == "encoder" else DecoderLayer
     dropping, plain = randomized(make(**SIZE, dropout=0.5)), make(**SIZE, dropout=0.0).double()
     plain.load_state_dict(dropping.state_dict())
     assert not torch.allclose(run(dropping), run(dropping))
-    assert torch.equal(run(dropping.eval()), run(plain))
+    torch.testing.assert_close(run(dropping.eval()), run(plain))
 
 
 def test_feed_forward_drops_after_the_activation_too() -> None:
@@ -185,6 +185,22 @@ def test_feed_forward_drops_after_the_activation_too() -> None:
     assert not torch.equal(found, layer(tokens))
 
 
+def test_another_activation_takes_the_place_of_the_relu() -> None:
+    layer = randomized(FeedForward(width=WIDTH, hidden=HIDDEN, dropout=0.5, activation=nn.PReLU()))
+    assert isinstance(layer, FeedForward)
+    tokens = randn(1, 3, WIDTH)
+    expanded = tokens @ layer.expand.weight.T + layer.expand.bias
+    assert isinstance(layer.activation, nn.PReLU)
+    hidden = torch.where(expanded > 0, expanded, expanded * layer.activation.weight)
+    torch.manual_seed(1)
+    found = layer.train()(tokens)
+    torch.manual_seed(1)
+    changed = dropout(hidden, 0.5) @ layer.contract.weight.T + layer.contract.bias
+    torch.testing.assert_close(found, layer.norm(tokens + dropout(changed, 0.5)))
+    wanted = layer.norm(tokens + hidden @ layer.contract.weight.T + layer.contract.bias)
+    torch.testing.assert_close(layer.eval()(tokens), wanted)
+
+
 def test_recomputing_the_hidden_layer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = randomized(FeedForward(width=WIDTH, hidden=HIDDEN, dropout=0.3)).train()
     values = randn(2, 5, WIDTH)
@@ -197,4 +213,4 @@ def test_recomputing_the_hidden_layer_changes_nothing(monkeypatch: pytest.Monkey
         gradients = torch.autograd.grad(result.square().sum(), [tokens, *layer.parameters()])
         found.append((result, *gradients))
     for again, kept in zip(*found, strict=True):
-        assert torch.equal(again, kept)
+        torch.testing.assert_close(again, kept)

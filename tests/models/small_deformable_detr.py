@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from support import make_memory
 from torch import Tensor, nn
 
 from detrkit.models.catalog import build
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Memory
 
-SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 3, "queries": 5}
+SMALL = {"width": 64, "hidden": 64, "attention_heads": 4, "encoder_layers": 1, "decoder_layers": 3, "queries": 5}
 LEVELS = ((2, 4), (1, 2))  # height and width
 CELLS = 2 * 4 + 1 * 2
 
 
 def small(**changes: Any) -> Detector:
-    """In float64 and eval mode, no parameter as it begins, since the box heads begin at zero."""
+    """In float64 and eval mode, with random parameters, since the box heads start at zero."""
     model = build("deformable-detr-compact", classes=["a", "b", "c"], **(SMALL | changes))
     for part in (model.encoder, model.decoder, model.query_source, model.heads):
         for parameter in part.parameters():
@@ -42,11 +43,11 @@ def batch() -> ImageBatch:
 
 def memory_of(images: int = 1, *, width: int = 8, padding: Tensor | None = None) -> Memory:
     tokens, positions = (torch.randn(images, CELLS, width, dtype=torch.float64) for _ in range(2))
-    return Memory(tokens, positions, padding, LEVELS)
+    return make_memory(tokens, positions, padding, LEVELS)
 
 
 def half_padding() -> Tensor:
-    """One image that ends after one of two rows and two of four columns (and one of two on the coarser level)."""
+    """One image that fills one of two rows and two of four columns (and one of two columns on the coarser level)."""
     fine = torch.ones(1, 2, 4, dtype=torch.bool)
     fine[:, :1, :2] = False
     return torch.cat([fine.flatten(1), torch.tensor([[False, True]])], dim=1)

@@ -1,4 +1,4 @@
-"""Deformable DETR as the paper and its code have it: sizes, the start, references, proposals, and where gradients go."""
+"""Deformable DETR as in the paper and the authors' code: sizes, initialisation, references, proposals and the flow of gradients."""
 
 from __future__ import annotations
 
@@ -21,16 +21,12 @@ from models.small_deformable_detr import (
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigurationError, NonFiniteError
+from detrkit.layers.proposals import token_centers
 from detrkit.layers.transformer import Encoder
 from detrkit.models import deformable_detr
 from detrkit.models.catalog import build, criterion_for
-from detrkit.models.deformable_detr import (
-    DeformableDecoder,
-    DeformableEncoder,
-    proposal_anchors,
-    token_centers,
-)
-from detrkit.structures import ImageBatch, LayerOutput, Memory, Output, Queries, Target
+from detrkit.models.deformable_detr import DeformableDecoder, DeformableEncoder
+from detrkit.structures import ImageBatch, LayerOutput, Memory, Output, Proposals, Queries, Target
 
 
 class TestPublishedModels:
@@ -52,12 +48,17 @@ class TestPublishedModels:
         assert parameters - trained == 222_400  # the stem's and the first stage's convolutions
 
     def test_settings(self) -> None:
-        config = deformable_detr.VARIANTS["deformable-detr-r50"]
-        assert (config.classes, config.queries, config.width, config.heads, config.hidden) == (91, 300, 256, 8, 1024)
+        config = deformable_detr.VARIANTS["deformable-detr-r50"].config
+        assert (config.class_count, config.queries, config.width, config.attention_heads, config.hidden) == (
+            91,
+            300,
+            256,
+            8,
+            1024,
+        )
         assert (config.levels, config.points, config.encoder_layers, config.decoder_layers) == (4, 4, 6, 6)
         assert (config.dropout, config.class_weight, config.l1_weight, config.giou_weight) == (0.1, 2.0, 5.0, 2.0)
-        assert (config.refine, config.two_stage, config.learned_content) == (False, False, False)
-        assert (config.distinct_overlap, config.box_relation, config.denoising) == (None, False, 0)
+        assert (config.refine, config.two_stage) == (False, False)
         changes = {
             "-single-scale": {"levels": 1},
             "-single-scale-dc5": {"levels": 1, "backbone": "resnet50-dc5"},
@@ -66,7 +67,7 @@ class TestPublishedModels:
         }
         for name, change in changes.items():
             variant = deformable_detr.VARIANTS[f"deformable-detr-r50{name}"]
-            assert variant == dataclasses.replace(config, **change)
+            assert variant.config == dataclasses.replace(config, **change)
 
     @pytest.mark.parametrize(("levels", "strides"), [(1, (32,)), (2, (16, 32)), (3, (8, 16, 32)), (5, (8, 16, 32))])
     def test_levels_of_the_backbone(self, levels: int, strides: tuple[int, ...]) -> None:
@@ -81,33 +82,8 @@ class TestPublishedModels:
     [
         ({"points": 0}, r"^points must be at least 1, not 0$"),
         ({"levels": 0}, r"^levels must be at least 1, not 0$"),
-        ({"learned_content": True}, r"^learned_content needs two_stage=True: set both, or leave learned_content out$"),
-        (
-            {"distinct_overlap": 0.8},
-            r"^distinct_overlap needs two_stage=True: set both, or leave distinct_overlap out$",
-        ),
-        (
-            {"box_relation": True, "refine": True},
-            r"^box_relation needs two_stage=True: set both, or leave box_relation out$",
-        ),
-        ({"denoising": 60}, r"^denoising needs two_stage=True: set both, or leave denoising out$"),
-        ({"denoising": -1, "two_stage": True}, r"^denoising must not be below 0, but is -1$"),
-        (
-            {"distinct_overlap": 1.5, "two_stage": True},
-            r"^distinct_overlap is an IoU between 0 and 1 or None, not 1.5$",
-        ),
-        (
-            {"distinct_overlap": True, "two_stage": True},
-            r"^distinct_overlap is an IoU between 0 and 1 or None, not True$",
-        ),
-        (
-            {"distinct_overlap": 0.0, "two_stage": True},
-            r"^distinct_overlap is an IoU between 0 and 1 or None, not 0.0$",
-        ),
-        ({"encoder_layers": -1}, r"^encoder_layers must not be below 0"),
-        ({"dropout": 1.0}, r"dropout lies in \[0, 1\)$"),
         ({"width": 48}, r"^width 48 must be a multiple of 32 "),
-        ({"width": 64, "heads": 3}, r"^width 64 must be .* of the 3 heads$"),
+        ({"width": 64, "attention_heads": 3}, r"^width 64 must be .* of the 3 attention heads$"),
     ],
 )
 def test_settings_that_no_model_can_have(changes: dict[str, Any], message: str) -> None:
@@ -120,7 +96,7 @@ class TestTheStart:
         for change in ({}, {"refine": True}, {"refine": True, "two_stage": True}):
             model = build("deformable-detr-compact", **(SMALL | change))
             biases = [
-                value for name, value in model.named_parameters() if name.endswith("bias") and ".classes." in name
+                value for name, value in model.named_parameters() if name.endswith("bias") and ".class_head" in name
             ]
             assert len(biases) == (1, 3, 4)[len(change)]
             for bias in biases:
@@ -130,20 +106,20 @@ class TestTheStart:
         last = {}
         for name, change in {"plain": {}, "refine": {"refine": True}}.items():
             model = build("deformable-detr-compact", **(SMALL | change))
-            heads = [model.heads.boxes] if name == "plain" else list(model.heads.boxes)
+            heads = [model.heads.box_head] if name == "plain" else list(model.heads.box_heads)
             assert not any(head.layers[-1].weight.any() for head in heads)
             last[name] = [head.layers[-1].bias.tolist() for head in heads]
         assert last == {"plain": [[0, 0, -2, -2]], "refine": [[0, 0, -2, -2], [0, 0, 0, 0], [0, 0, 0, 0]]}
         model = build("deformable-detr-compact-two-stage", **SMALL)
-        for head in [*model.heads.boxes, model.query_source.boxes]:
+        for head in [*model.heads.box_heads, model.query_source.proposals.box_head]:
             assert not head.layers[-1].weight.any()
             assert not head.layers[-1].bias.any()
 
     def test_copies_begin_equal_and_are_no_views(self) -> None:
         model = build("deformable-detr-compact-two-stage", **SMALL)
         for heads, other in (
-            (model.heads.classes, model.query_source.classes),
-            (model.heads.boxes, model.query_source.boxes),
+            (model.heads.class_heads, model.query_source.proposals.class_head),
+            (model.heads.box_heads, model.query_source.proposals.box_head),
         ):
             first = dict(heads[0].named_parameters())
             for copy in [*heads[1:], other]:
@@ -158,7 +134,7 @@ class TestTheStart:
             for name, value in part.named_parameters():
                 if value.dim() > 1 and not name.startswith(("embedding", "level_code")):
                     bound = math.sqrt(6 / sum(value.shape))
-                    zero = ".offsets." in name or ".weights." in name  # these have a start of their own
+                    zero = ".offsets." in name or ".weights." in name  # these are initialised differently
                     largest = value.abs().max().item()
                     assert largest == 0 if zero else 0.9 * bound < largest <= bound, name
                     seen.append(name)
@@ -169,54 +145,15 @@ class TestTheStart:
         assert not model.query_source.reference_points.bias.any()
 
 
-class TestPlaces:
-    def test_centres_of_tokens(self) -> None:
-        wanted = [((x + 0.5) / 4, (y + 0.5) / 2) for y in range(2) for x in range(4)]
-        wanted += [((x + 0.5) / 2, 0.5) for x in range(2)]
-        found = token_centers(memory_of(2))
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found, torch.tensor([wanted, wanted]))
-
-    def test_they_are_shares_of_the_image_without_its_padding(self) -> None:
-        wanted = [((x + 0.5) / 2, (y + 0.5) / 1) for y in range(2) for x in range(4)]
-        wanted += [((x + 0.5) / 1, 0.5) for x in range(2)]
-        torch.testing.assert_close(token_centers(memory_of(padding=half_padding())), torch.tensor([wanted]))
-
-    def test_anchors_are_larger_on_coarser_levels(self) -> None:
-        logits, usable = proposal_anchors(memory_of())
-        assert usable.all()
-        wanted = [((x + 0.5) / 4, (y + 0.5) / 2, 0.05, 0.05) for y in range(2) for x in range(4)]
-        wanted += [((x + 0.5) / 2, 0.5, 0.1, 0.1) for x in range(2)]
-        assert logits.dtype == torch.float32
-        torch.testing.assert_close(logits.sigmoid(), torch.tensor([wanted]))
-
-    def test_anchors_behind_padding_are_left_out(self) -> None:
-        padding = half_padding()
-        logits, usable = proposal_anchors(memory_of(padding=padding))
-        assert torch.equal(usable, ~padding)
-        assert not logits[padding].any()
-        wanted = [[0.25, 0.5, 0.05, 0.05], [0.75, 0.5, 0.05, 0.05], [0.5, 0.5, 0.1, 0.1]]
-        torch.testing.assert_close(logits[usable].sigmoid(), torch.tensor(wanted))
-
-    def test_anchors_at_the_border_and_too_large_ones_are_left_out(self) -> None:
-        sizes = ((1, 60), *((1, 1),) * 5)  # the first cell of 60 is centred at 1 / 120, the second at 1 / 40
-        tokens = torch.zeros(1, 65, 8)
-        _, usable = proposal_anchors(Memory(tokens, tokens, None, sizes))
-        wanted = torch.ones(1, 65, dtype=torch.bool)
-        wanted[0, [0, 59]] = False  # below 0.01 and above 0.99
-        wanted[0, 64] = False  # on level 5 sides are 0.05 · 32 = 1.6; on level 4 they are 0.8
-        assert torch.equal(usable, wanted)
-
-
 class Recorder(nn.Module):
-    """A layer that changes nothing and remembers what it was given."""
+    """A layer that changes nothing and records its arguments."""
 
     def __init__(self, result: int) -> None:
         super().__init__()
         self.result, self.seen = result, list[tuple[Any, ...]]()
 
-    def forward(self, *arguments: Any) -> Tensor:
-        self.seen.append(arguments)
+    def forward(self, *arguments: Any, references: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        self.seen.append((*arguments, references, mask))
         found = arguments[0]
         return found.tokens if isinstance(found, Memory) else found
 
@@ -227,12 +164,12 @@ class TestEncoder:
         encoder = DeformableEncoder([layer], width=8, levels=2).double()
         found = encoder(memory)
         assert torch.equal(found.tokens, memory.tokens)
-        assert torch.equal(found.positions, memory.positions)  # the code is for its own layers
-        _, positions, references = layer.seen[0]
+        _, positions, references, *_ = layer.seen[0]
         codes = torch.cat([encoder.level_code[:1].expand(8, -1), encoder.level_code[1:].expand(2, -1)])
         torch.testing.assert_close(positions, memory.positions + codes)
+        assert torch.equal(found.positions, positions)  # decoders of other papers read them
         assert references.shape == (1, CELLS, 2, 2)
-        # Half of the image's width is image on both levels, half of its height on the finer one.
+        # Half of the width is not padding on both levels, and half of the height on the finer one.
         centers = token_centers(memory)
         for level, ratio in enumerate(([0.5, 0.5], [0.5, 1.0])):
             torch.testing.assert_close(references[:, :, level], centers * torch.tensor(ratio))
@@ -254,62 +191,10 @@ class TestDecoder:
         references = torch.rand(1, 3, coordinates)
         queries = Queries(torch.zeros(1, 3, 8), torch.zeros(1, 3, 8), references)
         DeformableDecoder([layer], refine=False)(queries, memory, build("deformable-detr-compact").heads)
-        scaled = layer.seen[0][2]
+        scaled = layer.seen[0][3]
         for level, ratio in enumerate(([0.5, 0.5], [0.5, 1.0])):
             wanted = references * torch.tensor(ratio * (coordinates // 2))
             torch.testing.assert_close(scaled[:, :, level], wanted)
-
-    def test_relations_of_the_boxes_that_a_layer_starts_from_bias_its_queries(self) -> None:
-        model = small(refine=True, two_stage=True, box_relation=True)
-        biases: list[Tensor] = []
-        for layer in model.decoder.layers:
-            layer.self_attention.register_forward_pre_hook(
-                lambda _, __, arguments: biases.append(arguments["score_bias"]), with_kwargs=True
-            )
-        stages = model.stages(batch())
-        assert len(biases) == 3
-        for bias, references in zip(biases, stages.decoded.references, strict=True):
-            torch.testing.assert_close(bias, model.decoder.relation(references))
-        stages.output.logits.sum().backward()
-        assert model.decoder.relation.projection.weight.grad.any()
-
-    @pytest.mark.parametrize("box_relation", [False, True])
-    def test_noised_objects_do_not_change_what_queries_find(self, box_relation: bool) -> None:
-        model = small(refine=True, two_stage=True, box_relation=box_relation, denoising=8).train()
-        targets = [
-            Target(torch.tensor([0, 1]), torch.rand(2, 4).double() * 0.4 + 0.2),
-            Target(torch.tensor([1]), torch.rand(1, 4).double() * 0.4 + 0.2),
-        ]
-        images = batch()
-        found, alone = model(images, targets), model(images)
-        assert alone.training_groups == ()
-        assert model.eval()(images, targets).training_groups == ()
-        torch.testing.assert_close(found.logits, alone.logits)
-        torch.testing.assert_close(found.boxes_cxcywh, alone.boxes_cxcywh)
-        (part,) = found.training_groups
-        assert part.logits.shape == (3, 2, 8, found.logits.shape[-1])
-        assert part.boxes_cxcywh.shape == (3, 2, 8, 4)
-        torch.testing.assert_close(part.group.objects, torch.tensor([[0, 1, -1, -1] * 2, [0, -1, -1, -1] * 2]))
-
-    def test_noised_objects_see_the_queries_and_their_own_repetition(self) -> None:
-        model = small(refine=True, two_stage=True, denoising=8).train()
-        targets = [Target(torch.tensor([0, 1]), torch.rand(2, 4).double() * 0.4 + 0.2) for _ in range(2)]
-        queries = model.stages(batch(), targets).queries
-        memory = model.stages(batch()).memory
-        content = queries.content.detach().requires_grad_()
-        states = model.decoder(dataclasses.replace(queries, content=content), memory, model.heads).states
-        states[-1, 0, 5 + 4 + 1].sum().backward()  # the second row of the second repetition
-        assert content.grad is not None
-        seen = content.grad[0].abs().sum(-1) > 0
-        assert seen.tolist() == [True] * 5 + [False] * 4 + [True] * 4
-
-    def test_relations_begin_as_if_there_were_none(self) -> None:
-        torch.manual_seed(0)
-        model = build("deformable-detr-compact-two-stage", box_relation=True).eval()
-        images = batch().to(dtype=torch.float32)
-        before = model(images)
-        model.decoder.relation = None
-        torch.testing.assert_close(model(images).logits, before.logits)
 
     def test_without_refinement_all_layers_start_from_the_same_points(self) -> None:
         model = small()
@@ -320,7 +205,7 @@ class TestDecoder:
         assert len(stages.decoded.references) == 3
         assert all(torch.equal(references, points) for references in stages.decoded.references)
         for state, boxes in zip(stages.decoded.states, stages.output.boxes_cxcywh, strict=True):
-            logits = model.heads.boxes(state)
+            logits = model.heads.box_head(state)
             wanted = torch.cat([logits[..., :2] + points.logit(), logits[..., 2:]], dim=-1).sigmoid()
             torch.testing.assert_close(boxes, wanted)
 
@@ -333,7 +218,7 @@ class TestDecoder:
         for layer in (1, 2):
             torch.testing.assert_close(references[layer], boxes[layer - 1])
             assert not references[layer].requires_grad
-            moved = (model.heads.boxes[layer](stages.decoded.states[layer]) + boxes[layer - 1].logit()).sigmoid()
+            moved = (model.heads.box_heads[layer](stages.decoded.states[layer]) + boxes[layer - 1].logit()).sigmoid()
             torch.testing.assert_close(boxes[layer], moved)
 
     def test_a_layers_boxes_do_not_teach_the_heads_before_it(self) -> None:
@@ -344,10 +229,10 @@ class TestDecoder:
             output.boxes_cxcywh[layer].square().sum().backward(retain_graph=True)
             taught = [
                 any(bool(value.grad is not None and value.grad.any()) for value in head.parameters())
-                for head in model.heads.boxes
+                for head in model.heads.box_heads
             ]
             assert taught == [index == layer for index in range(3)]
-            assert model.decoder.layers[0].self_norm.weight.grad.any()  # through states all layers learn
+            assert model.decoder.layers[0].self_norm.weight.grad.any()  # all layers learn through the states
 
     def test_the_first_references_learn(self) -> None:
         for model in (small(), refining()):
@@ -371,13 +256,13 @@ def test_learned_queries_are_position_then_content() -> None:
 
 
 def test_criterion_and_selection_follow_the_configuration() -> None:
-    config = deformable_detr.Config(classes=3, decoder_layers=2, l1_weight=4.0)
+    config = deformable_detr.Config(class_count=3, decoder_layers=2, l1_weight=4.0)
     weights = {"class": 2.0, "l1": 4.0, "giou": 2.0}
     layers = {f"layers.{layer}.{name}": weight for layer in range(2) for name, weight in weights.items()}
-    one_stage = deformable_detr.criterion(config)
+    one_stage = deformable_detr.criterion(config, small())
     assert one_stage.weights == layers
     assert one_stage.no_object == 3
-    two_stages = deformable_detr.criterion(dataclasses.replace(config, two_stage=True))
+    two_stages = deformable_detr.criterion(dataclasses.replace(config, two_stage=True), small())
     assert two_stages.weights == layers | {f"proposals.{name}": weight for name, weight in weights.items()}
     selection = deformable_detr.selection(config, build("deformable-detr-compact", classes=["a", "b"]).card.categories)
     (found,) = selection(LayerOutput(torch.randn(1, 4, 3), torch.rand(1, 4, 4)), torch.tensor([[10, 10]]))
@@ -398,9 +283,11 @@ class TestWhatIsRefused:
 
     def test_proposals_that_are_not_numbers(self) -> None:
         output = two_stage()(batch())
-        logits = output.proposals.logits.detach().clone()
+        logits = output.proposals.all.logits.detach().clone()
         logits[1, 0, 0] = math.nan
-        broken = Output(output.logits, output.boxes_cxcywh, LayerOutput(logits, output.proposals.boxes_cxcywh))
+        broken = Output(
+            output.logits, output.boxes_cxcywh, Proposals(LayerOutput(logits, output.proposals.all.boxes_cxcywh))
+        )
         target = Target(torch.tensor([0]), torch.full((1, 4), 0.5))
         with pytest.raises(NonFiniteError, match=r"^image 1 of the batch: .* in the terms class, because the model's"):
             criterion_for(two_stage())(broken, [target, target])

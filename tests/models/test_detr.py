@@ -1,4 +1,4 @@
-"""DETR as the paper has it: sizes, initialisation, and what its decoder does with queries."""
+"""DETR as in the paper: sizes, initialisation, and how its decoder treats queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detrkit.models.catalog import build
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Queries
 
-SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 3, "queries": 5}
+SMALL = {"width": 64, "hidden": 64, "attention_heads": 4, "encoder_layers": 1, "decoder_layers": 3, "queries": 5}
 
 
 @pytest.fixture
@@ -31,26 +31,32 @@ def batch() -> ImageBatch:
 def test_published_models_have_the_published_number_of_parameters(variant: str, parameters: int) -> None:
     with torch.device("meta"):
         model = build(variant)
-    # The authors' count has neither the frozen norms' statistics nor their scales.
+    # The authors' count includes neither the statistics nor the scales of frozen norms.
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert parameters - trained == 222_400  # the stem's and the first stage's convolutions
 
 
 def test_published_models_have_the_papers_settings() -> None:
-    config = detr.VARIANTS["detr-r50"]
-    assert (config.classes, config.queries, config.width, config.heads, config.hidden) == (91, 100, 256, 8, 2048)
+    config = detr.VARIANTS["detr-r50"].config
+    assert (config.class_count, config.queries, config.width, config.attention_heads, config.hidden) == (
+        91,
+        100,
+        256,
+        8,
+        2048,
+    )
     assert (config.encoder_layers, config.decoder_layers, config.dropout) == (6, 6, 0.1)
     assert (config.class_weight, config.l1_weight, config.giou_weight, config.no_object_weight) == (1.0, 5.0, 2.0, 0.1)
     with torch.device("meta"):
         model = build("detr-r50")
-    assert model.heads.classes.weight.shape == (92, 256)
+    assert model.heads.class_head.weight.shape == (92, 256)
     assert model.query_source.position.weight.shape == (100, 256)
     assert model.neck.projections[0].weight.shape == (256, 2048, 1, 1)
 
 
 def test_every_matrix_of_the_transformer_begins_as_xavier_says() -> None:
-    model = build("detr-compact", width=128, hidden=256, heads=4, encoder_layers=2, decoder_layers=3)
+    model = build("detr-compact", width=128, hidden=256, attention_heads=4, encoder_layers=2, decoder_layers=3)
     seen = 0
     for part in (model.encoder, model.decoder):
         for name, parameter in part.named_parameters():
@@ -77,12 +83,12 @@ def test_queries_are_the_same_for_every_image_and_begin_empty(model: Detector) -
 
 
 def test_the_norm_is_for_the_heads_and_not_for_the_next_layer(model: Detector) -> None:
-    torch.nn.init.normal_(model.decoder.norm.weight)  # else norming what is normed already changes nothing
+    torch.nn.init.normal_(model.decoder.norm.weight)  # otherwise norming a second time would change nothing
     torch.nn.init.normal_(model.decoder.norm.bias)
     stages = model.stages(batch())
     content, memory = stages.queries.content, stages.memory
     for layer, state in zip(model.decoder.layers, stages.decoded.states, strict=True):
-        content = layer(content, stages.queries.position, memory, memory.tokens + memory.positions)
+        content = layer(content, stages.queries.position, memory)
         torch.testing.assert_close(state, model.decoder.norm(content))
     assert stages.decoded.base_logits is None
 
@@ -90,8 +96,8 @@ def test_the_norm_is_for_the_heads_and_not_for_the_next_layer(model: Detector) -
 def test_layers_before_the_last_can_be_read_alone(model: Detector) -> None:
     stages = model.stages(batch())
     for state, layer in zip(stages.decoded.states, stages.output.layers, strict=True):
-        torch.testing.assert_close(layer.logits, model.heads.classes(state))
-        torch.testing.assert_close(layer.boxes_cxcywh, model.heads.boxes(state).sigmoid())
+        torch.testing.assert_close(layer.logits, model.heads.class_head(state))
+        torch.testing.assert_close(layer.boxes_cxcywh, model.heads.box_head(state).sigmoid())
     assert len(stages.output.layers) == 3
 
 
@@ -106,7 +112,7 @@ def test_permuting_the_queries_permutes_the_results(model: Detector) -> None:
 
 def test_the_first_self_attention_sees_only_empty_values(model: Detector) -> None:
     # All values are the bias, so attention cannot depend on its weights: they have no gradient.
-    model.heads.boxes(model.stages(batch()).decoded.states).square().sum().backward()
+    model.heads.box_head(model.stages(batch()).decoded.states).square().sum().backward()
     gradient = model.decoder.layers[0].self_attention.projection_weight.grad
     assert gradient is not None
     assert gradient.abs().max() < 1e-12
@@ -116,7 +122,7 @@ def test_the_first_self_attention_sees_only_empty_values(model: Detector) -> Non
 
 
 def test_criterion_and_selection_follow_the_configuration() -> None:
-    config = detr.Config(classes=3, decoder_layers=2, l1_weight=4.0, no_object_weight=0.2)
+    config = detr.Config(class_count=3, decoder_layers=2, l1_weight=4.0, no_object_weight=0.2)
     criterion = detr.criterion(config)
     assert criterion.weights == {
         "layers.0.class": 1.0,

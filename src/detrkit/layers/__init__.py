@@ -1,1 +1,1 @@
-"""Mechanisms that no single paper owns."""
+"""Building blocks that several papers share."""

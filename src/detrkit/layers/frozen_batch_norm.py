@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """y = x · s + (b - mean · s) with s = weight / √(var + 1e-5); all four are buffers, so nothing here trains.
+    """y = x · s + (b - mean · s) with s = weight / √(var + 1e-5); all four are buffers, so nothing is trained.
 
     Args:
         channels: C.
@@ -28,7 +28,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """S and b - mean · s, (C,) each."""
+        """The scale s and the shift b - mean · s, (C,) each."""
         scale = self.weight * (self.running_var + self.epsilon).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -39,9 +39,9 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def normalized_convolution(values: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """A convolution without bias and the norm after it, as one convolution where the norm is frozen.
+    """A convolution without bias and the norm after it, as one convolution if the norm is frozen.
 
-    Scaling the weights costs a millisecond; a pass of the norm over the activations costs a hundred, in training as in prediction.
+    Scaling the weights takes a millisecond; applying the norm to the activations takes a hundred, in training and in prediction.
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(convolution(values))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Which cells of a feature map lie behind padding."""
+"""Which cells of a feature map are padding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def shrink_padding(padding: Tensor | None, features: Tensor) -> Tensor | None:
-    """The padding of a feature map: each cell takes the value at its nearest pixel, row floor(i · H / h), as the authors do.
+    """The padding of a feature map: each cell takes the value at its nearest pixel, row floor(i · H / h), as in the authors' code.
 
     Args:
         padding: (B, H, W) bool or None.

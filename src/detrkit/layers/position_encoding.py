@@ -1,4 +1,4 @@
-"""Position codes: sines and cosines of falling frequency (Vaswani et al. 2017, section 3.5) for the two axes of an image."""
+"""Position codes: sines and cosines of decreasing frequency (Vaswani et al. 2017, section 3.5) for the two axes of an image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SinePositionEncoding(nn.Module):
             does; 0.5 uses the centres of the cells, as Deformable DETR does.
     """
 
-    epsilon = 1e-6  # keeps rows and columns that are all padding from dividing by zero
+    epsilon = 1e-6  # avoids division by zero in rows and columns that are all padding
 
     def __init__(self, *, width: int, temperature: float = 10000.0, shift: float = 0.0) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class SinePositionEncoding(nn.Module):
         """Codes for a feature map.
 
         Args:
-            features: (B, C, h, w); gives size, device and the type of the result.
+            features: (B, C, h, w); determines size, device and type of the result.
             padding: (B, h, w) bool, True where padded, or None.
 
         Returns:
@@ -56,12 +56,21 @@ class SinePositionEncoding(nn.Module):
             inside = torch.ones(1, height, width, dtype=torch.float32, device=features.device)
         else:
             inside = (~padding).to(torch.float32)
-        codes = [self._axis(inside, dim) for dim in (1, 2)]
+        channels = self.width // 2
+        codes = [sine_code(self.angles(inside, dim), channels=channels, temperature=self.temperature) for dim in (1, 2)]
         code = torch.cat(codes, dim=-1).permute(0, 3, 1, 2)  # (B or 1, D, h, w)
         return code.to(features.dtype).expand(batch, -1, -1, -1)
 
-    def _axis(self, inside: Tensor, dim: int) -> Tensor:
+    def angles(self, inside: Tensor, dim: int) -> Tensor:
+        """Where each cell lies along one axis, as an angle; papers that normalise differently override this.
+
+        Args:
+            inside: (B, h, w) float32, 1 inside the image, 0 behind padding.
+            dim: 1 for rows (y), 2 for columns (x).
+
+        Returns:
+            (B, h, w) float32; 2 π at the last cell of the image.
+        """
         count = inside.cumsum(dim)
         last = count.narrow(dim, count.shape[dim] - 1, 1)
-        place = (count - self.shift) / (last + self.epsilon) * (2 * math.pi)
-        return sine_code(place, channels=self.width // 2, temperature=self.temperature)
+        return (count - self.shift) / (last + self.epsilon) * (2 * math.pi)

@@ -1,4 +1,4 @@
-"""Where half precision must not go."""
+"""Keeps values out of half precision."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """The values in float32 where they were in half precision, else as they are: coordinates, scores and losses need no less."""
+    """Half precision values as float32, all others unchanged: coordinates, scores and losses need at least float32."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -1,9 +1,9 @@
-"""DETR (Carion et al. 2020, arXiv:2005.12872): detection is predicting a set, so a transformer and one-to-one matching are all it takes.
+"""DETR (Carion et al. 2020, arXiv:2005.12872): detection as set prediction, with nothing but a transformer and one-to-one matching.
 
-Symbols: B images, Q object queries, S memory tokens, D width, L decoder layers, K = classes + 1 class scores, the last one no-object.
+Symbols: B images, Q object queries, S memory tokens, D width, L decoder layers, K = classes + 1 class scores, the last one for no-object.
 
 Deviations from the authors' code: projections of query, key and value are not computed twice where query and key are equal; losses of all
-layers are computed together; padded pixels are zeroed inside. None of them changes a value beyond rounding.
+layers are computed together; the model itself sets padded pixels to zero. None of them changes a value beyond rounding.
 """
 
 from __future__ import annotations
@@ -11,76 +11,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from detrkit.backbones import build_backbone
+from detrkit.backbones import Backbone, build_backbone
+from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Variant
 from detrkit.errors import ConfigurationError
 from detrkit.layers.heads import DetectionHeads
+from detrkit.layers.initialization import xavier_matrices
 from detrkit.layers.position_encoding import SinePositionEncoding
 from detrkit.layers.selection import SoftmaxSelection
 from detrkit.layers.transformer import DecoderLayer, Encoder, EncoderLayer
+from detrkit.losses.boxes import giou_loss, l1_loss
 from detrkit.losses.classification import cross_entropy_with_no_object
 from detrkit.losses.criterion import SetCriterion
 from detrkit.matching.costs import softmax_class_cost
 from detrkit.matching.hungarian import set_matcher
-from detrkit.models.detector import Detector
-from detrkit.necks import ProjectionNeck
-from detrkit.structures import Category, Decoded, Memory, ModelCard, Queries, Target
+from detrkit.models.detector import Detector, EncoderDecoder
+from detrkit.models.settings import Settings
+from detrkit.necks.projection import ProjectionNeck
+from detrkit.structures import Decoded, Memory, Queries, Target
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """DETR's settings; the defaults are the paper's.
 
     Attributes:
-        classes: outputs of the class head beside no-object; COCO's ids run to 90, so the authors have 91.
-        backbone: a name in `detrkit.backbones.BACKBONES`.
-        queries: Q, the most objects that can be found in an image.
-        width: D.
-        heads: attention heads.
-        hidden: width between the two layers of a feed-forward network.
-        encoder_layers: layers of the encoder.
-        decoder_layers: L.
-        dropout: probability, everywhere in the transformer.
-        class_weight: weight of the class term, in matching and loss.
-        l1_weight: weight of the box distance, in matching and loss.
-        giou_weight: weight of the generalised IoU, in matching and loss.
+        class_weight: weight of the class term in matching and loss.
         no_object_weight: weight of queries without an object in the class loss (section 3.1).
 
     Raises:
-        ConfigurationError: a number that no model can have.
+        ConfigurationError: see `Settings`.
     """
 
-    classes: int = 91
-    backbone: str = "resnet50"
     queries: int = 100
-    width: int = 256
-    heads: int = 8
-    hidden: int = 2048
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    dropout: float = 0.1
     class_weight: float = 1.0
-    l1_weight: float = 5.0
-    giou_weight: float = 2.0
     no_object_weight: float = 0.1
 
-    def __post_init__(self) -> None:
-        for name in ("classes", "queries", "width", "heads", "hidden", "decoder_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.encoder_layers < 0 or not 0 <= self.dropout < 1:
-            raise ConfigurationError("encoder_layers must not be below 0, and dropout lies in [0, 1)")
-        if self.width % self.heads or self.width % 4:
+    def check(self) -> None:
+        """See `Settings.check`."""
+        super().check()
+        if not self.no_object_weight > 0:
             raise ConfigurationError(
-                f"width {self.width} must be a multiple of 4 (sine and cosine of two axes) and of the {self.heads} heads"
+                f"no_object_weight must be above 0, not {self.no_object_weight}: images without objects would have no loss"
             )
 
 
 class LearnedQueries(nn.Module):
-    """Object queries (section 3.2): Q learned codes of where to look, the same for every image; their content starts at zero.
+    """Object queries (section 3.2): Q learned position codes, the same for every image; their content starts at zero.
 
     Args:
         count: Q.
@@ -91,14 +72,14 @@ class LearnedQueries(nn.Module):
         super().__init__()
         self.position = nn.Embedding(count, width)
 
-    def forward(self, memory: Memory, targets: Sequence[Target] | None = None) -> Queries:  # noqa: ARG002 - DETR shows its queries no targets
+    def forward(self, memory: Memory, targets: Sequence[Target] | None = None) -> Queries:  # noqa: ARG002 - DETR ignores the targets
         """Queries for every image of the batch."""
         position = self.position.weight.to(memory.tokens.dtype).expand(memory.tokens.shape[0], -1, -1)  # (B, Q, D)
         return Queries(content=torch.zeros_like(position), position=position)
 
 
 class Decoder(nn.Module):
-    """All queries are decoded in parallel (section 3.2); every layer's states are normed for the heads, not for the next layer.
+    """All queries are decoded in parallel (section 3.2); a layer's states are normed for the heads but not for the next layer.
 
     Args:
         layers: decoder layers.
@@ -110,84 +91,113 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, queries: Queries, memory: Memory, heads: nn.Module) -> Decoded:  # noqa: ARG002 - no boxes between layers
+    def forward(self, queries: Queries, memory: Memory, heads: nn.Module) -> Decoded:  # noqa: ARG002 - DETR predicts no boxes between layers
         """States of every layer, (L, B, Q, D)."""
-        placed_memory = memory.tokens + memory.positions  # the keys, the same for all layers
         content, states = queries.content, []
         for layer in self.layers:
-            content = layer(content, queries.position, memory, placed_memory, queries.attention_mask)
+            content = layer(content, queries.position, memory, mask=queries.mask)
             states.append(self.norm(content))
         return Decoded(torch.stack(states))
 
 
-def build(config: Config, card: ModelCard) -> Detector:
+def build(config: Config, card: ModelCard) -> EncoderDecoder:
     """The six parts of DETR, put together (figure 2)."""
     backbone = build_backbone(config.backbone)
-    size = {"width": config.width, "heads": config.heads, "hidden": config.hidden}
-    encoder = Encoder([EncoderLayer(**size, dropout=config.dropout) for _ in range(config.encoder_layers)])
-    decoder_layers: list[nn.Module] = [
-        DecoderLayer(**size, dropout=config.dropout) for _ in range(config.decoder_layers)
-    ]
-    decoder = Decoder(decoder_layers, width=config.width)
-    for parameter in (*encoder.parameters(), *decoder.parameters()):
-        if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter)
-    return Detector(
+    return EncoderDecoder(
         backbone=backbone,
-        neck=ProjectionNeck(
-            channels=backbone.channels,
-            width=config.width,
-            position_encoding=SinePositionEncoding(width=config.width),
-        ),
-        encoder=encoder,
+        neck=neck(config, backbone),
+        encoder=encoder(config),
         query_source=LearnedQueries(count=config.queries, width=config.width),
-        decoder=decoder,
-        heads=DetectionHeads(width=config.width, outputs=config.classes + 1),
+        decoder=decoder(config),
+        heads=DetectionHeads(width=config.width, outputs=config.class_count + 1),
         card=card,
     )
 
 
-def criterion(config: Config) -> SetCriterion:
+def neck(config: Settings, backbone: Backbone) -> ProjectionNeck:
+    """A 1 x 1 convolution to the width of the transformer, and sine codes."""
+    encoding = SinePositionEncoding(width=config.width)
+    return ProjectionNeck(channels=backbone.channels, width=config.width, position_encoding=encoding)
+
+
+def encoder(config: Settings) -> Encoder:
+    """Self-attention among all tokens; without layers it leaves memory unchanged."""
+    layers: list[nn.Module] = [EncoderLayer(**layer_sizes(config)) for _ in range(config.encoder_layers)]
+    xavier_matrices(*layers)
+    return Encoder(layers)
+
+
+def decoder(config: Settings) -> Decoder:
+    """Decoder layers with a norm for the heads."""
+    layers: list[nn.Module] = [DecoderLayer(**layer_sizes(config)) for _ in range(config.decoder_layers)]
+    xavier_matrices(*layers)
+    return Decoder(layers, width=config.width)
+
+
+def layer_sizes(config: Settings) -> dict[str, Any]:
+    """What every layer of a transformer with dense attention is built from."""
+    return {name: getattr(config, name) for name in ("width", "attention_heads", "hidden", "dropout")}
+
+
+def criterion(config: Config, model: Detector | None = None) -> SetCriterion:  # noqa: ARG001 - for papers with masks
     """Hungarian matching and the set loss (section 3.1), with the same weights in both."""
-    weights = {"class": config.class_weight, "l1": config.l1_weight, "giou": config.giou_weight}
+    class_loss = partial(cross_entropy_with_no_object, no_object_weight=config.no_object_weight)
     return SetCriterion(
-        matcher=set_matcher(softmax_class_cost, weights),
-        class_loss=partial(_class_loss, no_object_weight=config.no_object_weight),
-        no_object=config.classes,
-        term_weights=weights,
+        matcher=set_matcher(softmax_class_cost, config.term_weights),
+        terms={"class": class_loss, "l1": l1_loss, "giou": giou_loss},
+        term_weights=config.term_weights,
         layers=config.decoder_layers,
+        class_count=config.class_count,
     )
 
 
-def _class_loss(logits: Tensor, labels: Tensor, objects: Tensor, *, no_object_weight: float) -> Tensor:  # noqa: ARG001
-    """DETR divides by the sum of weights of the local batch, not by the number of objects."""
-    return cross_entropy_with_no_object(logits, labels, no_object_weight)
-
-
-def selection(config: Config, categories: Sequence[Category]) -> SoftmaxSelection:  # noqa: ARG001 - other papers' selection has settings
-    """One detection a query, of its most probable class that has a name."""
+def selection(config: Config, categories: Sequence[Category], model: Detector | None = None) -> SoftmaxSelection:  # noqa: ARG001
+    """One detection per query, of its most probable named class."""
     return SoftmaxSelection([category.index for category in categories])
 
 
-VARIANTS: dict[str, Config] = {
-    "detr-r50": Config(),
-    "detr-r50-dc5": Config(backbone="resnet50-dc5"),
-    "detr-r101": Config(backbone="resnet101"),
-    "detr-r101-dc5": Config(backbone="resnet101-dc5"),
-    "detr-r34": Config(backbone="resnet34"),
-    "detr-r18": Config(backbone="resnet18"),
-    "detr-r18-c4": Config(backbone="resnet18-c4"),
-    "detr-mobilenetv2": Config(backbone="mobilenet_v2"),
-    # For images of some 128 pixels with few objects: no encoder, since 16 tokens need none, and more weight on classes.
-    "detr-compact": Config(
+def _published(file: str, ap: float) -> tuple[PublishedWeights, ...]:
+    address = f"https://dl.fbaipublicfiles.com/detr/{file}"
+    prefix = file.removesuffix(".pth").rpartition("-")[2]
+    return (PublishedWeights(address, ap, "Apache-2.0", sha256_prefix=prefix),)
+
+
+RECIPE = Recipe(epochs=500, batch_size=64)  # section A.4
+# For images of about 128 pixels with few objects: no encoder, since 16 tokens need none, and more weight on classes.
+_COMPACT = Variant(
+    Config(
         backbone="compact",
         queries=16,
         width=128,
-        heads=8,
         hidden=512,
         encoder_layers=0,
         decoder_layers=3,
         dropout=0.0,
         class_weight=5.0,
     ),
+    Recipe(
+        learning_rate=6e-4,
+        backbone_learning_rate=6e-4,
+        gradient_clip=10.0,
+        epochs=20,
+        batch_size=16,
+        schedule="cosine",
+        warmup_steps=50,
+    ),
+    Preprocessing(short_side=128, long_side=208),
+)
+VARIANTS: dict[str, Variant] = {
+    "detr-r50": Variant(Config(), RECIPE, weights=_published("detr-r50-e632da11.pth", 0.420)),
+    "detr-r50-dc5": Variant(
+        Config(backbone="resnet50-dc5"), RECIPE, weights=_published("detr-r50-dc5-f0fb7ef5.pth", 0.433)
+    ),
+    "detr-r101": Variant(Config(backbone="resnet101"), RECIPE, weights=_published("detr-r101-2c7b67e5.pth", 0.435)),
+    "detr-r101-dc5": Variant(
+        Config(backbone="resnet101-dc5"), RECIPE, weights=_published("detr-r101-dc5-a2e86def.pth", 0.449)
+    ),
+    "detr-r34": Variant(Config(backbone="resnet34"), RECIPE),
+    "detr-r18": Variant(Config(backbone="resnet18"), RECIPE),
+    "detr-r18-c4": Variant(Config(backbone="resnet18-c4"), RECIPE),
+    "detr-mobilenetv2": Variant(Config(backbone="mobilenet_v2"), RECIPE),
+    "detr-compact": _COMPACT,
 }
