@@ -1,4 +1,4 @@
-"""ImageNet weights: real files of torchvision's layout fill a backbone, and files of other networks are refused."""
+"""ImageNet weights: real files with torchvision's names fill a backbone, and files of other networks are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def complaint(backbone: str, path: Path) -> str:
 
 
 def torchvision_features(network: nn.Module, path: Path, pixels: Tensor) -> Tensor:
-    """What torchvision's own network, with batch norms, finds with a file's weights."""
+    """The features of torchvision's own network, with batch norms, for a file's weights."""
     missing, strange = network.load_state_dict(
         {name: tensor.float() for name, tensor in load_file(path).items()}, strict=False
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.checkpoints.detr import HUGGING_FACE, HUGGING_FACE_TIMM, OFFICIAL, find_layout
+from detrkit.checkpoints.detr import HUGGING_FACE, HUGGING_FACE_TIMM, OFFICIAL, layout
 from detrkit.checkpoints.key_mapping import Dropped, KeyMapping, Rule
 from detrkit.errors import CheckpointError
 from detrkit.models.catalog import CATALOG, build
@@ -26,12 +26,19 @@ def skeleton(variant: str) -> Detector:
 
 def small(variant: str) -> Detector:
     return build(
-        variant, classes=["a", "b"], width=64, hidden=64, heads=4, encoder_layers=1, decoder_layers=2, queries=5
+        variant,
+        classes=["a", "b"],
+        width=64,
+        hidden=64,
+        attention_heads=4,
+        encoder_layers=1,
+        decoder_layers=2,
+        queries=5,
     )
 
 
 def numbered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every tensor small and unlike all others, so that no two can be taken for each other."""
+    """Small tensors that all differ, so that no two can be confused."""
     return {name: torch.arange(12.0).reshape(12, 1) + 100 * index for index, name in enumerate(tensors)}
 
 
@@ -144,7 +151,7 @@ def test_hugging_faces_names() -> None:
     torchvisions = {"conv1.weight", "bn1.running_mean", "layer1.0.downsample.0.weight", "layer4.2.bn3.weight"}
     assert common | {backbone + name for name in theirs} <= set(found)
     assert common | {backbone + name for name in torchvisions} <= set(with_timm)
-    # Both write query, key and value apart: 6 + 2 · 6 attentions, each with two more weights and two more biases.
+    # Both write query, key and value separately: 6 + 2 · 6 attentions, each with two more weights and two more biases.
     assert len(found) == len(with_timm) == len(own) + 18 * 4
 
 
@@ -183,7 +190,7 @@ def test_gradients_go_the_same_way_as_weights(table: str) -> None:
         assert torch.equal(again[name], gradient), name
 
 
-def test_names_that_no_one_knows() -> None:
+def test_unknown_names() -> None:
     with pytest.raises(CheckpointError, match=r"^'encoder\.layer\.0\.weight' is not the name of a parameter"):
         OFFICIAL.to_foreign({"encoder.layer.0.weight": torch.zeros(1)})
     strange = {f"mask_head.lay{index}.weight": torch.zeros(1) for index in range(5)}
@@ -216,14 +223,7 @@ def test_counters_of_batch_norm_are_dropped_where_norms_are_frozen() -> None:
 @pytest.mark.parametrize("table", list(TABLES))
 def test_every_table_knows_its_own_files(table: str) -> None:
     names = TABLES[table].to_foreign(skeleton("detr-r50").state_dict())
-    assert find_layout(names) is TABLES[table]
-
-
-def test_other_papers_are_not_taken_for_detr() -> None:
-    names = list(OFFICIAL.to_foreign(skeleton("detr-r50").state_dict()))
-    assert find_layout([*names, "transformer.decoder.layers.0.ca_qcontent_proj.weight"]) is None
-    assert find_layout([*names, "transformer.encoder.layers.0.self_attn.sampling_offsets.weight"]) is None
-    assert find_layout(["conv1.weight", "fc.weight"]) is None
+    assert layout(names) is TABLES[table]
 
 
 def test_fields_match_whole_names_only() -> None:
@@ -240,8 +240,85 @@ def test_fields_match_whole_names_only() -> None:
     assert {name: tensor.tolist() for name, tensor in found.items()} == {"b.w": [1.0, 2.0, 3.0, 4.0]}
 
 
+class TestFields:
+    """What the fields of a pattern stand for."""
+
+    def test_one_that_occurs_twice_stands_for_the_same_text(self) -> None:
+        mapping = KeyMapping([Rule("a.{n}.{leaf}", ("x{n}.block{n}.{leaf}",))])
+        assert list(mapping.to_foreign({"a.12.weight": torch.zeros(1)})) == ["x12.block12.weight"]
+        assert list(mapping.from_foreign({"x3.block3.bias": torch.zeros(1)})) == ["a.3.bias"]
+        with pytest.raises(CheckpointError, match=r"no place in this model \(x3\.block4\.bias\)"):
+            mapping.from_foreign({"x3.block4.bias": torch.zeros(1)})
+
+    @pytest.mark.parametrize(("first", "second"), [("n", "m"), ("n1", "n2"), ("n", "n2")])
+    def test_two_numbers_are_two_fields(self, first: str, second: str) -> None:
+        rule = Rule(f"stage.{{{first}}}.{{{second}}}", (f"part{{{second}}}.of.{{{first}}}",))
+        mapping = KeyMapping([rule])
+        assert list(mapping.to_foreign({"stage.1.20": torch.zeros(1)})) == ["part20.of.1"]
+        assert list(mapping.from_foreign({"part20.of.1": torch.zeros(1)})) == ["stage.1.20"]
+
+    def test_both_sides_have_the_same(self) -> None:
+        with pytest.raises(ValueError, match=r"'a\.\{n\}' and 'b\.\{m\}' must have the same fields"):
+            Rule("a.{n}", ("b.{m}",))
+
+    def test_an_unknown_one(self) -> None:
+        with pytest.raises(ValueError, match="has an unknown field 'layer'"):
+            KeyMapping([Rule("a.{layer}", ("b.{layer}",))])
+
+
+class TestPackedTensors:
+    """Several of our tensors in one foreign tensor, the reverse of a concatenation."""
+
+    mapping = KeyMapping(
+        [
+            Rule(("l.{n}.query.{leaf}", "l.{n}.key.{leaf}", "l.{n}.value.{leaf}"), ("l{n}.in_proj_{leaf}",)),
+            Rule("l.{n}.out.{leaf}", ("l{n}.out.{leaf}",)),
+        ],
+    )
+
+    def test_are_split_and_joined_again(self) -> None:
+        packed = torch.arange(12.0).reshape(6, 2)
+        own = self.mapping.from_foreign({"l7.in_proj_weight": packed, "l7.out.weight": packed[:2]})
+        assert list(own) == ["l.7.query.weight", "l.7.key.weight", "l.7.value.weight", "l.7.out.weight"]
+        for name, rows in zip(own, (packed[:2], packed[2:4], packed[4:], packed[:2]), strict=True):
+            assert torch.equal(own[name], rows), name
+        again = self.mapping.to_foreign(dict(reversed(own.items())))
+        assert set(again) == {"l7.in_proj_weight", "l7.out.weight"}
+        assert torch.equal(again["l7.in_proj_weight"], packed)
+
+    def test_carry_gradients(self) -> None:
+        own = {f"l.0.{name}.bias": torch.randn(2, requires_grad=True) for name in ("query", "key", "value")}
+        weights = torch.arange(6.0)
+        (self.mapping.to_foreign(own)["l0.in_proj_bias"] * weights).sum().backward()
+        gradients = {name: tensor.grad for name, tensor in own.items() if tensor.grad is not None}
+        assert torch.equal(self.mapping.to_foreign(gradients)["l0.in_proj_bias"], weights)
+
+    def test_need_all_their_parts(self) -> None:
+        with pytest.raises(CheckpointError) as caught:
+            self.mapping.to_foreign({"l.0.query.bias": torch.zeros(2), "l.0.value.bias": torch.zeros(2)})
+        assert str(caught.value) == "'l0.in_proj_bias' is made of 3 tensors but only 2 were given: give all of them"
+
+    @pytest.mark.parametrize("shape", [(4,), ()])
+    def test_must_divide(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(CheckpointError) as caught:
+            self.mapping.from_foreign({"l0.in_proj_bias": torch.zeros(shape)})
+        assert str(caught.value) == (
+            f"'l0.in_proj_bias' of shape {list(shape)} does not split into 3 equal parts: the weights are of another model"
+        )
+
+    def test_a_model_without_them(self) -> None:
+        with pytest.raises(CheckpointError, match=r"no place in this model \(l0\.in_proj_bias\)"):
+            self.mapping.from_foreign({"l0.in_proj_bias": torch.zeros(6)}, {"l.0.out.bias"})
+
+    def test_several_names_on_both_sides_are_no_rule(self) -> None:
+        with pytest.raises(ValueError, match="several names on both sides"):
+            Rule(("a", "b"), ("c", "d"))
+        with pytest.raises(ValueError, match="'a' is a concatenation, which can have no aliases"):
+            Rule(("a", "b"), ("c",), aliases=("d",))
+
+
 class TestAliases:
-    """One tensor under several foreign names, and the other way round."""
+    """One tensor under several foreign names, and the reverse."""
 
     mapping = KeyMapping([Rule("head.{leaf}", ("last.{leaf}",), aliases=("first.{leaf}", "middle.{leaf}"))])
 

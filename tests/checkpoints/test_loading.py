@@ -1,4 +1,4 @@
-"""Files of the authors and of Hugging Face: which model they hold, and what is asked where a file cannot tell."""
+"""Files of the authors and of Hugging Face: which model they hold, and what users must say if the file does not show it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import detrkit
+from detrkit.cards import Category, PublishedWeights
 from detrkit.checkpoints import from_official, load, to_official
 from detrkit.checkpoints.detr import HUGGING_FACE, HUGGING_FACE_TIMM, OFFICIAL
 from detrkit.checkpoints.key_mapping import KeyMapping
+from detrkit.checkpoints.recognition import TABLES
 from detrkit.errors import CheckpointError, ConfigurationError
-from detrkit.models.catalog import CATALOG, PublishedWeights, build
+from detrkit.models.catalog import CATALOG, build
 from detrkit.models.coco_categories import COCO_CATEGORIES
 from detrkit.models.detector import Detector
-from detrkit.structures import Category, ImageBatch
+from detrkit.structures import ImageBatch
 
-SMALL = {"width": 64, "hidden": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
+SMALL = {"width": 64, "hidden": 64, "attention_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "queries": 5}
 
 
 def small_model(variant: str = "detr-r18-c4", classes: int = 2) -> Detector:
@@ -32,7 +34,7 @@ def small_model(variant: str = "detr-r18-c4", classes: int = 2) -> Detector:
 
 
 def hollow(variant: str, mapping: KeyMapping = OFFICIAL, **changes: Any) -> dict[str, Tensor]:
-    """A whole model's foreign names and shapes, all zeros out of one stored number: a large model in a tiny file."""
+    """A whole model's foreign names and shapes; all its zeros share one stored number, so that the file is tiny."""
     with torch.device("meta"):
         names = build(variant, **{**SMALL, **changes}).state_dict()
     zero = torch.zeros(1)
@@ -73,15 +75,15 @@ class TestTables:
         model(ImageBatch(torch.randn(2, 3, 64, 64))).logits.square().sum().backward()
         gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
         official = to_official(gradients, model)
-        assert torch.equal(official["class_embed.weight"], model.heads.classes.weight.grad)
+        assert torch.equal(official["class_embed.weight"], model.heads.class_head.weight.grad)
         again = from_official(official, model)
         assert set(again) == set(gradients)
         assert all(torch.equal(again[name], gradient) for name, gradient in gradients.items())
 
-    def test_a_part_of_a_model_will_do(self) -> None:
+    def test_a_part_of_a_model_is_enough(self) -> None:
         model, tensor = small_model(), torch.randn(3)
-        assert to_official({"heads.classes.bias": tensor}, model) == {"class_embed.bias": tensor}
-        assert from_official({"class_embed.bias": tensor}, model) == {"heads.classes.bias": tensor}
+        assert to_official({"heads.class_head.bias": tensor}, model) == {"class_embed.bias": tensor}
+        assert from_official({"class_embed.bias": tensor}, model) == {"heads.class_head.bias": tensor}
         assert to_official({}, model) == from_official({}, model) == {}
 
     def test_names_of_another_model(self) -> None:
@@ -118,7 +120,20 @@ class TestAuthorsFiles:
         }
         again = load(write(tmp_path / "checkpoint.pth", content))
         batch = ImageBatch(torch.randn(1, 3, 64, 64))
-        assert torch.equal(again(batch).logits, model(batch).logits)
+        torch.testing.assert_close(again(batch).logits, model(batch).logits, atol=1e-5, rtol=1e-5)
+
+    def test_stored_options_that_cannot_be_built_are_refused_with_the_files_name(self, tmp_path: Path) -> None:
+        options = argparse.Namespace(nheads=7)
+        path = write(tmp_path / "file.pth", {"model": hollow("detr-r18"), "args": options})
+        assert complaint(path) == (
+            f"{path} has settings that detrkit cannot build (width 64 must be a multiple of 4 (sine and cosine of two axes) "
+            "and of the 7 attention heads): correct those stored with the weights"
+        )
+
+    def test_classes_that_cannot_be_are_the_callers_mistake(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "file.pth", hollow("detr-r18-c4", classes=["a", "b"]))
+        with pytest.raises(ConfigurationError, match="the class name 'a' occurs twice"):
+            load(path, classes=["a", "a"])
 
     def test_half_precision_is_widened(self, tmp_path: Path) -> None:
         model = small_model()
@@ -139,7 +154,7 @@ class TestAuthorsFiles:
         assert_same_weights(again, model)
 
     @pytest.mark.parametrize("variant", ["detr-r18", "detr-r34", "detr-r18-c4", "detr-mobilenetv2"])
-    def test_the_backbone_tells_the_variant(self, tmp_path: Path, variant: str) -> None:
+    def test_the_backbone_determines_the_variant(self, tmp_path: Path, variant: str) -> None:
         assert load(write(tmp_path / "file.pth", hollow(variant))).card.variant == variant
 
 
@@ -147,14 +162,14 @@ class TestCategories:
     def test_ninety_one_outputs_are_cocos(self, tmp_path: Path) -> None:
         path = write(tmp_path / "file.pth", hollow("detr-r18-c4"))
         model = load(path)
-        assert model.heads.classes.out_features == 92
+        assert model.heads.class_head.out_features == 92
         assert model.card.categories == COCO_CATEGORIES
 
     def test_others_are_numbered(self, tmp_path: Path) -> None:
         path = write(tmp_path / "file.pth", hollow("detr-r18-c4", classes=["a", "b"]))
         assert load(path).card.categories == (Category(0, "class 0", 0), Category(1, "class 1", 1))
 
-    def test_or_named_by_whoever_loads(self, tmp_path: Path) -> None:
+    def test_or_named_by_the_caller(self, tmp_path: Path) -> None:
         path = write(tmp_path / "file.pth", hollow("detr-r18-c4", classes=["a", "b"]))
         found = load(path, classes=["cat", Category(7, "dog", 0)]).card.categories
         assert found == (Category(0, "cat", 0), Category(7, "dog", 1))
@@ -170,23 +185,23 @@ class TestWhatAFileCannotTell:
 
     def test_is_asked_and_the_candidates_are_named(self, path: Path) -> None:
         assert complaint(path) == (
-            f"{path} could be any of detr-r50, detr-r50-dc5, which have the same weights: say which with `variant`"
+            f"{path} could be any of detr-r50, detr-r50-dc5, between which its contents do not decide: say which one with `variant`"
         )
 
     @pytest.mark.parametrize("variant", ["detr-r50", "detr-r50-dc5"])
-    def test_can_be_told(self, path: Path, variant: str) -> None:
+    def test_can_be_given(self, path: Path, variant: str) -> None:
         model = load(path, variant=variant)
         assert model.card.variant == variant
         assert model.card.config["backbone"] == CATALOG[variant].config.backbone
         assert model.backbone.strides == ((16,) if variant.endswith("dc5") else (32,))
 
     @pytest.mark.parametrize(("dilation", "variant"), [(True, "detr-r50-dc5"), (False, "detr-r50")])
-    def test_is_told_by_the_stored_options(self, tmp_path: Path, dilation: bool, variant: str) -> None:
+    def test_follows_from_the_stored_options(self, tmp_path: Path, dilation: bool, variant: str) -> None:
         options = argparse.Namespace(dilation=dilation, nheads=4)
         path = write(tmp_path / "run.pth", {"model": hollow("detr-r50"), "args": options})
         model = load(path)
         assert model.card.variant == variant
-        assert model.card.config["heads"] == 4
+        assert model.card.config["attention_heads"] == 4
 
     def test_stored_options_cannot_be_overruled(self, tmp_path: Path) -> None:
         options = argparse.Namespace(dilation=True)
@@ -197,9 +212,16 @@ class TestWhatAFileCannotTell:
         )
 
     @pytest.mark.parametrize("variant", ["detr-r50", "detr-r50-dc5"])
-    def test_is_told_by_the_published_checksum(self, path: Path, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_follows_from_the_published_checksum(
+        self, path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         prefix = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-        published = PublishedWeights("https://example.org/file.pth", prefix, 0.4, "Apache-2.0")
+        file, licence = "https://example.org/file.pth", "Apache-2.0"
+        published = (
+            PublishedWeights(file, 0.3, licence, tag="12 epochs"),
+            PublishedWeights(file, 0.4, licence, sha256_prefix="0" * 8, tag="24 epochs"),
+            PublishedWeights(file, 0.5, licence, sha256_prefix=prefix, tag="36 epochs"),
+        )
         monkeypatch.setitem(CATALOG, variant, dataclasses.replace(CATALOG[variant], weights=published))
         assert load(path).card.variant == variant
 
@@ -228,7 +250,7 @@ class TestHuggingFacesFiles:
         assert again.card.variant == "detr-r18-c4"
         assert again.card.categories == (Category(0, "cat", 0), Category(2, "dog", 2))
         batch = ImageBatch(torch.randn(1, 3, 64, 64))
-        assert torch.equal(again(batch).logits, model(batch).logits)
+        torch.testing.assert_close(again(batch).logits, model(batch).logits, atol=1e-5, rtol=1e-5)
 
     def test_labels_are_sorted_by_number_and_end_with_the_head(self, tmp_path: Path) -> None:
         write(tmp_path / "pytorch_model.bin", hollow("detr-r18-c4", HUGGING_FACE, classes=list("abcdefghijkl")))
@@ -244,9 +266,41 @@ class TestHuggingFacesFiles:
         (tmp_path / "config.json").write_text(json.dumps({"dilation": dilation}))
         assert load(path).card.variant == variant
 
-    def test_without_settings_it_has_to_be_told(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"backbone_config": {"output_stride": None}},
+            {"dilation": None},
+            {"dilation": None, "backbone_config": {"output_stride": None}, "encoder_attention_heads": None},
+        ],
+        ids=str,
+    )
+    def test_null_states_nothing(self, tmp_path: Path, settings: dict[str, Any]) -> None:
+        """Hugging Face writes null for settings that have their default."""
+        path = write(tmp_path / "pytorch_model.bin", hollow("detr-r50", HUGGING_FACE_TIMM))
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        assert "say which one with `variant`" in complaint(path)
+        config = load(path, variant="detr-r50-dc5").card.config
+        assert (config["backbone"], config["attention_heads"]) == ("resnet50-dc5", 8)
+
+    @pytest.mark.parametrize(
+        ("settings", "what"),
+        [
+            (
+                {"encoder_attention_heads": "eight"},
+                "encoder_attention_heads must be a whole number above 0, not 'eight'",
+            ),
+            ({"backbone_config": {"output_stride": [16]}}, "output_stride must be a whole number above 0, not [16]"),
+        ],
+    )
+    def test_settings_that_are_no_numbers_are_named(self, tmp_path: Path, settings: dict[str, Any], what: str) -> None:
+        path = write(tmp_path / "pytorch_model.bin", hollow("detr-r50", HUGGING_FACE_TIMM))
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        assert complaint(path, variant="detr-r50") == f"{path}: the stored setting {what}: correct it"
+
+    def test_without_settings_the_variant_must_be_given(self, tmp_path: Path) -> None:
         path = write(tmp_path / "pytorch_model.bin", hollow("detr-r50", HUGGING_FACE))
-        assert "say which with `variant`" in complaint(path)
+        assert "say which one with `variant`" in complaint(path)
         model = load(path, variant="detr-r50")
         assert model.card.categories == COCO_CATEGORIES
 
@@ -255,12 +309,26 @@ class TestFilesThatDoNotFit:
     def test_a_classifier(self, tmp_path: Path) -> None:
         path = write(tmp_path / "file.pth", {"conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)})
         assert complaint(path) == (
-            f"{path} holds none of the models that detrkit knows (detr, deformable_detr): its first tensor is 'conv1.weight'"
+            f"{path} holds none of the models that detrkit knows ({', '.join(TABLES)}): its first tensor is 'conv1.weight'"
         )
 
-    def test_another_paper_of_the_family(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("variant", [name for name in CATALOG if name.endswith(("r50", "compact", "mobilenetv2"))])
+    @pytest.mark.parametrize("prefix", ["", "model."], ids=["state_dict", "resume.ckpt"])
+    def test_our_weights_without_their_header(self, tmp_path: Path, variant: str, prefix: str) -> None:
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in build(variant).state_dict().items()}
+        weights = {prefix + name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+        path = write(tmp_path / "resume.ckpt", {"state_dict": weights, "epoch": 3})
+        assert complaint(path) == (
+            f"{path} holds detrkit's weights without their header: load the .safetensors that detrkit.save or training wrote"
+        )
+
+    def test_one_tensor_of_another_paper(self, tmp_path: Path) -> None:
         weights = {**hollow("detr-r18"), "transformer.decoder.layers.0.ca_qcontent_proj.weight": torch.zeros(1)}
-        assert "holds none of the models" in complaint(write(tmp_path / "file.pth", weights))
+        assert (
+            "1 tensors have no place in this model (transformer.decoder.layers.0.ca_qcontent_proj.weight)"
+            in complaint(write(tmp_path / "file.pth", weights))
+        )
 
     def test_one_tensor_too_many(self, tmp_path: Path) -> None:
         weights = {**hollow("detr-r18"), "transformer.encoder.norm.weight": torch.zeros(64)}

@@ -1,4 +1,4 @@
-"""Weight files of every layout are read, whatever is wrong with one is said, and nothing in one ever runs."""
+"""Weight files of every layout are read, errors name what is wrong, and code in a file never runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -30,7 +32,7 @@ DAMAGED = "{path} is damaged or not a weight file: copy or download it again"
 
 
 class Calls:
-    """Pickles as a call: whoever unpickles it runs `function(*arguments)`."""
+    """Pickles as a call: unpickling it runs `function(*arguments)`."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = (function, arguments)
@@ -85,12 +87,88 @@ class TestLayouts:
         assert read_weights(tmp_path / "weights.pth").sha256() == wanted
 
 
+class TestRunningAverages:
+    """Where a file holds weights and their running average, the average is what its authors evaluated."""
+
+    LATEST: ClassVar = {name: tensor + 1 for name, tensor in WEIGHTS.items()}
+
+    @pytest.mark.parametrize(
+        "average",
+        [
+            {"ema": {"module": WEIGHTS, "updates": 7}},
+            {"ema_model": WEIGHTS},
+            {"ema_model": {f"module.{name}": tensor for name, tensor in WEIGHTS.items()}},
+            {"ema_model": {f"module.module.{name}": tensor for name, tensor in WEIGHTS.items()}},
+        ],
+        ids=["RT-DETR's and D-FINE's", "DINO's", "within a module", "within two"],
+    )
+    def test_win_over_the_latest_weights(self, tmp_path: Path, average: dict[str, Any]) -> None:
+        torch.save({"model": self.LATEST, **average, "args": argparse.Namespace(a=1)}, tmp_path / "run.pth")
+        assert_weights(tmp_path / "run.pth")
+        torch.save(average, tmp_path / "run.pth")
+        assert_weights(tmp_path / "run.pth")
+
+    @pytest.mark.parametrize(
+        "average",
+        [{"ema": None}, {"ema": {}}, {"ema": {"module": {}}}, {"ema": {"decay": 0.9}}, {"ema_model": None}],
+        ids=str,
+    )
+    def test_that_are_empty_do_not(self, tmp_path: Path, average: dict[str, Any]) -> None:
+        torch.save({"model": WEIGHTS, **average}, tmp_path / "run.pth")
+        assert_weights(tmp_path / "run.pth")
+
+
 class TestOptionsBesideWeights:
     @pytest.mark.parametrize("options", [argparse.Namespace(dilation=True, nheads=8), {"dilation": True, "nheads": 8}])
     def test_in_the_file(self, tmp_path: Path, options: object) -> None:
         torch.save({"model": WEIGHTS, "args": options, "optimizer": {"state": {}}, "epoch": 7}, tmp_path / "run.pth")
         assert_weights(tmp_path / "run.pth")
         assert read_weights(tmp_path / "run.pth").arguments == {"dilation": True, "nheads": 8}
+
+    @pytest.mark.parametrize("archive", [True, False], ids=["archive", "old"])
+    def test_as_paths_and_numpys_numbers(self, tmp_path: Path, archive: bool) -> None:
+        options = argparse.Namespace(
+            folder=PurePosixPath("runs/a"),
+            windows=PureWindowsPath("C:/runs"),
+            here=Path("b"),
+            lr=np.float64(1e-4),
+            queries=np.int64(300),
+            big=np.array(7, dtype=">i4")[()],
+            half=np.float16(0.5),
+            dilation=np.bool_(True),
+        )
+        content = {"model": WEIGHTS, "args": options, "best": {"AP": np.float32(0.25)}}
+        torch.save(content, tmp_path / "run.pth", _use_new_zipfile_serialization=archive)
+        assert_weights(tmp_path / "run.pth")
+        found = read_weights(tmp_path / "run.pth").arguments
+        assert found == {
+            "folder": PurePosixPath("runs/a"),
+            "windows": PureWindowsPath("C:/runs"),
+            "here": PurePath("b"),
+            "lr": 1e-4,
+            "queries": 300,
+            "big": 7,
+            "half": 0.5,
+            "dilation": True,
+        }
+        assert type(found["lr"]) is float
+        assert found["dilation"] is True
+        assert not hasattr(found["folder"], "touch")  # only a name, which cannot access files
+
+    @pytest.mark.parametrize("name", ["pathlib.PosixPath", "pathlib._local.PosixPath", "pathlib.WindowsPath"])
+    def test_as_paths_of_other_systems_and_releases(self, tmp_path: Path, name: str) -> None:
+        module, _, kind = name.rpartition(".")
+        other = type(kind, (), {"__module__": module, "__reduce__": lambda self: (type(self), ("a", "b"))})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, module, types.SimpleNamespace(**{kind: other}))
+            torch.save({"model": WEIGHTS, "args": {"folder": other()}}, tmp_path / "run.pth")
+        folder = read_weights(tmp_path / "run.pth").arguments["folder"]
+        assert folder == (PureWindowsPath if kind == "WindowsPath" else PurePosixPath)("a/b")
+
+    @pytest.mark.parametrize("value", [np.datetime64("2020-01-01"), np.zeros(3), np.dtype("O")], ids=str)
+    def test_as_other_things_of_numpy_are_refused(self, tmp_path: Path, value: object) -> None:
+        torch.save({"model": WEIGHTS, "args": {"value": value}}, tmp_path / "run.pth")
+        assert complaint(tmp_path / "run.pth") == PICKLED_CODE.format(path=tmp_path / "run.pth")
 
     @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
     def test_in_a_file_of_settings(self, tmp_path: Path, name: str) -> None:
@@ -111,7 +189,7 @@ class TestOptionsBesideWeights:
         (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
         save_file(WEIGHTS, tmp_path / "model.safetensors")
         found = complaint(tmp_path / "model.safetensors")
-        assert found.startswith(f"{tmp_path / 'config.json'} is not whole JSON (")
+        assert found.startswith(f"{tmp_path / 'config.json'} is not complete JSON (")
         assert found.endswith("copy or download it again")
 
     def test_settings_that_are_something_else(self, tmp_path: Path) -> None:
@@ -121,7 +199,7 @@ class TestOptionsBesideWeights:
 
 
 def harmful(marker: Path) -> dict[str, Calls]:
-    """What a pickle could do to leave `marker` behind."""
+    """Calls with which a pickle could create `marker`."""
     return {
         "open": Calls(open, str(marker), "w"),
         "os.system": Calls(os.system, f"{sys.executable} -c \"open(r'{marker}', 'w')\""),
@@ -180,7 +258,7 @@ class TestFilesThatAreNoWeights:
 
     def test_whatever_it_begins_with(self, tmp_path: Path) -> None:
         path = tmp_path / "weights.pth"
-        for first in map(chr, range(32, 127)):  # many letters are instructions of a pickle
+        for first in map(chr, range(32, 127)):  # many letters are instructions in a pickle
             path.write_text(first + "and then some text that is no pickle")
             assert complaint(path) == DAMAGED.format(path=path), first
 
@@ -197,7 +275,7 @@ class TestFilesThatAreNoWeights:
         for length in range(0, len(content), 11 if archive else 1):
             path.write_bytes(content[:length])
             found = complaint(path)
-            # In the old format the cut may go through a type's name, which then is the name of something unknown.
+            # In the old format the file may be cut within a type's name, which then becomes an unknown name.
             assert found == DAMAGED.format(path=path) or (found == PICKLED_CODE.format(path=path) and not archive), (
                 length
             )
@@ -209,7 +287,7 @@ class TestFilesThatAreNoWeights:
         for length in range(len(content)):
             path.write_bytes(content[:length])
             found = complaint(path)
-            assert found.startswith(f"{path} is not a whole safetensors file (")
+            assert found.startswith(f"{path} is not a complete safetensors file (")
             assert found.endswith("copy or download it again")
 
     @pytest.mark.parametrize(

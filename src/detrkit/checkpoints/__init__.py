@@ -1,4 +1,4 @@
-"""Weights in and out: detrkit's own files, the authors', and Hugging Face's."""
+"""Reading and writing weights: detrkit's own files, the authors' and Hugging Face's."""
 
 from __future__ import annotations
 

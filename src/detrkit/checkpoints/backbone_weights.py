@@ -1,4 +1,4 @@
-"""ImageNet weights for a backbone, in torchvision's layout."""
+"""ImageNet weights for a backbone, with torchvision's names."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
 
     Args:
         backbone: changed in place.
-        path: `.safetensors` or `.pth`; float16 is widened. The classifier, stages that the backbone ends before and counters of batch
-            norm are left out; everything else has to fit.
+        path: `.safetensors` or `.pth`; float16 is converted to the backbone's type. The classifier, stages that the backbone
+            does not have and the counters of batch norm are ignored; everything else must fit.
 
     Raises:
-        CheckpointError: the file cannot be read or is of another network.
+        CheckpointError: the file cannot be read or holds another network.
     """
     file = read_weights(path)
-    wanted = backbone.state_dict()
+    expected = backbone.state_dict()
     given = {_own_name(name): tensor for name, tensor in file.tensors.items()}
     given = {
         name: tensor
         for name, tensor in given.items()
-        if not name.startswith(backbone.unused_weights) and (name in wanted or not name.endswith("num_batches_tracked"))
+        if not name.startswith(backbone.unused_weights)
+        and (name in expected or not name.endswith("num_batches_tracked"))
     }
-    missing = sorted(name for name in wanted if name not in given)
+    missing = sorted(name for name in expected if name not in given)
     if missing:
         stage = missing[0].split(".")[0]
         remedy = (
             "choose the variant that ends before it (-c4)" if stage == "layer4" else "give weights of the same network"
         )
         raise CheckpointError(f"{path} lacks {len(missing)} tensors of this backbone, such as '{missing[0]}': {remedy}")
-    strange = sorted(name for name in given if name not in wanted or wanted[name].shape != given[name].shape)
-    if strange:
+    unfit = sorted(name for name in given if name not in expected or expected[name].shape != given[name].shape)
+    if unfit:
         raise CheckpointError(
-            f"{path} is of another network: '{strange[0]}' does not fit; give weights of the same network"
+            f"{path} is of another network: '{unfit[0]}' does not fit; give weights of the same network"
         )
     backbone.load_state_dict(given)
 

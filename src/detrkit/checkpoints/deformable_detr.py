@@ -1,183 +1,100 @@
 """Deformable DETR's weights as the authors and Hugging Face write them.
 
-Both write some tensors more than once. Without refinement one pair of heads stands under the number of every decoder layer; with it the
-decoder holds the box heads a second time, and in two stages also the class heads, whose last number is the encoder's.
+Both write some tensors more than once. Without refinement, the same pair of heads is written under the number of every decoder layer. With
+refinement, the decoder holds the box heads a second time, and in two-stage models also the class heads; the last number is the encoder's.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from detrkit.checkpoints.detr import (
+from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
+from detrkit.checkpoints.shared import (
     HUGGING_FACE_COUNTERS,
+    OFFICIAL_BACKBONE,
     OFFICIAL_COUNTERS,
     OWN_RESNET,
     TIMM_BACKBONE,
-    check_whole,
-    count_layers,
+    Count,
+    Paper,
+    Present,
+    Signature,
+    Size,
+    Table,
+    Tensors,
+    count_modules,
     hugging_face_backbone,
     hugging_face_layers,
     official_layers,
-    told_dilation,
-    told_heads,
+    stored_dilation,
+    stored_number,
 )
-from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
 from detrkit.errors import CheckpointError
 from detrkit.models.deformable_detr import Config
 
-# Norms are numbered in the order of the paper's figure, not in the order that the decoder runs them.
+# Norms are numbered in the order of the paper's figure, not in the order in which the decoder applies them.
 _ENCODER_NORMS, _DECODER_NORMS = ("norm", "feed_forward.norm"), ("cross_norm", "self_norm", "feed_forward.norm")
-# Ours, by the setting that they come from: Relation DETR's own layer is another one, and DINO's codes of classes have a row more.
-OWN_NAMES = {"transformer.decoder.box_relation.": "box_relation", "transformer.denoising.": "denoising"}
-# Begin names that the paper's own models have not: they are another paper's, or no paper's at all.
-_DESCENDANTS = (
-    "refpoint_embed.",
-    "tgt_embed.",
-    "label_enc.",
-    "transformer.decoder.norm.",
-    "transformer.decoder.ref_point_head.",
-    *OWN_NAMES,
-)
 
 
 @dataclass(frozen=True)
 class _Form:
-    """What decides which names a model has."""
+    """The settings that determine a model's tensor names."""
 
     layers: int
     refine: bool
     two_stage: bool
-    learned_content: bool = False
-    box_relation: bool = False
-    denoising: bool = False
 
 
 def official(config: Config) -> KeyMapping:
-    """The authors' names for a model of this configuration. Learned content has its descendants' name; see `OWN_NAMES` for the rest."""
-    return _official(
-        _Form(
-            layers=config.decoder_layers,
-            refine=config.refine,
-            two_stage=config.two_stage,
-            learned_content=config.learned_content,
-            box_relation=config.box_relation,
-            denoising=config.denoising > 0,
-        )
-    )
+    """The authors' names for a model of this configuration."""
+    return _official(_Form(layers=config.decoder_layers, refine=config.refine, two_stage=config.two_stage))
 
 
-def find_layout(names: Collection[str]) -> KeyMapping | None:
-    """The table that these names are written in, or None where they are not Deformable DETR's."""
-    if _attends_deformably(names, "transformer.", "cross_attn", "query_embed"):
-        descendant = any(name.startswith(_DESCENDANTS) for name in names)
-        return None if descendant else _official(_form(names, "transformer."))
-    if _attends_deformably(names, "model.", "encoder_attn", "model.query_position_embeddings"):
-        return _hugging_face(_form(names, "model."), names)
-    return None
+def layout(names: Collection[str]) -> KeyMapping:
+    """The table for the naming scheme that these names of a Deformable DETR follow."""
+    if "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight" in names:
+        return _official(_form(names, "transformer."))
+    return _hugging_face(_form(names, "model."), names)
 
 
-def candidates(tensors: Mapping[str, Tensor], configs: Mapping[str, Config]) -> list[str]:
-    """Variants that the weights could be of: those nearest in stages, then in refinement, then in levels.
-
-    A model that was built with changed settings may agree with none in all; its own settings are then read from the weights.
-
-    Args:
-        tensors: the weights by our names.
-        configs: the variants with a backbone that the weights fit.
-    """
-    two_stage, refine, levels = _two_stage(tensors), _refined(tensors), _levels(tensors)
-    agreement = {
-        # Weights with learned content or names of ours are not read from the authors' layout, see `find_layout`.
-        name: (
-            config.two_stage == two_stage,
-            not (config.learned_content or config.box_relation or config.denoising),
-            config.refine == refine,
-            config.levels == levels,
-        )
-        for name, config in configs.items()
-    }
-    return [name for name, found in agreement.items() if found == max(agreement.values())]
-
-
-def fit_config(config: Config, tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Config:
-    """A configuration with everything that shapes and stored arguments tell.
-
-    Args:
-        config: of the variant; what nothing tells (number of heads, dilation, in two stages the number of queries and `distinct_overlap`)
-            stays as it is there.
-        tensors: the weights by our names.
-        arguments: options stored beside the weights.
-
-    Raises:
-        CheckpointError: the weights are only a part of a model, or do not fit the number of heads.
-    """
-    refine, two_stage = _refined(tensors), _two_stage(tensors)
-    classes, attention = f"heads.classes.{'0.' * refine}weight", "decoder.layers.0.cross_attention.weights.weight"
-    hidden, projection = "decoder.layers.0.feed_forward.expand.weight", "neck.projections.0.0.weight"
-    queries = [] if two_stage else ["query_source.embedding.weight"]
-    check_whole(tensors, (classes, attention, hidden, projection, *queries), "Deformable DETR")
-    heads, levels = told_heads(arguments, config.heads), _levels(tensors)
-    points, rest = divmod(len(tensors[attention]), heads * levels)
+def _computed(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Points follow from the number of heads; the weights show the number of queries in one-stage models only, and dilation never."""
+    outputs = Size("points", "decoder.layers.0.cross_attention.weights.weight").read(tensors)
+    heads, levels = values["attention_heads"], values["levels"]
+    points, rest = divmod(outputs, heads * levels)
     if rest:
         raise CheckpointError(
-            f"{len(tensors[attention])} attention weights do not fit {heads} heads on {levels} levels: "
+            f"{outputs} attention weights do not fit {heads} heads on {levels} levels: "
             "give the variant that it was trained as"
         )
-    return dataclasses.replace(
-        config,
-        classes=len(tensors[classes]),
-        backbone=_backbone(config.backbone, arguments),
-        levels=levels,
-        queries=_told_queries(arguments, config.queries) if two_stage else len(tensors[queries[0]]),
-        width=len(tensors[projection]),
-        heads=heads,
-        points=points,
-        hidden=len(tensors[hidden]),
-        encoder_layers=count_layers(tensors, "encoder.layers."),
-        decoder_layers=count_layers(tensors, "decoder.layers."),
-        refine=refine,
-        two_stage=two_stage,
-    )
+    return {
+        "points": points,
+        "backbone": _backbone(values["backbone"], arguments),
+        "queries": _queries_in(values, tensors, arguments),
+    }
 
 
-def _levels(names: Collection[str]) -> int:
-    return count_layers(names, "neck.projections.")
-
-
-def _refined(names: Collection[str]) -> bool:
-    return "heads.classes.0.weight" in names
-
-
-def _two_stage(names: Collection[str]) -> bool:
-    return "query_source.position_projection.weight" in names
-
-
-def _told_queries(arguments: Mapping[str, Any], default: int) -> int:
-    """In two stages queries leave no trace in the weights."""
-    return int(arguments.get("two_stage_num_proposals", arguments.get("num_queries", default)))
+def _queries_in(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> int:
+    if not values["two_stage"]:
+        return Size("queries", "query_source.embedding.weight").read(tensors)
+    stored = (stored_number(arguments, name) for name in ("two_stage_num_proposals", "num_queries"))
+    return next((number for number in stored if number is not None), int(values["queries"]))
 
 
 def _backbone(name: str, arguments: Mapping[str, Any]) -> str:
-    """Dilation can be had with several levels, too, which no published variant has."""
-    dilated = told_dilation(arguments)
-    return name if dilated is None else name.removesuffix("-dc5") + "-dc5" * dilated
-
-
-def _attends_deformably(names: Collection[str], transformer: str, cross_attention: str, queries: str) -> bool:
-    """Whether the decoder attends deformably, from learned queries or from proposals; both together is another paper's way."""
-    from_proposals, learned = f"{transformer}pos_trans.weight" in names, f"{queries}.weight" in names
-    attends = f"{transformer}decoder.layers.0.{cross_attention}.sampling_offsets.weight" in names
-    return attends and from_proposals != learned
+    """Multi-scale models can be dilated, too, although no published one is."""
+    dilated = stored_dilation(arguments)
+    if dilated is None:
+        return name
+    plain = name.removesuffix("-dc5")
+    return f"{plain}-dc5" if dilated else plain
 
 
 def _form(names: Collection[str], transformer: str) -> _Form:
     return _Form(
-        layers=count_layers(names, f"{transformer}decoder.layers."),
+        layers=count_modules(names, f"{transformer}decoder.layers."),
         refine=f"{transformer}decoder.bbox_embed.0.layers.0.weight" in names,
         two_stage=f"{transformer}pos_trans.weight" in names,
     )
@@ -187,18 +104,13 @@ def _official(form: _Form) -> KeyMapping:
     attention = "transformer.{part}.layers.{{n}}.{name}"
     return KeyMapping(
         [
-            Rule("backbone.{rest}", ("backbone.0.body.{rest}",)),
+            OFFICIAL_BACKBONE,
             *official_layers("encoder", {}, _ENCODER_NORMS),
             *official_layers("decoder", {"self_attention": "self_attn"}, _DECODER_NORMS),
             *_attention("encoder", "attention", attention.format(part="encoder", name="self_attn")),
             *_attention("decoder", "cross_attention", attention.format(part="decoder", name="cross_attn")),
             *_queries(form, "transformer.", "query_embed"),
             *_heads(form, "transformer.decoder."),
-            *(
-                [same("decoder.relation.projection", "transformer.decoder.box_relation.projection")]
-                if form.box_relation
-                else []
-            ),
             same("neck.projections.{n}.0", "input_proj.{n}.0"),
             same("neck.projections.{n}.1", "input_proj.{n}.1"),
         ],
@@ -207,9 +119,9 @@ def _official(form: _Form) -> KeyMapping:
 
 
 def _hugging_face(form: _Form, names: Collection[str]) -> KeyMapping:
-    """Hugging Face's names in files, which newer releases keep though their modules are called otherwise."""
+    """Hugging Face's names in files; newer releases keep these names although their modules have others."""
     encoder, decoder = "model.encoder.layers.{n}", "model.decoder.layers.{n}"
-    # Newer releases tie the class heads of refining models to the first, and then write that one alone.
+    # Newer releases tie the class heads of refining models to the first one, and then write only that one.
     tied = form.refine and not form.two_stage and "class_embed.1.weight" not in names
     return KeyMapping(
         [
@@ -229,54 +141,87 @@ def _hugging_face(form: _Form, names: Collection[str]) -> KeyMapping:
     )
 
 
-def _attention(part: str, own: str, foreign: str) -> list[Rule]:
+def _attention(part: str, our_module: str, their_module: str) -> list[Rule]:
     names = {
         "offsets": "sampling_offsets",
         "weights": "attention_weights",
         "values": "value_proj",
         "output": "output_proj",
     }
-    return [same(f"{part}.layers.{{n}}.{own}.{ours}", f"{foreign}.{theirs}") for ours, theirs in names.items()]
+    return [
+        same(f"{part}.layers.{{n}}.{our_module}.{our_name}", f"{their_module}.{their_name}")
+        for our_name, their_name in names.items()
+    ]
 
 
 def _queries(form: _Form, transformer: str, embedding: str) -> list[Rule]:
-    """Level codes, and where queries come from."""
+    """Level codes and the query source."""
     names = {"embedding": embedding, "reference_points": f"{transformer}reference_points"}
     if form.two_stage:
         names = {
-            "projection": f"{transformer}enc_output",
-            "norm": f"{transformer}enc_output_norm",
+            "proposals.projection": f"{transformer}enc_output",
+            "proposals.norm": f"{transformer}enc_output_norm",
             "position_projection": f"{transformer}pos_trans",
             "position_norm": f"{transformer}pos_trans_norm",
         }
-        if form.learned_content:
-            names["embedding"] = embedding
-        if form.denoising:
-            names["denoising.embedding"] = f"{transformer}denoising.embedding"
     level_code = Rule("encoder.level_code", (f"{transformer}level_embed",))
-    return [level_code, *(same(f"query_source.{ours}", theirs) for ours, theirs in names.items())]
+    return [level_code, *(same(f"query_source.{our_name}", their_name) for our_name, their_name in names.items())]
 
 
 def _heads(form: _Form, decoder: str, *, one_class_head: bool = False) -> list[Rule]:
-    """Heads under every name that they have; the first name is the one that the authors' gradients go by.
+    """Heads under all their names; the first one is the name under which the authors' code has the gradients.
 
     Args:
-        form: of the model.
-        decoder: beginning of names in the decoder.
+        form: form of the model.
+        decoder: what names in the decoder begin with.
         one_class_head: whether all layers of a refining model share the first layer's class head.
     """
     rules = []
-    for own, kind, leaf, copied in (
-        ("classes", "class_embed", "{leaf}", form.two_stage),
-        ("boxes", "bbox_embed", "layers.{n}.{leaf}", form.refine),
+    for our_head, their_head, leaf, copied in (
+        ("class_head", "class_embed", "{leaf}", form.two_stage),
+        ("box_head", "bbox_embed", "layers.{n}.{leaf}", form.refine),
     ):
-        first_only = one_class_head and own == "classes"
-        places = {f"heads.{own}": list(reversed(range(form.layers)))}
+        first_only = one_class_head and our_head == "class_head"
+        their_numbers = {f"heads.{our_head}": list(reversed(range(form.layers)))}
         if form.refine:
-            places = {f"heads.{own}.{layer}": [0 if first_only else layer] for layer in range(form.layers)}
+            their_numbers = {f"heads.{our_head}s.{layer}": [0 if first_only else layer] for layer in range(form.layers)}
         if form.two_stage:
-            places[f"query_source.{own}"] = [form.layers]
-        for ours, numbers in places.items():
-            names = [f"{start}{kind}.{number}.{leaf}" for start in ("", decoder)[: 1 + copied] for number in numbers]
-            rules.append(Rule(f"{ours}.{leaf}", (names[0],), aliases=tuple(names[1:])))
+            their_numbers[f"query_source.proposals.{our_head}"] = [form.layers]
+        prefixes = ("", decoder) if copied else ("",)
+        for our_module, numbers in their_numbers.items():
+            names = [f"{prefix}{their_head}.{number}.{leaf}" for prefix in prefixes for number in numbers]
+            rules.append(Rule(f"{our_module}.{leaf}", (names[0],), aliases=tuple(names[1:])))
     return rules
+
+
+def _signatures(transformer: str, cross_attention: str, embedding: str) -> tuple[Signature, Signature]:
+    """One-stage models have learned queries, with content and position side by side; two-stage models make both from proposals."""
+    attention: Signature = {f"{transformer}decoder.layers.0.{cross_attention}.sampling_offsets.weight": (None, "D")}
+    one_stage: Signature = {f"{embedding}.weight": ("Q", "2D"), f"{transformer}reference_points.weight": (2, "D")}
+    two_stage: Signature = {f"{transformer}pos_trans.weight": ("2D", "2D")}
+    return {**attention, **one_stage}, {**attention, **two_stage}
+
+
+TABLE = Table(
+    paper=Paper(
+        "Deformable DETR",
+        (
+            *_signatures("transformer.", "cross_attn", "query_embed"),
+            *_signatures("model.", "encoder_attn", "model.query_position_embeddings"),
+        ),
+    ),
+    official=official,
+    layout=layout,
+    readings=(
+        Size("width", "neck.projections.0.0.weight"),
+        Size("hidden", "decoder.layers.0.feed_forward.expand.weight"),
+        Size("class_count", ("heads.class_head.weight", "heads.class_heads.0.weight")),
+        Count("levels", "neck.projections."),
+        Count("encoder_layers", "encoder.layers."),
+        Count("decoder_layers", "decoder.layers."),
+        Present("refine", "heads.class_heads.0.weight"),
+        Present("two_stage", "query_source.position_projection.weight"),
+    ),
+    telling=("two_stage", "refine", "levels"),
+    compute=_computed,
+)

@@ -1,4 +1,4 @@
-"""detrkit's own checkpoint: one safetensors file whose JSON header says all that is needed to build the model again."""
+"""detrkit's own checkpoint: one safetensors file whose JSON header holds all that is needed to rebuild the model."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from detrkit.cards import Category, ModelCard, Preprocessing
 from detrkit.checkpoints.reading import WeightFile
 from detrkit.errors import CheckpointError, ConfigurationError
 from detrkit.files import write_atomically
 from detrkit.models.catalog import FAMILIES, build_from_config, changed_config
 from detrkit.models.detector import Detector
-from detrkit.structures import Category, ModelCard, Preprocessing
 
 _HEADER = "detrkit"
-_FORMAT = 1
+# Format 1 had other names for parameters and settings (heads.classes, for example, became heads.class_head).
+_FORMAT = 2
 
 
 def save(model: Detector, path: str | Path) -> Path:
-    """Writes a model so that `load` gives it back bit by bit, with its classes, preprocessing and figures.
+    """Writes a model so that `load` restores it bit for bit, with its classes, preprocessing and metrics.
 
     Args:
         model: any detector; its card goes into the header.
-        path: the file to be; must end in `.safetensors`.
+        path: the file to write; must end in `.safetensors`.
 
     Raises:
         CheckpointError: another ending.
@@ -36,21 +37,21 @@ def save(model: Detector, path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} must end in .safetensors: that is the one format detrkit writes")
+        raise CheckpointError(f"{path} must end in .safetensors: that is the only format detrkit writes")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     header = {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(model.card)})}
 
     def write(temporary: Path) -> None:
         try:
             save_file(tensors, temporary, header)
-        except SafetensorError as problem:  # a full disk, say
+        except SafetensorError as problem:  # a full disk, for example
             raise OSError(str(problem)) from problem
 
     return write_atomically(path, write)
 
 
 def is_own(file: WeightFile) -> bool:
-    """True for a file that `save` wrote."""
+    """Whether `save` wrote the file."""
     return _HEADER in file.metadata
 
 
@@ -58,42 +59,50 @@ def restore(file: WeightFile) -> Detector:
     """The model that `save` wrote, in eval mode.
 
     Raises:
-        CheckpointError: the header is of a newer detrkit, names an unknown family, or does not fit the tensors.
+        CheckpointError: the header comes from a newer detrkit, names an unknown family, has settings that cannot be built, or does not fit the tensors.
     """
-    try:
-        header = json.loads(file.metadata[_HEADER])
-        written = header.get("format")
-        card = _card(header) if written == _FORMAT else None
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise CheckpointError(f"{file.path} has a damaged header ({problem}): write it again") from problem
-    if card is None:
-        raise CheckpointError(
-            f"{file.path} has format {written}, this detrkit reads format {_FORMAT}: install a newer detrkit"
-        )
+    card = _card_in(file)
     if card.family not in FAMILIES:
         raise CheckpointError(
             f"{file.path} holds a model of the family '{card.family}', which this detrkit does not know"
         )
     try:
         config = changed_config(FAMILIES[card.family].Config(), dict(card.config))
+        model = build_from_config(
+            card.family, card.variant, config, categories=card.categories, preprocessing=card.preprocessing
+        )
     except (ConfigurationError, TypeError) as problem:
         raise CheckpointError(
             f"{file.path} has settings that this detrkit cannot use ({problem}): install a newer detrkit"
         ) from problem
-    model = build_from_config(
-        card.family, card.variant, config, categories=card.categories, preprocessing=card.preprocessing
-    )
     model.card = card
     try:
-        model.load_state_dict(
-            file.tensors, assign=True
-        )  # takes over the file's types, so that what comes back is what was written
+        model.load_state_dict(file.tensors, assign=True)  # with the file's types, so that the model is what was saved
     except RuntimeError as problem:
         raise CheckpointError(
             f"{file.path} does not hold the tensors that its own header describes: write it again"
         ) from problem
     model.backbone.to(memory_format=torch.channels_last)
     return model.eval()
+
+
+def _card_in(file: WeightFile) -> ModelCard:
+    """The card in the header, if it has this version's format."""
+    try:
+        header = json.loads(file.metadata[_HEADER])
+        file_format = header.get("format")
+        if file_format == _FORMAT:
+            return _card(header)
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise CheckpointError(f"{file.path} has a damaged header ({problem}): write it again") from problem
+    if isinstance(file_format, int) and file_format < _FORMAT:
+        raise CheckpointError(
+            f"{file.path} was written by an older detrkit, whose names of parameters and settings have changed since: "
+            "train again, or load the authors' file again"
+        )
+    raise CheckpointError(
+        f"{file.path} has format {file_format}, this detrkit reads format {_FORMAT}: install a newer detrkit"
+    )
 
 
 def _card(header: Mapping[str, Any]) -> ModelCard:
@@ -103,9 +112,14 @@ def _card(header: Mapping[str, Any]) -> ModelCard:
     return ModelCard(
         family=header["family"],
         variant=header["variant"],
-        config=header["config"],
+        config={name: frozen(value) for name, value in header["config"].items()},
         categories=tuple(Category(**entry) for entry in header["categories"]),
         preprocessing=Preprocessing(**preprocessing),
         threshold=header["threshold"],
         metrics=header["metrics"],
     )
+
+
+def frozen(value: Any) -> Any:
+    """A setting as it was before JSON turned its tuples into lists; configurations hold only tuples."""
+    return tuple(frozen(entry) for entry in value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Tensors out of weight files of any layout, without ever running what a file says."""
+"""Reads tensors from weight files of any layout without ever running code from a file."""
 
 from __future__ import annotations
 
@@ -6,29 +6,68 @@ import argparse
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from detrkit.errors import CheckpointError
 
-# Where files that hold more than weights keep them.
-_WEIGHT_ENTRIES = ("model", "state_dict", "model_state_dict")
+# Where files with other content keep the weights. The running average, which authors release and evaluate, comes first: RT-DETR and its
+# descendants keep it under `ema`, DINO under `ema_model`.
+_WEIGHT_ENTRIES = (("ema", "module"), ("ema_model",), ("model",), ("state_dict",), ("model_state_dict",))
+
+
+class _NumPyType:
+    """Stands in for a NumPy type in a pickle: it keeps what plain numbers need and ignores everything else."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        self.type = np.dtype(name)
+        if self.type.kind not in "biuf":
+            raise pickle.UnpicklingError(f"GLOBAL numpy.dtype('{name}') is not the type of a plain number")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.type = self.type.newbyteorder(state[1])
+
+
+def _numpy_scalar(type_: _NumPyType, content: bytes) -> bool | int | float:
+    """Stands in for a NumPy scalar in a pickle: returns its value as a plain number."""
+    (number,) = np.frombuffer(content, type_.type)
+    return number.item()  # type: ignore[no-any-return]
+
+
+# Objects in authors' files that are as harmless as a dictionary: options in a namespace, paths (read as pure paths, which cannot access
+# files) and NumPy scalars (read as numbers). Newer releases of Python and NumPy have moved the modules that pickles name.
+_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    argparse.Namespace,
+    *(
+        (PurePosixPath, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "PurePosixPath")
+    ),
+    *(
+        (PureWindowsPath, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for name in ("WindowsPath", "PureWindowsPath")
+    ),
+    *((_numpy_scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
+    (_NumPyType, "numpy.dtype"),
+]
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What was found in a file.
+    """The content of a weight file.
 
     Attributes:
         path: the file.
-        tensors: by the names of whoever wrote it.
-        metadata: the JSON header's texts of a safetensors file.
+        tensors: the tensors by their names in the file.
+        metadata: the strings in the JSON header of a safetensors file.
         arguments: options that the training code stored beside the weights, or the settings in a `config.json` beside the file.
     """
 
@@ -55,11 +94,13 @@ def read_weights(path: str | Path) -> WeightFile:
     try:
         return _read_safetensors(path) if _looks_like_safetensors(path) else _read_torch(path)
     except OSError as problem:
-        raise CheckpointError(f"{path} cannot be read ({problem.strerror or problem}): check its rights") from problem
+        raise CheckpointError(
+            f"{path} cannot be read ({problem.strerror or problem}): check its permissions"
+        ) from problem
 
 
 def _looks_like_safetensors(path: Path) -> bool:
-    """The format begins with eight bytes of length and then the JSON header's brace, whatever the file's name."""
+    """The format starts with the header's length in eight bytes and the JSON header's brace, whatever the file's name."""
     with path.open("rb") as file:
         start = file.read(9)
     return path.suffix == ".safetensors" or start[8:] == b"{"
@@ -72,7 +113,7 @@ def _read_safetensors(path: Path) -> WeightFile:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as problem:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({problem}): copy or download it again"
+            f"{path} is not a complete safetensors file ({problem}): copy or download it again"
         ) from problem
     if not tensors:
         raise CheckpointError(f"{path} holds no weights: give a file with a model's tensors")
@@ -84,10 +125,9 @@ def _read_torch(path: Path) -> WeightFile:
     if not _looks_like_torch(path):
         raise CheckpointError(damaged)
     try:
-        # The authors' training files keep their options as a namespace, which is as harmless as a dictionary.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # whatever the parser stumbles over is the file's fault
+    except Exception as problem:  # any error of the parser means a damaged file
         if isinstance(problem, pickle.UnpicklingError) and "GLOBAL" in str(problem):
             raise CheckpointError(
                 f"{path} holds Python objects besides tensors, which could run code when loaded: keep the weights alone in it, "
@@ -98,23 +138,38 @@ def _read_torch(path: Path) -> WeightFile:
 
 
 def _looks_like_torch(path: Path) -> bool:
-    """Torch writes a zip archive, or in its old format a pickle."""
+    """PyTorch writes a zip archive, or a pickle in its old format."""
     with path.open("rb") as file:
         return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
 
 
 def _weights_in(path: Path, content: Any) -> dict[str, Tensor]:
-    if isinstance(content, Mapping):
-        for entry in _WEIGHT_ENTRIES:
-            if isinstance(content.get(entry), Mapping):
-                content = content[entry]
-                break
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        if tensors and all(name.startswith("module.") for name in tensors):  # as DistributedDataParallel names them
-            return {name.removeprefix("module."): value for name, value in tensors.items()}
-        if tensors:
-            return tensors
-    raise CheckpointError(f"{path} holds no weights: expected tensors by name, alone or under 'model' or 'state_dict'")
+    entries = (_entry(content, names) for names in _WEIGHT_ENTRIES)
+    weights = next((entry for entry in entries if entry is not None), content)
+    tensors = _named_tensors(weights)
+    if not tensors:
+        raise CheckpointError(
+            f"{path} holds no weights: expected tensors by name, alone or under 'model' or 'state_dict'"
+        )
+    # DistributedDataParallel and running averages add this prefix.
+    while all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return tensors
+
+
+def _entry(content: Any, names: tuple[str, ...]) -> Mapping[Any, Any] | None:
+    """The entry under these nested names, or None if it holds no tensors."""
+    for name in names:
+        if not isinstance(content, Mapping):
+            return None
+        content = content.get(name)
+    return content if _named_tensors(content) else None
+
+
+def _named_tensors(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def _arguments_in(content: Any) -> dict[str, Any]:
@@ -132,5 +187,5 @@ def _settings_beside(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as problem:
-        raise CheckpointError(f"{file} is not whole JSON ({problem}): copy or download it again") from problem
+        raise CheckpointError(f"{file} is not complete JSON ({problem}): copy or download it again") from problem
     return settings if isinstance(settings, dict) else {}

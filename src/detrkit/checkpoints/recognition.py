@@ -1,0 +1,198 @@
+"""Recognises which paper's model a file holds, by the names and shapes of its tensors.
+
+A descendant's file often has all tensors of its ancestor's files, so descendants are tried before ancestors. Papers without a table are
+recognised, too, so that the refusal of their files can name them; when a paper gets a table, the table replaces its entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from detrkit.checkpoints import conditional_detr, deformable_detr, detr, light_detr
+from detrkit.checkpoints.shared import Paper, Signature, Table
+from detrkit.models.catalog import FAMILIES
+
+_OFFSETS = "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight"
+_RT_DECODER: Signature = {
+    "decoder.enc_score_head.weight": ("K", "D"),
+    "decoder.query_pos_head.layers.0.weight": (None, 4),
+    "decoder.decoder.layers.0.cross_attn.sampling_offsets.weight": (None, "D"),
+}
+_RT_VALUES: Signature = {**_RT_DECODER, "decoder.decoder.layers.0.cross_attn.value_proj.weight": ("D", "D")}
+# The same with Hugging Face's names.
+_HUGGING_FACE_RT_DECODER: Signature = {
+    "model.enc_score_head.weight": ("K", "D"),
+    "model.decoder.query_pos_head.layers.0.weight": (None, 4),
+    "model.decoder.layers.0.encoder_attn.sampling_offsets.weight": (None, "D"),
+}
+_HUGGING_FACE_RT_VALUES: Signature = {
+    **_HUGGING_FACE_RT_DECODER,
+    "model.decoder.layers.0.encoder_attn.value_proj.weight": ("D", "D"),
+}
+_ANCHORS: Signature = {
+    "refpoint_embed.weight": ("Q", 4),
+    "transformer.decoder.ref_anchor_head.layers.1.weight": (2, "D"),
+    "transformer.decoder.layers.0.ca_qpos_sine_proj.weight": ("D", "D"),
+}
+_DEFORMABLE_ANCHORS: Signature = {
+    "refpoint_embed.weight": ("Q", 4),
+    "transformer.decoder.ref_point_head.layers.0.weight": ("D", "2D"),
+    _OFFSETS: (None, "D"),
+}
+# By family, descendants before ancestors: papers with a table, and papers that are recognised but cannot be loaded.
+_KNOWN: dict[str, Table | Paper] = {
+    "light_detr": light_detr.TABLE,
+    "deim": Paper("DEIMv2", ({**_RT_DECODER, "decoder.decoder.layers.0.swish_ffn.w12.weight": (None, "D")},)),
+    "d_fine": Paper(
+        "D-FINE (or a DEIM, whose files are the same)",
+        (
+            {**_RT_DECODER, "decoder.pre_bbox_head.layers.0.weight": ("D", "D"), "decoder.up": None},
+            {
+                **_HUGGING_FACE_RT_DECODER,
+                "model.decoder.pre_bbox_head.layers.0.weight": ("D", "D"),
+                "model.decoder.up": None,
+            },
+        ),
+    ),
+    "rt_detr_v2": Paper(
+        "RT-DETRv2",
+        (
+            {**_RT_VALUES, "decoder.decoder.layers.0.cross_attn.num_points_scale": (None,)},
+            {**_HUGGING_FACE_RT_VALUES, "model.decoder.layers.0.encoder_attn.n_points_scale": (None,)},
+        ),
+        article="an",
+    ),
+    "rt_detr": Paper(
+        "RT-DETR", ({**_RT_VALUES, "decoder.enc_output.0.weight": ("D", "D")}, _HUGGING_FACE_RT_VALUES), article="an"
+    ),
+    "dino": Paper(
+        "DINO",
+        (
+            {
+                "label_enc.weight": (None, "D"),
+                "transformer.tgt_embed.weight": ("Q", "D"),
+                "transformer.enc_out_class_embed.weight": ("K", "D"),
+                _OFFSETS: (None, "D"),
+            },
+        ),
+    ),
+    "h_detr": Paper(
+        "H-DETR",
+        (
+            {
+                "query_embed.weight": ("Q", "D"),
+                "transformer.pos_trans.weight": ("2D", "2D"),
+                _OFFSETS: (None, "D"),
+            },
+        ),
+        article="an",
+    ),
+    "dn_deformable_detr": Paper("DN-Deformable-DETR", ({**_DEFORMABLE_ANCHORS, "label_enc.weight": (None, "D-1")},)),
+    "dn_detr": Paper("DN-DETR", ({**_ANCHORS, "label_enc.weight": (None, "D-1")},)),
+    "dab_deformable_detr": Paper("DAB-Deformable-DETR", ({**_DEFORMABLE_ANCHORS, "tgt_embed.weight": ("Q", "D")},)),
+    "dab_detr": Paper(
+        "DAB-DETR",
+        (
+            _ANCHORS,
+            {
+                "model.query_refpoint_embeddings.weight": ("Q", 4),
+                "model.decoder.ref_anchor_head.layers.1.weight": (2, "D"),
+            },
+        ),
+    ),
+    "sam_detr": Paper(
+        "SAM-DETR",
+        (
+            {
+                "query_embed.weight": ("Q", 4),
+                "transformer.decoder.layers.0.point1.0.weight": (None, "D", 1, 1),
+                "transformer.decoder.layers.0.attn1.weight": (None, "D"),
+            },
+        ),
+    ),
+    "conditional_detr": conditional_detr.TABLE,
+    "deformable_detr": deformable_detr.TABLE,
+    "smca_multiscale": Paper(
+        "multi-scale SMCA-DETR",
+        (
+            {
+                "query_embed.weight": ("Q", "D"),
+                "transformer.encoder.layers.0.self_attn_8.weight": ("D", 1, None, None),
+                "transformer.decoder.layers.0.point2.weight": (None, "D"),
+                "transformer.decoder.layers.0.norm4.weight": ("D",),
+            },
+        ),
+    ),
+    "smca_detr": Paper(
+        "SMCA-DETR",
+        (
+            {
+                "query_embed.weight": ("Q", "D"),
+                "transformer.decoder.layers.0.point1.layers.0.weight": ("D", "D"),
+                "transformer.decoder.layers.0.point2.weight": (None, "D"),
+                "transformer.decoder.layers.0.norm4.weight": ("D",),
+            },
+        ),
+        article="an",
+    ),
+    "anchor_detr": Paper(
+        "Anchor DETR",
+        ({"transformer.pattern.weight": (None, "D"), "transformer.position.weight": ("A", 2)},),
+        article="an",
+    ),
+    "tsp_fcos": Paper(
+        "TSP-FCOS",
+        (
+            {
+                "pyramid_position_embedding": (None, "D"),
+                "transformer_encoder.layers.0.self_attn.in_proj_weight": ("3D", "D"),
+                "fcos_head.cls_logits.weight": (None, None, 3, 3),
+            },
+        ),
+    ),
+    "tsp_rcnn": Paper(
+        "TSP-RCNN",
+        ({"roi_heads.box_head.transformer_encoder.layers.0.self_attn.in_proj_weight": ("3D", "D")},),
+    ),
+    "detr_segmentation": Paper(
+        "panoptic DETR",
+        (
+            {"detr.query_embed.weight": ("Q", "D"), "bbox_attention.q_linear.weight": ("D", "D")},
+            {
+                "detr.model.query_position_embeddings.weight": ("Q", "D"),
+                "detr.class_labels_classifier.weight": ("K", "D"),
+            },
+        ),
+    ),
+    "detr": detr.TABLE,
+}
+PAPERS: dict[str, Paper] = {
+    family: known.paper if isinstance(known, Table) else known for family, known in _KNOWN.items()
+}
+# The tables of all families that can be built.
+TABLES: dict[str, Table] = {family: known for family in FAMILIES if isinstance(known := _KNOWN.get(family), Table)}
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """The paper whose model a file holds.
+
+    Attributes:
+        family: key in `PAPERS`, and in `TABLES` if detrkit builds the model.
+        paper: the paper's name and signatures.
+    """
+
+    family: str
+    paper: Paper
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> Recognised | None:
+    """The paper that weights with other codes' names belong to, or None if it is unknown."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for family, paper in PAPERS.items():
+        if paper.wrote(shapes):
+            return Recognised(family, paper)
+    return None
