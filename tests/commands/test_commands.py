@@ -1,8 +1,10 @@
-"""The command line as a user meets it: real processes, real files, one sentence and exit code 2 where something is wrong."""
+"""The command line as a user sees it: real files, and one sentence with exit code 2 if something is wrong."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 import io
 import json
 import shutil
@@ -19,6 +21,7 @@ from PIL import Image
 import detrkit
 from detrkit.__main__ import main
 from detrkit.data import read_digits
+from detrkit.training import TrainingOptions
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Finished:
 
 
 def detrkit_command(*arguments: object, folder: Path) -> Finished:
-    """Runs a command as its process would, but in this one, which saves seconds of imports."""
+    """Runs a command in this process, which saves seconds of imports."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -41,7 +44,7 @@ def detrkit_command(*arguments: object, folder: Path) -> Finished:
 
 
 def refusal(*arguments: object, folder: Path) -> str:
-    """What the command says when it refuses: one line on the error stream, exit code 2, no traceback."""
+    """The message of a command that refuses its arguments: one line on the error stream, exit code 2, no traceback."""
     result = detrkit_command(*arguments, folder=folder)
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
@@ -53,7 +56,7 @@ def refusal(*arguments: object, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model for digits, small enough for a command to be quick."""
+    """An untrained model for digits, small enough for quick commands."""
     torch.manual_seed(0)
     model = detrkit.build(
         "detr-compact",
@@ -66,7 +69,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(digits_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the small data set that a test may damage."""
+    """A copy of the small data set, which a test may damage."""
     return shutil.copytree(digits_folder, tmp_path / "data")
 
 
@@ -93,7 +96,7 @@ def test_train_evaluate_predict(data: Path, tmp_path: Path) -> None:
     assert detrkit.load(best).card.config["queries"] == 7
 
     evaluated = detrkit_command(
-        "evaluate", best, "--data", data, "--output", "figures.json", "--results", "found.json", "--report", "report.html",
+        "evaluate", best, "--data", data, "--output", "figures.json", "--results", "results.json", "--report", "report.html",
         folder=tmp_path,
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr
@@ -103,12 +106,12 @@ def test_train_evaluate_predict(data: Path, tmp_path: Path) -> None:
     assert "</html>" in (tmp_path / "report.html").read_text()
 
     truth = data / "annotations" / "instances_val.json"
-    again = detrkit_command("evaluate", "found.json", "--data", truth, "--output", "again.json", folder=tmp_path)
+    again = detrkit_command("evaluate", "results.json", "--data", truth, "--output", "again.json", folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "again.json").read_text())["figures"] == pytest.approx(figures["figures"], abs=1e-6)
 
-    found = detrkit_command("predict", best, data / "val", "--threshold", 0, "--output", "seen", folder=tmp_path)
-    assert found.returncode == 0, found.stderr
+    predicted = detrkit_command("predict", best, data / "val", "--threshold", 0, "--output", "seen", folder=tmp_path)
+    assert predicted.returncode == 0, predicted.stderr
     entries = json.loads((tmp_path / "seen" / "detections.json").read_text())
     assert {entry["image_id"] for entry in entries} == {1, 2, 3, 4, 5}
     assert {entry["category_id"] for entry in entries} <= set(range(10))
@@ -143,6 +146,33 @@ def test_resume(data: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_train_has_every_training_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names, descriptions and defaults come from the dataclass, so that none is missing and none differs."""
+    monkeypatch.setenv("COLUMNS", "250")
+    shown = detrkit_command("train", "--help", folder=tmp_path).stdout
+    documented = inspect.getdoc(TrainingOptions)
+    assert documented is not None
+    for field in dataclasses.fields(TrainingOptions):
+        line = next(line for line in shown.splitlines() if f"--{field.name.replace('_', '-')} " in line)
+        description = documented.split(f"    {field.name}: ")[1].splitlines()[0].replace("`", "")
+        assert description in line
+        if field.default not in (None, dataclasses.MISSING):
+            assert f"[default: {field.default}]" in line
+    assert "folder of a run to continue" in shown
+
+
+def test_several_processes_are_refused_before_a_demo_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "demo"
+    folder.mkdir(parents=True)
+    for name in ("demo", "best.safetensors", "resume.ckpt"):
+        (folder / name).write_text("of an earlier demo")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "in one process, but 2 were started" in refusal("demo", folder=tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"demo", "best.safetensors", "resume.ckpt"}
+
+
 def test_models_lists_the_catalog(tmp_path: Path) -> None:
     result = detrkit_command("models", folder=tmp_path)
     assert result.returncode == 0
@@ -156,7 +186,7 @@ def test_doctor_says_how_deformable_attention_runs(tmp_path: Path, monkeypatch: 
     for words in ("the fastest for cpu: numba", torch.__version__, "float32, bf16", "DETRKIT_DEFORMABLE_ATTENTION"):
         assert words in shown
     monkeypatch.setenv("DETRKIT_DEFORMABLE_ATTENTION", "bags")
-    assert "asked for by DETRKIT_DEFORMABLE_ATTENTION" in detrkit_command("doctor", folder=tmp_path).stdout
+    assert "requested by DETRKIT_DEFORMABLE_ATTENTION" in detrkit_command("doctor", folder=tmp_path).stdout
     monkeypatch.setenv("DETRKIT_DEFORMABLE_ATTENTION", "bag")
     shown = detrkit_command("doctor", folder=tmp_path).stdout
     assert "there is no deformable attention by 'bag'" in " ".join(shown.replace("│", " ").split())
@@ -170,16 +200,13 @@ def test_settings_that_are_yes_or_no(data: Path, tmp_path: Path) -> None:
     assert "--settings.refine must be of type bool, not 'maybe'" in refusal(*command, "maybe", folder=tmp_path)
 
 
-def test_settings_that_may_be_none(data: Path, tmp_path: Path) -> None:
+def test_settings_that_are_numbers(data: Path, tmp_path: Path) -> None:
     small = ("--steps", "1", "--batch-size", "4", "--short-side", "64", "--flip", "0", "--no-crop")
-    command = ("train", "deformable-detr-compact-two-stage", "--data", str(data), *small, "--settings.distinct-overlap")
-    for word, value in (("0.7", 0.7), ("none", None)):
-        assert detrkit_command(*command, word, "--output", word, folder=tmp_path).returncode == 0
-        settings = json.loads((tmp_path / word / "config.json").read_text())["options"]["settings"]
-        assert settings["distinct_overlap"] == value
-    assert "--settings.distinct_overlap must be of type float or none, not 'much'" in refusal(
-        *command, "much", folder=tmp_path
-    )
+    command = ("train", "light-detr-compact", "--data", str(data), *small, "--settings.distinct-overlap")
+    assert detrkit_command(*command, "0.7", "--output", "run", folder=tmp_path).returncode == 0
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["options"]["settings"]
+    assert settings["distinct_overlap"] == 0.7
+    assert "--settings.distinct_overlap must be of type float, not 'much'" in refusal(*command, "much", folder=tmp_path)
 
 
 def test_a_thin_picture_does_not_end_a_run(data: Path, tmp_path: Path) -> None:
@@ -245,16 +272,16 @@ def test_json_cut_in_half(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("harm", ["truncated", "text", "missing"])
-def test_broken_images(data: Path, tmp_path: Path, harm: str) -> None:
-    victim = data / "train" / "0003.png"
-    if harm == "truncated":
+@pytest.mark.parametrize("damage", ["truncated", "text", "missing"])
+def test_broken_images(data: Path, tmp_path: Path, damage: str) -> None:
+    image = data / "train" / "0003.png"
+    if damage == "truncated":
         Image.effect_noise((200, 200), 60).save(tmp_path / "whole.jpg")
-        victim.write_bytes((tmp_path / "whole.jpg").read_bytes()[:3000])
-    elif harm == "text":
-        victim.write_text("not an image")
+        image.write_bytes((tmp_path / "whole.jpg").read_bytes()[:3000])
+    elif damage == "text":
+        image.write_text("not an image")
     else:
-        victim.unlink()
+        image.unlink()
     for command in (("train", "detr-compact"),):
         assert "0003.png" in refusal(*command, "--data", data, folder=tmp_path)
     assert not (tmp_path / "runs").exists()
@@ -289,7 +316,7 @@ def test_classes_that_do_not_fit(data: Path, tmp_path: Path) -> None:
     detrkit.save(model, tmp_path / "unicorns.safetensors")
     sentence = refusal("evaluate", "unicorns.safetensors", "--data", data, folder=tmp_path)
     assert "unicorn" in sentence
-    assert "neither by name nor by id" in sentence
+    assert "by name or by id" in sentence
 
 
 def test_an_unwritable_output_folder(checkpoint: Path, data: Path, tmp_path: Path) -> None:
@@ -307,6 +334,9 @@ def test_an_unwritable_output_folder(checkpoint: Path, data: Path, tmp_path: Pat
         (("train", "detr-compact", "--data", "digits", "--epochs", "many"), "--epochs"),
         (("train", "detr-compact", "--data", "digits", "--epochs", "0"), "epochs"),
         (("train", "detr-compact", "--data", "digits", "--settings.querys", "3"), "queries"),
+        (("train", "detr-compact", "--data", "digits", "--settings.queries", "3.5"), "must be of type int, not '3.5'"),
+        (("train", "detr-compact", "--data", "digits", "--schedule", "linear"), "--schedule"),
+        (("train", "detr-compact", "digits"), "digits"),
         (("train", "detr-compact", "--data", "digits", "--device", "gpu"), "device"),
         (("train", "detr-r18", "--data", "digits"), "--backbone-weights"),
         (("train",), "variant"),
@@ -319,7 +349,7 @@ def test_wrong_options_name_the_remedy(arguments: tuple[str, ...], words: str, t
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_real_process_ends_with_2_and_only_debug_shows_the_traceback(tmp_path: Path) -> None:
+def test_a_real_process_exits_with_2_and_only_debug_shows_the_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "detrkit", "train", "detr-compact", "--data", "nowhere"]
     plain = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert (plain.returncode, plain.stdout) == (2, "")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from detrkit.cards import Preprocessing
 from detrkit.data import (
     Augmentation,
     DetectionDataset,
-    EpochSampler,
     EvaluationData,
     EvaluationTransform,
     TrainingData,
@@ -23,7 +24,7 @@ from detrkit.data import (
     pad_images,
     read_digits,
 )
-from detrkit.structures import ImageBatch, Preprocessing, Target
+from detrkit.structures import ImageBatch, Target
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,9 @@ def dataset() -> DetectionDataset:
     return read_digits("train", images=9, size=64)
 
 
-def training_data(dataset: DetectionDataset, seed: int = 5, label_map: torch.Tensor | None = None) -> TrainingData:
+def training_data(dataset: DetectionDataset, seed: int = 5) -> TrainingData:
     transform = TrainingTransform(Augmentation.for_sizes(64, 107), Preprocessing())
-    return TrainingData(dataset, transform, seed, label_map)
+    return TrainingData(dataset, transform, seed)
 
 
 def empty_target() -> Target:
@@ -61,9 +62,8 @@ def test_padding_lies_right_and_below() -> None:
 
 def test_collate() -> None:
     target = Target(torch.tensor([3]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))
-    batch, targets = collate(
-        [(torch.ones(3, 64, 80), target, 2**40, (20, 40)), (torch.ones(3, 64, 80), empty_target(), 7, (30, 60))]
-    )
+    samples = [(torch.ones(3, 64, 80), target, 2**40, (20, 40)), (torch.ones(3, 64, 80), empty_target(), 7, (30, 60))]
+    batch, targets = collate(samples, smallest_side=64)
     assert isinstance(batch, ImageBatch)
     assert batch.image_ids is not None
     assert batch.original_sizes is not None
@@ -74,20 +74,19 @@ def test_collate() -> None:
     assert len(targets[1].labels) == 0
 
 
-def test_thin_images_are_padded_to_a_cell_of_the_coarsest_level() -> None:
-    batch, _ = collate([(torch.ones(3, 20, 100), empty_target(), 1, (40, 200))])
-    assert batch.pixels.shape == (1, 3, 64, 100)
-    assert batch.padding is not None
-    assert batch.padding[0].sum(0).tolist() == [44] * 100
+@pytest.mark.parametrize(("smallest_side", "height", "width"), [(1, 20, 100), (64, 64, 100), (128, 128, 128)])
+def test_thin_images_are_padded_to_the_smallest_side(smallest_side: int, height: int, width: int) -> None:
+    batch, _ = collate([(torch.ones(3, 20, 100), empty_target(), 1, (40, 200))], smallest_side=smallest_side)
+    assert batch.pixels.shape == (1, 3, height, width)
+    assert torch.equal(batch.pixels[0, 0, :20, :100], torch.ones(20, 100))
+    assert batch.pixels.sum() == 3 * 20 * 100
+    padded = 0 if batch.padding is None else int(batch.padding.sum())
+    assert padded == height * width - 20 * 100
 
 
-def test_a_sample_names_its_image_and_maps_its_labels(dataset: DetectionDataset) -> None:
-    plain = training_data(dataset)[4]
-    mapped = training_data(dataset, label_map=torch.arange(10) * 2 + 1)[4]
-    assert (plain.image_id, plain.original_size) == (5, (64, 64))
-    assert torch.equal(mapped.target.labels, plain.target.labels * 2 + 1)
-    assert torch.equal(mapped.target.boxes_cxcywh, plain.target.boxes_cxcywh)
-    assert torch.equal(mapped.pixels, plain.pixels)
+def test_a_sample_names_its_image(dataset: DetectionDataset) -> None:
+    sample = training_data(dataset)[4]
+    assert (sample.image_id, sample.original_size) == (5, (64, 64))
 
 
 def test_chance_depends_on_seed_epoch_and_image(dataset: DetectionDataset) -> None:
@@ -116,20 +115,20 @@ def test_one_seed_serves_every_image_differently(dataset: DetectionDataset) -> N
 @pytest.mark.parametrize("persistent", [False, True])
 def test_workers_change_nothing(dataset: DetectionDataset, persistent: bool) -> None:
     def epochs(workers: int) -> list[tuple[torch.Tensor, list[float]]]:
-        data, sampler = training_data(dataset), EpochSampler(len(dataset), seed=5)
+        data, order = training_data(dataset), [0] * len(dataset)
         loader = DataLoader(
             data,
             batch_size=2,
-            sampler=sampler,
+            sampler=order,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=partial(collate, smallest_side=64),
             persistent_workers=persistent and workers > 0,
             multiprocessing_context="fork" if workers else None,
         )
         seen = []
         for epoch in range(2):
             data.set_epoch(epoch)
-            sampler.set_epoch(epoch)
+            order[:] = epoch_order(len(dataset), 5, epoch)
             for batch, targets in loader:
                 boxes = [round(value, 6) for target in targets for value in target.boxes_cxcywh.flatten().tolist()]
                 seen.append((batch.pixels.clone(), boxes))
@@ -143,13 +142,13 @@ def test_workers_change_nothing(dataset: DetectionDataset, persistent: bool) -> 
 
 
 def test_evaluation_data_leaves_nothing_to_chance(dataset: DetectionDataset) -> None:
-    data = EvaluationData(dataset, EvaluationTransform(Preprocessing(short_side=96)), torch.arange(10) + 1)
+    data = EvaluationData(dataset, EvaluationTransform(Preprocessing(short_side=96)))
     assert len(data) == 9
     sample, objects = data[2], dataset.objects(2)
     assert sample.pixels.shape == (3, 96, 96)
     assert torch.equal(sample.pixels, data[2].pixels)
     assert (sample.image_id, sample.original_size) == (3, (64, 64))
-    assert sample.target.labels.tolist() == (objects.labels + 1).tolist()
+    assert sample.target.labels.tolist() == objects.labels.tolist()
     left, top, right, bottom = objects.boxes_xyxy[0] / 64
     expected = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
     assert sample.target.boxes_cxcywh[0].tolist() == pytest.approx(expected, abs=1e-6)
@@ -161,23 +160,6 @@ def test_epoch_order() -> None:
     orders = [epoch_order(50, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (2, 0), (0, 1))]
     assert all(orders[one] != orders[two] for one in range(4) for two in range(one))
     assert epoch_order(50, seed=1, epoch=0) != list(range(50))
-
-
-def test_the_sampler_follows_the_epoch() -> None:
-    sampler = EpochSampler(20, seed=3)
-    assert list(sampler) == epoch_order(20, 3, 0)
-    sampler.set_epoch(7)
-    assert list(sampler) == epoch_order(20, 3, 7)
-    assert len(sampler) == 20
-
-
-@pytest.mark.parametrize(("count", "world_size"), [(20, 1), (20, 4), (21, 4), (2, 5)])
-def test_processes_share_the_images(count: int, world_size: int) -> None:
-    samplers = [EpochSampler(count, 3, rank=rank, world_size=world_size) for rank in range(world_size)]
-    parts = [list(sampler) for sampler in samplers]
-    assert {len(part) for part in parts} == {len(samplers[0])} == {-(-count // world_size)}
-    interleaved = [index for step in zip(*parts, strict=True) for index in step]
-    assert interleaved == (epoch_order(count, 3, 0) * world_size)[: len(interleaved)]
 
 
 def test_equal_size_batches() -> None:
@@ -194,7 +176,9 @@ def test_real_images_in_equal_size_batches_are_never_padded(shared: Path) -> Non
     batches = equal_size_batches(sizes, 4)
     assert sorted(index for batch in batches for index in batch) == list(range(24))
     assert max(map(len, batches)) == 4
-    loader = DataLoader(EvaluationData(dataset, transform), batch_sampler=batches, collate_fn=collate)
+    loader = DataLoader(
+        EvaluationData(dataset, transform), batch_sampler=batches, collate_fn=partial(collate, smallest_side=1)
+    )
     for batch, targets in loader:
         assert batch.padding is None
         assert len(targets) == len(batch.pixels)

@@ -1,4 +1,4 @@
-"""What stands in for settings that were not given, and which settings are refused."""
+"""The values of options that were not given, and which options are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from detrkit.errors import ConfigurationError
 from detrkit.models.catalog import find_variant
-from detrkit.training.options import TrainingOptions, choose_device, plan, resolve
+from detrkit.training.options import check_single_process, choose_device, plan, resolve
+from detrkit.training.pieces import pieces
+from detrkit.training.training_options import TrainingOptions
 
 
 def resolved(variant: str = "detr-r50", **options: Any) -> TrainingOptions:
@@ -21,7 +23,7 @@ def test_the_recipe_fills_in_what_was_not_given() -> None:
     assert (options.lr, options.backbone_lr, options.weight_decay, options.gradient_clip) == (1e-4, 1e-5, 1e-4, 0.1)
     assert (options.epochs, options.batch_size, options.schedule) == (500, 64, "step")
     assert (options.short_side, options.long_side) == (800, 1333)
-    assert options.accumulate == 32  # two images of 800 x 1333 at once
+    assert options.accumulate == pieces(find_variant("detr-r50").config, 64, 800, 1333)
 
 
 def test_given_values_stay() -> None:
@@ -32,9 +34,9 @@ def test_given_values_stay() -> None:
 
 
 def test_settings_are_the_whole_configuration() -> None:
-    settings = resolved("deformable-detr-mobilenetv2-light", settings={"queries": 7}).settings
-    expected = dataclasses.asdict(find_variant("deformable-detr-mobilenetv2-light").config) | {"queries": 7}
-    del expected["classes"]
+    settings = resolved("light-detr-mobilenetv2", settings={"queries": 7}).settings
+    expected = dataclasses.asdict(find_variant("light-detr-mobilenetv2").config) | {"queries": 7}
+    del expected["class_count"]
     assert settings == expected
 
 
@@ -49,21 +51,66 @@ def test_unknown_settings_are_refused() -> None:
         ({"epochs": 0}, "epochs must be above 0"),
         ({"steps": 0}, "steps must be above 0"),
         ({"lr": -1.0}, "lr must be above 0"),
-        ({"lr": float("nan")}, "lr must be above 0"),
+        ({"lr": float("nan")}, "lr must be a finite number, not nan"),
+        ({"lr": float("inf")}, "lr must be a finite number, not inf"),
+        ({"flip": float("nan")}, "flip must be a finite number, not nan"),
         ({"drop_after": 2.0}, "drop_after is a share of the run"),
-        ({"settings": {"classes": 3}}, "follows from the data set"),
-        ({"device": "cpu:0"}, "not to be had here"),
+        ({"settings": {"class_count": 3}}, "follows from the data set"),
+        ({"device": "cpu:0"}, "is not available"),
         ({"short_side": 0}, "short_side must be above 0"),
-        ({"workers": -1}, "workers must not be below 0"),
+        ({"workers": -1}, "workers must be at least 0, not -1"),
         ({"schedule": "linear"}, "schedule must be one of step, cosine"),
         ({"precision": "int8"}, "precision must be one of"),
-        ({"batch_size": 6, "accumulate": 4}, "6 images cannot be taken in 4 equal pieces"),
-        ({"device": "tpu"}, "the device 'tpu' is not to be had here"),
+        ({"batch_size": 6, "accumulate": 4}, "6 images cannot be split into 4 equal pieces"),
+        ({"device": "tpu"}, "the device 'tpu' is not available"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         resolved(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": "3"}, "epochs must be of type int or none, not str ('3')"),
+        ({"batch_size": 2.5}, "batch_size must be of type int or none, not float (2.5)"),
+        ({"steps": 1.5}, "steps must be of type int or none, not float (1.5)"),
+        ({"lr": "fast"}, "lr must be of type float or none, not str ('fast')"),
+        ({"seed": None}, "seed must be of type int, not NoneType (None)"),
+        ({"crop": 1}, "crop must be of type bool, not int (1)"),
+        ({"evaluate_every": True}, "evaluate_every must be of type int, not bool (True)"),
+        ({"settings": ["queries"]}, "settings must be of type dict, not list (['queries'])"),
+        ({"schedule": ["step"]}, "schedule must be one of step, cosine, not '['step']'"),
+        ({"precision": None}, "precision must be one of float32, bf16, not 'None'"),
+    ],
+    ids=str,
+)
+def test_values_of_a_wrong_type_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolved(**options)
+    assert str(caught.value) == message
+
+
+def test_whole_numbers_are_fine_where_fractions_are() -> None:
+    options = resolved(lr=1, flip=0, drop_after=1)
+    assert (options.lr, options.flip, options.drop_after) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])
+def test_several_processes_are_refused(variable: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"in one process, but 4 were started .{variable}=4.: start it without"
+    ):
+        check_single_process({variable: "4"})
+
+
+def test_one_process_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_single_process({"WORLD_SIZE": "1", "SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_SIZE": ""})
+    check_single_process({"SLURM_NTASKS": "4"})  # of the allocation: a batch script without srun is one process
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigurationError, match="without torchrun"):
+        resolved()
 
 
 def test_plan_counts_steps_and_epochs() -> None:
@@ -76,12 +123,12 @@ def test_plan_counts_steps_and_epochs() -> None:
 def test_plan_shrinks_the_batch_to_the_images() -> None:
     small = plan(resolved(epochs=2, batch_size=16, accumulate=1), images=3)
     assert (small.piece_size, small.steps_per_epoch, small.steps) == (3, 1, 2)
-    pieces = plan(resolved(epochs=2, batch_size=64, accumulate=32), images=16)
-    assert (pieces.piece_size, pieces.accumulate, pieces.batch_size, pieces.steps) == (2, 8, 16, 2)
+    few = plan(resolved(epochs=2, batch_size=64, accumulate=32), images=16)
+    assert (few.piece_size, few.accumulate, few.batch_size, few.steps) == (2, 8, 16, 2)
 
 
 def test_auto_chooses_a_device_that_is_there() -> None:
     assert choose_device("auto") in ("cpu", "cuda", "mps")
     assert choose_device("cpu") == "cpu"
-    with pytest.raises(ConfigurationError, match="not to be had here"):
+    with pytest.raises(ConfigurationError, match="is not available"):
         choose_device("cpu:x")

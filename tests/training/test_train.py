@@ -1,21 +1,27 @@
-"""Training as a user calls it, on real files, to the files that it leaves behind."""
+"""Training as a user calls it, from real files to the files that it writes."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
 import detrkit
-from detrkit.errors import ConfigurationError, DataError, NonFiniteError
+from detrkit.errors import CheckpointError, ConfigurationError, DataError, NonFiniteError
+from detrkit.models.catalog import CATALOG
+from detrkit.training.epochs import EpochEnds
 from detrkit.training.module import TrainingModule
+from detrkit.training.run_folder import RunFolder
 
 SMALL: dict[str, Any] = {
     "short_side": 64,
@@ -26,9 +32,9 @@ SMALL: dict[str, Any] = {
 }
 
 
-# A model that draws noise in training, beside dropout.
+# A model that draws noise in training, in addition to dropout.
 NOISY: dict[str, Any] = {
-    "variant": "deformable-detr-compact-two-stage",
+    "variant": "light-detr-compact",
     "settings": {**SMALL["settings"], "width": 64, "denoising": 8},
 }
 
@@ -45,7 +51,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> None:
-    result, told = run(digits_folder, tmp_path / "run", epochs=2)
+    result, printed = run(digits_folder, tmp_path / "run", epochs=2)
     folder = tmp_path / "run"
     names = {path.name for path in folder.iterdir()}
     assert names == {
@@ -62,12 +68,14 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     options = json.loads((folder / "config.json").read_text())["options"]
     assert (options["lr"], options["epochs"], options["seed"], options["schedule"]) == (6e-4, 2, 0, "cosine")
     assert all(value is not None for name, value in options.items() if name not in ("steps", "backbone_weights"))
-    assert "12 images" in told
-    assert "epoch 2/2: loss" in told
-    assert "of matched objects get the right class" in told
+    assert "12 images" in printed
+    assert "epoch 2/2: loss" in printed
+    assert ", right class " in printed
     model = detrkit.load(result.best)
     assert [category.name for category in model.card.categories] == [str(digit) for digit in range(10)]
     assert model.card.metrics["AP"] == pytest.approx(metrics["best"]["AP"])
+    with pytest.raises(CheckpointError, match=r"resume\.ckpt holds detrkit's weights without their header"):
+        detrkit.load(folder / "resume.ckpt")
 
 
 def test_the_loss_falls(digits_folder: Path, tmp_path: Path) -> None:
@@ -105,15 +113,121 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 def test_a_run_goes_on_without_what_its_version_did_not_know(digits_folder: Path, tmp_path: Path) -> None:
     small = {**SMALL["settings"], "width": 64}
-    run(digits_folder, tmp_path / "run", "deformable-detr-compact-two-stage", epochs=1, settings=small)
+    run(digits_folder, tmp_path / "run", "deformable-detr-compact", epochs=1, settings=small)
     path = tmp_path / "run" / "config.json"
     content = json.loads(path.read_text())
-    assert content["options"]["settings"].pop("denoising") == 0
-    content["options"] |= {"epochs": 2, "variant": "deformable-detr-mobilenetv2-light"}  # which has 60 now
+    for name in ("refine", "two_stage"):
+        assert content["options"]["settings"].pop(name) is False
+    content["options"] |= {"epochs": 2, "variant": "deformable-detr-compact-two-stage"}  # which has them on
     path.write_text(json.dumps(content))
     detrkit.train(resume=tmp_path / "run", console=Console(file=io.StringIO()))
     assert [row["epoch"] for row in rows(tmp_path / "run")] == ["1.0", "2.0"]
-    assert "denoising" not in str(load_file(tmp_path / "run" / "last.safetensors").keys())
+    assert "position_projection" not in str(load_file(tmp_path / "run" / "last.safetensors").keys())
+
+
+def continue_run(folder: Path, epochs: int) -> None:
+    """Resumes a finished run after its number of epochs was raised in its configuration."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["options"]["epochs"] = epochs
+    path.write_text(json.dumps(content))
+    detrkit.train(resume=folder, console=Console(file=io.StringIO()))
+
+
+def test_a_validation_split_may_come_after_a_run_began(digits_folder: Path, tmp_path: Path) -> None:
+    """The best epoch was chosen by its loss and has no AP; the first one that is evaluated takes its place."""
+    data = shutil.copytree(digits_folder, tmp_path / "data")
+    annotations = data / "annotations" / "instances_val.json"
+    annotations.rename(tmp_path / "later.json")
+    result, printed = run(data, tmp_path / "run", epochs=1)
+    assert result.evaluation is None
+    assert "the lowest loss counts as best" in printed
+    assert "AP" not in json.loads((tmp_path / "run" / "metrics.json").read_text())["best"]
+
+    (tmp_path / "later.json").rename(annotations)
+    continue_run(tmp_path / "run", epochs=2)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["best"]["epoch"] == 2
+    assert metrics["best"]["AP"] == pytest.approx(metrics["evaluation"]["figures"]["AP"], abs=1e-9)
+    assert ["AP" in row and row["AP"] != "" for row in rows(tmp_path / "run")] == [False, True]
+    assert torch.equal(
+        load_file(tmp_path / "run" / "best.safetensors")["heads.class_head.weight"],
+        load_file(tmp_path / "run" / "last.safetensors")["heads.class_head.weight"],
+    )
+
+
+def test_a_validation_split_may_go_after_a_run_began(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In that case losses are compared, which every epoch has."""
+    monkeypatch.setattr("detrkit.training.epochs._SAVE_EVERY", 0.0)  # every epoch may be the best
+    data = shutil.copytree(digits_folder, tmp_path / "data")
+    run(data, tmp_path / "run", epochs=1)
+    first = json.loads((tmp_path / "run" / "metrics.json").read_text())["best"]
+    assert "AP" in first
+    (data / "annotations" / "instances_val.json").unlink()
+    continue_run(tmp_path / "run", epochs=4)
+    losses = [float(row["loss"]) for row in rows(tmp_path / "run")]
+    best = json.loads((tmp_path / "run" / "metrics.json").read_text())["best"]
+    assert len(losses) == 4
+    assert (best["loss"], best["epoch"]) == (min(losses), 1 + losses.index(min(losses)))
+
+
+@pytest.mark.parametrize(
+    ("validation", "row", "best", "better"),
+    [
+        (True, {"loss": 1.0, "AP": 0.2}, None, True),
+        (True, {"loss": 1.0, "AP": 0.2}, {"loss": 2.0, "AP": 0.3}, False),
+        (True, {"loss": 3.0, "AP": 0.4}, {"loss": 2.0, "AP": 0.3}, True),
+        (True, {"loss": 3.0, "AP": 0.0}, {"loss": 2.0}, True),
+        (True, {"loss": 1.0}, {"loss": 2.0}, False),
+        (False, {"loss": 1.0}, {"loss": 2.0, "AP": 0.3}, True),
+        (False, {"loss": 3.0}, {"loss": 2.0, "AP": 0.3}, False),
+    ],
+)
+def test_which_epoch_is_better(
+    digits_folder: Path,
+    tmp_path: Path,
+    validation: bool,
+    row: dict[str, float],
+    best: dict[str, float] | None,
+    better: bool,
+) -> None:
+    dataset = detrkit.open_dataset(digits_folder, "val") if validation else None
+    ends = EpochEnds(RunFolder(tmp_path), dataset, Console(file=io.StringIO()))
+    assert ends._is_better(row, best) is better
+
+
+def test_a_model_with_five_levels_trains_on_thin_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cell of its coarsest level is 128 x 128 pixels; the images are 12 pixels high, so they are padded to that."""
+    usual = CATALOG["deformable-detr-compact"]
+    preprocessing = dataclasses.replace(usual.preprocessing, smallest_side=128)
+    monkeypatch.setitem(CATALOG, "deformable-detr-compact", dataclasses.replace(usual, preprocessing=preprocessing))
+    data = thin_images(tmp_path / "data")
+    settings = {**SMALL["settings"], "width": 64, "levels": 5}
+    run(data, tmp_path / "run", "deformable-detr-compact", steps=2, long_side=128, crop=False, settings=settings)
+    assert [row["step"] for row in rows(tmp_path / "run")] == ["1.0", "2.0"]
+    kept = detrkit.load(tmp_path / "run" / "last.safetensors").card.preprocessing
+    assert kept == dataclasses.replace(usual.preprocessing, short_side=64, long_side=128, smallest_side=128)
+
+
+def thin_images(folder: Path) -> Path:
+    """A data set of four images of 20 x 200 pixels with one object each."""
+    folder.mkdir()
+    images = [{"id": number, "file_name": f"{number}.png", "height": 20, "width": 200} for number in range(1, 5)]
+    box = {"bbox": [30.0, 4.0, 40.0, 12.0], "area": 480.0, "iscrowd": 0, "category_id": 1}
+    content = {
+        "images": images,
+        "annotations": [{"id": entry["id"], "image_id": entry["id"], **box} for entry in images],
+        "categories": [{"id": 1, "name": "bar"}],
+    }
+    for split in ("train", "val"):
+        (folder / split).mkdir()
+        for entry in images:
+            Image.effect_noise((200, 20), 60).convert("RGB").save(folder / split / str(entry["file_name"]))
+        (folder / "annotations").mkdir(exist_ok=True)
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(digits_folder: Path, tmp_path: Path) -> None:
@@ -121,12 +235,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(digits_folder
         run(digits_folder, tmp_path / name, steps=2, seed=seed)
     first, second, other = (load_file(tmp_path / name / "last.safetensors") for name in ("first", "second", "other"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["heads.classes.weight"], other["heads.classes.weight"])
+    assert not torch.equal(first["heads.class_head.weight"], other["heads.class_head.weight"])
 
 
 def test_pieces_of_a_batch_take_one_step(digits_folder: Path, tmp_path: Path) -> None:
-    _, told = run(digits_folder, tmp_path / "run", epochs=1, accumulate=2)
-    assert "batches of 4 images in 2 pieces of 2" in told
+    _, printed = run(digits_folder, tmp_path / "run", epochs=1, accumulate=2)
+    assert "batches of 4 images in 2 pieces of 2" in printed
     assert rows(tmp_path / "run")[0]["step"] == "3.0"
 
 
@@ -141,13 +255,13 @@ def test_mixed_precision_trains(digits_folder: Path, tmp_path: Path, options: di
 
 
 def test_more_batch_than_images_is_said(digits_folder: Path, tmp_path: Path) -> None:
-    _, told = run(digits_folder, tmp_path / "run", steps=2, batch_size=64)
-    assert "there are only 12 images" in told
+    _, printed = run(digits_folder, tmp_path / "run", steps=2, batch_size=64)
+    assert "there are only 12 images" in printed
     assert rows(tmp_path / "run")[0]["step"] == "1.0"
 
 
 def test_frozen_norms_over_random_weights_are_refused(digits_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="over random weights such a backbone never learns"):
+    with pytest.raises(ConfigurationError, match=r"cannot learn from random weights: .*, or train light-detr-compact"):
         detrkit.train("detr-r18", digits_folder, output=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -156,7 +270,7 @@ def test_backbone_weights_are_used(digits_folder: Path, tmp_path: Path, shared: 
     file = shared / "weights" / "resnet18_imagenet_stem_to_layer3.safetensors"
     options = SMALL | {"settings": {"queries": 8, "encoder_layers": 1, "decoder_layers": 1}, "batch_size": 2}
     result = detrkit.train(
-        "detr-r18-c4", digits_folder, output=str(tmp_path / "run"), backbone_weights=str(file), steps=1,
+        "detr-r18-c4", digits_folder, output=tmp_path / "run", backbone_weights=file, steps=1,
         console=Console(file=io.StringIO()), **options,
     )  # fmt: skip
     stem = detrkit.load(result.folder / "last.safetensors").backbone.conv1.weight
@@ -176,12 +290,34 @@ def test_a_loss_that_is_not_finite_names_the_image(
 
     def poisoned(self: TrainingModule, batch: Any, index: int) -> Any:
         with torch.no_grad():
-            self.model.heads.boxes.layers[-1].bias.fill_(float("nan"))
+            self.model.heads.box_head.layers[-1].bias.fill_(float("nan"))
         return step(self, batch, index)
 
     monkeypatch.setattr(TrainingModule, "training_step", poisoned)
     with pytest.raises(NonFiniteError, match=r"step 1, .*\.png: .*l1, giou.*lower the learning rate"):
         run(digits_folder, tmp_path / "run", steps=1)
+
+
+def test_several_processes_are_refused_before_anything_is_written(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(digits_folder, tmp_path / "earlier", epochs=1)
+    before = {path: path.read_bytes() for path in (tmp_path / "earlier").rglob("*") if path.is_file()}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigurationError, match="in one process, but 2 were started"):
+        run(digits_folder, tmp_path / "run", epochs=1)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigurationError, match="in one process, but 2 were started"):
+        detrkit.train(resume=tmp_path / "earlier")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "earlier").rglob("*") if path.is_file()}
+
+
+def test_a_batch_job_of_a_cluster_trains(digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables of a SLURM allocation for four tasks, in which only one process was started."""
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    run(digits_folder, tmp_path / "run", steps=1)
+    assert [row["step"] for row in rows(tmp_path / "run")] == ["1.0"]
 
 
 def test_resume_takes_no_other_options(tmp_path: Path) -> None:

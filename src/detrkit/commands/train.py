@@ -2,99 +2,65 @@
 
 from __future__ import annotations
 
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+import dataclasses
+import inspect
+from types import NoneType, UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
 
+from detrkit.training.training_options import TrainingOptions
 
-def train(
-    variant: str | None = None,
-    *,
-    data: str | None = None,
-    output: str | None = None,
-    resume: str | None = None,
-    epochs: int | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    accumulate: int | None = None,
-    lr: float | None = None,
-    backbone_lr: float | None = None,
-    weight_decay: float | None = None,
-    gradient_clip: float | None = None,
-    schedule: Literal["step", "cosine"] | None = None,
-    drop_after: float | None = None,
-    warmup_steps: int | None = None,
-    short_side: int | None = None,
-    long_side: int | None = None,
-    flip: float | None = None,
-    vertical_flip: float | None = None,
-    crop: bool | None = None,
-    multi_scale: bool | None = None,
-    backbone_weights: str | None = None,
-    settings: Annotated[dict[str, str] | None, Parameter(negative=())] = None,
-    precision: Literal["float32", "bf16"] | None = None,
-    device: str | None = None,
-    workers: int | None = None,
-    seed: int | None = None,
-    evaluate_every: int | None = None,
-    train_split: str | None = None,
-    val_split: str | None = None,
-) -> None:
-    """Train a detector on a data set, or go on with a run.
 
-    The run's folder gets the configuration, a log with one line an epoch, the best and the last checkpoint, and a report. What is not
-    given follows the variant's own recipe; `detrkit models` lists the variants.
+def train(variant: str | None = None, **given: Any) -> None:
+    """Train a detector on a data set, or resume a run.
 
-    Args:
-        variant: what to train, such as detr-r50.
-        data: folder or annotation file of a data set in COCO's layout, or "digits" for the built-in one.
-        output: folder of the run; a new one under runs/ unless given.
-        resume: folder of a run to go on with; its own options hold, so nothing else may be given.
-        epochs: passes over the training images.
-        steps: optimizer steps; wins over --epochs.
-        batch_size: images for one optimizer step.
-        accumulate: forward passes that one step is taken in, to save memory.
-        lr: learning rate.
-        backbone_lr: learning rate of the backbone.
-        weight_decay: of AdamW.
-        gradient_clip: largest norm of the gradient.
-        schedule: "step" drops the learning rate once, "cosine" lets it fall to zero.
-        drop_after: share of the run after which "step" drops.
-        warmup_steps: steps over which the learning rate rises from zero.
-        short_side: largest short side of an image in pixels.
-        long_side: limit of the longer side in pixels.
-        flip: probability of mirroring an image; 0 where left and right matter.
-        vertical_flip: probability of turning an image upside down, for pictures without an up and down.
-        crop: whether half of the images are cut.
-        multi_scale: whether images are resized to one of several sizes.
-        backbone_weights: file with pretrained weights of the backbone, with torchvision's names.
-        settings: settings of the model, such as --settings.queries 300.
-        precision: float32, or bf16 for mixed precision.
-        device: auto, cpu, cuda, cuda:1 or mps.
-        workers: processes that load images.
-        seed: of everything random.
-        evaluate_every: epochs between two evaluations.
-        train_split: split to learn from.
-        val_split: split to evaluate on.
+    The run's folder gets the configuration, a log with one row per epoch, the best and the last checkpoint, and a report. Options that
+    are not given follow the variant's recipe.
     """
-    given = {name: value for name, value in locals().items() if value is not None}
-
     from detrkit.terminal import terminal
     from detrkit.training import train as run
 
     console = terminal()
-    if settings:
-        given["settings"] = _typed(variant, settings)
-    result = run(**given, console=console)
+    if "settings" in given:
+        given["settings"] = _typed(variant, given["settings"])
+    result = run(variant, **given, console=console)
     if result.evaluation is not None:
         console.print(result.evaluation.table())
     console.print(f"Best model: {result.best}\nReport: {result.folder / 'report.html'}")
     console.print(f"Next: detrkit predict {result.best} IMAGES")
 
 
+def _signature() -> inspect.Signature:
+    """The signature that the command line uses: every training option, none of them required, and `resume` after variant and data."""
+    hints = get_type_hints(TrainingOptions)
+    fields = {field.name: _parameter(field, hints[field.name]) for field in dataclasses.fields(TrainingOptions)}
+    variant = fields.pop("variant").replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    resumed = Annotated[
+        str | None,
+        Parameter(help="folder of a run to continue; its own options apply, so nothing else may be given."),
+    ]
+    resume = inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=resumed)
+    return inspect.Signature([variant, fields.pop("data"), resume, *fields.values()])
+
+
+def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+    if field.name == "settings":  # strings until the variant is known, and without --no-settings
+        annotation: Any = Annotated[dict[str, str] | None, Parameter(negative=())]
+    elif field.default in (None, dataclasses.MISSING):
+        annotation = hint | None
+    else:  # None marks options that were not given, but the help shows the value that then applies
+        annotation = Annotated[hint | None, Parameter(show_default=lambda _: str(field.default))]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+# One definition of the options: the command line gets their names, types and descriptions from the dataclass.
+train.__signature__ = _signature()  # type: ignore[attr-defined]
+train.__doc__ = f"{inspect.getdoc(train)}\n\nArgs:{str(inspect.getdoc(TrainingOptions)).partition('Attributes:')[2]}"
+
+
 def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
-    """Texts of the command line in the types of the family's configuration; unknown names are left for it to refuse."""
+    """Converts strings from the command line to the types of the variant's configuration, which itself refuses unknown names."""
     from detrkit.errors import ConfigurationError
     from detrkit.models.catalog import find_variant
 
@@ -103,12 +69,12 @@ def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
     known, typed = get_type_hints(type(find_variant(variant).config)), {}
     for option, text in settings.items():
         name = option.replace("-", "_")
-        kind = known.get(name, str)
-        kinds = get_args(kind) or (kind,)  # of `float | None` both
+        hint = known.get(name, str)
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)  # both for `float | None`
         try:
             typed[name] = _read(text, kinds)
         except ValueError as problem:
-            allowed = " or ".join("none" if each is NoneType else each.__name__ for each in kinds)
+            allowed = " or ".join(_in_words(kind) for kind in kinds)
             raise ConfigurationError(f"--settings.{name} must be of type {allowed}, not '{text}'") from problem
     return typed
 
@@ -117,11 +83,28 @@ def _read(text: str, kinds: tuple[Any, ...]) -> Any:
     if NoneType in kinds and text.lower() == "none":
         return None
     kind = next(each for each in kinds if each is not NoneType)
+    if get_origin(kind) is tuple:
+        return _read_list(text, get_args(kind))
     return _yes_or_no(text) if kind is bool else kind(text)
 
 
+def _read_list(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The tuple that a list such as "3,5" stands for; `kinds` are the arguments of its type: `int, ...` or one for each entry."""
+    entries = [entry.strip() for entry in text.split(",")] if text.strip() else []
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(entries)
+    return tuple(_read(entry, (kind,)) for entry, kind in zip(entries, kinds, strict=True))
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        entries = ("..." if each is Ellipsis else _in_words(each) for each in get_args(kind))
+        return f"comma-separated list ({', '.join(entries)})"
+    return "none" if kind is NoneType else str(kind.__name__)
+
+
 def _yes_or_no(text: str) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if text.lower() not in words:
+    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in values:
         raise ValueError(text)
-    return words[text.lower()]
+    return values[text.lower()]

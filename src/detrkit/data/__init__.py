@@ -1,11 +1,10 @@
-"""Data: from files, or from nothing at all, to batches.
+"""Data: from files or the built-in set to batches.
 
-`open_dataset` finds and reads a `DetectionDataset`; `TrainingData` and `EvaluationData` turn it into samples by a transform; `collate` makes
-batches of samples.
+`open_dataset` finds and reads a `DetectionDataset`; `TrainingData` and `EvaluationData` turn it into samples with a transform; `collate`
+makes batches of samples.
 """
 
 from detrkit.data.batching import (
-    EpochSampler,
     EvaluationData,
     Sample,
     TrainingData,
@@ -25,7 +24,6 @@ __all__ = [
     "ArrayImages",
     "Augmentation",
     "DetectionDataset",
-    "EpochSampler",
     "EvaluationData",
     "EvaluationTransform",
     "ImageFiles",

@@ -1,19 +1,19 @@
 """From samples to batches, in an order and with an augmentation that depend on (seed, epoch, image) and on nothing else.
 
 So neither the number of workers, nor the place of an image in its batch, nor a run that was interrupted and resumed changes what is learned
-from. Training data and the sampler are told the epoch by `set_epoch`; the data keeps it in shared memory, so that worker processes that
-outlive an epoch see the new one as well.
+from. `TrainingData.set_epoch` says which epoch it is; the data keeps the number in shared memory, so that worker processes that outlive an
+epoch see the new one as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import EvaluationTransform, TrainingTransform, relative_target
@@ -38,17 +38,17 @@ class Sample(NamedTuple):
     original_size: tuple[int, int]
 
 
-def pad_images(images: Sequence[Tensor], *, least_side: int = 1) -> tuple[Tensor, Tensor | None]:
+def pad_images(images: Sequence[Tensor], *, smallest_side: int = 1) -> tuple[Tensor, Tensor | None]:
     """Puts images of different sizes into one tensor, padded with zeros at the right and below.
 
     Args:
         images: each (3, h, w).
-        least_side: pixels that height and width get at least.
+        smallest_side: pixels that height and width have at least.
 
     Returns:
         Pixels (B, 3, H, W), and padding (B, H, W) bool that is True where padded, or None where no image is.
     """
-    height, width = (max(least_side, *(image.shape[axis] for image in images)) for axis in (1, 2))
+    height, width = (max(smallest_side, *(image.shape[axis] for image in images)) for axis in (1, 2))
     if all(image.shape[1:] == (height, width) for image in images):
         return torch.stack(list(images)), None
     pixels = images[0].new_zeros(len(images), images[0].shape[0], height, width)
@@ -59,14 +59,18 @@ def pad_images(images: Sequence[Tensor], *, least_side: int = 1) -> tuple[Tensor
     return pixels, padding
 
 
-# One cell of the coarsest level that published variants have: a thin picture must not end a run.
-LEAST_SIDE = 64
+def collate(
+    samples: Sequence[Sample | tuple[Tensor, Target, int, tuple[int, int]]], *, smallest_side: int
+) -> tuple[ImageBatch, list[Target]]:
+    """Makes one batch of samples, padded to the largest height and width among them.
 
-
-def collate(samples: Sequence[Sample | tuple[Tensor, Target, int, tuple[int, int]]]) -> tuple[ImageBatch, list[Target]]:
-    """Makes one batch of samples, padded to the largest height and width among them, at least `LEAST_SIDE` pixels."""
+    Args:
+        samples: one for each image.
+        smallest_side: pixels that height and width of the batch have at least, from the model's preprocessing, so that a thin picture does
+            not end a run.
+    """
     images, targets, image_ids, original_sizes = zip(*samples, strict=True)
-    pixels, padding = pad_images(images, least_side=LEAST_SIDE)
+    pixels, padding = pad_images(images, smallest_side=smallest_side)
     batch = ImageBatch(
         pixels=pixels,
         padding=padding,
@@ -79,21 +83,17 @@ def collate(samples: Sequence[Sample | tuple[Tensor, Target, int, tuple[int, int
 class TrainingData(Dataset[Sample]):
     """A data set as it is trained on: augmented by (seed, epoch, image)."""
 
-    def __init__(
-        self, dataset: DetectionDataset, transform: TrainingTransform, seed: int, label_map: Tensor | None = None
-    ) -> None:
+    def __init__(self, dataset: DetectionDataset, transform: TrainingTransform, seed: int) -> None:
         """Begins with epoch 0.
 
         Args:
             dataset: images and objects.
             transform: what is done to each of them.
-            seed: of all chance, 0 or more.
-            label_map: (number of categories,) int64, the output of the class head for each category; None where they are the same.
+            seed: of everything random, 0 or more.
         """
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
-        self.label_map = label_map
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
@@ -112,25 +112,21 @@ class TrainingData(Dataset[Sample]):
         generator = torch.Generator().manual_seed(_seed(self.seed, _AUGMENTATION, int(self._epoch), index))
         image = self.dataset.image(index)
         pixels, target = self.transform(image, self.dataset.objects(index), generator)
-        return _sample(self.dataset, index, pixels, _mapped(target, self.label_map))
+        return _sample(self.dataset, index, pixels, target)
 
 
 class EvaluationData(Dataset[Sample]):
-    """A data set as it is evaluated: nothing is left to chance; the targets serve for a loss."""
+    """A data set as it is evaluated: nothing is random; the targets serve for computing a loss."""
 
-    def __init__(
-        self, dataset: DetectionDataset, transform: EvaluationTransform, label_map: Tensor | None = None
-    ) -> None:
-        """Joins data and transform.
+    def __init__(self, dataset: DetectionDataset, transform: EvaluationTransform) -> None:
+        """Combines data and transform.
 
         Args:
             dataset: images and objects.
             transform: what is done to each image.
-            label_map: (number of categories,) int64, the output of the class head for each category; None where they are the same.
         """
         self.dataset = dataset
         self.transform = transform
-        self.label_map = label_map
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -143,56 +139,21 @@ class EvaluationData(Dataset[Sample]):
         """
         image = self.dataset.image(index)
         target = relative_target(self.dataset.objects(index), image.height, image.width)
-        return _sample(self.dataset, index, self.transform(image), _mapped(target, self.label_map))
+        return _sample(self.dataset, index, self.transform(image), target)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """The order of `count` images in an epoch: a permutation that seed and epoch alone decide."""
+    """The order of `count` images in an epoch: a permutation that depends on seed and epoch alone."""
     order: list[int] = np.random.default_rng((seed, _ORDER, epoch)).permutation(count).tolist()
     return order
 
 
-class EpochSampler(Sampler[int]):
-    """Goes through all images in the order of the epoch; several processes share them.
-
-    Each process takes every `world_size`-th image. The first images of the order come again where the number does not divide, so that all
-    processes take equally many steps.
-    """
-
-    def __init__(self, count: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
-        """Begins with epoch 0.
-
-        Args:
-            count: images of the data set.
-            seed: of the order, 0 or more.
-            rank: number of this process, from 0.
-            world_size: number of processes.
-        """
-        self.count = count
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Says which epoch follows; call it before iterating."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.count // self.world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        order = epoch_order(self.count, self.seed, self.epoch)
-        for place in range(self.rank, len(self) * self.world_size, self.world_size):
-            yield order[place % self.count]
-
-
 def equal_size_batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Batches of images that are equally large, so that none is padded and a figure cannot depend on the batching.
+    """Batches of images of equal size, so that none is padded and no figure can depend on the batching.
 
     Args:
         sizes: height and width of each image as the model gets it.
-        batch_size: at most so many images in a batch.
+        batch_size: largest number of images in a batch.
 
     Returns:
         Positions of the images, batch by batch, largest images first (a lack of memory shows at once); every image occurs once.
@@ -209,12 +170,8 @@ def equal_size_batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> lis
 
 
 def _seed(*numbers: int) -> int:
-    """64 well-mixed bits from a few numbers: neighbouring epochs and images get unrelated chance."""
+    """64 well-mixed bits from a few numbers: neighbouring epochs and images get unrelated random numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def _mapped(target: Target, label_map: Tensor | None) -> Target:
-    return target if label_map is None else Target(label_map[target.labels], target.boxes_cxcywh)
 
 
 def _sample(dataset: DetectionDataset, index: int, pixels: Tensor, target: Target) -> Sample:

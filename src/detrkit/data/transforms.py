@@ -1,8 +1,8 @@
-"""From a picture and its objects to what a detector learns from or looks at.
+"""From an image and its objects to the pixels and the target of a detector.
 
-Training leaves size, side and cut to chance as DETR does (Carion et al. 2020, section 4); evaluation resizes by the same arithmetic and
-nothing else. Pictures are resized by PIL (bilinear, antialiased), which is what published weights were trained and measured with. All
-chance comes from the generator that is handed in.
+In training, size, flip and crop are random as in DETR (Carion et al. 2020, section 4); evaluation resizes by the same arithmetic and does
+nothing else. Images are resized by PIL (bilinear, antialiased), as published weights were trained and measured. All random numbers come
+from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from detrkit.boxes import xyxy_to_cxcywh
+from detrkit.cards import Preprocessing
 from detrkit.data.dataset import Objects
 from detrkit.errors import ConfigurationError
-from detrkit.structures import Preprocessing, Target
+from detrkit.structures import Target
 
 _CROP_PROBABILITY = 0.5
 
@@ -30,9 +31,9 @@ def resized_size(height: int, width: int, short_side: int, long_side: int | None
     Args:
         height: of the image, in pixels.
         width: of the image, in pixels.
-        short_side: what its shorter side shall become.
+        short_side: pixels that its shorter side is resized to.
         long_side: limit of the longer side; it wins over `short_side`. Where it does, the shorter side is rounded first and the longer one
-            follows from it, so that it can pass the limit by a few pixels. None is no limit.
+            follows from it, so that it can exceed the limit by a few pixels. None means no limit.
 
     Returns:
         New height and width, at least 1.
@@ -115,13 +116,13 @@ class Augmentation:
 
 
 class TrainingTransform:
-    """A picture and its objects, varied by chance, as pixels and target."""
+    """Varies an image and its objects at random, and makes pixels and a target of them."""
 
     def __init__(self, augmentation: Augmentation, preprocessing: Preprocessing) -> None:
         """Sets the policy.
 
         Args:
-            augmentation: what may vary; it decides the sizes.
+            augmentation: what may vary, sizes included.
             preprocessing: mean and deviation of the colours; its sides are for evaluation and are not used here.
         """
         self.augmentation = augmentation
@@ -133,7 +134,7 @@ class TrainingTransform:
         Args:
             image: RGB.
             objects: as annotated; crowds are left out, boxes are clipped to what remains visible, and dropped where nothing does.
-            generator: the only source of chance.
+            generator: the only source of random numbers.
 
         Returns:
             Normalised pixels (3, H, W) float32, and the target: labels as they were, boxes relative to the final image.
@@ -158,18 +159,18 @@ class TrainingTransform:
 
 
 class EvaluationTransform:
-    """A picture as pixels, with nothing left to chance."""
+    """Makes pixels of an image; nothing is random."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         """Sets sizes and colours.
 
         Args:
-            preprocessing: of the model that will look at the pixels.
+            preprocessing: that of the model that gets the pixels.
         """
         self.preprocessing = preprocessing
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that an image of this size gets, without touching it."""
+        """Height and width that an image of this size is resized to."""
         return resized_size(height, width, self.preprocessing.short_side, self.preprocessing.long_side)
 
     def __call__(self, image: Image.Image) -> Tensor:

@@ -1,4 +1,4 @@
-"""AdamW as DETR and Deformable DETR use it: some parts at rates of their own, the same decay for everything."""
+"""AdamW as in DETR and Deformable DETR: some parts have their own learning rates, and all have the same decay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detrkit.models.detector import Detector
 def parameter_groups(
     model: Detector, *, lr: float, backbone_lr: float, slow_parts: Sequence[str] = ()
 ) -> list[dict[str, object]]:
-    """Trainable parameters in up to three groups, "model", "slow" and "backbone", each with its learning rate."""
+    """The trainable parameters in up to three groups, "model", "slow" and "backbone", each with its learning rate."""
     backbone = {id(parameter) for parameter in model.backbone.parameters()}
     groups: dict[str, list[nn.Parameter]] = {"model": [], "slow": [], "backbone": []}
     for name, parameter in model.named_parameters():
@@ -32,10 +32,10 @@ def build_optimizer(
 
     Args:
         model: the detector.
-        lr: of everything but the backbone.
-        backbone_lr: of the backbone; 0 leaves it as it is.
-        weight_decay: of all parameters.
-        slow_parts: parts of parameter names, between dots, that learn at a tenth of `lr`.
+        lr: learning rate of everything except the backbone.
+        backbone_lr: learning rate of the backbone; 0 leaves it unchanged.
+        weight_decay: decay of all parameters.
+        slow_parts: components of parameter names (the text between dots) whose parameters learn at a tenth of `lr`.
     """
     groups = parameter_groups(model, lr=lr, backbone_lr=backbone_lr, slow_parts=slow_parts)
     return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)

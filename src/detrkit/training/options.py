@@ -1,102 +1,50 @@
-"""Everything that can be set for a training run, and what stands in for what was not."""
+"""The options of a run: fills in those that were not given, and refuses impossible ones."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
 from detrkit.errors import ConfigurationError
 from detrkit.models.catalog import changed_config, find_variant
+from detrkit.models.settings import check_type
+from detrkit.training.pieces import pieces
+from detrkit.training.training_options import TrainingOptions
 
 _Value = TypeVar("_Value")
 
-# Pixels of one forward pass above which a batch is taken in pieces: about two images of 800 x 1333.
-_PIXELS_AT_ONCE = 2.2e6
 
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """What a run does. None stands for the variant's own recipe, or for what suits the machine.
-
-    Attributes:
-        variant: a name in the catalog.
-        data: a data set's folder or annotation file, or "digits".
-        output: the run's folder; None makes a new one under `runs`.
-        epochs: passes over the training images.
-        steps: optimizer steps; wins over `epochs`.
-        batch_size: images for one optimizer step, over all devices and pieces.
-        accumulate: forward passes that one step is taken in, to save memory.
-        lr: learning rate of everything but the backbone.
-        backbone_lr: learning rate of the backbone.
-        weight_decay: of AdamW.
-        gradient_clip: largest norm of the gradient.
-        schedule: "step" drops the rates to a tenth once, "cosine" lets them fall to zero.
-        drop_after: share of the run after which "step" drops.
-        warmup_steps: steps over which the rates rise from zero.
-        short_side: largest short side of an image in pixels; evaluation uses it, too.
-        long_side: limit of the longer side in pixels.
-        flip: probability of mirroring an image; 0 where left and right matter.
-        vertical_flip: probability of turning an image upside down, for pictures without an up and down.
-        crop: whether half of the images are cut, as DETR does.
-        multi_scale: whether images are resized to one of several sizes rather than to the largest.
-        backbone_weights: file with pretrained weights of the backbone.
-        settings: fields of the model's configuration that shall differ, such as {"queries": 300}.
-        precision: "float32", or "bf16" for mixed precision.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        workers: processes that load images; None suits the device.
-        seed: of weights, order, augmentation, dropout and noise.
-        evaluate_every: epochs between two evaluations.
-        train_split: split to learn from.
-        val_split: split to evaluate on.
-    """
-
-    variant: str
-    data: str
-    output: str | None = None
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    accumulate: int | None = None
-    lr: float | None = None
-    backbone_lr: float | None = None
-    weight_decay: float | None = None
-    gradient_clip: float | None = None
-    schedule: Literal["step", "cosine"] | None = None
-    drop_after: float | None = None
-    warmup_steps: int | None = None
-    short_side: int | None = None
-    long_side: int | None = None
-    flip: float = 0.5
-    vertical_flip: float = 0.0
-    crop: bool = True
-    multi_scale: bool = True
-    backbone_weights: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    precision: Literal["float32", "bf16"] = "float32"
-    device: str = "auto"
-    workers: int | None = None
-    seed: int = 0
-    evaluate_every: int = 1
-    train_split: str = "train"
-    val_split: str = "val"
+# Options that the variant's recipe fills in, and what the recipe calls them.
+_FROM_RECIPE = {
+    "epochs": "epochs",
+    "lr": "learning_rate",
+    "backbone_lr": "backbone_learning_rate",
+    "weight_decay": "weight_decay",
+    "gradient_clip": "gradient_clip",
+    "schedule": "schedule",
+    "drop_after": "drop_after",
+    "warmup_steps": "warmup_steps",
+}
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run lasts, in the units that its parts count in.
+    """The length of a run in epochs and steps, and how batches are split.
 
     Attributes:
-        epochs: passes over the data, the last one perhaps cut short.
-        steps: optimizer steps in all.
-        steps_per_epoch: optimizer steps of a full pass.
-        piece_size: images of one forward pass.
-        accumulate: forward passes of one step.
+        epochs: passes over the data; the last one may be incomplete.
+        steps: total number of optimizer steps.
+        steps_per_epoch: optimizer steps per full pass.
+        piece_size: images per forward pass.
+        accumulate: forward passes per optimizer step.
     """
 
     epochs: int
@@ -107,102 +55,113 @@ class Schedule:
 
     @property
     def batch_size(self) -> int:
-        """Images of one step."""
+        """Images per optimizer step."""
         return self.piece_size * self.accumulate
 
 
 def resolve(options: TrainingOptions) -> TrainingOptions:
-    """The options with every None filled in, so that they say all that a run depends on.
+    """The options with every None filled in, so that they state everything that a run depends on.
 
     Raises:
-        ConfigurationError: an unknown variant, or a number that cannot be.
+        ConfigurationError: an unknown variant, a value of the wrong type, an impossible value, or several processes.
     """
+    check_single_process(os.environ)
+    _check_types(options)
     _check(options)
-    line = find_variant(options.variant)
-    recipe, usual = line.recipe, line.preprocessing
-    short_side = _or(options.short_side, usual.short_side)
-    long_side = _or(options.long_side, max(short_side, round(short_side * usual.long_side / usual.short_side)))
+    variant = find_variant(options.variant)
+    recipe, preprocessing = variant.recipe, variant.preprocessing
+    short_side = _or(options.short_side, preprocessing.short_side)
+    long_side = _or(
+        options.long_side, max(short_side, round(short_side * preprocessing.long_side / preprocessing.short_side))
+    )
     on_cpu = choose_device(options.device).startswith("cpu")
     batch_size = _or(options.batch_size, recipe.batch_size)
-    filled = dataclasses.replace(
+    config = changed_config(variant.config, options.settings)
+    resolved = dataclasses.replace(
         options,
         data=_absolute(options.data) if Path(options.data).exists() else options.data,
         backbone_weights=None if options.backbone_weights is None else _absolute(options.backbone_weights),
-        epochs=_or(options.epochs, recipe.epochs),
         batch_size=batch_size,
-        accumulate=_or(options.accumulate, _pieces(batch_size, short_side * long_side)),
-        lr=_or(options.lr, recipe.learning_rate),
-        backbone_lr=_or(options.backbone_lr, recipe.backbone_learning_rate),
-        weight_decay=_or(options.weight_decay, recipe.weight_decay),
-        gradient_clip=_or(options.gradient_clip, recipe.gradient_clip),
-        schedule=_or(options.schedule, recipe.schedule),
-        drop_after=_or(options.drop_after, recipe.drop_after),
-        warmup_steps=_or(options.warmup_steps, recipe.warmup_steps),
+        accumulate=_or(options.accumulate, pieces(config, batch_size, short_side, long_side)),
+        **{name: _or(getattr(options, name), getattr(recipe, source)) for name, source in _FROM_RECIPE.items()},
         short_side=short_side,
         long_side=long_side,
-        settings=_all_settings(line.config, options.settings),
+        settings=_all_settings(variant.config, options.settings),
         workers=_or(options.workers, 0 if on_cpu else min(8, os.cpu_count() or 1)),
     )
-    if batch_size % (filled.accumulate or 1):
+    if batch_size % (resolved.accumulate or 1):
         raise ConfigurationError(
-            f"a batch of {batch_size} images cannot be taken in {filled.accumulate} equal pieces: change one of the two"
+            f"a batch of {batch_size} images cannot be split into {resolved.accumulate} equal pieces: change one of the two"
         )
-    return filled
+    return resolved
 
 
 def choose_device(device: str) -> str:
-    """The device that "auto" stands for; any other name as it is.
+    """The device that "auto" stands for; any other device unchanged.
 
     Raises:
-        ConfigurationError: a device that this machine lacks.
+        ConfigurationError: this machine does not have the device.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if available[name])
     kind, _, index = device.partition(":")
     if not available.get(kind, False) or (index and (kind != "cuda" or not index.isdigit())):
-        offered = ", ".join(name for name, there in available.items() if there)
-        raise ConfigurationError(f"the device '{device}' is not to be had here: choose auto or {offered}")
+        offered = ", ".join(name for name, present in available.items() if present)
+        raise ConfigurationError(f"the device '{device}' is not available: choose auto or {offered}")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise ConfigurationError(f"there is no '{device}': this machine has {torch.cuda.device_count()} CUDA devices")
     return device
 
 
-def plan(options: TrainingOptions, images: int) -> Schedule:
-    """How long a run over that many images lasts.
+# Variables that launchers set to the number of processes, and the launchers' names.
+_PROCESS_COUNTS = {"WORLD_SIZE": "torchrun", "SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun"}
+
+
+def check_single_process(environment: Mapping[str, str]) -> None:
+    """Refuses a run that a launcher starts in several processes: each of them would train on its own, in the same folder.
 
     Args:
-        options: resolved.
-        images: in the training split; fewer than a batch make the batch shrink.
+        environment: environment variables of this process.
+
+    Raises:
+        ConfigurationError: there is more than one process.
+    """
+    for variable, launcher in _PROCESS_COUNTS.items():
+        count = environment.get(variable, "")
+        if count.isdigit() and int(count) > 1:
+            raise ConfigurationError(
+                f"detrkit trains in one process, but {count} were started ({variable}={count}): start it without {launcher}, or with one process"
+            )
+
+
+def plan(options: TrainingOptions, images: int) -> Schedule:
+    """The length of a run.
+
+    Args:
+        options: the resolved options.
+        images: number of images in the training split; batches are never larger than this.
     """
     assert options.batch_size is not None
     assert options.accumulate is not None
     assert options.epochs is not None
     piece_size = max(1, min(options.batch_size // options.accumulate, images))
-    pieces = max(1, images // piece_size)
-    accumulate = min(options.accumulate, pieces)
-    steps_per_epoch = math.ceil(pieces / accumulate)
+    pieces_per_epoch = max(1, images // piece_size)
+    accumulate = min(options.accumulate, pieces_per_epoch)
+    steps_per_epoch = math.ceil(pieces_per_epoch / accumulate)
     steps = options.steps or options.epochs * steps_per_epoch
     return Schedule(math.ceil(steps / steps_per_epoch), steps, steps_per_epoch, piece_size, accumulate)
 
 
-def _pieces(batch_size: int, pixels: int) -> int:
-    """The least number of equal pieces of a batch whose images fit into `_PIXELS_AT_ONCE`."""
-    at_once = max(1, int(_PIXELS_AT_ONCE / pixels))
-    return next(
-        count for count in range(1, batch_size + 1) if batch_size % count == 0 and batch_size // count <= at_once
-    )
-
-
 def _all_settings(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
-    """A run that is gone on with has the model that it began with, whatever its variant has become by then."""
+    """Every setting of the model with its value, so that a resumed run keeps its model even if the variant has changed."""
     settings = dataclasses.asdict(changed_config(config, changes))
-    del settings["classes"]  # follows from the data set
+    del settings["class_count"]  # follows from the data set
     return settings
 
 
 def _absolute(path: str) -> str:
-    """A run has to be gone on with from any folder."""
+    """An absolute path, so that the run can be resumed from any working directory."""
     return str(Path(path).absolute())
 
 
@@ -210,8 +169,24 @@ def _or(given: _Value | None, otherwise: _Value) -> _Value:
     return otherwise if given is None else given
 
 
+def _check_types(options: TrainingOptions) -> None:
+    """Refuses values of the wrong type, names that an option does not have, and numbers that are not finite."""
+    for name, hint in get_type_hints(TrainingOptions).items():
+        value = getattr(options, name)
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if value is None and NoneType in kinds:
+            continue
+        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        if choices and value not in choices:
+            raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, not '{value}'")
+        if not choices:
+            check_type(name, value, tuple(get_origin(kind) or kind for kind in kinds))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"{name} must be a finite number, not {value}")
+
+
 def _check(options: TrainingOptions) -> None:
-    """Refuses numbers that cannot be; None is left alone."""
+    """Refuses impossible values; None is always allowed."""
     positive = (
         "epochs",
         "steps",
@@ -225,17 +200,13 @@ def _check(options: TrainingOptions) -> None:
     )
     for name in positive:
         value = getattr(options, name)
-        if value is not None and not value > 0:  # NaN is not above 0 either
+        if value is not None and value <= 0:
             raise ConfigurationError(f"{name} must be above 0, not {value}")
     for name in ("backbone_lr", "weight_decay", "warmup_steps", "seed", "workers"):
         value = getattr(options, name)
-        if value is not None and not value >= 0:
-            raise ConfigurationError(f"{name} must not be below 0, but is {value}")
+        if value is not None and value < 0:
+            raise ConfigurationError(f"{name} must be at least 0, not {value}")
     if options.drop_after is not None and not 0 < options.drop_after <= 1:
         raise ConfigurationError(f"drop_after is a share of the run, above 0 and at most 1, not {options.drop_after}")
-    if "classes" in options.settings:
-        raise ConfigurationError("settings.classes follows from the data set: leave it out")
-    for name, allowed in (("schedule", ("step", "cosine")), ("precision", ("float32", "bf16"))):
-        value = getattr(options, name)
-        if value is not None and value not in allowed:
-            raise ConfigurationError(f"{name} must be one of {', '.join(allowed)}, not '{value}'")
+    if "class_count" in options.settings:
+        raise ConfigurationError("settings.class_count follows from the data set: leave it out")

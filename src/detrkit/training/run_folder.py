@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked for, what came of it, and all that is needed to go on."""
+"""The folder of a run: its options, its results, and everything needed to resume it."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ import torch
 import torchvision
 
 import detrkit
+from detrkit.checkpoints.own_format import frozen
 from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError
 from detrkit.files import prepare_folder, write_json, write_text
-from detrkit.training.options import TrainingOptions
+from detrkit.models.catalog import CATALOG
+from detrkit.training.training_options import TrainingOptions
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Names of the files of a run.
+    """The paths of a run's files.
 
     Attributes:
-        path: the folder.
+        path: the run's folder.
     """
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """Every option with its value, and the versions that ran."""
+        """Every option with its value, and the versions of the software."""
         return self.path / "config.json"
 
     @property
     def log(self) -> Path:
-        """One line for every epoch."""
+        """One row for every epoch."""
         return self.path / "log.csv"
 
     @property
@@ -50,17 +52,17 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The model with the highest AP so far."""
+        """The model with the highest AP so far, or the lowest loss if nothing is evaluated."""
         return self.path / "best.safetensors"
 
     @property
     def last(self) -> Path:
-        """The model as it is after the last epoch."""
+        """The model after the last epoch."""
         return self.path / "last.safetensors"
 
     @property
     def state(self) -> Path:
-        """Weights, optimizer and counters: what `resume` goes on from."""
+        """Weights, optimizer and counters, from which the run is resumed."""
         return self.path / "resume.ckpt"
 
     @property
@@ -78,28 +80,31 @@ class RunFolder:
         """Curves, figures and pictures on one page."""
         return self.path / "report.html"
 
+    @property
+    def holds_models(self) -> bool:
+        """Whether a run has saved anything that another run in the same folder would replace."""
+        return any(file.exists() for file in (self.state, self.best, self.last))
+
 
 def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
-    """A folder that is proven to be writable, with the configuration in it.
+    """Creates the folder of a new run and writes its configuration, which also shows that the folder is writable.
 
     Args:
-        options: resolved.
-        training: what is learned from; its classes are noted, so that resuming can see that they are still the same.
+        options: the resolved options.
+        training: training images; their number and classes are recorded, so that resuming can check that they are unchanged.
 
     Raises:
-        ConfigurationError: the folder holds a run that can be gone on with.
-        OutputError: it cannot be written.
+        ConfigurationError: the folder holds a run that can be resumed, or models of an earlier run.
+        OutputError: the folder cannot be written to.
     """
-    if options.output is not None:
-        folder = RunFolder(Path(options.output))
-    else:
-        stamp = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M%S")
-        folder = RunFolder(Path("runs") / f"{options.variant}-{stamp}")
+    folder = RunFolder(_default_path(options.variant) if options.output is None else Path(options.output))
     prepare_folder(folder.path)
     if folder.state.exists():
         raise ConfigurationError(
-            f"{folder.path} holds a run already: go on with it (resume), or choose another --output"
+            f"{folder.path} holds a run already: continue it with --resume, or choose another --output"
         )
+    if folder.holds_models:
+        raise ConfigurationError(f"{folder.path} holds models of an earlier run: choose another --output")
     versions = {
         "detrkit": detrkit.__version__,
         "python": platform.python_version(),
@@ -112,62 +117,106 @@ def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
     return folder
 
 
+def _default_path(variant: str) -> Path:
+    """Creates a folder that no other run has, even if one of the same variant starts in the same second."""
+    runs = prepare_folder(Path("runs"))
+    name = f"{variant}-{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
+    path, number = runs / name, 1
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+            path = runs / f"{name}-{number}"
+        else:
+            return path
+
+
 def _learned_from(training: DetectionDataset) -> dict[str, Any]:
     return {"images": len(training), "classes": [category.name for category in training.categories]}
 
 
 def check_same_data(folder: RunFolder, training: DetectionDataset) -> None:
-    """Refuses to go on with a run on other data than it began with.
+    """Refuses to resume a run with data that differ from those it began with.
 
     Raises:
-        ConfigurationError: other classes or another number of images.
+        ConfigurationError: the classes or the number of images have changed.
     """
     before, now = json.loads(folder.config.read_text(encoding="utf-8")).get("learned_from"), _learned_from(training)
     for name in ("classes", "images"):
         if before is not None and before[name] != now[name]:
             raise ConfigurationError(
-                f"{folder.path} began with other {name} than {training.name} has now: train anew, or bring the old data back"
+                f"{folder.path} began with other {name} than {training.name} has now: bring the old data back, or start a new run"
             )
 
 
 def remove_earlier_demo(path: Path) -> None:
-    """Clears an earlier demo out of a folder, and marks the folder as one for demos; any other run is left as it is."""
-    folder, mark = RunFolder(path), path / "demo"
-    if mark.is_file():
+    """Removes an earlier demo from a folder, or marks the folder as one for demos; leaves any other run alone."""
+    folder, marker = RunFolder(path), path / "demo"
+    if marker.is_file():
         files = [folder.log, folder.metrics, folder.best, folder.last, folder.state, folder.report, folder.curves]
         for file in (*files, *folder.pictures.glob("*.png"), *folder.path.glob("tensorboard/events.*"), folder.config):
             file.unlink(missing_ok=True)
-    elif not folder.state.exists():
-        write_text(mark, "made by detrkit demo, which replaces it\n")
+    elif not folder.holds_models:
+        write_text(marker, "created by detrkit demo, which replaces this run\n")
 
 
 def reopen(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
-    """A run's folder and its options, to go on with.
+    """The folder and the options of a run that is to be resumed.
 
     Raises:
-        ConfigurationError: there is no run, or none that got as far as its first checkpoint.
+        ConfigurationError: there is no run, it has no checkpoint yet, or another version of detrkit began it with options or settings that
+            this version does not know.
     """
     folder = RunFolder(Path(path))
     try:
         content = json.loads(folder.config.read_text(encoding="utf-8"))
-        options = TrainingOptions(**content["options"])
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+        given, version = dict(content["options"]), content.get("versions", {}).get("detrkit", "another version")
+        _check_names(folder, version, given)
+        given["settings"] = {name: frozen(value) for name, value in given["settings"].items()}
+        options = TrainingOptions(**given)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as problem:
         raise ConfigurationError(
-            f"{path} is not the folder of a run (no readable config.json): give the folder that training made"
+            f"{path} is not the folder of a run (no readable config.json): name the folder that training wrote to"
         ) from problem
     if not folder.state.is_file():
         raise ConfigurationError(
-            f"{path} has nothing to go on from, since its first epoch was not finished: train anew"
+            f"{path} has no checkpoint to continue from, since its first epoch was not finished: start a new run"
         )
     return folder, options
 
 
+# Former names of settings. Models with these settings also had other parameter names.
+_OLD_SETTINGS = ("heads", "classes")
+
+
+def _check_names(folder: RunFolder, version: str, given: Mapping[str, Any]) -> None:
+    """Refuses a run whose variant, options or settings this version of detrkit does not know."""
+    options = {entry.name for entry in dataclasses.fields(TrainingOptions)}
+    unknown = [f"the option '{name}'" for name in given if name not in options]
+    if given["variant"] not in CATALOG:
+        unknown.append(f"the variant '{given['variant']}'")
+    else:
+        known = {entry.name for entry in dataclasses.fields(CATALOG[given["variant"]].config)}
+        unknown_settings = [name for name in given["settings"] if name not in known]
+        if any(name in _OLD_SETTINGS for name in unknown_settings):
+            raise ConfigurationError(
+                f"{folder.path} was begun with an older detrkit, whose parameters had other names: start a new run"
+            )
+        unknown += [f"the setting '{name}'" for name in unknown_settings]
+    if unknown:
+        raise ConfigurationError(
+            f"{folder.config} has {unknown[0]}, which detrkit {detrkit.__version__} does not know: continue the run with the detrkit that "
+            f"began it ({version}), or start a new run"
+        )
+
+
 def append_to_log(path: Path, row: Mapping[str, Any]) -> None:
-    """Adds an epoch to the log; lines of this or a later epoch, left by a run that was broken off, give way.
+    """Adds an epoch to the log; rows of this or a later epoch, left by a run that was interrupted, are replaced.
 
     Args:
         path: the CSV file.
-        row: column to value; `epoch` is one of them. Columns may come and go.
+        row: the value of each column, one of which is `epoch`. Rows may differ in their columns.
     """
     rows = [earlier for earlier in read_log(path) if earlier["epoch"] < row["epoch"]]
     rows.append(dict(row))
@@ -179,7 +228,7 @@ def append_to_log(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The epochs of a log; empty cells are left out."""
+    """The rows of a log; empty cells are left out."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""How the learning rate changes over a run, as a factor of step number."""
+"""How the learning rates change over a run, as a factor that depends on the step."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Literal
 def rate_factor(
     schedule: Literal["step", "cosine"], *, steps: int, drop_after: float, warmup_steps: int
 ) -> Callable[[int], float]:
-    """The factor that learning rates are multiplied with at a step.
+    """The factor that learning rates are multiplied by at each step.
 
     Args:
-        schedule: "step": 1, then 0.1; "cosine": falls from 1 to 0 along half a wave.
-        steps: of the whole run.
-        drop_after: share of the run after which "step" drops.
-        warmup_steps: over which the factor rises from near 0 to 1 first.
+        schedule: "step" is 1, then 0.1; "cosine" falls from 1 to 0 along half a cosine wave.
+        steps: number of steps of the whole run.
+        drop_after: share of the run after which "step" drops to 0.1.
+        warmup_steps: steps at the beginning over which the factor rises from near 0 to 1.
 
     Returns:
-        step (counted from 0) to factor in [0, 1].
+        A function from the step (counted from 0) to the factor in [0, 1].
     """
 
     def factor(step: int) -> float:

@@ -1,10 +1,11 @@
-"""Training from the first line to the last: check everything, run, keep, report."""
+"""A training run from beginning to end: check everything, train, save the models, write a report."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
+import os
 import signal
 import threading
 import warnings
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
@@ -42,23 +45,23 @@ from detrkit.files import write_json
 from detrkit.models.catalog import build, criterion_for, find_variant
 from detrkit.models.detector import Detector
 from detrkit.prediction import save_image
-from detrkit.structures import Preprocessing
 from detrkit.terminal import terminal
 from detrkit.training.epochs import EpochEnds, evaluation_batch
 from detrkit.training.module import TrainingModule
-from detrkit.training.options import TrainingOptions, choose_device, plan, resolve
+from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
 from detrkit.training.run_folder import RunFolder, check_same_data, create, read_log, reopen
+from detrkit.training.training_options import TrainingOptions
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run leaves behind.
+    """The result of a run.
 
     Attributes:
-        folder: everything it wrote.
-        best: the checkpoint with the highest AP, to be loaded or handed on.
-        evaluation: of that checkpoint on the validation split; None where there is no such split.
+        folder: the folder with everything that the run wrote.
+        best: the checkpoint with the highest AP, or without a validation split the one with the lowest loss.
+        evaluation: evaluation of that checkpoint on the validation split; None if there is no such split.
     """
 
     folder: Path
@@ -79,83 +82,98 @@ def train(
     Args:
         variant: a name in the catalog, such as "detr-r50".
         data: a data set's folder or annotation file, or "digits".
-        resume: folder of a run to go on with instead; its own options hold.
-        console: where progress is shown; None means the terminal.
+        resume: folder of a run to continue instead; its own options apply.
+        console: the console that shows progress; None means the terminal.
         **options: any other field of `TrainingOptions`.
 
     Returns:
-        Where the run's files lie, and how good its best model is.
+        The paths of the run's files and the evaluation of its best model.
 
     Raises:
-        ConfigurationError: options that cannot work.
+        ConfigurationError: invalid options, or several processes.
         DataError: the data set cannot be used.
         OutputError: the run's folder cannot be written.
-        NonFiniteError: training left the finite numbers.
+        NonFiniteError: a loss or weight became NaN or infinite.
     """
+    check_single_process(os.environ)
     console = console or terminal()
     if resume is not None:
-        if variant is not None or data is not None or options:
-            given = [name for name, value in (("variant", variant), ("data", data)) if value is not None] + list(
-                options
-            )
-            raise ConfigurationError(f"resume goes on with the run's own options: leave out {', '.join(given)}")
-        folder, known = reopen(resume)
-        return _run(known, folder, console)
+        given = {"variant": variant, "data": data}
+        _check_nothing_else([name for name, value in given.items() if value is not None] + list(options))
+        folder, earlier = reopen(resume)
+        return _run(earlier, folder, console)
     if variant is None or data is None:
         raise ConfigurationError("training needs a variant and data, or the folder of a run to resume")
+    return _run(resolve(_new_options(variant, data, options)), None, console)
+
+
+def _check_nothing_else(given: list[str]) -> None:
+    """Refuses options beside the folder of a run to resume."""
+    if given:
+        raise ConfigurationError(f"resume continues a run with its own options: leave out {', '.join(given)}")
+
+
+def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> TrainingOptions:
+    """The options of a new run; paths may be given as objects."""
     known_names = [entry.name for entry in dataclasses.fields(TrainingOptions)]
-    for name in options:
+    for name in given:
         if name not in known_names:
             raise ConfigurationError(f"there is no training option '{name}': {closest(name, known_names)}")
-    return _run(resolve(TrainingOptions(variant=variant, data=str(data), **options)), None, console)
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    return TrainingOptions(variant=variant, data=str(data), **given)
 
 
 def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -> TrainingResult:
-    device = choose_device(options.device)
+    resumed = folder is not None
+    choose_device(options.device)  # refuses an unavailable device before any data are read
     training, validation = _open(options, console)
     torch.manual_seed(options.seed)
-    model = _build(options, training, resumed=folder is not None)
+    model = _build(options, training, resumed=resumed)
     schedule = plan(options, len(training))
     transform = TrainingTransform(_augmentation(options), model.card.preprocessing)
     module = TrainingModule(
         model, criterion_for(model), TrainingData(training, transform, options.seed), options, schedule
     )
-    resumed = folder is not None
     if folder is None:
         folder = create(options, training)
     else:
         check_same_data(folder, training)
     _announce(console, options, module, folder, resumed)
-    kind, _, index = device.partition(":")
     with _quiet_lightning():
-        trainer = Trainer(
-            accelerator="gpu" if kind == "cuda" else kind,
-            devices=[int(index)] if index else 1,
-            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-            max_epochs=schedule.epochs,  # not max_steps: Lightning resumes runs that are counted in steps in the wrong epoch
-            accumulate_grad_batches=schedule.accumulate,
-            gradient_clip_val=options.gradient_clip,
-            callbacks=[ProgressLines(console), EpochEnds(folder, validation, console)],
-            logger=TensorBoardLogger(folder.path, name="tensorboard", version=""),
-            reload_dataloaders_every_n_epochs=1,
-            use_distributed_sampler=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_autolog_hparams=False,
-        )
+        trainer = _trainer(options, schedule, folder, [ProgressLines(console), EpochEnds(folder, validation, console)])
         try:
             trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
-        except SystemExit as end:  # Lightning's way of ending on Ctrl-C and SIGTERM, the latter even with success
-            console.print(f"Stopped. Go on with: detrkit train --resume {folder.path}")
+        except SystemExit as end:  # raised by Lightning on Ctrl-C and on SIGTERM, for the latter even with exit code 0
+            console.print(f"Stopped. Continue with: detrkit train --resume {folder.path}")
             raise KeyboardInterrupt from end
     return _finish(folder, validation, options)
+
+
+def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
+    kind, _, index = choose_device(options.device).partition(":")
+    return Trainer(
+        accelerator="gpu" if kind == "cuda" else kind,
+        devices=[int(index)] if index else 1,
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        max_epochs=schedule.epochs,  # not max_steps, with which Lightning resumes a run in the wrong epoch
+        accumulate_grad_batches=schedule.accumulate,
+        gradient_clip_val=options.gradient_clip,
+        callbacks=callbacks,
+        plugins=LightningEnvironment(),  # one process, whatever a cluster's environment variables say
+        logger=TensorBoardLogger(folder.path, name="tensorboard", version=""),
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_autolog_hparams=False,
+    )
 
 
 def _open(options: TrainingOptions, console: Console) -> tuple[DetectionDataset, DetectionDataset | None]:
     training = open_dataset(options.data, options.train_split)
     validation = None
-    if options.val_split != "val" or "val" in available_splits(options.data):  # one that was asked for must be there
+    if options.val_split != "val" or "val" in available_splits(options.data):  # a split that was asked for must exist
         validation = open_dataset(options.data, options.val_split)
     for dataset in (training, validation):
         if dataset is not None:
@@ -173,20 +191,22 @@ def _build(options: TrainingOptions, training: DetectionDataset, *, resumed: boo
     assert options.short_side is not None
     assert options.long_side is not None
     variant = find_variant(options.variant)
-    usual, settings = variant.preprocessing, dict(options.settings)
-    if resumed:  # a setting that the run's version of detrkit did not know is off, whatever the variant has now
+    settings = dict(options.settings)
+    if resumed:  # settings that did not exist when the run began keep their defaults, whatever the variant says now
         settings = {**dataclasses.asdict(type(variant.config)()), **settings}
-        del settings["classes"]
-    preprocessing = Preprocessing(options.short_side, options.long_side, usual.mean, usual.deviation)
+        del settings["class_count"]
+    preprocessing = dataclasses.replace(
+        variant.preprocessing, short_side=options.short_side, long_side=options.long_side
+    )
     model = build(options.variant, classes=training.categories, preprocessing=preprocessing, **settings)
     if resumed:
         return model  # all weights come from the run
     if options.backbone_weights is not None:
-        load_backbone_weights(model.backbone, options.backbone_weights)  # type: ignore[arg-type]
+        load_backbone_weights(model.backbone, options.backbone_weights)
     elif model.backbone.frozen_norms:
         raise ConfigurationError(
-            f"{options.variant} has frozen norms, and over random weights such a backbone never learns: give pretrained weights with "
-            "--backbone-weights FILE, or train detr-compact, whose norms learn"
+            f"{options.variant} has frozen norms, and such a backbone cannot learn from random weights: give pretrained weights with "
+            "--backbone-weights FILE, or train light-detr-compact, whose norms are trained"
         )
     return model
 
@@ -208,10 +228,10 @@ def _announce(
     console: Console, options: TrainingOptions, module: TrainingModule, folder: RunFolder, resumed: bool
 ) -> None:
     schedule = module.schedule
-    learned = sum(parameter.numel() for parameter in module.model.parameters() if parameter.requires_grad)
+    trainable = sum(parameter.numel() for parameter in module.model.parameters() if parameter.requires_grad)
     pieces = f" in {schedule.accumulate} pieces of {schedule.piece_size}" if schedule.accumulate != 1 else ""
     console.print(
-        f"{'Going on with' if resumed else 'Training'} {options.variant} ({learned / 1e6:.1f} million trainable parameters) on "
+        f"{'Resuming' if resumed else 'Training'} {options.variant} ({trainable / 1e6:.1f} million trainable parameters) on "
         f"{choose_device(options.device)} in {options.precision}: {schedule.epochs} epochs, {schedule.steps} steps, batches of "
         f"{schedule.batch_size} images{pieces}, images up to {options.short_side} × {options.long_side}, "
         f"learning rate {options.lr:g} (backbone {options.backbone_lr:g}, {options.schedule})",
@@ -224,7 +244,7 @@ def _announce(
 
 
 def _finish(folder: RunFolder, validation: DetectionDataset | None, options: TrainingOptions) -> TrainingResult:
-    """Looks at the best model once more, and puts curves, figures and pictures on one page."""
+    """Evaluates the best model once more, and writes the report with curves, metrics and example images."""
     best = folder.best if folder.best.exists() else folder.last
     rows = read_log(folder.log)
     sections: list[Section] = [training_section(rows)]
@@ -247,7 +267,7 @@ def _finish(folder: RunFolder, validation: DetectionDataset | None, options: Tra
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keeps Lightning from saying what detrkit says itself; everything is as before afterwards."""
+    """Silences Lightning's messages that duplicate detrkit's own or do not apply; restores everything afterwards."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -265,5 +285,5 @@ def _quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if interrupt is not None:  # after Ctrl-C Lightning ignores it for the rest of the process
+        if interrupt is not None:  # after Ctrl-C Lightning ignores the signal for the rest of the process
             signal.signal(signal.SIGINT, interrupt)

@@ -1,0 +1,75 @@
+"""Everything that can be set for a training run, in Python and on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The options of a run. None stands for the value in the variant's recipe, or for one that suits the machine.
+
+    `detrkit train` has an option for each of these fields, and its help shows their descriptions.
+
+    Attributes:
+        variant: name of what to train, such as detr-r50; `detrkit models` lists them all.
+        data: folder or annotation file of a data set, or "digits" for the built-in one.
+        output: folder of the run; a new one under runs/ unless given.
+        epochs: passes over the training images.
+        steps: optimizer steps; takes precedence over the number of epochs.
+        batch_size: images per optimizer step.
+        accumulate: number of pieces that a batch is split into to save memory; they are processed one after the other.
+        lr: learning rate of everything except the backbone.
+        backbone_lr: learning rate of the backbone.
+        weight_decay: weight decay of AdamW.
+        gradient_clip: largest norm of the gradient.
+        schedule: "step" drops the learning rates once, to a tenth; "cosine" lets them fall to zero.
+        drop_after: share of the run after which "step" drops the learning rates.
+        warmup_steps: steps over which the learning rates rise from zero.
+        short_side: largest shorter side of an image in pixels, in training and evaluation.
+        long_side: limit of the longer side in pixels.
+        flip: probability of mirroring an image; 0 where left and right matter.
+        vertical_flip: probability of flipping an image upside down, for images in which up and down do not matter.
+        crop: whether half of the images are cropped, as in DETR.
+        multi_scale: whether each image is resized to one of several sizes instead of the largest.
+        backbone_weights: file with pretrained weights of the backbone, with torchvision's names.
+        settings: settings of the model that differ from the variant's, such as queries=300 (--settings.queries 300).
+        precision: float32, or bf16 for mixed precision.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        workers: processes that load images.
+        seed: seed of weights, order, augmentation, dropout and noise.
+        evaluate_every: epochs between two evaluations.
+        train_split: split to train on.
+        val_split: split to evaluate on.
+    """
+
+    variant: str
+    data: str
+    output: str | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    accumulate: int | None = None
+    lr: float | None = None
+    backbone_lr: float | None = None
+    weight_decay: float | None = None
+    gradient_clip: float | None = None
+    schedule: Literal["step", "cosine"] | None = None
+    drop_after: float | None = None
+    warmup_steps: int | None = None
+    short_side: int | None = None
+    long_side: int | None = None
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    crop: bool = True
+    multi_scale: bool = True
+    backbone_weights: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    precision: Literal["float32", "bf16"] = "float32"
+    device: str = "auto"
+    workers: int | None = None
+    seed: int = 0
+    evaluate_every: int = 1
+    train_split: str = "train"
+    val_split: str = "val"
