@@ -1,4 +1,4 @@
-"""The `detrkit` command: finds the subcommand, and turns what users can mend into one sentence and exit code 2."""
+"""The `detrkit` command: runs the subcommand, and turns errors that users can fix into one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line.
 
     Args:
-        arguments: without the program's name; None takes those of the process. `--debug` among them keeps tracebacks.
+        arguments: without the program's name; None means those of the process. With `--debug`, errors keep their tracebacks.
     """
     from cyclopts import CycloptsError
 
@@ -27,15 +27,19 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError as problem:
         if debug:
             raise
-        sys.exit(_complain(explain(problem)))
+        sys.exit(_print_error(explain(problem)))
     except DetrkitError as problem:
         if debug:
             raise
-        sys.exit(_complain(str(problem)))
+        sys.exit(_print_error(str(problem)))
     except PermissionError as problem:
         if debug:
             raise
-        sys.exit(_complain(f"{problem.filename} cannot be used ({problem.strerror}): mend its rights, or name another"))
+        sys.exit(
+            _print_error(
+                f"{problem.filename} cannot be used ({problem.strerror}): change its permissions, or choose another"
+            )
+        )
     except KeyboardInterrupt:
         if debug:
             raise
@@ -43,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _complain(sentence: str) -> int:
+def _print_error(sentence: str) -> int:
     print(f"detrkit: {sentence}", file=sys.stderr)
     return 2
 

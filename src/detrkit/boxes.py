@@ -1,7 +1,7 @@
-"""Boxes: formats and overlap, as pure functions; the format stands in every name.
+"""Boxes: formats and overlap, as pure functions; every name contains the format.
 
-`cxcywh` is centre x, centre y, width, height; `xyxy` is left, top, right, bottom; `xywh` is left, top, width, height. Units do not matter
-here: pixels and fractions of an image go through the same arithmetic. Shapes are (..., 4) and broadcast.
+`cxcywh` is centre x, centre y, width, height; `xyxy` is left, top, right, bottom; `xywh` is left, top, width, height. Units do not matter:
+the arithmetic is the same for pixels and for fractions of an image. Shapes are (..., 4) and broadcast.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""What can go wrong because of what a user gave, as one tree of exceptions.
+"""The errors that a user can cause, as one tree of exceptions.
 
 DetrkitError
 ├── ConfigurationError   an option, a variant or a combination of settings that cannot work
 ├── DataError            an image or an annotation that cannot be used
 ├── CheckpointError      a weight file that cannot be read or does not fit the model
-├── OutputError          a place that cannot be written
-└── NonFiniteError       training left the finite numbers
+├── OutputError          a file or folder that cannot be written
+└── NonFiniteError       a model or its loss that produced NaN or infinity
 
-Every message is one sentence (or two) that names the file or value, says what is wrong with it and what to do. The command line prints it
-and ends with exit code 2. A mistake inside detrkit itself is never a `DetrkitError`.
+Every message is one sentence (or two) that names the file or value and says what is wrong with it and what to do. The command line prints
+it and exits with code 2. A bug in detrkit itself is never a `DetrkitError`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from collections.abc import Iterable
 
 
 class DetrkitError(Exception):
-    """Base of every error that a user can mend.
+    """Base of every error that a user can fix.
 
     Args:
-        message: one sentence. A data loader's worker hands its error over as a printed traceback; then its last line is the sentence.
+        message: one sentence. If it is the traceback that a data loader's worker process passes on, its last line becomes the message.
     """
 
     def __init__(self, message: str) -> None:
@@ -47,11 +47,11 @@ class OutputError(DetrkitError, OSError):
 
 
 class NonFiniteError(DetrkitError, ArithmeticError):
-    """A model or its loss produced NaN or infinity; the message names the image and the term that it began in.
+    """A model or its loss produced NaN or infinity; the message names the image and the term where it began.
 
     Args:
         message: what happened.
-        image: position of the image in its batch, where one is to blame.
+        image: index of the image in its batch, if a single one is to blame.
     """
 
     def __init__(self, message: str, image: int | None = None) -> None:
@@ -60,17 +60,17 @@ class NonFiniteError(DetrkitError, ArithmeticError):
 
 
 def closest(name: str, allowed: Iterable[str]) -> str:
-    """A sentence part that helps after a wrong name: the nearest allowed one, or all of them.
+    """The end of a message about an unknown name: suggests the closest valid name, or lists all valid names.
 
     Args:
-        name: what was given.
-        allowed: the names that would have been right.
+        name: the unknown name.
+        allowed: the valid names.
 
     Returns:
-        "did you mean 'x'?" where one is near, else "choose one of 'x', 'y'".
+        "did you mean 'x'?" if one is similar, otherwise "choose one of 'x', 'y'".
     """
     names = list(allowed)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean '{near[0]}'?"
+    similar = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if similar:
+        return f"did you mean '{similar[0]}'?"
     return "choose one of " + ", ".join(f"'{candidate}'" for candidate in names)

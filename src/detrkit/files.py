@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or a second run never leaves half of one in the place of a whole one."""
+"""Writes files so that a crash, a full disk or a second run never replaces a complete file with half of one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from detrkit.errors import OutputError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
-    """Lets `write` fill a temporary file beside `path`, then renames it.
+    """Lets `write` fill a temporary file beside `path`, then renames it to `path`.
 
     Args:
-        path: the file to be; its folder is made where it is missing.
-        write: takes the temporary file's path (with the same ending) and writes to it.
+        path: the file to write; its folder is created if it is missing.
+        write: takes the temporary file's path (with the same suffix) and writes to it.
 
     Raises:
         OutputError: the folder or file cannot be written.
@@ -29,12 +29,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
         os.close(handle)
         temporary = Path(name)
         write(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner may read
+        temporary.chmod(0o666 & ~_umask())  # mkstemp creates files that only their owner may read
         temporary.replace(path)
     except OSError as problem:
-        raise OutputError(
-            f"{path} cannot be written ({problem.strerror or problem}): choose another place"
-        ) from problem
+        raise OutputError(f"{path} cannot be written ({problem.strerror or problem}): choose another path") from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -42,20 +40,20 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes a text file in one go, in UTF-8; see `write_atomically`."""
+    """Writes a UTF-8 text file atomically; see `write_atomically`."""
     return write_atomically(path, lambda temporary: _write_text(temporary, text))
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Writes a JSON file in one go; NaN and infinity, which JSON does not know, are refused with a ValueError."""
+    """Writes a JSON file atomically; NaN and infinity, which JSON does not allow, raise a ValueError."""
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def prepare_folder(path: Path) -> Path:
-    """Makes a folder and proves that files can be written to it, before hours of work are meant to end there.
+    """Creates a folder and checks that files can be written to it, before hours of work depend on it.
 
     Raises:
-        OutputError: it cannot be made, is a file, or cannot be written to.
+        OutputError: it cannot be created, is a file, or cannot be written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where commands talk to people."""
+"""The console that commands print to."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def terminal(*, stderr: bool = False) -> Console:
-    """A console that shows texts as they are: names of classes and files may hold brackets, and paths are not broken over lines.
+    """A console that prints text unchanged: names of classes and files may contain brackets, and paths are not wrapped.
 
     Args:
-        stderr: whether it is the error stream.
+        stderr: whether to print to the error stream.
     """
     from rich.console import Console
 

@@ -28,6 +28,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet101-dc5": partial(ResNet, depth=101, dilated=True),
     "mobilenet_v2": MobileNetV2,
     "compact": Compact,
+    "compact-c4": partial(Compact, widths=(32, 64, 128)),
 }
 
 

@@ -1,4 +1,4 @@
-"""What every backbone is: images in, feature maps of falling resolution out."""
+"""The base of all backbones: images in, feature maps of decreasing resolution out."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from detrkit.structures import FeatureMap, ImageBatch
 
 
 class Backbone(nn.Module, ABC):
-    """Base of all backbones. A subclass fills in the attributes and `features`.
+    """Base of all backbones. A subclass sets the attributes and implements `features`.
 
     Attributes:
         channels: C of each level that is returned, finest first.
-        strides: pixels for one cell of each level.
-        frozen_norms: True where batch norms are frozen, so that the weights must come pretrained.
-        unused_weights: beginnings of keys in torchvision's file that this backbone has no place for.
+        strides: pixels per cell of each level.
+        frozen_norms: True if batch norms are frozen, so that the weights must be pretrained.
+        unused_weights: prefixes of the keys in torchvision's file that this backbone does not use.
     """
 
     channels: tuple[int, ...]
@@ -28,7 +28,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """Every level that is wanted, finest first.
+        """All requested levels, finest first.
 
         Args:
             pixels: (B, 3, H, W), normalised.
@@ -38,8 +38,9 @@ class Backbone(nn.Module, ABC):
         """
 
     def forward(self, batch: ImageBatch) -> tuple[FeatureMap, ...]:
-        """Levels with the padding that belongs to them."""
-        pixels = batch.pixels.contiguous(memory_format=torch.channels_last)  # half the time of channels-first on a CPU
+        """The requested levels, each with its padding."""
+        # Takes half the time of channels-first on a CPU.
+        pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
         return tuple(
             FeatureMap(features, shrink_padding(batch.padding, features), stride)
             for features, stride in zip(self.features(pixels), self.strides, strict=True)
@@ -47,7 +48,7 @@ class Backbone(nn.Module, ABC):
 
 
 def freeze(*modules: nn.Module) -> None:
-    """Takes the parameters of these modules out of training."""
+    """Excludes the parameters of these modules from training."""
     for module in modules:
         for parameter in module.parameters():
             parameter.requires_grad_(False)

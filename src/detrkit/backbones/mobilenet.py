@@ -26,7 +26,7 @@ class MobileNetV2(Backbone):
 
     def __init__(self, *, levels: int = 1) -> None:
         super().__init__()
-        import torchvision  # here, since whoever has another backbone need not wait for it
+        import torchvision  # imported here so that other backbones do not have to wait for it
 
         network = torchvision.models.mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d)
         blocks: nn.Sequential = network.features
@@ -39,12 +39,12 @@ class MobileNetV2(Backbone):
     def features(self, pixels: Tensor) -> list[Tensor]:
         """See `Backbone.features`."""
         ends = {_ENDS[stride][0] for stride in self.strides}
-        values, found = pixels, []
+        values, maps = pixels, []
         for index, block in enumerate(self.blocks):
             values = _folded(block, values)
             if index in ends:
-                found.append(values)
-        return found
+                maps.append(values)
+        return maps
 
 
 def _folded(block: Any, values: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _folded(block: Any, values: Tensor) -> Tensor:
 
 
 def _relu6(values: Tensor) -> Tensor:
-    """ReLU6 in place. PyTorch's own copies what it overwrites, for a backward pass that can do without."""
+    """ReLU6 in place. PyTorch's own keeps a copy of its input for the backward pass, which does not need it."""
     if torch.compiler.is_exporting() or not values.requires_grad:
         return F.relu6(values, inplace=not torch.compiler.is_exporting())
     return _Relu6.apply(values)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """ResNet (He et al. 2016, arXiv:1512.03385) with frozen batch norms, and the stride of a bottleneck in its 3 x 3 convolution.
 
-Names and structure are those of torchvision's network, so that its files and those of all papers that start from it fit. torchvision itself
-is not imported: that would take more memory than the network does.
+Names and structure are those of torchvision's network, so that its weight files, and those of all papers that start from it, can be
+loaded. torchvision itself is not imported, because that takes more memory than the network.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23,
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions around which the input goes (figure 5, left).
+    """Two 3 x 3 convolutions with a shortcut around them (figure 5, left).
 
     Args:
         channels: of the input.
@@ -43,13 +43,13 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1 x 1, 3 x 3 and 1 x 1 around which the input goes (figure 5, right).
+    """Convolutions of 1 x 1, 3 x 3 and 1 x 1 with a shortcut around them (figure 5, right).
 
     Args:
         channels: of the input.
         width: C of the 3 x 3 convolution; the block returns four times as many.
         stride: of the 3 x 3 convolution.
-        dilation: of the same.
+        dilation: of the 3 x 3 convolution.
     """
 
     expansion = 4
@@ -79,7 +79,7 @@ def _convolution(channels: int, outputs: int, *, kernel: int, stride: int = 1, d
 
 
 def _shortcut(channels: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """A projection where the input does not fit the output."""
+    """A projection if the input's shape differs from the output's."""
     if stride == 1 and channels == outputs:
         return None
     return nn.Sequential(_convolution(channels, outputs, kernel=1, stride=stride), FrozenBatchNorm2d(outputs))
@@ -97,7 +97,7 @@ class ResNet(Backbone):
         levels: how many of the coarsest stages to return.
 
     Raises:
-        ConfigurationError: a dilated network of basic blocks, which no paper has.
+        ConfigurationError: a dilated network of basic blocks, which no paper uses.
     """
 
     def __init__(self, *, depth: int, dilated: bool = False, stages: int = 4, levels: int = 1) -> None:
@@ -111,7 +111,7 @@ class ResNet(Backbone):
         for stage, name in enumerate(self.stage_names):
             dilate = dilated and stage == 3
             width = 64 * 2**stage
-            # The first block is where the resolution falls, or would fall: dilation begins behind it.
+            # The first block reduces the resolution, or would without dilation: only the blocks after it are dilated.
             first = block(channels, width, stride=1 if stage == 0 or dilate else 2)
             channels = width * block.expansion
             others = range(_BLOCKS[depth][stage] - 1)
@@ -130,9 +130,9 @@ class ResNet(Backbone):
         """See `Backbone.features`."""
         values = F.relu(normalized_convolution(pixels, self.conv1, self.bn1), inplace=True)
         values = F.max_pool2d(values, kernel_size=3, stride=2, padding=1)
-        found = []
+        maps = []
         for name in self.stage_names:
             values = getattr(self, name)(values)
-            if name in self.stage_names[-self.levels :]:  # a fine stage is large: it is not held for nothing
-                found.append(values)
-        return found
+            if name in self.stage_names[-self.levels :]:  # fine stages are large, so only requested ones are kept
+                maps.append(values)
+        return maps

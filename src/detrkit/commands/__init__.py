@@ -1,1 +1,1 @@
-"""The command line: one file a command, each of them thin. Nothing heavy is imported before a command runs."""
+"""The command line: one thin module per command. Nothing heavy is imported before a command runs."""

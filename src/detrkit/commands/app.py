@@ -13,10 +13,10 @@ app = App(
     version=__version__,
 )
 app.command(
-    "detrkit.commands.demo:demo", help="Train a small detector from nothing in minutes, and show what it learned."
+    "detrkit.commands.demo:demo", help="Train a small detector from scratch in minutes, and show what it learned."
 )
-app.command("detrkit.commands.train:train", help="Train a detector on a data set, or go on with a run.")
-app.command("detrkit.commands.evaluate:evaluate", help="COCO figures of a model, or of a file with results.")
+app.command("detrkit.commands.train:train", help="Train a detector on a data set, or resume a run.")
+app.command("detrkit.commands.evaluate:evaluate", help="COCO figures for a model or a result file.")
 app.command("detrkit.commands.predict:predict", help="Find objects in images.")
 app.command("detrkit.commands.models:models", help="List everything that can be built.")
 app.command(
@@ -25,7 +25,7 @@ app.command(
 
 
 def explain(problem: CycloptsError) -> str:
-    """What was wrong with the command line, in one line."""
+    """What is wrong with the command line, as one line of text."""
     sentence = " ".join(str(problem).split())
     if isinstance(problem, UnknownCommandError) and "Available" not in sentence:
         names = [name for name in app if not name.startswith("-")]

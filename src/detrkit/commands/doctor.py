@@ -9,13 +9,13 @@ PACKAGES = ("torch", "torchvision", "lightning", "numpy", "numba", "triton", "su
 
 
 def doctor() -> None:
-    """Show what this installation and this computer can do: versions, devices, precisions, and who computes deformable attention."""
+    """Show what this installation and this computer can do: versions, devices, precisions, and how deformable attention runs."""
     import torch
     from rich.table import Table
 
     from detrkit import __version__
     from detrkit.errors import ConfigurationError
-    from detrkit.layers.deformable_attention import ENVIRONMENT_VARIABLE, choice, implementations
+    from detrkit.layers.sampling.operator import ENVIRONMENT_VARIABLE, choice, implementations
     from detrkit.terminal import terminal
 
     console = terminal()
@@ -26,26 +26,26 @@ def doctor() -> None:
         versions.add_row(name, _version(name))
     console.print(versions)
 
-    devices = Table("device", "what", "precisions", "deformable attention", "why")
-    for device, what, precisions in _devices():
+    devices = Table("device", "description", "precisions", "deformable attention", "why")
+    for device, description, precisions in _devices():
         try:
             chosen = choice(torch.device(device), torch.float32)
-            devices.add_row(device, what, precisions, chosen.name, chosen.reason)
-        except ConfigurationError as problem:  # asked for by the environment: the tables are what helps then
-            devices.add_row(device, what, precisions, "none", str(problem))
+            devices.add_row(device, description, precisions, chosen.name, chosen.reason)
+        except ConfigurationError as problem:  # the environment requests what cannot run: the tables still help
+            devices.add_row(device, description, precisions, "none", str(problem))
     console.print(devices)
 
-    ways = Table("deformable attention", "usable", "runs on", "precisions", "why")
-    for way in implementations():
-        ways.add_row(
-            way.name, "yes" if way.usable else "no", ", ".join(way.devices) or "any", way.precisions, way.reason
+    table = Table("deformable attention", "usable", "runs on", "precisions", "why")
+    for each in implementations():
+        table.add_row(
+            each.name, "yes" if each.usable else "no", ", ".join(each.devices) or "any", each.precisions, each.reason
         )
-    console.print(ways)
-    console.print(f"Another way than the one chosen: set {ENVIRONMENT_VARIABLE} to its name.")
+    console.print(table)
+    console.print(f"To choose another implementation, set {ENVIRONMENT_VARIABLE} to its name.")
 
 
 def _version(package: str) -> str:
-    if package == "torch":  # its own word says what it was built for
+    if package == "torch":  # its own version string says what it was built for
         import torch
 
         return str(torch.__version__)
@@ -60,12 +60,12 @@ def _devices() -> list[tuple[str, str, str]]:
     import torch
 
     threads = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    found = [("cpu", threads, "float32, bf16")]
+    devices = [("cpu", threads, "float32, bf16")]
     for index in range(torch.cuda.device_count()):
-        with torch.cuda.device(index):  # which is the one that is asked
+        with torch.cuda.device(index):  # the next call asks about the current device
             half = ", bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
         memory = torch.cuda.get_device_properties(index).total_memory / 1024**3
-        found.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GB", f"float32{half}"))
+        devices.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GB", f"float32{half}"))
     if torch.backends.mps.is_available():
-        found.append(("mps", "Apple GPU", "float32"))
-    return found
+        devices.append(("mps", "Apple GPU", "float32"))
+    return devices

@@ -19,18 +19,18 @@ def evaluate(
     results: Path | None = None,
     report: Path | None = None,
 ) -> None:
-    """COCO figures of a model on a data set, or of a file with results against ground truth.
+    """COCO figures for a model on a data set, or for a result file against ground truth.
 
     Args:
-        checkpoint: a checkpoint, or a JSON file with results in COCO's form.
+        checkpoint: a checkpoint, or a JSON file with results in COCO's format.
         data: folder or annotation file of a data set, or "digits"; for a result file, the JSON file with the ground truth.
         split: split to evaluate on.
-        variant: name of the checkpoint's variant, where the file cannot tell.
+        variant: name of the checkpoint's variant, if the file does not say.
         batch_size: images that go through the model together; the figures do not depend on it.
         workers: processes that load images.
         device: auto, cpu, cuda, cuda:1 or mps.
         output: JSON file for the figures.
-        results: JSON file for all detections, in COCO's form.
+        results: JSON file for all detections, in COCO's format.
         report: HTML file for figures and pictures.
     """
     from detrkit.errors import ConfigurationError
@@ -43,9 +43,9 @@ def evaluate(
         if file is not None:
             prepare_folder(file.parent)
     pictures: list[Section] = []
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     if checkpoint.suffix.lower() == ".json" and results is not None:
-        raise ConfigurationError("--results belongs to a checkpoint: a file with results is not written again")
+        raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
     if checkpoint.suffix.lower() == ".json":
         evaluation = evaluate_detections(Path(data), checkpoint)
     else:
@@ -55,14 +55,14 @@ def evaluate(
 
         model = load(checkpoint, variant=variant).to(choose_device(device))
         dataset = open_dataset(data, split)
-        found = detect(model, dataset, batch_size=batch_size, workers=workers, progress=True)
-        evaluation = compare(model, dataset, found)
+        entries = detect(model, dataset, batch_size=batch_size, workers=workers, progress=True)
+        evaluation = compare(model, dataset, entries)
         if report is not None:
-            examples = example_pictures(dataset, found, threshold=model.card.threshold)
+            examples = example_pictures(dataset, entries, threshold=model.card.threshold)
             pictures = [Section("Examples", (), examples)]
     terminal().print(evaluation.table())
     if results is not None:
-        write_json(results, found)
+        write_json(results, entries)
     if output is not None:
         write_json(output, evaluation.to_json())
     if report is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def models() -> None:
-    """List everything that can be built, with the authors' published AP on COCO val2017 where there is one."""
+    """List everything that can be built, with the authors' published AP on COCO val2017 if there is one."""
     from rich.table import Column, Table
 
     from detrkit.models.catalog import CATALOG
@@ -17,11 +17,17 @@ def models() -> None:
         caption="AP: published, COCO val2017",
         caption_justify="left",
     )
-    for name, line in CATALOG.items():
-        published = "-" if line.weights is None else f"{line.weights.ap:.3f}"
-        table.add_row(name, line.config.backbone, str(line.config.queries), published)
+    for name, variant in CATALOG.items():
+        published = f"{max(weights.ap for weights in variant.weights):.3f}" if variant.weights else "-"
+        table.add_row(name, variant.config.backbone, str(variant.config.queries), published)
     console.print(table)
     console.print("Published weights:")
-    for name, line in CATALOG.items():
-        if line.weights is not None:
-            console.print(f"  {name:38}{line.weights.address} ({line.weights.licence})", soft_wrap=True)
+    for name, variant in CATALOG.items():
+        for weights in variant.weights:
+            tag = f", {weights.tag}" if weights.tag else ""
+            console.print(f"  {name:38}{weights.address} ({weights.licence}{tag})", soft_wrap=True)
+    exceptions = [(name, sentence) for name, variant in CATALOG.items() for sentence in variant.exceptions.values()]
+    if exceptions:
+        console.print("To know:")
+        for name, sentence in exceptions:
+            console.print(f"  {name:38}{sentence}", soft_wrap=True)

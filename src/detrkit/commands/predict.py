@@ -13,14 +13,14 @@ def predict(
     variant: str | None = None,
     device: str = "auto",
 ) -> None:
-    """Find objects in images: writes each image with its boxes, and all detections as JSON in COCO's form.
+    """Find objects in images: writes each image with its boxes, and all detections as JSON in COCO's format.
 
     Args:
         checkpoint: a checkpoint of detrkit, of the papers' authors or of Hugging Face.
         images: files, folders, or patterns in quotes such as "photos/*.jpg".
-        threshold: score from which a detection counts; the model's own unless given.
+        threshold: score from which a detection counts; by default the model's own.
         output: folder for the images and detections.json.
-        variant: name of the checkpoint's variant, where the file cannot tell.
+        variant: name of the checkpoint's variant, if the file does not say.
         device: auto, cpu, cuda, cuda:1 or mps.
     """
     from rich.progress import track
@@ -37,20 +37,20 @@ def predict(
     paths = find_images(images)
     prepare_folder(output)
     if any(path.parent.resolve() == output.resolve() for path in paths):
-        raise OutputError(f"{output} holds images that are read, which would be overwritten: choose another --output")
+        raise OutputError(f"{output} contains the input images, which would be overwritten: choose another --output")
     for path in paths:
         check_image(path)  # one bad file must not cost the results of the others
     predictor = Predictor(load(checkpoint, variant=variant), threshold=threshold, device=choose_device(device))
-    found = []
+    all_detections = []
     errors = terminal(stderr=True)
     pairs = list(zip(paths, output_names(paths), strict=True))
-    for path, name in track(pairs, "looking", console=errors, transient=True, disable=not errors.is_terminal):
+    for path, name in track(pairs, "detecting", console=errors, transient=True, disable=not errors.is_terminal):
         picture = read_image(path)
         detections = predictor(picture)
-        found.append(detections)
+        all_detections.append(detections)
         save_image(output / name, draw(picture, detections))
-    write_json(output / "detections.json", to_file_entries(paths, found))
-    total = sum(len(detections) for detections in found)
+    write_json(output / "detections.json", to_file_entries(paths, all_detections))
+    total = sum(len(detections) for detections in all_detections)
     console.print(
         f"{total} detections from score {predictor.threshold:.2f} in {len(paths)} images: see {output}, and {output / 'detections.json'}",
     )

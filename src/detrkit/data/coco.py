@@ -1,14 +1,14 @@
-"""COCO annotation files: read, checked to the last box, and turned into a `DetectionDataset`.
+"""COCO annotation files: read, checked down to the last box, and turned into a `DetectionDataset`.
 
 Rules that a user may want to know:
 
-- Category and image ids are any integers; inside, classes count from 0 in the order of their ids. A category without objects that only names
-  the parent of others (Roboflow writes one) gets no class; other categories keep theirs.
-- Crowd regions and images without objects are kept, boxes without area are dropped, boxes over the image's edge stay as annotated.
-- EXIF orientation is applied, except to a picture whose size in the annotation file fits only the pixels as stored: it was annotated that way.
-- Every image file is checked before anything begins.
+- Category and image ids may be any integers; internally, classes count from 0 in the order of their ids. A category without objects that is
+  only the parent of others (Roboflow writes one) does not become a class; every other category does.
+- Crowd regions and images without objects are kept, boxes without area are dropped, boxes beyond the image's edge stay as annotated.
+- EXIF orientation is applied, except to a picture whose size in the annotation file fits only the stored pixels: it was annotated that way.
+- Every image file is checked before anything else starts.
 
-What was dropped or changed stands in the data set's notes; what cannot be mended is a `DataError`.
+The data set's notes say what was dropped or changed; an error that cannot be repaired is a `DataError`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from detrkit.cards import Category
 from detrkit.data.dataset import DetectionDataset, ImageFiles
 from detrkit.data.images import ImageFacts, inspect_image
 from detrkit.errors import DataError
-from detrkit.structures import Category
 
 Record = dict[str, Any]
 _LISTS = ("images", "annotations", "categories")
 _THREADS = 8
-_EDGE_TOLERANCE = 1.0  # pixels that a box may reach over the edge without a note: annotation tools round
+_EDGE_TOLERANCE = 1.0  # pixels by which a box may extend beyond the image without a note: annotation tools round
 
 
 def read_coco(annotation_file: str | Path, image_folder: str | Path, *, name: str | None = None) -> DetectionDataset:
@@ -43,17 +43,17 @@ def read_coco(annotation_file: str | Path, image_folder: str | Path, *, name: st
         name: for messages; by default the annotation file's name.
 
     Raises:
-        DataError: the annotation file or an image cannot be used; the message names the place and the remedy.
+        DataError: the annotation file or an image cannot be used; the message names the entry or file and the remedy.
     """
     source = Path(annotation_file)
     return build_dataset(load_annotations(source), source, Path(image_folder), name or source.stem)
 
 
 def load_annotations(source: Path) -> dict[str, list[Record]]:
-    """The three lists of a COCO file, not yet looked into.
+    """The three lists of a COCO file; the contents of their entries are not checked yet.
 
     Raises:
-        DataError: the file is missing, no JSON, cut off, or no COCO annotation file.
+        DataError: the file is missing, cut off, not JSON, or not a COCO annotation file.
     """
     try:
         contents = json.loads(source.read_text(encoding="utf-8-sig"))
@@ -65,12 +65,14 @@ def load_annotations(source: Path) -> dict[str, list[Record]]:
     missing = [key for key in _LISTS if not isinstance(lists.get(key), list)]
     if missing:
         raise DataError(
-            f"{source} is no COCO annotation file: the lists {', '.join(missing)} are missing; export the data as COCO instances."
+            f"{source} is not a COCO annotation file, it has no list of {' or '.join(missing)}: export the data as COCO instances."
         )
     for key in _LISTS:
         for position, record in enumerate(lists[key]):
             if not isinstance(record, dict):
-                raise DataError(f"{source}: entry {position} of '{key}' is no object but {record!r}; export it again.")
+                raise DataError(
+                    f"{source}: entry {position} of '{key}' is {record!r}, not an object; export the file again."
+                )
     return {key: lists[key] for key in _LISTS}
 
 
@@ -78,8 +80,8 @@ def build_dataset(contents: dict[str, list[Record]], source: Path, image_folder:
     """The data set of loaded annotations.
 
     Args:
-        contents: what `load_annotations` gave.
-        source: the file it came from, for messages.
+        contents: what `load_annotations` returned.
+        source: the file they came from, for messages.
         image_folder: the folder that the file names of the images start from.
         name: of the data set, for messages.
 
@@ -89,7 +91,7 @@ def build_dataset(contents: dict[str, list[Record]], source: Path, image_folder:
     positions = _positions_of_ids(contents["images"], "image", source)
     known = _positions_of_ids(contents["categories"], "category", source)
     if not positions:
-        raise DataError(f"{source} lists no image: add images, or choose another file.")
+        raise DataError(f"{source} lists no images: add some, or choose another file.")
     table = _read_table(contents["annotations"], positions, known, source)
     images, sizes, image_notes = _check_images(contents["images"], source, image_folder)
     categories, category_notes = _categories(contents["categories"], set(table.category_ids.tolist()), source)
@@ -138,7 +140,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _positions_of_ids(records: Sequence[Record], kind: str, source: Path) -> dict[int, int]:
-    """Where each id stands in its list; ids must be integers and unique."""
+    """The position of each id in its list; ids must be integers and unique."""
     positions: dict[int, int] = {}
     for position, record in enumerate(records):
         identifier = record.get("id")
@@ -154,19 +156,19 @@ def _positions_of_ids(records: Sequence[Record], kind: str, source: Path) -> dic
 def _read_table(records: Sequence[Record], positions: dict[int, int], known: dict[int, int], source: Path) -> _Table:
     """The annotations as columns; references to images and categories and the numbers of the boxes are checked."""
     columns: tuple[list[Any], ...] = ([], [], [], [], [], [])
-    for place, record in enumerate(records):
-        identifier = record.get("id", place + 1)
+    for position, record in enumerate(records):
+        identifier = record.get("id", position + 1)
         where = f"{source}: annotation {identifier!r}"
         image_id, category_id, box_xywh = record.get("image_id"), record.get("category_id"), record.get("bbox")
         if not _is_integer(identifier):
-            raise DataError(f"{where} has an id that is no integer; give it one.")
+            raise DataError(f"{where} has an id that is not an integer; give it one.")
         if not _is_integer(image_id) or image_id not in positions:
             raise DataError(
-                f"{where} belongs to image {image_id!r}, which the file does not list; add it or remove this."
+                f"{where} belongs to image {image_id!r}, which the file does not list; add it or remove the annotation."
             )
         if not _is_integer(category_id) or category_id not in known:
             raise DataError(
-                f"{where} has category {category_id!r}, which the file does not list; add it or correct this."
+                f"{where} has category {category_id!r}, which the file does not list; add it or correct the annotation."
             )
         if not isinstance(box_xywh, list) or len(box_xywh) != 4 or not all(map(_is_number, box_xywh)):
             raise DataError(f"{where} has the box {box_xywh!r}; give four numbers: left, top, width, height in pixels.")
@@ -186,30 +188,32 @@ def _read_table(records: Sequence[Record], positions: dict[int, int], known: dic
 
 
 def _categories(records: Sequence[Record], used: set[int], source: Path) -> tuple[tuple[Category, ...], list[str]]:
-    """The classes in the order of their ids, without placeholders: parents of others that have no object themselves."""
+    """The classes in the order of their ids, without placeholders: categories that have no objects and are only parents of others."""
     kept: list[Category] = []
     notes: list[str] = []
     for record in sorted(records, key=lambda record: int(record["id"])):
         name = record.get("name")
         if not isinstance(name, str) or not name:
-            raise DataError(f"{source}: category {record['id']} has the name {name!r}; give it a text.")
+            raise DataError(f"{source}: category {record['id']} has the name {name!r}; give it a string.")
         is_parent = any(other is not record and other.get("supercategory") == name for other in records)
         if is_parent and record["id"] not in used:
-            notes.append(f"Category {record['id']} '{name}' is only the parent of others and has no object: no class.")
+            notes.append(
+                f"Category {record['id']} '{name}' has no objects and is only the parent of others, so it is not a class."
+            )
             continue
         twin = next((category for category in kept if category.name == name), None)
         if twin is not None:
             raise DataError(f"{source}: categories {twin.id} and {record['id']} are both named {name!r}; rename one.")
         kept.append(Category(id=record["id"], name=name, index=len(kept)))
     if not kept:
-        raise DataError(f"{source} has no category that could be learned: add categories with an id and a name.")
+        raise DataError(f"{source} has no categories to learn: add categories with an id and a name.")
     return tuple(kept), notes
 
 
 def _check_images(
     records: Sequence[Record], source: Path, image_folder: Path
 ) -> tuple[ImageFiles, np.ndarray, list[str]]:
-    """Looks at every image file; gives the images, their sizes (I, 2) as they will be shown, and notes."""
+    """Checks every image file; returns the images, their sizes (I, 2) as they will be shown, and notes."""
     names = []
     for record in records:
         name = record.get("file_name")
@@ -217,19 +221,19 @@ def _check_images(
             raise DataError(f"{source}: image {record['id']} has the file name {name!r}; give it one.")
         names.append(name)
 
-    def look(name: str) -> ImageFacts | DataError:
+    def inspect(name: str) -> ImageFacts | DataError:
         try:
             return inspect_image(image_folder / name)
         except DataError as error:
             return error
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(look, names))
-    facts = [each for each in found if isinstance(each, ImageFacts)]
-    broken = [each for each in found if isinstance(each, DataError)]
-    if broken:
-        more = f" ({len(broken)} of the {len(names)} images cannot be used.)" if len(broken) > 1 else ""
-        raise DataError(f"{broken[0]}{more}")
+        outcomes = list(pool.map(inspect, names))
+    facts = [outcome for outcome in outcomes if isinstance(outcome, ImageFacts)]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, DataError)]
+    if errors:
+        more = f" ({len(errors)} of the {len(names)} images cannot be used.)" if len(errors) > 1 else ""
+        raise DataError(f"{errors[0]}{more}")
     as_stored = [_annotated_as_stored(record, fact, source) for record, fact in zip(records, facts, strict=True)]
     sizes = [fact.stored_size if stored else fact.shown_size for fact, stored in zip(facts, as_stored, strict=True)]
     images = ImageFiles(image_folder, np.array(names), np.array(as_stored, dtype=np.bool_))
@@ -251,7 +255,7 @@ def _annotated_as_stored(record: Record, facts: ImageFacts, source: Path) -> boo
         return True
     height, width = facts.shown_size
     raise DataError(
-        f"{source}: image {record['file_name']!r} is said to be {size[1]} × {size[0]} pixels, but the file has {width} × {height}; "
+        f"{source}: image {record['file_name']!r} is annotated as {size[1]} × {size[0]} pixels, but the file has {width} × {height}; "
         "use the pictures that were annotated, or export the annotations again."
     )
 
@@ -270,7 +274,7 @@ def _without_empty_boxes(table: _Table, images: ImageFiles) -> tuple[_Table, lis
 
 
 def _check_coordinates(table: _Table, images: ImageFiles, sizes: np.ndarray, source: Path) -> list[str]:
-    """Finds boxes in another unit (an error) and boxes that reach over the edge of their image (a note)."""
+    """Finds boxes in another unit (an error) and boxes that extend beyond their image (a note)."""
     boxes_xyxy = table.boxes_xyxy
     if len(boxes_xyxy) and boxes_xyxy.max() <= 1:
         raise DataError(
@@ -283,6 +287,6 @@ def _check_coordinates(table: _Table, images: ImageFiles, sizes: np.ndarray, sou
         return []
     first = int(np.argmax(outside))
     return [
-        f"{int(outside.sum())} of {len(outside)} boxes reach over the edge of their image (the first: annotation "
+        f"{int(outside.sum())} of {len(outside)} boxes extend beyond their image (the first: annotation "
         f"{table.annotation_ids[first]} of {images.name(table.image_positions[first])}); training clips them."
     ]

@@ -1,6 +1,6 @@
-"""One type of data set, whatever the format on disk was: images, and their objects in flat arrays.
+"""One type of data set for every format on disk: images, and their objects in flat arrays.
 
-Worker processes share flat arrays; a list of Python objects would be copied into each of them, bit by bit, as it is read.
+Worker processes share flat arrays. A list of Python objects would gradually be copied into each of them as it is read.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from detrkit.cards import Category
 from detrkit.data.images import read_image
-from detrkit.structures import Category
 
 _NAMES_SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Images that lie in files, opened one at a time; indexing gives the path.
+    """Image files, opened one at a time; indexing returns the path.
 
     Attributes:
-        folder: where the files lie.
-        names: (I,) strings, file names below the folder.
-        as_stored: (I,) bool, True where the annotations were made on the stored pixels, so that EXIF orientation is not applied.
+        folder: contains the files.
+        names: (I,) strings, file names relative to the folder.
+        as_stored: (I,) bool, True for images that were annotated on their stored pixels: their EXIF orientation is not applied.
     """
 
     folder: Path
@@ -40,11 +40,11 @@ class ImageFiles:
         return self.folder / self.name(index)
 
     def name(self, index: int) -> str:
-        """The file's name below the folder."""
+        """The file name, relative to the folder."""
         return str(self.names[index])
 
     def open(self, index: int) -> Image.Image:
-        """The picture, RGB.
+        """The picture, in RGB.
 
         Raises:
             DataError: the file cannot be read.
@@ -58,7 +58,7 @@ class ImageFiles:
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Images of one size that lie in memory.
+    """Images of one size, held in memory.
 
     Attributes:
         pixels: (I, H, W, 3) uint8, RGB.
@@ -74,7 +74,7 @@ class ArrayImages:
         return f"image_{index:06d}"
 
     def open(self, index: int) -> Image.Image:
-        """The picture, RGB."""
+        """The picture, in RGB."""
         return Image.fromarray(self.pixels[index])
 
     def subset(self, indices: np.ndarray) -> ArrayImages:
@@ -87,10 +87,10 @@ class Objects:
     """The annotated objects of one image.
 
     Attributes:
-        boxes_xyxy: (N, 4) float64 pixels, as annotated (they may reach over the image's edge).
+        boxes_xyxy: (N, 4) float64 pixels, as annotated (they may extend beyond the image).
         labels: (N,) int64 indices into the data set's categories.
-        crowd: (N,) bool, True for a region of many objects that were not told apart.
-        areas: (N,) float64 square pixels, of the outline where the file gives it, else of the box.
+        crowd: (N,) bool, True for a region of many objects that were annotated as one.
+        areas: (N,) float64 square pixels, of the outline if the file gives it, otherwise of the box.
     """
 
     boxes_xyxy: np.ndarray
@@ -110,7 +110,7 @@ class DetectionDataset:
         name: for messages, such as "coco val".
         images: where the pictures come from.
         image_ids: (I,) int64, ids of the annotation file.
-        sizes: (I, 2) int64 height and width of the pictures as `image` gives them.
+        sizes: (I, 2) int64 height and width of the pictures as `image` returns them.
         categories: the classes; `categories[k].index` is k, ids and names are the file's.
         offsets: (I + 1,) int64.
         boxes_xyxy: (N, 4) float64 pixels, as annotated.
@@ -141,7 +141,7 @@ class DetectionDataset:
         return f"<DetectionDataset {self.description()}>"
 
     def image(self, index: int) -> Image.Image:
-        """The picture at a position, RGB.
+        """The picture at this index, in RGB.
 
         Raises:
             DataError: its file cannot be read.
@@ -149,16 +149,16 @@ class DetectionDataset:
         return self.images.open(index)
 
     def image_name(self, index: int) -> str:
-        """The file name of the picture at a position, as the annotation file gives it."""
+        """The file name of the picture at this index, as the annotation file gives it."""
         return self.images.name(index)
 
     def objects(self, index: int) -> Objects:
-        """The objects of the image at a position; views, not copies."""
+        """The objects of the image at this index, as views rather than copies."""
         rows = slice(self.offsets[index], self.offsets[index + 1])
         return Objects(self.boxes_xyxy[rows], self.labels[rows], self.crowd[rows], self.areas[rows])
 
     def description(self) -> str:
-        """One line: how many images, objects, crowds and images without objects there are, and the classes."""
+        """One line: the numbers of images, of images without objects, of objects and of crowd regions, and the classes."""
         empty = int(np.sum(np.diff(self.offsets) == 0))
         names = [category.name for category in self.categories]
         if len(names) > _NAMES_SHOWN:
@@ -170,9 +170,9 @@ class DetectionDataset:
         )
 
     def to_coco(self) -> dict[str, list[dict[str, Any]]]:
-        """The ground truth in COCO form, with the file's image and category ids: what an evaluator takes.
+        """The ground truth in COCO's format, as evaluators read it, with the file's image and category ids.
 
-        Annotations are numbered from 1: COCO's evaluation reads the id 0, which real files have, as "no match".
+        Annotations are numbered from 1: COCO's evaluation takes the id 0, which occurs in real files, for "no match".
         """
         images = [
             {"id": image_id, "file_name": self.images.name(index), "height": height, "width": width}

@@ -1,7 +1,7 @@
-"""The built-in data set: real handwritten digits (scikit-learn's, 8 × 8) written over crops of its two sample photographs.
+"""The built-in data set: real handwritten digits (scikit-learn's, 8 × 8) drawn over crops of its two sample photographs.
 
-It needs no download and is learned in minutes, which makes it the place to try everything first. Nothing of a training image comes back in
-a held-out one: digits are split by their index (scikit-learn's file goes writer by writer), photographs by region.
+It needs no download and can be learned in minutes, so it is the place to try everything first. Training and validation images share nothing:
+digits are split by their index (scikit-learn's file is ordered by writer), photographs by region.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from detrkit.cards import Category
 from detrkit.data.dataset import ArrayImages, DetectionDataset
 from detrkit.errors import DataError, closest
-from detrkit.structures import Category
 
 DIGIT_SPLITS = ("train", "val")
 DEFAULT_COUNTS = {"train": 5000, "val": 200}
 _DIGIT_RANGES = {"train": (0, 1400), "val": (1400, 1797)}
-_PHOTO_ROWS = {"train": (0, 267), "val": (267, 427)}  # building and leaves, flower and dark ground lie in both parts
+_PHOTO_ROWS = {"train": (0, 267), "val": (267, 427)}  # both parts show building and leaves, flower and dark background
 _PHOTO_CROP = (96, 160)  # side of the square that becomes one background, in pixels of the photograph
-_MOST_DIGITS = 6
+_MAX_DIGITS = 6
 _RELATIVE_SIDE = (0.15, 0.48)  # height of a digit as a share of the image's side
-_MOST_COVERED = 0.3  # share of a digit's box that the boxes of others may cover
+_MAX_COVERED = 0.3  # share of a digit's box that other boxes may cover
 _ATTEMPTS = 12
-_MARGIN = 4  # cells of nothing around the 8 × 8 of a digit, so that it can be turned
+_MARGIN = 4  # empty cells around the 8 × 8 cells of a digit, so that it can be rotated
 
 
 @dataclass(frozen=True, eq=False)
 class DigitSources:
-    """What one split is made of.
+    """What the images of one split are made of.
 
     Attributes:
         glyphs: (n, 16, 16) float32 in 0..1, one digit each with a margin.
-        labels: (n,) int64, which digit.
+        labels: (n,) int64, the digits, 0 to 9.
         photographs: uint8 RGB arrays, the part of each photograph that belongs to the split.
     """
 
@@ -43,16 +43,16 @@ class DigitSources:
 
 
 def read_digits(split: str, *, images: int | None = None, size: int = 128, seed: int = 0) -> DetectionDataset:
-    """The built-in data set; image i of a split depends on nothing but `size`, `seed` and i.
+    """The built-in data set; image i of a split depends only on `size`, `seed` and i.
 
     Args:
         split: `train` or `val`.
-        images: how many images; 5000 for training and 200 for validation where nothing is said.
+        images: how many images; by default 5000 for training and 200 for validation.
         size: side of the square images in pixels, at least 64.
-        seed: another number gives other images from the same digits and photographs.
+        seed: a different number gives different images of the same digits and photographs.
 
     Raises:
-        DataError: an unknown split, or a number that makes no data set.
+        DataError: an unknown split, or a number out of range.
     """
     if split not in DIGIT_SPLITS:
         raise DataError(f"The built-in digits have no split '{split}': {closest(split, DIGIT_SPLITS)}")
@@ -80,10 +80,8 @@ def read_digits(split: str, *, images: int | None = None, size: int = 128, seed:
 
 def digit_sources(split: str) -> DigitSources:
     """The digits and the parts of the photographs that one split is made of."""
-    from sklearn.datasets import (
-        load_digits,
-        load_sample_images,
-    )  # here, because it takes longer to import than all the rest
+    # Imported here because it takes longer than all other imports.
+    from sklearn.datasets import load_digits, load_sample_images
 
     digits, (first, last) = load_digits(), _DIGIT_RANGES[split]
     glyphs = np.pad(digits.images[first:last] / 16, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))
@@ -113,10 +111,10 @@ def _compose(
     canvas = _background(sources.photographs, size, generator)
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
-    for _ in range(generator.integers(1, _MOST_DIGITS, endpoint=True)):
+    for _ in range(generator.integers(1, _MAX_DIGITS, endpoint=True)):
         chosen = int(generator.integers(len(sources.labels)))
         ink = _ink(sources.glyphs[chosen], size, generator)
-        box = _free_place(ink.shape, boxes, size, generator)
+        box = _free_box(ink.shape, boxes, size, generator)
         if box is None:
             continue
         _write(canvas, ink, box, generator)
@@ -126,7 +124,7 @@ def _compose(
 
 
 def _background(photographs: tuple[np.ndarray, ...], size: int, generator: np.random.Generator) -> np.ndarray:
-    """A square piece of a photograph, (size, size, 3) float32 in 0..255, sometimes mirrored, somewhat lighter or darker."""
+    """A square piece of a photograph, (size, size, 3) float32 in 0..255, sometimes mirrored, slightly lighter or darker."""
     photograph = photographs[generator.integers(len(photographs))]
     height, width = photograph.shape[:2]
     side = int(generator.integers(_PHOTO_CROP[0], _PHOTO_CROP[1], endpoint=True))
@@ -135,12 +133,12 @@ def _background(photographs: tuple[np.ndarray, ...], size: int, generator: np.ra
     canvas = np.asarray(piece.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
     if generator.random() < 0.5:
         canvas = canvas[:, ::-1]
-    lit: np.ndarray = np.clip(canvas * np.float32(generator.uniform(0.75, 1.15)), 0, 255)
-    return lit
+    relit: np.ndarray = np.clip(canvas * np.float32(generator.uniform(0.75, 1.15)), 0, 255)
+    return relit
 
 
 def _ink(glyph: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """How much ink covers each pixel of a digit's tight box, (h, w) float32 in 0..1, smoothly enlarged and slightly turned."""
+    """How much ink covers each pixel of a digit's tight box, (h, w) float32 in 0..1, smoothly enlarged and slightly rotated."""
     low, high = np.log(_RELATIVE_SIDE)
     scale = size * np.exp(generator.uniform(low, high)) / 8  # pixels for one cell of the glyph
     angle, slant, stretch = generator.uniform(-0.2, 0.2), generator.uniform(-0.15, 0.15), generator.uniform(0.85, 1.15)
@@ -152,16 +150,16 @@ def _ink(glyph: np.ndarray, size: int, generator: np.random.Generator) -> np.nda
     enlarged = Image.fromarray(glyph).transform(
         (side, side), Image.Transform.AFFINE, affine, resample=Image.Resampling.BICUBIC
     )
-    # The 8 × 8 values are counts of a finer black and white drawing: a steep ramp gives its edge back.
+    # The 8 × 8 values are counts of a finer black and white drawing: a steep ramp restores its edges.
     ink = np.clip((np.asarray(enlarged) - 0.4) / 0.25, 0, 1)
     rows, columns = np.flatnonzero((ink > 0.5).any(axis=1)), np.flatnonzero((ink > 0.5).any(axis=0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _free_place(
+def _free_box(
     shape: tuple[int, ...], others: list[tuple[int, int, int, int]], size: int, generator: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
-    """A box of this shape that neither hides nor is hidden by others, or None where no attempt found one."""
+    """A box of this shape that neither hides other boxes nor is hidden by them, or None if every attempt failed."""
     height, width = shape
     if height > size or width > size:
         return None
@@ -171,36 +169,36 @@ def _free_place(
             int(generator.integers(size - width, endpoint=True)),
         )
         box = (left, top, left + width, top + height)
-        if _most_covered([*others, box]) <= _MOST_COVERED:
+        if _largest_covered_share([*others, box]) <= _MAX_COVERED:
             return box
     return None
 
 
-def _most_covered(boxes: list[tuple[int, int, int, int]]) -> float:
-    """The largest share of a box that other boxes cover, their overlaps added up."""
+def _largest_covered_share(boxes: list[tuple[int, int, int, int]]) -> float:
+    """The largest share of any box that the other boxes cover; overlaps are added up."""
     corners = np.array(boxes)
     low, high = (
         np.maximum(corners[:, None, :2], corners[None, :, :2]),
         np.minimum(corners[:, None, 2:], corners[None, :, 2:]),
     )
     shared = np.clip(high - low, 0, None).prod(axis=-1)
-    own = np.diagonal(shared)
-    return float(((shared.sum(axis=1) - own) / own).max())
+    areas = np.diagonal(shared)
+    return float(((shared.sum(axis=1) - areas) / areas).max())
 
 
 def _write(canvas: np.ndarray, ink: np.ndarray, box: tuple[int, int, int, int], generator: np.random.Generator) -> None:
-    """Lays a digit's ink over the canvas, in a colour that stands out from what lies below it."""
+    """Draws a digit's ink on the canvas, in a colour that stands out from the background."""
     left, top, right, bottom = box
     below = canvas[top:bottom, left:right]
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    ground = float((below @ weights).mean()) / 255
+    background = float((below @ weights).mean()) / 255
     colour = generator.uniform(0, 1, size=3)
     lightness = float(colour @ weights)
-    if ground < 0.5:
-        target = generator.uniform(max(0.8, ground + 0.45), 1)
+    if background < 0.5:
+        target = generator.uniform(max(0.8, background + 0.45), 1)
         colour = 1 - (1 - colour) * min(1, (1 - target) / (1 - lightness + 1e-6))
     else:
-        target = generator.uniform(0, min(0.2, ground - 0.45))
+        target = generator.uniform(0, min(0.2, background - 0.45))
         colour = colour * min(1, target / (lightness + 1e-6))
     opacity = ink[..., None] * np.float32(generator.uniform(0.92, 1))
     below += (colour.astype(np.float32) * 255 - below) * opacity

@@ -1,7 +1,7 @@
-"""Image files: read as RGB whatever they hold, checked before a long run, and refused with a sentence that helps.
+"""Image files: read as RGB whatever their mode, checked before a long run, and refused with a helpful message.
 
-What happens to a file, in this order: its EXIF orientation is applied, then it becomes RGB with 8 bits a channel. Transparency is dropped
-(the colour below it stays), 16-bit grey is scaled from 0..65535 to 0..255.
+First the EXIF orientation is applied, then the picture becomes RGB with 8 bits per channel. Transparency is dropped (the colour below it
+stays), 16-bit grey is scaled from 0..65535 to 0..255.
 """
 
 from __future__ import annotations
@@ -41,25 +41,23 @@ class ImageFacts:
     """What the header of an image file says.
 
     Attributes:
-        stored_size: height and width of the pixels as they lie in the file.
-        shown_size: height and width after the EXIF orientation was applied.
-        turned: whether the EXIF orientation changes the picture at all.
+        stored_size: height and width of the pixels as stored in the file.
+        shown_size: height and width after the EXIF orientation is applied.
     """
 
     stored_size: tuple[int, int]
     shown_size: tuple[int, int]
-    turned: bool
 
 
 def read_image(path: str | Path, *, apply_orientation: bool = True) -> Image.Image:
-    """The picture in a file, as RGB with 8 bits a channel.
+    """The picture in a file, as RGB with 8 bits per channel.
 
     Args:
         path: any format that Pillow reads; grey, palette, transparent, CMYK and 16-bit grey files are converted.
-        apply_orientation: turn the picture as its EXIF orientation says. False is for annotations made on the stored pixels.
+        apply_orientation: whether to turn the picture as its EXIF orientation says; False is for annotations made on the stored pixels.
 
     Raises:
-        DataError: the file is missing, damaged, cut off or no image.
+        DataError: the file is missing, damaged, cut off or not an image.
     """
     with _readable(str(path)), Image.open(path) as image:
         image.load()
@@ -69,37 +67,37 @@ def read_image(path: str | Path, *, apply_orientation: bool = True) -> Image.Ima
 
 
 def check_image(path: str | Path) -> tuple[int, int]:
-    """Height and width of the picture in a file after EXIF orientation, and proof that the file is whole.
+    """Checks that an image file is complete; returns the picture's height and width after EXIF orientation.
 
-    Reads the header and, of JPEG and PNG files, the end only; other formats are decoded.
+    Of JPEG and PNG files, only the header and the end are read; other formats are decoded.
 
     Raises:
-        DataError: the file is missing, damaged, cut off or no image.
+        DataError: the file is missing, damaged, cut off or not an image.
     """
     return inspect_image(path).shown_size
 
 
 def inspect_image(path: str | Path) -> ImageFacts:
-    """The same check as `check_image`, telling the stored size and the shown size apart.
+    """The same check as `check_image`, but returns both the stored and the shown size.
 
     Raises:
-        DataError: the file is missing, damaged, cut off or no image.
+        DataError: the file is missing, damaged, cut off or not an image.
     """
     path = Path(path)
     with _readable(str(path)), Image.open(path) as image:
-        if not _surely_whole(path, image.format):
+        if not _surely_complete(path, image.format):
             image.load()
         width, height = image.size
         orientation = _orientation(image)
     shown_size = (width, height) if orientation in _QUARTER_TURNS else (height, width)
-    return ImageFacts((height, width), shown_size, turned=orientation != 1)
+    return ImageFacts((height, width), shown_size)
 
 
 def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
     """Any picture as an RGB PIL image.
 
     Args:
-        image: a file name; a PIL image (taken as it stands: boxes shall fit the picture that was given, so EXIF is not applied to it);
+        image: a file name; a PIL image (used as it is, without applying EXIF orientation, so that boxes fit the picture that was given);
             a numpy array (H, W, 3) RGB or (H, W) grey, uint8; or a torch tensor (3, H, W) RGB, uint8.
 
     Raises:
@@ -114,24 +112,24 @@ def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor) -> Image
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
             raise DataError(
-                f"A tensor {tuple(image.shape)} of {image.dtype} is no image: give (3, height, width) RGB of torch.uint8 in 0..255."
+                f"A tensor {tuple(image.shape)} of {image.dtype} is not an image: give (3, height, width) RGB of torch.uint8 in 0..255."
             )
         return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     if isinstance(image, np.ndarray):
         shape_fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
         if not shape_fits or image.dtype != np.uint8 or image.size == 0:
             raise DataError(
-                f"An array {image.shape} of {image.dtype} is no image: give (height, width, 3) RGB or (height, width) grey of uint8 in 0..255."
+                f"An array {image.shape} of {image.dtype} is not an image: give (height, width, 3) RGB or (height, width) grey of uint8 in 0..255."
             )
         return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
     raise DataError(
-        f"A {type(image).__name__} is no image: give a file name, a PIL image, a numpy array or a torch tensor."
+        f"A {type(image).__name__} is not an image: give a file name, a PIL image, a numpy array or a torch tensor."
     )
 
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Turns whatever goes wrong with an image file inside the block into a DataError."""
+    """Turns every error that an image file causes inside the block into a DataError."""
     try:
         yield
     except DataError:
@@ -142,7 +140,7 @@ def _readable(name: str) -> Iterator[None]:
         raise DataError(f"{name} cannot be opened ({error.strerror}): make it a readable file.") from None
     except UnidentifiedImageError:
         raise DataError(
-            f"{name} is no image file that can be read, whatever its name says: save it as JPEG or PNG, or remove it."
+            f"{name} is not a readable image file, whatever its name says: save it as JPEG or PNG, or remove it."
         ) from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large ({error}): cut it into smaller pictures.") from None
@@ -154,13 +152,14 @@ def _readable(name: str) -> Iterator[None]:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation that is still to be applied, 1 for none."""
-    # Pillow applies that of TIFF files itself. PNG's own method would decode the picture to look for metadata behind it; such files have been decoded by now.
+    # Pillow applies the orientation of TIFF files itself. The method of PNG images would decode the picture to look for metadata after the
+    # pixels; files with such metadata have been decoded already.
     value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     return value if value in range(1, 9) else 1
 
 
-def _surely_whole(path: Path, file_format: str | None) -> bool:
-    """Whether the end of a file proves that nothing is missing; False means that it has to be decoded to know."""
+def _surely_complete(path: Path, file_format: str | None) -> bool:
+    """Whether the end of a file proves that nothing is missing; False means that only decoding can tell."""
     with path.open("rb") as file:
         if file_format in ("JPEG", "MPO"):
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
@@ -172,7 +171,7 @@ def _surely_whole(path: Path, file_format: str | None) -> bool:
             length, kind = struct.unpack(">I4s", header)
             if kind == b"IEND":
                 return pixels_begun
-            if pixels_begun and kind != b"IDAT":  # it may hold an orientation that only decoding brings up
+            if pixels_begun and kind != b"IDAT":  # it may hold an orientation that only decoding reveals
                 return False
             pixels_begun = pixels_begun or kind == b"IDAT"
             file.seek(length + 4, 1)
@@ -186,10 +185,10 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise DataError(f"{name} has values beyond 16 bits: save it with 8 or 16 bits a channel.")
+            raise DataError(f"{name} has values beyond 16 bits: save it with 8 or 16 bits per channel.")
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise DataError(f"{name} has floating-point values: save it with 8 or 16 bits a channel.")
+        raise DataError(f"{name} has floating-point values: save it with 8 or 16 bits per channel.")
     if image.mode in ("P", "La", "RGBa", "PA"):
-        image = image.convert("RGBA")  # palettes with transparency have no direct way to RGB
+        image = image.convert("RGBA")  # palettes with transparency cannot be converted to RGB directly
     return image.convert("RGB")

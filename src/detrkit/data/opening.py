@@ -1,11 +1,11 @@
-"""One name for any data: a folder, an annotation file or the built-in set, found and opened.
+"""Opens data sets: folders, annotation files and the built-in set.
 
-Layouts that are known, `val` and `valid` meaning the same everywhere:
+Known layouts (`val` and `valid` mean the same everywhere):
 
-- COCO: `annotations/instances_<split>.json`, also with the official `2017` or `2014` behind the split; the pictures in `<split>/`,
+- COCO: `annotations/instances_<split>.json`, also with the official `2017` or `2014` after the split; the pictures in `<split>/`,
   `<split>2017/`, `images/<split>/`, `images/` or the folder itself, whichever holds the first picture.
 - Roboflow's COCO export: `<split>/_annotations.coco.json` with the pictures beside it.
-- Pascal VOC: `ImageSets/Main/<split>.txt`, `Annotations/` and `JPEGImages/`. Where there are COCO annotations as well, those are taken.
+- Pascal VOC: `ImageSets/Main/<split>.txt`, `Annotations/` and `JPEGImages/`. If there are COCO annotations as well, those are used.
 - An annotation file itself, with the pictures beside it or placed as above.
 - `digits`: the built-in set.
 """
@@ -32,22 +32,22 @@ def open_dataset(data: str | Path, split: str) -> DetectionDataset:
 
     Args:
         data: a folder in a known layout, a COCO `.json` file, or `digits` for the built-in set.
-        split: `train`, `val`, `test` or whatever the data set calls it. Of an annotation file whose name or place tells its split
-            no other split can be had; any other annotation file is taken as it is, whatever the split.
+        split: `train`, `val`, `test` or whatever the data set calls it. If the name or folder of an annotation file says which split it
+            is, only that split can be opened. Any other annotation file is used for every split.
 
     Raises:
-        DataError: nothing that can be read lies there, the split does not exist, or the data set has an error.
+        DataError: there is no readable data set at this path, the split does not exist, or the data set has an error.
     """
     if str(data) == BUILT_IN:
         return read_digits(split)
     path = _existing(data)
     if path.is_file():
-        told = _told_split(path)
-        if told is not None and told not in _spellings(split):
+        file_split = _split_of_file(path)
+        if file_split is not None and file_split not in _spellings(split):
             raise DataError(
-                f"{path} is the split '{told}', not '{split}': ask for '{told}', or give the folder above it."
+                f"{path} is the split '{file_split}', not '{split}': ask for '{file_split}', or give the folder above it."
             )
-        annotation_file, name = path, path.stem if told is None else f"{_root(path).name} {told}"
+        annotation_file, name = path, path.stem if file_split is None else f"{_root(path).name} {file_split}"
     else:
         files = _split_files(path)
         spelling = next((spelling for spelling in _spellings(split) if spelling in files), None)
@@ -61,17 +61,17 @@ def open_dataset(data: str | Path, split: str) -> DetectionDataset:
 
 
 def available_splits(data: str | Path) -> list[str]:
-    """The splits that `open_dataset` can open, `train`, `val` and `test` first; none for an annotation file that tells none.
+    """The splits that `open_dataset` can open, `train`, `val` and `test` first; empty for an annotation file that does not say which split it is.
 
     Raises:
-        DataError: nothing that can be read lies there.
+        DataError: there is no readable data set at this path.
     """
     if str(data) == BUILT_IN:
         return list(DIGIT_SPLITS)
     path = _existing(data)
     if path.is_file():
-        told = _told_split(path)
-        return [] if told is None else [plain_split(told)]
+        file_split = _split_of_file(path)
+        return [] if file_split is None else [plain_split(file_split)]
     names = {plain_split(name) for name in _split_files(path)}
     return [name for name in _USUAL_ORDER if name in names] + sorted(names.difference(_USUAL_ORDER))
 
@@ -80,21 +80,21 @@ def _existing(data: str | Path) -> Path:
     path = Path(data).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".json"):
         return path
-    state = "is no .json file" if path.is_file() else "does not exist"
+    state = "is not a .json file" if path.is_file() else "does not exist"
     raise DataError(
         f"{path} {state}: give a data set's folder, a COCO annotation file (.json), or '{BUILT_IN}' for the built-in set."
     )
 
 
 def plain_split(split: str) -> str:
-    """A split's name without year; `valid` is `val`."""
+    """A split's name without its year, and `val` instead of `valid`."""
     for year in _YEARS:
         split = split.removesuffix(year) or split
     return "val" if split == "valid" else split
 
 
 def _spellings(split: str) -> list[str]:
-    """How folders and annotation files may name a split, most literal first; a name with a year means that year only."""
+    """The names that folders and annotation files may use for a split, most literal first; a name with a year means that year only."""
     if split.endswith(_YEARS):
         return [split]
     names = ["val", "valid"] if plain_split(split) == "val" else [split]
@@ -102,7 +102,7 @@ def _spellings(split: str) -> list[str]:
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
-    """The COCO annotation files, or else the VOC lists, of a folder by the name that each gives to its split."""
+    """A folder's COCO annotation files, or else its VOC lists, keyed by the split as the file or its folder names it."""
     files = {file.stem.removeprefix(_PREFIX): file for file in sorted(folder.glob(f"annotations/{_PREFIX}*.json"))}
     for file in sorted(folder.glob(f"*/{_ROBOFLOW_FILE}")):
         files.setdefault(file.parent.name, file)
@@ -112,13 +112,13 @@ def _split_files(folder: Path) -> dict[str, Path]:
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     shown = ", ".join(entries[:_ENTRIES_SHOWN]) + (", …" if len(entries) > _ENTRIES_SHOWN else "")
     raise DataError(
-        f"{folder} holds no data set that can be read: looked for annotations/{_PREFIX}<split>.json, "
+        f"{folder} contains no readable data set: looked for annotations/{_PREFIX}<split>.json, "
         f"<split>/{_ROBOFLOW_FILE} and {SPLIT_LISTS}/<split>.txt, found {shown or 'nothing at all'}."
     )
 
 
-def _told_split(annotation_file: Path) -> str | None:
-    """The split that an annotation file's name or place tells, or None."""
+def _split_of_file(annotation_file: Path) -> str | None:
+    """The split that the name or folder of an annotation file says, or None."""
     if annotation_file.name == _ROBOFLOW_FILE:
         return annotation_file.resolve().parent.name
     if annotation_file.name.startswith(_PREFIX):
@@ -134,12 +134,12 @@ def _root(annotation_file: Path) -> Path:
 
 
 def _image_folder(annotation_file: Path, images: list[dict[str, object]]) -> Path:
-    """The first folder, of those where the pictures may lie, that holds the first picture."""
-    if not images:  # building the data set says what is wrong
+    """The first folder that contains the first picture, of all folders that may hold the pictures."""
+    if not images:  # build_dataset reports the error
         return annotation_file.parent
     root, beside = _root(annotation_file), annotation_file.parent
-    own = _told_split(annotation_file) or annotation_file.stem
-    names = dict.fromkeys([own, *_spellings(plain_split(own))])
+    split = _split_of_file(annotation_file) or annotation_file.stem
+    names = dict.fromkeys([split, *_spellings(plain_split(split))])
     candidates = [root / name for name in names] + [root / "images" / name for name in names] + [root / "images", root]
     if annotation_file.name == _ROBOFLOW_FILE:
         candidates = [beside]
@@ -149,7 +149,7 @@ def _image_folder(annotation_file: Path, images: list[dict[str, object]]) -> Pat
     for folder in candidates:
         if (folder / first).is_file():
             return folder
-    looked = ", ".join(str(folder) for folder in candidates if folder.is_dir())
+    searched = ", ".join(str(folder) for folder in candidates if folder.is_dir())
     raise DataError(
-        f"The picture {first} of {annotation_file} lies in none of {looked}: put the pictures into one of them."
+        f"The picture {first} of {annotation_file} is in none of {searched}: put the pictures into one of them."
     )

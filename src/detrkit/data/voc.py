@@ -3,12 +3,12 @@
 Rules that a user may want to know:
 
 - Pixels count from 1 and both corners belong to the box, so `xmin`..`xmax` covers x from xmin - 1 to xmax.
-- Classes are the names of all objects of all splits, sorted, with ids from 1; so all splits agree, whichever classes each holds.
+- Classes are the names of all objects of all splits, sorted, with ids from 1; so all splits agree, whichever classes each contains.
 - Image ids count from 1 over the sorted image names of all splits; an image has the same id in `train` and in `trainval`.
-- Objects marked `difficult` become crowd regions: they are not trained on, and a detection inside one counts neither for nor against.
-- A box whose corners coincide in x or y would be one pixel wide by the rule above; in practice it is a click that was never drawn out. It is
-  dropped like a COCO box without area.
-- Everything else (images without objects, boxes over the edge, EXIF, the check of all files) is as for COCO, whose reader does it.
+- Objects marked `difficult` become crowd regions: they are not trained on, and detections inside them are ignored.
+- A box whose corners coincide in x or y would be one pixel wide by the rule above; in practice it is a click without a drag. It is dropped
+  like a COCO box without area.
+- Everything else (images without objects, boxes beyond the edge, EXIF, the check of all files) works as for COCO, whose reader does it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from detrkit.errors import DataError
 
 SPLIT_LISTS = "ImageSets/Main"
 _ANNOTATIONS, _PICTURES = "Annotations", "JPEGImages"
-_PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # the first one wins
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # the first one wins
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
 class _Object:
-    """One object as its file has it: corners count from 1 and belong to the box."""
+    """One object as its file describes it: corners count from 1 and belong to the box."""
 
     name: str
     corners: tuple[float, ...]
@@ -47,7 +47,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _Annotation:
-    """What an annotation file says about its image; the size is (None, None) where it is not given."""
+    """What an annotation file says about its image; the size is (None, None) if it is not given."""
 
     height: int | None
     width: int | None
@@ -58,7 +58,7 @@ def read_voc(folder: str | Path, split: str, *, name: str | None = None) -> Dete
     """One split of a Pascal VOC folder.
 
     Args:
-        folder: holds `JPEGImages`, `Annotations` and `ImageSets/Main`.
+        folder: contains `JPEGImages`, `Annotations` and `ImageSets/Main`.
         split: the name of a list in `ImageSets/Main`, such as `train`.
         name: for messages; by default the folder's name and the split.
 
@@ -66,16 +66,17 @@ def read_voc(folder: str | Path, split: str, *, name: str | None = None) -> Dete
         DataError: a list, an annotation file or an image is missing or cannot be used; the message names the file and the remedy.
     """
     folder = Path(folder)
-    lists = {each: _listed(file) for each, file in split_files(folder).items()}
+    lists = {listed_split: _image_names(file) for listed_split, file in split_files(folder).items()}
     if not lists.get(split):
         wanted = folder / SPLIT_LISTS / f"{split}.txt"
-        raise DataError(f"{wanted} lists no image: write the names of the split's images into it, one a line.")
-    everything = sorted({each for names in lists.values() for each in names})
-    annotations = _read_annotations(folder / _ANNOTATIONS, everything, needed=lists[split])
-    chosen = [(each, annotations[each]) for each in lists[split]]
+        raise DataError(f"{wanted} lists no images: write the names of the split's images into it, one per line.")
+    all_names = sorted({image_name for names in lists.values() for image_name in names})
+    ids = {image_name: number for number, image_name in enumerate(all_names, start=1)}
+    annotations = _read_annotations(folder / _ANNOTATIONS, all_names, needed=lists[split])
+    chosen = [(image_name, annotations[image_name]) for image_name in lists[split]]
     _check_pixels(chosen, folder)
     contents = {
-        "images": _image_records(chosen, {each: number for number, each in enumerate(everything, start=1)}, folder),
+        "images": _image_records(chosen, ids, folder),
         "categories": _category_records(annotations.values()),
     }
     contents["annotations"] = _annotation_records(chosen, contents["images"], contents["categories"])
@@ -86,13 +87,13 @@ def read_voc(folder: str | Path, split: str, *, name: str | None = None) -> Dete
 
 
 def split_files(folder: Path) -> dict[str, Path]:
-    """The lists of images below a folder by the name of their split; none where it is no VOC folder."""
+    """A folder's lists of images, keyed by split; empty if it is not a VOC folder."""
     files = sorted(folder.glob(f"{SPLIT_LISTS}/*.txt"))
     return {file.stem: file for file in files if not _is_class_list(file)}
 
 
 def _is_class_list(file: Path) -> bool:
-    """Whether this is one of VOC's lists for a single class, such as `dog_train.txt`: no split, but a verdict on each image."""
+    """Whether this is one of VOC's lists for a single class, such as `dog_train.txt`, which rates every image and is not a split."""
     first = next((line.split() for line in _lines(file) if line.strip()), [])
     return "_" in file.stem and len(first) == 2 and first[1] in ("-1", "0", "1")
 
@@ -103,20 +104,20 @@ def _lines(file: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): make it a readable file.") from None
     except ValueError:
-        raise DataError(f"{file} is no text in UTF-8: save it as such, one image name a line.") from None
+        raise DataError(f"{file} is not UTF-8 text: save it as UTF-8, with one image name per line.") from None
 
 
-def _listed(file: Path) -> list[str]:
+def _image_names(file: Path) -> list[str]:
     """The image names of a split, in the order of its list."""
     names = [line.strip() for line in _lines(file) if line.strip()]
     if len(set(names)) < len(names):
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise DataError(f"{file} lists {twice} twice: remove one of the two lines.")
+        duplicate = next(name for index, name in enumerate(names) if name in names[:index])
+        raise DataError(f"{file} lists {duplicate} twice: remove one of the two lines.")
     return names
 
 
 def _read_annotations(folder: Path, names: Sequence[str], needed: Sequence[str]) -> dict[str, _Annotation]:
-    """The annotations of these images, by name. Only the needed ones must exist: published test splits often come without."""
+    """The annotations of these images, by name. Only the needed ones must exist: published test splits often come without annotations."""
     for name in needed:
         if not (folder / f"{name}.xml").is_file():
             raise DataError(
@@ -128,9 +129,9 @@ def _read_annotations(folder: Path, names: Sequence[str], needed: Sequence[str])
 
 
 class _WithoutDoctype(ElementTree.TreeBuilder):
-    """Builds a tree of a file that defines no entities: nothing can be expanded or fetched."""
+    """Builds a tree, but refuses a DOCTYPE: it could define entities that expand without end or fetch files."""
 
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:  # noqa: ARG002 - the parser's
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:  # noqa: ARG002 - the parser passes them
         raise ValueError("it has a DOCTYPE, which annotations do not need")
 
 
@@ -139,7 +140,7 @@ def _read_annotation(file: Path) -> _Annotation:
         root = ElementTree.fromstring(file.read_bytes(), ElementTree.XMLParser(target=_WithoutDoctype()))
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): make it a readable file.") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: a foreign encoding
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: an unknown encoding
         raise DataError(f"{file} cannot be parsed ({error}): copy or export the file again.") from None
     if root.tag != "annotation":
         raise DataError(f"{file} holds <{root.tag}>, not <annotation>: export the annotations as Pascal VOC.")
@@ -184,14 +185,14 @@ def _check_pixels(chosen: Sequence[tuple[str, _Annotation]], folder: Path) -> No
 
 
 def _image_records(chosen: Sequence[tuple[str, _Annotation]], ids: dict[str, int], folder: Path) -> list[Record]:
-    """The images in COCO's form. A picture has its annotation's name: `filename` in the XML is often that of another computer."""
-    found: dict[str, str] = {}
-    for ending in _PICTURE_ENDINGS:
+    """The images in COCO's format. A picture is named like its annotation: `filename` in the XML often comes from another computer."""
+    file_names: dict[str, str] = {}
+    for suffix in _PICTURE_SUFFIXES:
         for file in sorted((folder / _PICTURES).glob("*")):
-            if file.suffix.lower() == ending:
-                found.setdefault(file.stem, file.name)
+            if file.suffix.lower() == suffix:
+                file_names.setdefault(file.stem, file.name)
     return [
-        {"id": ids[name], "file_name": found.get(name, f"{name}.jpg"), "height": each.height, "width": each.width}
+        {"id": ids[name], "file_name": file_names.get(name, f"{name}.jpg"), "height": each.height, "width": each.width}
         for name, each in chosen
     ]
 
@@ -204,7 +205,7 @@ def _category_records(annotations: Iterable[_Annotation]) -> list[Record]:
 def _annotation_records(
     chosen: Sequence[tuple[str, _Annotation]], images: Sequence[Record], categories: Sequence[Record]
 ) -> list[Record]:
-    """The boxes with an area in COCO's form: left, top, width, height from 0."""
+    """The boxes that have an area, in COCO's format: left, top, width, height, counted from 0."""
     ids = {category["name"]: category["id"] for category in categories}
     records: list[Record] = []
     for image, (_, annotation) in zip(images, chosen, strict=True):
@@ -224,18 +225,18 @@ def _annotation_records(
 
 def _notes(chosen: Sequence[tuple[str, _Annotation]]) -> list[str]:
     objects = [(name, number, each) for name, annotation in chosen for number, each in enumerate(annotation.objects, 1)]
-    flat = [(name, number) for name, number, each in objects if not each.has_area]
+    without_area = [(name, number) for name, number, each in objects if not each.has_area]
     difficult = sum(each.difficult for _, _, each in objects if each.has_area)
     notes = []
-    if flat:
-        name, number = flat[0]
+    if without_area:
+        name, number = without_area[0]
         notes.append(
-            f"{len(flat)} of {len(objects)} boxes have no area (xmax is not above xmin, or ymax not above ymin) and were left out "
+            f"{len(without_area)} of {len(objects)} boxes have no area (xmax is not above xmin, or ymax not above ymin) and were left out "
             f"(the first: object {number} of {name}.xml)."
         )
     if difficult:
         notes.append(
             f"{difficult} of {len(objects)} objects are marked difficult and were made crowd regions: they are not trained on, and detections "
-            "inside them count neither way."
+            "inside them are ignored."
         )
     return notes

@@ -1,7 +1,7 @@
-"""How good are detections? COCO's figures of a model or of a result file, and reports that people can read.
+"""How good are detections? COCO's figures for a model or a result file, and reports for people.
 
-`evaluate` lets a model look at a data set; `detect` and `compare` are its two halves. `evaluate_detections` compares result entries, from
-wherever, with ground truth. `detrkit.evaluation.report` writes one HTML file.
+`evaluate` runs a model on a data set and computes the figures; `detect` and `compare` are its two halves. `evaluate_detections` compares
+result entries from any source with ground truth. `detrkit.evaluation.report` writes one HTML file.
 """
 
 from detrkit.evaluation.coco import evaluate_detections

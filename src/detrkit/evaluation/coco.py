@@ -1,4 +1,4 @@
-"""Result entries against ground truth, both in COCO's format: the figures that pycocotools gives, and errors that say what is wrong."""
+"""Compares result entries with ground truth, both in COCO's format: the figures of pycocotools, and errors that say what is wrong."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from detrkit.errors import DataError
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted
 
-# Places in the evaluator's arrays: IoU 0.50, objects of all sizes, 100 detections an image.
-IOU_50, ALL_SIZES, MOST_DETECTIONS = 0, 0, -1
-LIMIT = 100  # detections of an image that COCO lets count
+# Indices into the evaluator's arrays: IoU 0.50, objects of all sizes, 100 detections per image.
+IOU_50, ALL_SIZES, TOP_100 = 0, 0, -1
+MAX_DETECTIONS = 100  # per image; COCO ignores the others
 
 
 def evaluate_detections(
@@ -29,48 +29,48 @@ def evaluate_detections(
     name: str | None = None,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Compares box detections with ground truth as COCO does: every image counts, also those without a detection.
+    """Compares box detections with ground truth as COCO does: every image counts, including those without detections.
 
     Args:
-        ground_truth: an annotation file in COCO's format, or what such a file holds. Missing areas are those of the boxes.
-        detections: a result file, or the entries of one: `image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels, `score`.
-            The 100 best of an image count.
-        name: how to call the data in tables; by default the annotation file's name.
-        notes: sentences to keep beside the figures.
+        ground_truth: an annotation file in COCO's format, or its contents. A missing area is taken from the box.
+        detections: a result file, or its entries: `image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels, `score`.
+            Only the 100 best of each image count.
+        name: what to call the data in tables; by default the annotation file's name.
+        notes: sentences to keep with the figures.
 
     Raises:
-        DataError: where a file cannot be read, or an entry is malformed, not finite, or of an image or category that the ground truth lacks.
+        DataError: a file cannot be read, or an entry is malformed, not finite, or of an image or category that the ground truth lacks.
     """
-    truth_name, truth = _opened(ground_truth, "the given ground truth")
-    results_name, results = _opened(detections, "the given detections")
+    truth_name, truth = _named_contents(ground_truth, "the given ground truth")
+    results_name, results = _named_contents(detections, "the given detections")
     truth = _checked_truth(truth, truth_name)
     results = _checked_results(results, results_name, truth, truth_name)
     evaluator = _evaluated(truth, results)
     crowds = sum(annotation["iscrowd"] for annotation in truth["annotations"])
     return Evaluation(
         name=name or Path(truth_name).stem,
-        figures={key: _known(value) for key, value in zip(MEANINGS, evaluator.stats, strict=True)},
+        figures={key: _figure(value) for key, value in zip(MEANINGS, evaluator.stats, strict=True)},
         classes=_class_figures(evaluator, truth),
         images=len(truth["images"]),
         objects=len(truth["annotations"]) - crowds,
         crowds=crowds,
         detections=len(results),
         best_threshold=best_threshold(
-            *(evaluator.eval[key][IOU_50, :, :, ALL_SIZES, MOST_DETECTIONS] for key in ("precision", "scores"))
+            *(evaluator.eval[key][IOU_50, :, :, ALL_SIZES, TOP_100] for key in ("precision", "scores"))
         ),
         notes=(*notes, *_crowded_note(truth)),
     )
 
 
 def best_threshold(precisions: NDArray[np.float64], scores: NDArray[np.float64]) -> float | None:
-    """The score from which detections should be kept for the best mean of the classes' F1.
+    """The lowest score to keep for the best mean of the classes' F1.
 
     Args:
         precisions: (R, K) precision of K classes at R recalls evenly spaced from 0 to 1; -1 for a class without ground truth.
-        scores: (R, K) the score at which each recall is reached; 0 where it is not, -1 for a class without ground truth.
+        scores: (R, K) the score at which each recall is reached; 0 if it is not reached, -1 for a class without ground truth.
 
     Returns:
-        One of the scores, the lowest of equally good ones; None where nothing was found.
+        One of the scores, the lowest if several are equally good; None if there is no correct detection.
     """
     recalls = np.linspace(0.0, 1.0, len(precisions))
     candidates = np.unique(scores[precisions > 0])
@@ -78,7 +78,7 @@ def best_threshold(precisions: NDArray[np.float64], scores: NDArray[np.float64])
         return None
     sums = np.zeros(len(candidates))
     for precision, score in zip(precisions.T, scores.T, strict=True):
-        # Scores fall as recall rises: the last recall whose score is still high enough is what the candidate reaches.
+        # Scores fall as recall rises: a candidate reaches the last recall whose score is still high enough.
         last = np.searchsorted(-score, -candidates, side="right") - 1
         reached = np.where(last >= 0, recalls[last], 0.0)
         sums += 2 * precision[last] * reached / np.maximum(precision[last] + reached, np.finfo(float).tiny)
@@ -86,14 +86,15 @@ def best_threshold(precisions: NDArray[np.float64], scores: NDArray[np.float64])
 
 
 def _crowded_note(truth: dict[str, Any]) -> list[str]:
-    """A sentence where images have more objects than detections can count."""
+    """A sentence if some images have more objects than the number of detections that count."""
     counts = Counter(entry["image_id"] for entry in truth["annotations"] if not entry["iscrowd"])
-    crowded = [image_id for image_id, number in counts.items() if number > LIMIT]
+    crowded = [image_id for image_id, number in counts.items() if number > MAX_DETECTIONS]
     if not crowded:
         return []
     number = counted(len(crowded), "image")
     return [
-        f"More than {LIMIT} objects lie in {number} (such as {crowded[0]}), but only {LIMIT} detections of an image count."
+        f"More than {MAX_DETECTIONS} objects are annotated in {number} (such as {crowded[0]}), but only {MAX_DETECTIONS} detections "
+        "per image count."
     ]
 
 
@@ -105,80 +106,81 @@ def _evaluated(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval
 
 
 def _class_figures(evaluator: COCOeval_faster, truth: dict[str, Any]) -> tuple[ClassFigures, ...]:
-    precision = evaluator.eval["precision"][:, :, :, ALL_SIZES, MOST_DETECTIONS]  # (IoU, recall, class)
+    precision = evaluator.eval["precision"][:, :, :, ALL_SIZES, TOP_100]  # (IoU, recall, class)
     names = {category["id"]: str(category["name"]) for category in truth["categories"]}
     objects = Counter(entry["category_id"] for entry in truth["annotations"] if not entry["iscrowd"])
     figures = []
-    for place, category_id in enumerate(int(number) for number in evaluator.params.catIds):
-        known = bool((precision[:, :, place] > -1).any())
-        at_50 = precision[IOU_50, :, place]
+    for index, category_id in enumerate(int(number) for number in evaluator.params.catIds):
+        has_truth = bool((precision[:, :, index] > -1).any())
+        precision_at_50 = precision[IOU_50, :, index]
         figures.append(
             ClassFigures(
                 id=category_id,
                 name=names[category_id],
-                ap=float(precision[:, :, place].mean()) if known else None,
-                ap50=float(at_50.mean()) if known else None,
+                ap=float(precision[:, :, index].mean()) if has_truth else None,
+                ap50=float(precision_at_50.mean()) if has_truth else None,
                 objects=objects[category_id],
-                precisions=tuple(at_50.tolist()) if known else (),
+                precisions=tuple(precision_at_50.tolist()) if has_truth else (),
             )
         )
     return tuple(figures)
 
 
-def _known(value: float) -> float | None:
+def _figure(value: float) -> float | None:
+    """None for -1, which the evaluator uses where there is no ground truth."""
     return None if value < 0 else float(value)
 
 
-def _opened(given: Any, otherwise: str) -> tuple[str, Any]:
-    """How to call what was given, and its content."""
-    if not isinstance(given, str | Path):
-        return otherwise, given
+def _named_contents(source: Any, default_name: str) -> tuple[str, Any]:
+    """A name for messages and the contents: of a JSON file, or of a value that is already in memory."""
+    if not isinstance(source, str | Path):
+        return default_name, source
     try:
-        return str(given), json.loads(Path(given).read_bytes())
+        return str(source), json.loads(Path(source).read_bytes())
     except OSError as error:
-        raise DataError(f"{given} cannot be read ({error.strerror}): give the path of a JSON file.") from error
+        raise DataError(f"{source} cannot be read ({error.strerror}): give the path of a JSON file.") from error
     except ValueError as error:
         raise DataError(
-            f"{given} is not valid JSON ({error}): it may have been cut while it was written or copied; make or fetch it again."
+            f"{source} is not valid JSON ({error}): it may have been cut off while it was written or copied; create or copy it again."
         ) from error
 
 
 def _checked_truth(truth: Any, source: str) -> dict[str, Any]:
-    """A copy with what the evaluator reads. Annotations are numbered from 1, because it takes the id 0 for "not matched"."""
+    """A copy of what the evaluator reads. Annotations are numbered from 1, because it takes the id 0 for "not matched"."""
     for key in ("images", "annotations", "categories"):
         if not isinstance(truth, dict) or not isinstance(truth.get(key), list):
             raise DataError(f"{source} has no list '{key}': give an annotation file in COCO's format.")
     images, categories = _ids(truth["images"], source, "image"), _ids(truth["categories"], source, "category")
     annotations = []
-    for place, entry in enumerate(truth["annotations"]):
-        where = f"{source}, annotation {place} (counting from 0)"
+    for index, entry in enumerate(truth["annotations"]):
+        where = f"{source}, annotation {index} (counting from 0)"
         checked = _checked_entry(entry, where, images, categories, source)
         area = entry.get("area")
         if area is None:
             area = checked["bbox"][2] * checked["bbox"][3]
         checked["area"] = _number(area, where, "area")
         checked["iscrowd"] = int(bool(entry.get("iscrowd", 0)))
-        annotations.append(checked | {"id": place + 1})
-    named = [
+        annotations.append(checked | {"id": index + 1})
+    named_categories = [
         {"id": number, "name": entry.get("name", number)}
         for number, entry in zip(categories, truth["categories"], strict=True)
     ]
-    return {"images": [{"id": number} for number in images], "annotations": annotations, "categories": named}
+    return {"images": [{"id": number} for number in images], "annotations": annotations, "categories": named_categories}
 
 
 def _checked_results(results: Any, source: str, truth: dict[str, Any], truth_source: str) -> list[dict[str, Any]]:
     if isinstance(results, str | bytes | dict) or not isinstance(results, Iterable):
-        raise DataError(f"{source} holds no list of results: each entry needs image_id, category_id, bbox and score.")
+        raise DataError(f"{source} is not a list of results: each entry needs image_id, category_id, bbox and score.")
     images, categories = ({entry["id"] for entry in truth[key]} for key in ("images", "categories"))
     checked = []
-    for place, entry in enumerate(results):
-        where = f"{source}, entry {place} (counting from 0)"
-        kept = _checked_entry(entry, where, images, categories, truth_source)
-        if min(kept["bbox"][2:]) < 0:
+    for index, entry in enumerate(results):
+        where = f"{source}, entry {index} (counting from 0)"
+        result = _checked_entry(entry, where, images, categories, truth_source)
+        if min(result["bbox"][2:]) < 0:
             raise DataError(
-                f"{where} has a bbox of negative size, {kept['bbox']}: write it as [x, y, width, height] in pixels."
+                f"{where} has a bbox of negative size, {result['bbox']}: write it as [x, y, width, height] in pixels."
             )
-        checked.append(kept | {"score": _number(_value(entry, "score", where), where, "score")})
+        checked.append(result | {"score": _number(_value(entry, "score", where), where, "score")})
     return checked
 
 
@@ -187,39 +189,40 @@ def _checked_entry(
 ) -> dict[str, Any]:
     """The image, category and box of an annotation or a result, as plain numbers."""
     if not isinstance(entry, dict):
-        raise DataError(f"{where} is no object with image_id, category_id and bbox, but {str(entry)[:40]!r}.")
+        raise DataError(f"{where} is {str(entry)[:40]!r}, not an object with image_id, category_id and bbox.")
     if entry.get("segmentation") and not entry.get("bbox"):
         raise DataError(
-            f"{where} has a segmentation and no bbox: boxes are compared here, so every entry needs a bbox [x, y, width, height]."
+            f"{where} has a segmentation and no bbox: only boxes are compared, so every entry needs a bbox [x, y, width, height]."
         )
-    kept: dict[str, Any] = {}
+    checked: dict[str, Any] = {}
     for key, allowed, noun in (("image_id", images, "image"), ("category_id", categories, "category")):
-        kept[key] = _integer(_value(entry, key, where), where, key)
-        if kept[key] not in allowed:
+        checked[key] = _integer(_value(entry, key, where), where, key)
+        if checked[key] not in allowed:
             raise DataError(
-                f"{where} has {key} {kept[key]}, but {truth_source} has no such {noun} (its ids run from {min(allowed)} to {max(allowed)}, "
+                f"{where} has {key} {checked[key]}, but {truth_source} has no such {noun} (its ids run from {min(allowed)} to {max(allowed)}, "
                 f"{len(allowed)} in all): use results and annotations that belong together."
             )
     box = _value(entry, "bbox", where)
     if not hasattr(box, "__len__") or len(box) != 4:
         raise DataError(f"{where} has the bbox {box!r}, which is not [x, y, width, height] in pixels.")
-    kept["bbox"] = [_number(value, where, "bbox") for value in box]
-    return kept
+    checked["bbox"] = [_number(value, where, "bbox") for value in box]
+    return checked
 
 
 def _ids(entries: list[Any], source: str, noun: str) -> dict[int, None]:
-    """The ids in their order, each once."""
+    """The unique ids, in the order of the entries; a dictionary, which keeps the order and is searched quickly."""
     numbers: dict[int, None] = {}
-    for place, entry in enumerate(entries):
-        where = f"{source}, {noun} {place} (counting from 0)"
+    for index, entry in enumerate(entries):
+        where = f"{source}, {noun} {index} (counting from 0)"
         if not isinstance(entry, dict):
-            raise DataError(f"{where} is no object with an id.")
+            raise DataError(f"{where} is not an object with an id.")
         number = _integer(_value(entry, "id", where), where, "id")
         if number in numbers:
-            raise DataError(f"{where} has the id {number} of an earlier {noun}: every {noun} needs an id of its own.")
+            raise DataError(f"{where} has the id {number} of an earlier {noun}: ids must be unique.")
         numbers[number] = None
     if not numbers:
-        raise DataError(f"{source} lists no {noun}: there is nothing to evaluate.")
+        plural = {"image": "images", "category": "categories"}[noun]
+        raise DataError(f"{source} lists no {plural}: there is nothing to evaluate.")
     return numbers
 
 
@@ -231,7 +234,7 @@ def _value(entry: dict[str, Any], key: str, where: str) -> Any:
 
 def _integer(value: Any, where: str, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise DataError(f"{where} has the {key} {value!r}, which is no whole number.")
+        raise DataError(f"{where} has the {key} {value!r}, which is not a whole number.")
     return int(value)
 
 

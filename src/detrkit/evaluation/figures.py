@@ -1,4 +1,4 @@
-"""What an evaluation found: COCO's twelve figures, one line for each class, and how to show them."""
+"""The result of an evaluation: COCO's twelve figures, those of each class, and how to show them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MEANINGS = {
     "AP_small": "AP, below 32 × 32 pixels",
     "AP_medium": "AP, 32 × 32 to 96 × 96 pixels",
     "AP_large": "AP, above 96 × 96 pixels",
-    "AR1": "recall, 1 detection an image",
-    "AR10": "recall, 10 detections an image",
-    "AR100": "recall, 100 detections an image",
+    "AR1": "recall, 1 detection per image",
+    "AR10": "recall, 10 detections per image",
+    "AR100": "recall, 100 detections per image",
     "AR_small": "recall, below 32 × 32 pixels",
     "AR_medium": "recall, 32 × 32 to 96 × 96 pixels",
     "AR_large": "recall, above 96 × 96 pixels",
@@ -27,15 +27,15 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """How well one class is found.
+    """How well one class is detected.
 
     Attributes:
         id: the category id of the annotation file.
         name: of the category.
-        ap: AP over IoU 0.50 to 0.95 in [0, 1]; None where the ground truth has no object of the class.
-        ap50: AP at IoU 0.50 in [0, 1], or None likewise.
-        objects: objects of the class in the ground truth, crowd regions not counted.
-        precisions: the precision at IoU 0.50 for the recalls 0, 0.01 … 1, as COCO interpolates it; empty where `ap` is None.
+        ap: AP over IoU 0.50 to 0.95 in [0, 1]; None if the ground truth has no objects of the class.
+        ap50: AP at IoU 0.50 in [0, 1]; None as for `ap`.
+        objects: number of objects of the class in the ground truth, without crowd regions.
+        precisions: the precision at IoU 0.50 for the recalls 0, 0.01 … 1, as COCO interpolates it; empty if `ap` is None.
     """
 
     id: int
@@ -52,14 +52,15 @@ class Evaluation:
 
     Attributes:
         name: of the data set and split.
-        figures: the twelve names of `MEANINGS`, each in [0, 1], or None where the ground truth has no such object.
-        classes: one entry for each category, by rising id.
-        images: of the ground truth, all of which count, with detections or without.
-        objects: in the ground truth, crowd regions not counted.
-        crowds: crowd regions; a detection inside one counts neither for nor against.
-        detections: result entries that were compared.
-        best_threshold: the score from which detections, if kept, give the best mean of the classes' F1 at IoU 0.50; None without any hit.
-        notes: sentences that have to be read with the figures, such as classes that could not be compared.
+        figures: the twelve names of `MEANINGS`, each in [0, 1], or None if the ground truth has no such objects.
+        classes: one entry per category, sorted by id.
+        images: number of images in the ground truth; all count, with or without detections.
+        objects: number of objects in the ground truth, without crowd regions.
+        crowds: number of crowd regions; detections inside them are ignored.
+        detections: number of result entries that were compared.
+        best_threshold: keeping the detections from this score on gives the best mean of the classes' F1 at IoU 0.50; None if no detection is
+            correct.
+        notes: sentences to read with the figures, for example about classes that could not be compared.
     """
 
     name: str
@@ -91,21 +92,21 @@ class Evaluation:
         }
 
     def basis(self) -> str:
-        """What the figures rest on, as one sentence."""
-        crowds = f"{counted(self.crowds, 'crowd region')} (where detections count neither way), " if self.crowds else ""
+        """What the figures are based on, in one sentence."""
+        crowds = f"{counted(self.crowds, 'crowd region')} (where detections are ignored), " if self.crowds else ""
         return (
             f"{counted(self.images, 'image')}, {counted(self.objects, 'object')}, {crowds}"
             f"{counted(self.detections, 'detection')}."
         )
 
     def summary(self) -> str:
-        """The evaluation in one plain line."""
+        """The evaluation in one line of text."""
         shown = ", ".join(f"{name} {shown_value(name, self.figures[name])}" for name in ("AP", "AP50", "AP75"))
         threshold = "" if self.best_threshold is None else f"; best threshold {self.best_threshold:.3f}"
         return f"{self.name}: {shown} on {counted(self.images, 'image')}, {counted(self.objects, 'object')}{threshold}"
 
     def table(self, *, classes: bool = True) -> Group:
-        """What a terminal shows: the figures, then one line for each class, then the notes.
+        """The form for a terminal: the figures, then a row per class, then the notes.
 
         Args:
             classes: whether to show the classes.
@@ -136,7 +137,7 @@ class Evaluation:
 
 
 def shown_value(name: str, value: float | None) -> str:
-    """A figure as people read it: three decimals, or why there is none.
+    """A figure for people: three decimals, or why there is none.
 
     Args:
         name: one of `MEANINGS`.

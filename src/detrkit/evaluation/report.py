@@ -1,4 +1,4 @@
-"""One HTML file that holds everything: figures, curves, pictures. It loads nothing, so it can be mailed and kept."""
+"""One HTML file with everything in it: figures, curves, pictures. It loads nothing else, so it can be mailed and archived."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from detrkit.files import write_text
 from detrkit.prediction.drawing import side_by_side, truth_of
 
 LINE_COLORS = ("#1971C2", "#D9480F", "#2B8A3E", "#7048E8", "#D6336C", "#0B7285", "#8F5A00", "#5F7A00")
-MOST_NAMED_CURVES = len(LINE_COLORS)
+MAX_NAMED_CURVES = len(LINE_COLORS)
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Table:
 
     Attributes:
         columns: headings.
-        rows: as many cells each.
-        folded: whether it is hidden until somebody asks for it.
+        rows: one cell for each column.
+        folded: whether it stays hidden until a reader unfolds it.
     """
 
     columns: tuple[str, ...]
@@ -48,7 +48,7 @@ class Section:
 
     Attributes:
         title: the heading.
-        paragraphs: plain texts.
+        paragraphs: plain text.
         pictures: photos (kept as JPEG) and diagrams (kept as PNG).
         tables: below the pictures.
     """
@@ -65,10 +65,10 @@ def write_report(path: str | Path, title: str, sections: Iterable[Section]) -> P
     Args:
         path: of the file.
         title: of the whole report.
-        sections: its parts, in their order.
+        sections: its parts, in order.
 
     Raises:
-        OutputError: where the file cannot be written.
+        OutputError: the file cannot be written.
     """
     environment = Environment(
         loader=PackageLoader("detrkit.evaluation", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -92,21 +92,21 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
         (*paragraphs, *evaluation.notes),
         tables=(Table(("figure", "value", "meaning"), rows),),
     )
-    found = [entry for entry in evaluation.classes if entry.ap is not None]
-    if not found:
+    measured = [entry for entry in evaluation.classes if entry.ap is not None]
+    if not measured:
         return [figures]
-    missing = len(evaluation.classes) - len(found)
-    note = (f"{missing} of {len(evaluation.classes)} classes have no object here and no figure.",) if missing else ()
-    lines = tuple(
+    missing = len(evaluation.classes) - len(measured)
+    note = (f"{missing} of {len(evaluation.classes)} classes have no objects here, so no figures.",) if missing else ()
+    class_rows = tuple(
         (
             entry.name,
             str(entry.id),
             str(entry.objects),
             *(f"{value:.3f}" for value in (entry.ap, entry.ap50) if value is not None),
         )
-        for entry in found
+        for entry in measured
     )
-    table = Table(("class", "category id", "objects", "AP", "AP50"), lines, folded=True)
+    table = Table(("class", "category id", "objects", "AP", "AP50"), class_rows, folded=True)
     return [
         figures,
         Section("Classes", note, (class_figure(evaluation), precision_recall_figure(evaluation)), (table,)),
@@ -114,14 +114,14 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
 
 
 def training_section(rows: Sequence[Mapping[str, float | None]]) -> Section:
-    """How the losses fell and the figures rose, as a section of a report.
+    """The losses and figures of every epoch, as a section of a report.
 
     Args:
         rows: as for `curves_figure`.
     """
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
-    lines = tuple(tuple(_short(row.get(name)) for name in columns) for row in rows)
-    return Section("Training", (), (curves_figure(rows),), (Table(columns, lines, folded=True),))
+    cells = tuple(tuple(_short(row.get(name)) for name in columns) for row in rows)
+    return Section("Training", (), (curves_figure(rows),), (Table(columns, cells, folded=True),))
 
 
 def example_pictures(
@@ -130,10 +130,10 @@ def example_pictures(
     """Predictions beside the ground truth, for images that are evenly spaced in a data set.
 
     Args:
-        dataset: with its pictures.
+        dataset: the images and their ground truth.
         entries: COCO result entries with the data set's ids, from a model or a file.
         threshold: score from which a detection is drawn.
-        count: the most pictures to make.
+        count: maximum number of pictures.
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
     by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
@@ -163,11 +163,11 @@ def _detections_of(entries: Sequence[Mapping[str, Any]], dataset: DetectionDatas
 
 
 def curves_figure(rows: Sequence[Mapping[str, float | None]]) -> Figure:
-    """The whole loss, its parts, and AP over the epochs, each in a panel of its own.
+    """The total loss, its parts, and AP over the epochs, each in its own panel.
 
     Args:
-        rows: one for each epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50` and `AP75`; any of them may be
-            missing or None in a row, and other columns are not drawn.
+        rows: one per epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50` and `AP75`; all but `epoch` may be
+            missing or None. Other columns are not drawn.
     """
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
     panels = {
@@ -177,8 +177,8 @@ def curves_figure(rows: Sequence[Mapping[str, float | None]]) -> Figure:
     }
     panels = {label: columns for label, columns in panels.items() if columns}
     figure = Figure(figsize=(4.6 * max(1, len(panels)), 3.2), layout="constrained")
-    for place, (label, columns) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, len(panels), place)
+    for panel, (label, columns) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), panel)
         for number, column in enumerate(columns):
             points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
             marker = "o" if len(points) < 30 else None
@@ -197,10 +197,10 @@ def class_figure(evaluation: Evaluation) -> Figure:
     )
     figure = Figure(figsize=(7.5, 1.2 + 0.24 * len(entries)), layout="constrained")
     axes = figure.add_subplot()
-    places = np.arange(len(entries))
-    axes.barh(places, [entry.ap50 or 0.0 for entry in entries], height=0.75, color="#BBD6EE", label="AP50")
-    axes.barh(places, [entry.ap or 0.0 for entry in entries], height=0.75, color=LINE_COLORS[0], label="AP")
-    axes.set_yticks(places, [f"{entry.name} ({entry.objects})" for entry in entries])
+    heights = np.arange(len(entries))
+    axes.barh(heights, [entry.ap50 or 0.0 for entry in entries], height=0.75, color="#BBD6EE", label="AP50")
+    axes.barh(heights, [entry.ap or 0.0 for entry in entries], height=0.75, color=LINE_COLORS[0], label="AP")
+    axes.set_yticks(heights, [f"{entry.name} ({entry.objects})" for entry in entries])
     axes.set(xlim=(0, 1), ylim=(-0.6, len(entries) - 0.4))
     _finish(axes, "average precision", "class (objects)")
     axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
@@ -208,12 +208,12 @@ def class_figure(evaluation: Evaluation) -> Figure:
 
 
 def precision_recall_figure(evaluation: Evaluation) -> Figure:
-    """Precision over recall at IoU 0.50 of each class, and their mean; few classes are named, many are drawn grey."""
+    """Precision over recall at IoU 0.50 of each class, and their mean. A few classes are named; if there are many, all are grey."""
     entries = [entry for entry in evaluation.classes if entry.precisions]
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     recalls = np.linspace(0, 1, len(entries[0].precisions)) if entries else np.zeros(0)
-    named = len(entries) <= MOST_NAMED_CURVES
+    named = len(entries) <= MAX_NAMED_CURVES
     for number, entry in enumerate(entries):
         style = (
             {"color": _line_color(number), "label": entry.name}

@@ -1,9 +1,9 @@
-"""Images in, detections out: a predictor, the images that somebody means, drawings, and result files."""
+"""Images in, detections out: a predictor, image files from paths and patterns, drawings, and result files."""
 
 import warnings
 
 with warnings.catch_warnings():
-    # supervision warns on import where OpenCV is not installed; what is drawn here does not need it.
+    # supervision warns on import if OpenCV is not installed; our drawings do not need it.
     warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
     import supervision as _  # noqa: F401
 

@@ -13,7 +13,7 @@ from detrkit.data.dataset import DetectionDataset
 
 BACKGROUND = (255, 255, 255)
 CAPTION = (60, 60, 60)
-# One colour for each class, by its id; neighbours in the list differ clearly. Dark enough for white letters, light enough on dark photos.
+# Colours of the classes, by id; neighbours in the list differ clearly. Dark enough for white text, light enough for dark photos.
 COLORS = sv.ColorPalette.from_hex(
     [
         "#D6336C",
@@ -35,11 +35,11 @@ COLORS = sv.ColorPalette.from_hex(
 def draw(image: Image.Image, detections: sv.Detections) -> Image.Image:
     """A copy of a picture with each detection as a box and a label such as "dog 0.87".
 
-    Lines and letters grow with the picture. A class has the same colour in every picture.
+    Lines and text grow with the picture. A class has the same colour in every picture.
 
     Args:
-        image: of any mode.
-        detections: boxes in pixels of the image, `class_id`, `data["class_name"]` and, where they are predictions, `confidence`.
+        image: in any mode.
+        detections: boxes in pixels of the image, `class_id`, `data["class_name"]` and, for predictions, `confidence`.
     """
     scene = image.convert("RGB").copy()
     side = (scene.width * scene.height) ** 0.5
@@ -53,10 +53,10 @@ def draw(image: Image.Image, detections: sv.Detections) -> Image.Image:
 
 
 def truth_of(dataset: DetectionDataset, index: int) -> sv.Detections:
-    """The annotated objects of an image, ready to be drawn; crowd regions say so in their name.
+    """The annotated objects of an image, ready to be drawn; the names of crowd regions end in "(crowd)".
 
     Args:
-        dataset: whose categories' ids and names are used.
+        dataset: the data set that contains the image.
         index: position of the image in the data set.
     """
     objects = dataset.objects(index)
@@ -72,7 +72,7 @@ def truth_of(dataset: DetectionDataset, index: int) -> sv.Detections:
 
 
 def labels_of(detections: sv.Detections) -> list[str]:
-    """What to write on each box: the class name, and the score where there is one."""
+    """The label of each box: the class name, and the score if there is one."""
     names = [str(name) for name in detections.data.get("class_name", ())]
     if detections.confidence is None:
         return names
@@ -82,10 +82,10 @@ def labels_of(detections: sv.Detections) -> list[str]:
 def side_by_side(
     image: Image.Image, predictions: sv.Detections, truth: sv.Detections, *, width: int = 640
 ) -> Image.Image:
-    """Predictions at the left, ground truth at the right, each under its caption.
+    """Predictions on the left, ground truth on the right, each under its caption.
 
     Args:
-        image: of any mode.
+        image: in any mode.
         predictions: boxes in pixels of the image.
         truth: boxes in pixels of the image.
         width: of each half in pixels; small pictures are enlarged to it, so that labels can be read.
@@ -101,12 +101,12 @@ def side_by_side(
 
 
 def contact_sheet(pictures: Sequence[Image.Image], *, width: int = 480, columns: int | None = None) -> Image.Image:
-    """Many pictures on one, row by row.
+    """Many pictures on one sheet, row by row.
 
     Args:
         pictures: at least one; each is resized to the width of a column.
         width: of a column in pixels.
-        columns: by default so many that the sheet becomes about square.
+        columns: number of columns; by default about as many as rows.
     """
     columns = columns or int(np.ceil(np.sqrt(len(pictures))))
     gap = max(4, width // 60)

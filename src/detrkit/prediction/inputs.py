@@ -1,4 +1,4 @@
-"""From what somebody typed (files, folders, patterns) to image files."""
+"""From files, folders and patterns, as typed by a user, to image files."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 
 from detrkit.errors import DataError
 
-# What is taken from folders and patterns; a file that is named itself may end in anything.
+# Files with these suffixes are taken from folders and patterns; a file that is named directly may have any suffix.
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """The image files that are meant, each once, in natural order (`photo2.jpg` before `photo10.jpg`).
+    """The image files at these paths, without duplicates, in natural order (`photo2.jpg` before `photo10.jpg`).
 
     Args:
-        paths: files; folders, whose direct children are taken; patterns such as `photos/*.jpg` or `photos/**/*.png`.
-            From folders and patterns only files with the ending of an image are taken, and no hidden ones.
+        paths: files; folders, of which the direct children are taken; patterns such as `photos/*.jpg` or `photos/**/*.png`.
+            Folders and patterns only give files with the suffix of an image, and no hidden files.
 
     Raises:
-        DataError: where a path does not exist, or a folder or pattern holds no image.
+        DataError: a path does not exist, or a folder or pattern gives no images.
     """
-    found: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}
     for path in paths:
         for file in _images_of(Path(path).expanduser()):
-            found.setdefault(file.resolve(), file)
-    if not found:
-        raise DataError("No image was given: name files, folders or patterns such as 'photos/*.jpg'.")
-    return sorted(found.values(), key=natural_order)
+            files.setdefault(file.resolve(), file)
+    if not files:
+        raise DataError("No images were given: name files, folders or patterns such as 'photos/*.jpg'.")
+    return sorted(files.values(), key=natural_order)
 
 
 def natural_order(path: Path) -> list[tuple[bool, int, str]]:
@@ -44,15 +44,15 @@ def _images_of(path: Path) -> list[Path]:
         images = [child for child in path.iterdir() if _looks_like_image(child)]
         if not images:
             raise DataError(
-                f"The folder {path} holds no image: name one that does, or a pattern such as '{path}/**/*.jpg'."
+                f"The folder {path} contains no images: name one that does, or a pattern such as '{path}/**/*.jpg'."
             )
         return images
     if not any(sign in str(path) for sign in "*?["):
-        raise DataError(f"{path} does not exist: check its name, seen from {Path.cwd()}.")
+        raise DataError(f"{path} does not exist: check the path; the current folder is {Path.cwd()}.")
     matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
     images = [match for match in matches if _looks_like_image(match)]
     if not images:
-        raise DataError(f"The pattern '{path}' matches no image: check it, seen from {Path.cwd()}.")
+        raise DataError(f"The pattern '{path}' matches no images: check it; the current folder is {Path.cwd()}.")
     return images
 
 

@@ -20,7 +20,7 @@ def to_entries(detections: sv.Detections, image_id: int) -> list[dict[str, Any]]
 
     Args:
         detections: boxes in pixels of the original image; `class_id` is the category's id.
-        image_id: of the image in its annotation file.
+        image_id: the image's id in its annotation file.
 
     Returns:
         `image_id`, `category_id`, `bbox` as [x, y, width, height], `score`.
@@ -36,50 +36,50 @@ def to_entries(detections: sv.Detections, image_id: int) -> list[dict[str, Any]]
 
 
 def result_entry(image_id: int, category_id: int, box_xyxy: Sequence[float], score: float) -> dict[str, Any]:
-    """One COCO result entry. Nine digits are kept: all that a float32 holds."""
+    """One COCO result entry. Numbers keep nine digits, the precision of float32."""
     left, top, right, bottom = box_xyxy
-    bbox = [_short(value) for value in (left, top, right - left, bottom - top)]
-    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": _short(score)}
+    bbox = [_nine_digits(value) for value in (left, top, right - left, bottom - top)]
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": _nine_digits(score)}
 
 
 def to_file_entries(paths: Sequence[Path], detections: Sequence[sv.Detections]) -> list[dict[str, Any]]:
-    """COCO result entries for loose image files, which have no ids of their own.
+    """COCO result entries for single image files, which have no ids of their own.
 
     Args:
         paths: of the images.
         detections: of each image.
 
     Returns:
-        Where all file names are different numbers, as in COCO (`000000000139.jpg`), these are the image ids. Otherwise images are numbered
-        from 1, and each entry has the `file_name`, too.
+        If all file names are different numbers, as in COCO (`000000000139.jpg`), they become the image ids. Otherwise images are numbered
+        from 1, and each entry also has the `file_name`.
     """
     stems = [path.stem for path in paths]
     numbered = all(stem.isascii() and stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(
         stems
     )
     entries: list[dict[str, Any]] = []
-    for number, (path, found) in enumerate(zip(paths, detections, strict=True), start=1):
+    for number, (path, image_detections) in enumerate(zip(paths, detections, strict=True), start=1):
         if numbered:
-            entries += to_entries(found, int(path.stem))
+            entries += to_entries(image_detections, int(path.stem))
         else:
-            entries += [entry | {"file_name": path.as_posix()} for entry in to_entries(found, number)]
+            entries += [entry | {"file_name": path.as_posix()} for entry in to_entries(image_detections, number)]
     return entries
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """A name for the drawn copy of each image, such that all fit into one folder.
+    """Names for the drawn copies of images, so that all of them can be saved in one folder.
 
     Args:
-        paths: of the images; names may be equal where folders differ, and then get numbers (`dog.jpg`, `dog_2.jpg`).
+        paths: of the images; equal names from different folders get numbers (`dog.jpg`, `dog_2.jpg`).
 
     Returns:
-        File names; images of other formats than JPEG, PNG and WebP become PNG files.
+        File names; images in formats other than JPEG, PNG and WebP become PNG files.
     """
     names: dict[str, str] = {}
     for path in paths:
         suffix = path.suffix if path.suffix.lower() in KEPT_FORMATS else ".png"
         number, name = 1, f"{path.stem}{suffix}"
-        # Some file systems do not tell large letters from small ones.
+        # Some file systems ignore case.
         while name.casefold() in names:
             number += 1
             name = f"{path.stem}_{number}{suffix}"
@@ -88,17 +88,17 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 
 
 def save_image(path: str | Path, image: Image.Image) -> Path:
-    """Saves a picture in the format of the path's ending, whole or not at all.
+    """Saves a picture in the format of the path's suffix, completely or not at all.
 
     Raises:
-        OutputError: the file cannot be written, or its ending is that of no image format.
+        OutputError: the file cannot be written, or its suffix is not that of an image format.
     """
     path = Path(path)
     file_format = Image.registered_extensions().get(path.suffix.lower())
     if file_format not in Image.SAVE:
-        raise OutputError(f"{path} has no ending of an image format that can be written: use .jpg or .png.")
-    return write_atomically(path, lambda draft: image.save(draft, format=file_format, quality=92))
+        raise OutputError(f"{path} does not end like an image file that can be written: use .jpg or .png.")
+    return write_atomically(path, lambda temporary: image.save(temporary, format=file_format, quality=92))
 
 
-def _short(value: float) -> float:
+def _nine_digits(value: float) -> float:
     return float(f"{value:.9g}")
