@@ -1,4 +1,4 @@
-"""Box arithmetic against numbers worked out by hand, and against torchvision."""
+"""Box arithmetic compared with numbers computed by hand and with torchvision."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def random_boxes(count: int, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("convert", "given", "wanted"),
+    ("convert", "given", "expected"),
     [
         (boxes.cxcywh_to_xyxy, CXCYWH, XYXY),
         (boxes.xyxy_to_cxcywh, XYXY, CXCYWH),
@@ -31,10 +31,10 @@ def random_boxes(count: int, seed: int) -> Tensor:
         (boxes.xyxy_to_xywh, XYXY, XYWH),
     ],
 )
-def test_formats(convert: object, given: Tensor, wanted: Tensor) -> None:
+def test_formats(convert: object, given: Tensor, expected: Tensor) -> None:
     assert callable(convert)
-    assert torch.equal(convert(given), wanted)
-    assert torch.equal(convert(given.expand(3, 5, 2, 4)), wanted.expand(3, 5, 2, 4))
+    assert torch.equal(convert(given), expected)
+    assert torch.equal(convert(given.expand(3, 5, 2, 4)), expected.expand(3, 5, 2, 4))
     assert convert(torch.zeros(0, 4)).shape == (0, 4)
 
 
@@ -46,7 +46,7 @@ def test_area() -> None:
     ("second", "iou", "union", "giou"),
     [
         ((0, 0, 2, 2), 1.0, 4.0, 1.0),  # the same box
-        ((1, 1, 3, 3), 1 / 7, 7.0, 1 / 7 - 2 / 9),  # a corner in common; the hull is 3 x 3
+        ((1, 1, 3, 3), 1 / 7, 7.0, 1 / 7 - 2 / 9),  # overlap at a corner; the hull is 3 x 3
         ((0, 0, 1, 1), 1 / 4, 4.0, 1 / 4),  # inside: the hull is the first box
         ((2, 0, 4, 2), 0.0, 8.0, 0.0),  # side by side: the hull is the union
         ((4, 0, 6, 2), 0.0, 8.0, -4 / 12),  # a gap of the same size
@@ -57,9 +57,9 @@ def test_area() -> None:
 def test_overlap_by_hand(second: tuple[float, ...], iou: float, union: float, giou: float) -> None:
     one, other = torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor(second, dtype=torch.float32)
     for first, last in ((one, other), (other, one)):
-        found_iou, found_union = boxes.iou_and_union_xyxy(first, last)
-        assert found_iou.item() == pytest.approx(iou, abs=1e-7)
-        assert found_union.item() == pytest.approx(union)
+        actual_iou, actual_union = boxes.iou_and_union_xyxy(first, last)
+        assert actual_iou.item() == pytest.approx(iou, abs=1e-7)
+        assert actual_union.item() == pytest.approx(union)
         assert boxes.generalized_iou_xyxy(first, last).item() == pytest.approx(giou, abs=1e-7)
 
 
@@ -74,7 +74,7 @@ def test_all_pairs_equal_torchvision() -> None:
 def test_pairs_one_by_one_equal_the_diagonal_of_all_pairs() -> None:
     first, second = random_boxes(9, seed=3), random_boxes(9, seed=4)
     every_pair = boxes.generalized_iou_xyxy(first[:, None], second[None])
-    assert torch.equal(boxes.generalized_iou_xyxy(first, second), every_pair.diagonal())
+    torch.testing.assert_close(boxes.generalized_iou_xyxy(first, second), every_pair.diagonal())
 
 
 def test_epsilon_is_added_to_the_divisors() -> None:
@@ -95,5 +95,5 @@ def test_giou_of_separate_boxes_pulls_them_together() -> None:
     moving = torch.tensor([4.0, 0.0, 6.0, 2.0], requires_grad=True)
     boxes.generalized_iou_xyxy(moving, torch.tensor([0.0, 0.0, 2.0, 2.0])).backward()
     assert moving.grad is not None
-    # GIoU = 8 / hull - 1 with hull = 2 · right edge; the left edge counts through the area: d/dx1 = -2 / hull.
+    # GIoU = 8 / hull - 1 with hull = 2 · right edge; the left edge matters through the area: d/dx1 = -2 / hull.
     torch.testing.assert_close(moving.grad[[0, 2]], torch.tensor([-2 / 12, 2 / 12 - 8 * 2 / 144]))

@@ -1,4 +1,4 @@
-"""One tree of errors, and the sentence part that helps after a wrong name."""
+"""One tree of errors, and the suggestion after an unknown name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KINDS = [
 ]
 
 
-def test_the_tree_is_drawn_whole() -> None:
+def test_the_drawing_shows_the_whole_tree() -> None:
     assert errors.__doc__ is not None
     drawn = {line.split()[1] for line in errors.__doc__.splitlines() if line.startswith(("├──", "└──"))}
     assert drawn == {kind.__name__ for kind in KINDS}
@@ -37,7 +37,7 @@ def test_every_error_can_be_caught_as_one(kind: type[Exception]) -> None:
         (errors.NonFiniteError, ArithmeticError),
     ],
 )
-def test_errors_are_also_what_python_programmers_expect(kind: type[Exception], builtin: type[Exception]) -> None:
+def test_errors_are_also_errors_of_python(kind: type[Exception], builtin: type[Exception]) -> None:
     assert issubclass(kind, builtin)
 
 
@@ -60,9 +60,9 @@ def test_closest(name: str, sentence: str) -> None:
     assert errors.closest(name, (known for known in ("detr-r50", "dino"))) == sentence
 
 
-def test_an_error_from_a_loading_process_is_its_sentence_again() -> None:
-    handed_over = (
+def test_an_error_from_a_worker_process_keeps_only_its_sentence() -> None:
+    traceback = (
         "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
         '  File "fetch.py", line 1, in fetch\n    raise\ndetrkit.errors.DataError: a.jpg: is cut off, remove it\n'
     )
-    assert str(errors.DataError(handed_over)) == "a.jpg: is cut off, remove it"
+    assert str(errors.DataError(traceback)) == "a.jpg: is cut off, remove it"

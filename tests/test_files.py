@@ -1,4 +1,4 @@
-"""A file is whole or it is the one that was there before; what cannot be written is said in one sentence."""
+"""Either the new file is complete or the old one stays; a file that cannot be written is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from detrkit.files import prepare_folder, write_atomically, write_json, write_te
 
 @pytest.fixture
 def umask() -> Iterator[int]:
-    """A umask that takes everything from others, for the time of one test."""
+    """A umask that takes all permissions from others, during one test."""
     before = os.umask(0o027)
     yield 0o027
     os.umask(before)
 
 
-def test_text_is_written_in_utf8_and_folders_are_made(tmp_path: Path) -> None:
+def test_text_is_written_in_utf8_and_folders_are_created(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.txt"
     assert write_text(path, "é × ≤\n") == path
     assert path.read_bytes() == "é × ≤\n".encode()
@@ -38,18 +38,18 @@ def test_json_round_trip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_json_refuses_what_json_does_not_know(tmp_path: Path, number: float) -> None:
+def test_json_refuses_numbers_that_json_does_not_allow(tmp_path: Path, number: float) -> None:
     path = write_json(tmp_path / "a.json", {"AP": 0.5})
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(path, {"AP": number})
     assert json.loads(path.read_text()) == {"AP": 0.5}
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = write_text(tmp_path / "weights.safetensors", "old")
 
     def write(temporary: Path) -> None:
-        assert temporary.parent == path.parent  # else the last step would be a copy, which a crash can cut in half
+        assert temporary.parent == path.parent  # otherwise the last step would be a copy, which a crash can cut in half
         assert temporary.suffix == ".safetensors"
         temporary.write_text("new")
         assert path.read_text() == "old"
@@ -72,7 +72,7 @@ def test_a_writer_that_stops_half_way_changes_nothing(tmp_path: Path, problem: B
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_old_file_stays(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a.txt", "old")
 
     def write(temporary: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
 
     with pytest.raises(OutputError) as caught:
         write_atomically(path, write)
-    assert str(caught.value) == f"{path} cannot be written (No space left on device): choose another place"
+    assert str(caught.value) == f"{path} cannot be written (No space left on device): choose another path"
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -102,13 +102,13 @@ def test_a_file_that_is_a_folder(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_files_have_the_rights_that_the_user_asked_for(tmp_path: Path, umask: int) -> None:
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
     path = write_text(tmp_path / "a.txt", "text")
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
     assert os.umask(umask) == umask
 
 
-def test_a_prepared_folder_is_there_and_empty(tmp_path: Path) -> None:
+def test_a_prepared_folder_exists_and_is_empty(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "first"
     assert prepare_folder(folder) == folder
     assert list(folder.iterdir()) == []
@@ -117,7 +117,7 @@ def test_a_prepared_folder_is_there_and_empty(tmp_path: Path) -> None:
     assert [entry.name for entry in folder.iterdir()] == ["kept.txt"]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     for folder in (tmp_path / "runs", tmp_path / "runs" / "first"):
         with pytest.raises(OutputError) as caught:

@@ -1,4 +1,4 @@
-"""What the README tells people to do works: its Python and its commands run as they are written, in order, in an empty folder."""
+"""What the README tells people to do works: its Python and its commands run in order in an empty folder, with fewer steps of training."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def test_commands(folder: Path) -> None:
         if words[1] == "demo":
             words += ["--steps", "6"]
         if words[1] == "train" and "--resume" not in words:
-            words = [
-                word if before != "--epochs" else "1" for before, word in zip(["", *words], words, strict=False)
-            ] + ["--batch-size", "250"]
+            words += ["--steps", "6"]  # wins over --epochs
         run(words, folder)
     for name in ("report.html", "metrics.json", "best.safetensors", "curves.png"):
         assert (folder / "runs" / "demo" / name).is_file()
@@ -93,5 +91,6 @@ def test_table_of_variants_is_the_catalog() -> None:
     from detrkit.models.catalog import CATALOG
 
     rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([\d.]+|-) \|$", README, flags=re.MULTILINE)
-    expected = [(name, f"{line.weights.ap:.3f}" if line.weights else "-") for name, line in CATALOG.items()]
+    best = {name: max((each.ap for each in variant.weights), default=None) for name, variant in CATALOG.items()}
+    expected = [(name, "-" if ap is None else f"{ap:.3f}") for name, ap in best.items()]
     assert rows == expected

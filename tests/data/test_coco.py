@@ -1,4 +1,4 @@
-"""COCO files: real ones read to the last number, broken ones refused with the place and the remedy."""
+"""COCO files: real ones are read to the last number, broken ones are refused with a message that names the entry and the remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Contents = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture
 def contents() -> Contents:
-    """Two pictures; categories 0, 5 and 90 in disorder; one crowd; one box over the edge by less than a pixel."""
+    """Two pictures; categories 0, 5 and 90, not sorted; one crowd; one box that extends beyond the edge by less than a pixel."""
     return {
         "images": [
             {"id": 12, "file_name": "a.png", "height": 30, "width": 40},
@@ -90,12 +90,13 @@ def test_real_coco(shared: Path) -> None:
 
 def test_objects_of_an_image_keep_the_order_of_the_file(contents: Contents, read: Read) -> None:
     contents["annotations"] = [
-        {"id": place, "image_id": (12, 3, 3)[place % 3], "category_id": 5, "bbox": [1, 1, 2, 2]} for place in range(600)
+        {"id": number, "image_id": (12, 3, 3)[number % 3], "category_id": 5, "bbox": [1, 1, 2, 2]}
+        for number in range(600)
     ]
     dataset = read(contents)
     first, second = dataset.annotation_ids[:200].tolist(), dataset.annotation_ids[200:].tolist()
     assert first == list(range(0, 600, 3))
-    assert second == [place for place in range(600) if place % 3]
+    assert second == [number for number in range(600) if number % 3]
 
 
 def test_real_roboflow_placeholder_gets_no_class(shared: Path) -> None:
@@ -103,8 +104,10 @@ def test_real_roboflow_placeholder_gets_no_class(shared: Path) -> None:
     dataset = read_coco(folder / "_annotations.coco.json", folder)
     assert len(dataset.labels) == 49
     assert [(category.id, category.name) for category in dataset.categories][:2] == [(1, "bishop"), (2, "black-bishop")]
-    assert len(dataset.categories) == 13  # 'bishop' has no object, but is nobody's parent
-    assert dataset.notes == ("Category 0 'pieces' is only the parent of others and has no object: no class.",)
+    assert len(dataset.categories) == 13  # 'bishop' has no objects, but is not a parent either
+    assert dataset.notes == (
+        "Category 0 'pieces' has no objects and is only the parent of others, so it is not a class.",
+    )
 
 
 def test_a_parent_with_objects_and_its_own_parent_keep_their_class(contents: Contents, read: Read) -> None:
@@ -137,22 +140,22 @@ def test_boxes_without_area_are_dropped_and_noted(contents: Contents, read: Read
     assert len(dataset.categories) == 3
 
 
-def test_boxes_over_the_edge_are_kept_and_noted(contents: Contents, read: Read) -> None:
+def test_boxes_beyond_the_edge_are_kept_and_noted(contents: Contents, read: Read) -> None:
     contents["annotations"][2]["bbox"] = [-3, 5, 10, 40]
     dataset = read(contents)
     assert dataset.boxes_xyxy[2].tolist() == [-3, 5, 7, 45]
     assert dataset.notes == (
-        "1 of 3 boxes reach over the edge of their image (the first: annotation 102 of b.png); training clips them.",
+        "1 of 3 boxes extend beyond their image (the first: annotation 102 of b.png); training clips them.",
     )
 
 
 @pytest.mark.parametrize("area", [None, 0, float("nan"), "12"])
-def test_an_area_that_says_nothing_is_computed(contents: Contents, read: Read, area: object) -> None:
+def test_a_missing_or_invalid_area_is_computed(contents: Contents, read: Read, area: object) -> None:
     contents["annotations"][0]["area"] = area
     assert read(contents).areas[1] == 3.5 * 4
 
 
-def test_no_annotation_at_all_is_a_data_set_of_empty_images(contents: Contents, read: Read) -> None:
+def test_a_file_without_annotations_is_a_data_set_of_empty_images(contents: Contents, read: Read) -> None:
     contents["annotations"] = []
     dataset = read(contents)
     assert dataset.offsets.tolist() == [0, 0, 0]
@@ -167,7 +170,9 @@ def save_turned(path: Path, value: int) -> None:
     picture.save(path, exif=exif)
 
 
-def test_orientation_is_applied_where_the_annotations_know_it(tmp_path: Path, contents: Contents, read: Read) -> None:
+def test_orientation_is_applied_where_the_annotations_respect_it(
+    tmp_path: Path, contents: Contents, read: Read
+) -> None:
     save_turned(tmp_path / "a.png", 6)
     contents["images"][0] |= {"height": 40, "width": 30}
     dataset = read(contents)
@@ -176,7 +181,9 @@ def test_orientation_is_applied_where_the_annotations_know_it(tmp_path: Path, co
     assert dataset.image(0).getpixel((29, 0)) == (255, 0, 0)
 
 
-def test_orientation_is_left_where_the_annotations_ignore_it(tmp_path: Path, contents: Contents, read: Read) -> None:
+def test_orientation_is_not_applied_where_the_annotations_ignore_it(
+    tmp_path: Path, contents: Contents, read: Read
+) -> None:
     save_turned(tmp_path / "a.png", 6)
     dataset = read(contents)
     assert dataset.sizes[0].tolist() == [30, 40]
@@ -211,21 +218,24 @@ def change(*path: Any) -> Callable[[Contents], None]:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda c: c.pop("images"), r"no COCO annotation file: the lists images are missing; export the data as COCO"),
-        (lambda c: c.update(categories={}), r"the lists categories are missing"),
-        (lambda c: c.update(images=[]), r"lists no image: add images, or choose another file"),
-        (lambda c: c.update(categories=[], annotations=[]), r"has no category that could be learned"),
-        (lambda c: c["annotations"].append("x"), r"entry 3 of 'annotations' is no object but 'x'"),
+        (lambda c: c.pop("images"), r"not a COCO annotation file, it has no list of images: export the data as COCO"),
+        (lambda c: c.update(categories={}), r"it has no list of categories: export"),
+        (lambda c: c.update(images=[]), r"lists no images: add some, or choose another file"),
+        (lambda c: c.update(categories=[], annotations=[]), r"has no categories to learn"),
+        (lambda c: c["annotations"].append("x"), r"entry 3 of 'annotations' is 'x', not an object"),
         (change("images", 0, "id", "12"), r"the image 'a\.png' has the id '12'; give it an integer"),
         (change("images", 1, "id", 12), r"the image id 12 occurs twice \(again at 'b\.png'\); make it unique"),
         (change("images", 0, "file_name", None), r"image 12 has the file name None; give it one"),
-        (change("images", 0, "width", 41), r"'a\.png' is said to be 41 × 30 pixels, but the file has 40 × 30; use the"),
+        (
+            change("images", 0, "width", 41),
+            r"'a\.png' is annotated as 41 × 30 pixels, but the file has 40 × 30; use the",
+        ),
         (change("categories", 1, "id", 5), r"the category id 5 occurs twice \(again at 'y'\)"),
         (change("categories", 1, "id", 0.5), r"the category 'x' has the id 0\.5; give it an integer"),
         (change("categories", 1, "id", True), r"the category 'x' has the id True; give it an integer"),
         (change("categories", 1, "name", "y"), r"categories 0 and 5 are both named 'y'; rename one"),
-        (change("categories", 1, "name", 7), r"category 0 has the name 7; give it a text"),
-        (change("annotations", 0, "id", "a"), r"annotation 'a' has an id that is no integer"),
+        (change("categories", 1, "name", 7), r"category 0 has the name 7; give it a string"),
+        (change("annotations", 0, "id", "a"), r"annotation 'a' has an id that is not an integer"),
         (change("annotations", 0, "image_id", 4), r"annotation 100 belongs to image 4, which the file does not list"),
         (change("annotations", 0, "category_id", 7), r"annotation 100 has category 7, which the file does not list"),
         (
@@ -272,7 +282,7 @@ def test_half_a_file_is_refused(tmp_path: Path, contents: Contents) -> None:
         read_coco(tmp_path / "half.json", tmp_path)
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(
-        DataError, match=r"results\.json is no COCO annotation file: the lists images, annotations, cat"
+        DataError, match=r"results\.json is not a COCO annotation file, it has no list of images or annotations or cat"
     ):
         read_coco(tmp_path / "results.json", tmp_path)
     with pytest.raises(
@@ -281,12 +291,12 @@ def test_half_a_file_is_refused(tmp_path: Path, contents: Contents) -> None:
         read_coco(tmp_path / "missing.json", tmp_path)
 
 
-def test_bad_images_are_found_before_anything_begins(tmp_path: Path, contents: Contents, read: Read) -> None:
+def test_bad_images_are_found_before_anything_else_starts(tmp_path: Path, contents: Contents, read: Read) -> None:
     (tmp_path / "b.png").unlink()
     with pytest.raises(DataError, match=r"b\.png does not exist: correct its name or put the file there\.$"):
         read(contents)
     (tmp_path / "a.png").write_text("a text")
-    with pytest.raises(DataError, match=r"a\.png is no image file .*\(2 of the 2 images cannot be used\.\)"):
+    with pytest.raises(DataError, match=r"a\.png is not a readable image file.*\(2 of the 2 images cannot be used\.\)"):
         read(contents)
 
 

@@ -1,4 +1,4 @@
-"""The one type of data set: what it holds, what it says of itself, and what an evaluator gets from it."""
+"""The one type of data set: its contents, its description, and its ground truth for evaluators."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from faster_coco_eval import COCO, COCOeval_faster
 
+from detrkit.cards import Category
 from detrkit.data import ArrayImages, DetectionDataset, open_dataset, read_coco
-from detrkit.structures import Category
 
 
 @pytest.fixture
@@ -118,8 +118,8 @@ def test_to_coco_gives_back_the_real_file(shared: Path) -> None:
 def test_the_truth_scores_100_percent_against_itself(shared: Path, folder: str, split: str) -> None:
     truth = open_dataset(shared / "data" / folder, split).to_coco()
     results = [{**each, "score": 0.9} for each in truth["annotations"] if not each["iscrowd"]]
-    ground = COCO(truth)
-    evaluation = COCOeval_faster(ground, ground.loadRes(results), "bbox")
+    ground_truth = COCO(truth)
+    evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(results), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

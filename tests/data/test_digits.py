@@ -1,4 +1,4 @@
-"""The built-in set: the same for the same seed, nothing shared between its splits, boxes that are tight and visible."""
+"""The built-in set: the same images for the same seed, nothing shared between splits, tight boxes, visible digits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_counts_and_categories(dataset: DetectionDataset) -> None:
     assert not dataset.crowd.any()
 
 
-def test_a_seed_decides_everything(dataset: DetectionDataset) -> None:
+def test_the_seed_determines_everything(dataset: DetectionDataset) -> None:
     again, other = read_digits("train", images=20), read_digits("train", images=20, seed=1)
     first = dataset.subset(range(20))  # the first images are the same, however many follow
     for i in range(20):
@@ -51,7 +51,7 @@ def test_splits_share_neither_digits_nor_photographs() -> None:
         np.testing.assert_array_equal(np.concatenate(parts), photograph)
 
 
-def test_sizes_and_places(dataset: DetectionDataset) -> None:
+def test_sizes_and_positions(dataset: DetectionDataset) -> None:
     boxes = dataset.boxes_xyxy
     assert boxes.min() >= 0
     assert boxes.max() <= 128
@@ -76,7 +76,7 @@ def test_no_digit_is_mostly_hidden(dataset: DetectionDataset) -> None:
 
 
 def test_boxes_are_tight_around_the_ink(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over a black ground, the ink is what is not black."""
+    """On a black background, everything that is not black is ink."""
     sources = digit_sources("train")
     black = type(sources)(sources.glyphs, sources.labels, tuple(photo * 0 for photo in sources.photographs))
     monkeypatch.setattr("detrkit.data.digits.digit_sources", lambda split: black)
@@ -90,8 +90,8 @@ def test_boxes_are_tight_around_the_ink(monkeypatch: pytest.MonkeyPatch) -> None
         assert np.abs(dataset.objects(index).boxes_xyxy[0] - box).max() <= 1
 
 
-def test_digits_stand_out_from_the_ground(dataset: DetectionDataset) -> None:
-    """The ink, the part of a box that differs most from the frame around it, is far from it in lightness."""
+def test_digits_stand_out_from_the_background(dataset: DetectionDataset) -> None:
+    """Light and dark in a box, one of which is ink and the other background, differ clearly."""
     plain = read_digits("train", images=60)
     contrasts = []
     for index in range(60):

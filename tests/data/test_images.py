@@ -1,4 +1,4 @@
-"""Image files of every kind become the right RGB pixels, and bad ones are refused with a sentence that helps."""
+"""Image files of every kind become the right RGB pixels, and bad ones are refused with a helpful message."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ def test_exif_orientation_is_applied(tmp_path: Path, value: int, expected: np.nd
     assert check_image(path) == expected.shape[:2]
 
 
-def test_stored_pixels_can_be_had_without_orientation(tmp_path: Path) -> None:
+def test_stored_pixels_can_be_read_without_orientation(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=orientation(6))
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png", apply_orientation=False)), COLOURS)
     facts = inspect_image(tmp_path / "a.png")
-    assert (facts.stored_size, facts.shown_size, facts.turned) == ((2, 3), (3, 2), True)
+    assert (facts.stored_size, facts.shown_size) == ((2, 3), (3, 2))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "gif", "tif"])
@@ -137,7 +137,7 @@ def test_the_check_of_a_whole_file_decodes_nothing(
     assert check_image(tmp_path / f"a.{suffix}") == (60, 80)
 
 
-def test_png_orientation_behind_the_pixels_is_seen(tmp_path: Path) -> None:
+def test_png_orientation_after_the_pixels_is_applied(tmp_path: Path) -> None:
     content = io.BytesIO()
     Image.fromarray(COLOURS).save(content, "PNG")
     exif = b"eXIf" + orientation(6).tobytes().removeprefix(b"Exif\x00\x00")
@@ -148,7 +148,7 @@ def test_png_orientation_behind_the_pixels_is_seen(tmp_path: Path) -> None:
     assert check_image(tmp_path / "a.png") == (image.height, image.width) == (3, 2)
 
 
-def test_a_jpeg_with_much_behind_its_end_is_decoded_and_accepted(tmp_path: Path) -> None:
+def test_a_jpeg_with_many_bytes_after_its_end_is_decoded_and_accepted(tmp_path: Path) -> None:
     photograph().save(tmp_path / "a.jpg")
     with (tmp_path / "a.jpg").open("ab") as file:
         file.write(bytes(5000))
@@ -156,11 +156,11 @@ def test_a_jpeg_with_much_behind_its_end_is_decoded_and_accepted(tmp_path: Path)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif"])
-@pytest.mark.parametrize("look", [read_image, check_image])
-def test_a_file_cut_off_is_refused(tmp_path: Path, suffix: str, look: object) -> None:
+@pytest.mark.parametrize("open_file", [read_image, check_image])
+def test_a_file_cut_off_is_refused(tmp_path: Path, suffix: str, open_file: object) -> None:
     photograph().save(tmp_path / f"cut.{suffix}")
     with pytest.raises(DataError, match=rf"cut\.{suffix} .*: .*(copy it again|save it as JPEG or PNG).*or remove it\."):
-        look(cut(tmp_path / f"cut.{suffix}"))  # type: ignore[operator]
+        open_file(cut(tmp_path / f"cut.{suffix}"))  # type: ignore[operator]
 
 
 def test_a_png_without_pixels_is_refused(tmp_path: Path) -> None:
@@ -172,19 +172,19 @@ def test_a_png_without_pixels_is_refused(tmp_path: Path) -> None:
         check_image(tmp_path / "hollow.png")
 
 
-@pytest.mark.parametrize("look", [read_image, check_image])
-def test_what_is_no_image_is_named_with_a_remedy(tmp_path: Path, look: object) -> None:
+@pytest.mark.parametrize("open_file", [read_image, check_image])
+def test_a_file_that_is_not_an_image_is_named_with_a_remedy(tmp_path: Path, open_file: object) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "folder.jpg").mkdir()
     for name, sentence in {
-        "text.jpg": r"text\.jpg is no image file that can be read, whatever its name says: save it as JPEG or PNG",
-        "empty.jpg": r"empty\.jpg is no image file that can be read",
+        "text.jpg": r"text\.jpg is not a readable image file, whatever its name says: save it as JPEG or PNG",
+        "empty.jpg": r"empty\.jpg is not a readable image file",
         "folder.jpg": r"folder\.jpg cannot be opened \(Is a directory\): make it a readable file",
         "missing.jpg": r"missing\.jpg does not exist: correct its name or put the file there",
     }.items():
         with pytest.raises(DataError, match=sentence):
-            look(tmp_path / name)  # type: ignore[operator]
+            open_file(tmp_path / name)  # type: ignore[operator]
 
 
 def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_every_form_of_a_picture_gives_the_same_pixels(tmp_path: Path) -> None:
     assert grey.tolist() == [[[3, 3, 3], [250, 250, 250]]]
 
 
-def test_a_given_pil_image_is_taken_as_it_stands(tmp_path: Path) -> None:
+def test_a_given_pil_image_is_used_as_it_is(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=orientation(6))
     np.testing.assert_array_equal(np.asarray(to_pil(Image.open(tmp_path / "a.png"))), COLOURS)
     photograph().save(tmp_path / "cut.jpg")
@@ -229,16 +229,19 @@ def test_a_given_pil_image_is_taken_as_it_stands(tmp_path: Path) -> None:
     [
         (
             np.zeros((4, 5, 3), dtype=np.float32),
-            r"An array \(4, 5, 3\) of float32 is no image: give .* uint8 in 0\.\.255",
+            r"An array \(4, 5, 3\) of float32 is not an image: give .* uint8 in 0\.\.255",
         ),
-        (np.zeros((3, 4, 5), dtype=np.uint8), r"An array \(3, 4, 5\) of uint8 is no image: give \(height, width, 3\)"),
+        (
+            np.zeros((3, 4, 5), dtype=np.uint8),
+            r"An array \(3, 4, 5\) of uint8 is not an image: give \(height, width, 3\)",
+        ),
         (np.zeros((0, 5, 3), dtype=np.uint8), r"An array \(0, 5, 3\)"),
-        (torch.zeros(3, 4, 5), r"A tensor \(3, 4, 5\) of torch\.float32 is no image: give .* torch\.uint8"),
+        (torch.zeros(3, 4, 5), r"A tensor \(3, 4, 5\) of torch\.float32 is not an image: give .* torch\.uint8"),
         (
             torch.zeros(4, 5, 3, dtype=torch.uint8),
-            r"A tensor \(4, 5, 3\) of torch\.uint8 is no image: give \(3, height",
+            r"A tensor \(4, 5, 3\) of torch\.uint8 is not an image: give \(3, height",
         ),
-        ([[1, 2]], r"A list is no image: give a file name, a PIL image, a numpy array or a torch tensor"),
+        ([[1, 2]], r"A list is not an image: give a file name, a PIL image, a numpy array or a torch tensor"),
     ],
 )
 def test_wrong_arrays_are_refused(form: object, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""Any known layout opens by its folder; anything else is answered with what was looked for and what is there."""
+"""Every known layout opens by its folder; for anything else, the message says what was looked for and what was found."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_pictures_of_the_split_win_over_namesakes(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "val").image(0).getpixel((0, 0)) == (3, 0, 0)
 
 
-def test_the_year_that_is_asked_for_is_taken(tmp_path: Path) -> None:
+def test_the_requested_year_is_opened(tmp_path: Path) -> None:
     for year, red in (("2014", 14), ("2017", 17)):
         write_truth(tmp_path / f"annotations/instances_val{year}.json")
         write_picture(tmp_path / f"val{year}/a.png", red=red)
@@ -94,7 +94,7 @@ def test_an_annotation_file_itself(tmp_path: Path, annotation_file: str, picture
     assert len(open_dataset(str(tmp_path / annotation_file), "val")) == 1
 
 
-def test_an_annotation_file_that_tells_its_split_is_no_other(tmp_path: Path) -> None:
+def test_an_annotation_file_named_after_its_split_opens_as_no_other(tmp_path: Path) -> None:
     write_truth(tmp_path / "annotations/instances_val.json")
     with pytest.raises(DataError, match=r"instances_val\.json is the split 'val', not 'train': ask for 'val', or give"):
         open_dataset(tmp_path / "annotations/instances_val.json", "train")
@@ -139,15 +139,15 @@ def test_the_built_in_set() -> None:
     assert open_dataset("digits", "val").name == "digits val"
 
 
-def test_what_cannot_be_opened_is_explained(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_opened_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere does not exist: give a data set's folder, .* or 'digits' for the"):
         open_dataset(tmp_path / "nowhere", "val")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match=r"notes\.txt is no \.json file: give a data set's folder"):
+    with pytest.raises(DataError, match=r"notes\.txt is not a \.json file: give a data set's folder"):
         open_dataset(tmp_path / "notes.txt", "val")
     (tmp_path / "labels").mkdir()
-    looked = r"looked for annotations/instances_<split>\.json, <split>/_annotations\.coco\.json and ImageSets/Main/<split>\.txt, found labels/, notes\.txt\."
-    with pytest.raises(DataError, match=looked):
+    message = r"looked for annotations/instances_<split>\.json, <split>/_annotations\.coco\.json and ImageSets/Main/<split>\.txt, found labels/, notes\.txt\."
+    with pytest.raises(DataError, match=message):
         open_dataset(tmp_path, "val")
     with pytest.raises(DataError, match="found nothing at all"):
         available_splits(tmp_path / "labels")
@@ -162,10 +162,10 @@ def test_a_missing_split_names_those_that_exist(tmp_path: Path) -> None:
         open_dataset(tmp_path, "trian")
 
 
-def test_pictures_that_are_nowhere(tmp_path: Path) -> None:
+def test_missing_pictures(tmp_path: Path) -> None:
     write_truth(tmp_path / "annotations/instances_val.json")
     (tmp_path / "val").mkdir()
     with pytest.raises(
-        DataError, match=r"The picture a\.png of .*instances_val\.json lies in none of .*/val, .*: put the"
+        DataError, match=r"The picture a\.png of .*instances_val\.json is in none of .*/val, .*: put the"
     ):
         open_dataset(tmp_path, "val")

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from detrkit.boxes import cxcywh_to_xyxy
+from detrkit.cards import Preprocessing
 from detrkit.data import Augmentation, EvaluationTransform, Objects, TrainingTransform, open_dataset, resized_size
 from detrkit.data.transforms import relative_target
 from detrkit.errors import ConfigurationError
-from detrkit.structures import Preprocessing, Target
+from detrkit.structures import Target
 
 PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), deviation=(1.0, 1.0, 1.0))
 STILL = Augmentation(

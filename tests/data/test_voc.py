@@ -1,4 +1,4 @@
-"""Pascal VOC folders: boxes to the pixel, classes and ids that all splits share, and a sentence for whatever cannot be read."""
+"""Pascal VOC folders: exact boxes, classes and ids shared by all splits, and a clear message for whatever cannot be read."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def test_difficult_objects_are_crowd_regions(tmp_path: Path) -> None:
     (box_cxcywh,) = relative_target(dataset.objects(0), 6, 8).boxes_cxcywh.tolist()
     assert box_cxcywh == pytest.approx([0.25, 1 / 3, 0.5, 2 / 3])
     truth = dataset.to_coco()
-    found = [
+    results = [
         {"image_id": 1, "category_id": 1, "bbox": box, "score": score}
         for box, score in (([4, 0, 4, 4], 0.9), ([0, 0, 4, 4], 0.8))
     ]
-    assert evaluate_detections(truth, found).figures["AP"] == pytest.approx(1.0)  # the better one is no mistake
+    assert evaluate_detections(truth, results).figures["AP"] == pytest.approx(1.0)  # the better one is not a mistake
 
 
 def test_boxes_without_area_are_dropped_with_a_note(tmp_path: Path) -> None:
@@ -97,19 +97,19 @@ def test_boxes_without_area_are_dropped_with_a_note(tmp_path: Path) -> None:
     )
 
 
-def test_images_without_objects_and_boxes_over_the_edge_are_kept(tmp_path: Path) -> None:
+def test_images_without_objects_and_boxes_beyond_the_edge_are_kept(tmp_path: Path) -> None:
     write_annotation(tmp_path, "a", thing("cat", (5, 2, 20, 6)))
     write_annotation(tmp_path, "empty", size="<width>0</width><height>0</height>")
     write_split(tmp_path, "train", "empty", "a")
     dataset = read_voc(tmp_path, "train")
     assert [len(dataset.objects(index)) for index in range(2)] == [0, 1]
     assert dataset.boxes_xyxy.tolist() == [[4, 1, 20, 6]]
-    assert "1 of 1 boxes reach over the edge of their image" in dataset.notes[0]
+    assert "1 of 1 boxes extend beyond their image" in dataset.notes[0]
     (box_cxcywh,) = relative_target(dataset.objects(1), 6, 8).boxes_cxcywh.tolist()
     assert box_cxcywh == pytest.approx([0.75, 3.5 / 6, 0.5, 5 / 6])
 
 
-def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
+def test_parts_of_an_object_are_not_objects(tmp_path: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
     dataset = read_voc(
         voc_folder(tmp_path, thing("person", (1, 1, 8, 6)).replace("<bndbox>", part + "<bndbox>")), "train"
@@ -144,7 +144,7 @@ def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
         ),
         (
             f"<annotation><size><width>9</width><height>6</height></size>{thing('cat', (1, 1, 3, 3))}</annotation>",
-            r"'a\.png' is said to be 9 × 6 pixels, but the file has 8 × 6; use the pictures that were annotated",
+            r"'a\.png' is annotated as 9 × 6 pixels, but the file has 8 × 6; use the pictures that were annotated",
         ),
         (
             f"<annotation>{thing('cat', (0.1, 0.1, 0.5, 1))}</annotation>",
@@ -161,14 +161,14 @@ def test_an_annotation_file_that_cannot_be_used(tmp_path: Path, text: str, messa
 
 def test_missing_files(tmp_path: Path) -> None:
     voc_folder(tmp_path, thing("cat", (1, 1, 4, 4)))
-    write_split(tmp_path, "test", "later")  # of a split that nobody opens, nothing has to be there
+    write_split(tmp_path, "test", "later")  # the files of a split that nobody opens need not exist
     assert len(read_voc(tmp_path, "train")) == 1
     with pytest.raises(
         DataError, match=r"later\.xml does not exist, but a list in ImageSets/Main has 'later': add the"
     ):
         read_voc(tmp_path, "test")
     with pytest.raises(
-        DataError, match=r"ImageSets/Main/val\.txt lists no image: write the names of the split's images"
+        DataError, match=r"ImageSets/Main/val\.txt lists no images: write the names of the split's images"
     ):
         read_voc(tmp_path, "val")
     (tmp_path / "JPEGImages/a.png").unlink()
@@ -182,7 +182,7 @@ def test_a_list_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.txt lists a twice: remove one of the two lines"):
         read_voc(tmp_path, "train")
     (tmp_path / "ImageSets/Main/train.txt").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(DataError, match=r"train\.txt is no text in UTF-8: save it as such"):
+    with pytest.raises(DataError, match=r"train\.txt is not UTF-8 text: save it as UTF-8"):
         read_voc(tmp_path, "train")
 
 
@@ -204,8 +204,8 @@ def test_blood_cells(shared: Path) -> None:
     }
     name = "BloodImage_00338.jpg"
     validation = open_dataset(shared / "data/bccd", "val")
-    place = [validation.image_name(index) for index in range(len(validation))].index(name)
-    assert validation.objects(place).boxes_xyxy[:2].tolist() == [[452, 80, 555, 182], [475, 170, 599, 307]]
+    position = [validation.image_name(index) for index in range(len(validation))].index(name)
+    assert validation.objects(position).boxes_xyxy[:2].tolist() == [[452, 80, 555, 182], [475, 170, 599, 307]]
 
 
 def test_truth_as_detections_is_perfect(shared: Path) -> None:

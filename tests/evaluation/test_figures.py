@@ -1,4 +1,4 @@
-"""What an evaluation says in tables, lines and JSON."""
+"""An evaluation as a table, as one line and as JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_table_shows_figures_classes_basis_and_notes() -> None:
     assert ["AP_small", "no ground truth of this size", "AP, below 32 × 32 pixels"] in lines
     assert ["cat", "12", "0.504", "0.750"] in lines
     assert ["bird", "0", "–", "–"] in lines
-    assert "20 images, 12 objects, 1 crowd region (where detections count neither way), 800 detections." in " ".join(
+    assert "20 images, 12 objects, 1 crowd region (where detections are ignored), 800 detections." in " ".join(
         text.split()
     )
     assert "keep detections from score 0.432" in text
@@ -38,7 +38,7 @@ def test_table_shows_figures_classes_basis_and_notes() -> None:
     assert "bird" not in printed(evaluation().table(classes=False))
 
 
-def test_what_is_missing_is_said() -> None:
+def test_a_missing_figure_says_why() -> None:
     assert shown_value("AR_large", None) == "no ground truth of this size"
     assert shown_value("AP", None) == "no ground truth"
     assert shown_value("AP", 0.0) == "0.000"
@@ -51,7 +51,7 @@ def test_summary_is_one_line() -> None:
     )
 
 
-def test_json_keeps_every_digit_and_null_for_what_is_missing() -> None:
+def test_json_keeps_every_digit_and_uses_null_for_missing_figures() -> None:
     value = json.loads(json.dumps(evaluation().to_json(), allow_nan=False))
     assert value["figures"]["AP"] == 0.5041
     assert value["figures"]["AP_small"] is None

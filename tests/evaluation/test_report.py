@@ -1,4 +1,4 @@
-"""A report is one file that loads nothing, shows the right numbers, and lets no text become markup."""
+"""A report is one file that loads nothing else, shows the right numbers, and escapes all text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROWS = [
 
 
 class Page(HTMLParser):
-    """The cells of a page, its headings, and every address in it."""
+    """The table cells of a page, its tags, and every address in it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def test_a_whole_report_of_a_training_run(tmp_path: Path) -> None:
     assert ["<dog>", "6", "3", "0.600", "0.800"] in page.rows
     assert "<dog>" not in text
     assert ["3", "2.5", "0.3", "0.5"] in page.rows
-    assert "1 of 3 classes have no object here" in text
+    assert "1 of 3 classes have no objects here" in text
     assert "A note &amp; a half." in text
     assert "from score 0.432" in text
     assert page.tags.count("img") == 4
@@ -118,7 +118,7 @@ def test_an_evaluation_without_ground_truth_has_no_diagrams() -> None:
     assert sections[0].tables[0].rows[0][1] == "no ground truth"
 
 
-def test_curves_hold_the_rows() -> None:
+def test_curves_show_the_rows() -> None:
     losses, parts, figures = curves_figure(ROWS).axes
     assert [line.get_label() for line in losses.lines] == ["loss"]
     assert [line.get_label() for line in parts.lines] == ["class_loss"]
@@ -151,11 +151,11 @@ def test_precision_over_recall_of_each_class_and_their_mean() -> None:
 def test_a_report_of_a_result_file_with_pictures(shared: Path, tmp_path: Path) -> None:
     results = shared / "data/evaluator/coco_val_detections_deimv2_hgnetv2_femto.json"
     dataset = open_dataset(shared / "data/coco", "val")
-    found = evaluate_detections(shared / "data/coco/annotations/instances_val.json", results)
+    evaluation_of_file = evaluate_detections(shared / "data/coco/annotations/instances_val.json", results)
     entries: list[dict[str, Any]] = json.loads(results.read_text())
-    pictures = example_pictures(dataset, entries, threshold=found.best_threshold or 0.5, count=3)
+    pictures = example_pictures(dataset, entries, threshold=evaluation_of_file.best_threshold or 0.5, count=3)
     assert len(pictures) == 3
-    sections = [*evaluation_sections(found), Section("Examples", (), pictures)]
+    sections = [*evaluation_sections(evaluation_of_file), Section("Examples", (), pictures)]
     file = write_report(tmp_path / "report.html", "A result file", sections)
     assert ["AP", "0.332", "mean AP over IoU 0.50 to 0.95"] in Page(file.read_text()).rows
     assert file.stat().st_size < 2_000_000
@@ -176,13 +176,13 @@ def test_examples_are_spread_over_the_data_set_and_show_what_passes_the_threshol
     entries = [{"image_id": last, "category_id": 90, "bbox": [1, 2, 3, 4], "score": score} for score in (0.5, 0.4)]
     example_pictures(dataset, entries, threshold=0.5, count=2)
     assert [(names, boxes) for _, names, boxes, _ in shown] == [([], []), (["toothbrush"], [[1, 2, 4, 6]])]
-    for (size, _, _, objects), place in zip(shown, (0, len(dataset) - 1), strict=True):
-        assert size == tuple(dataset.sizes[place][::-1])
-        assert objects == len(dataset.objects(place))
+    for (size, _, _, objects), index in zip(shown, (0, len(dataset) - 1), strict=True):
+        assert size == tuple(dataset.sizes[index][::-1])
+        assert objects == len(dataset.objects(index))
     assert len(example_pictures(dataset.subset([4]), [], threshold=0.5)) == 1
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file/report\.html cannot be written"):
         write_report(tmp_path / "file" / "report.html", "Report", [])

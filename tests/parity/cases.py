@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,33 @@ from detrkit.checkpoints import from_official, to_official
 from detrkit.structures import ImageBatch, Stages, Target
 
 DATA = Path(__file__).parent / "data"
-VARIANTS = {
-    "detr_r50": "detr-r50",
-    "detr_r50_dc5": "detr-r50-dc5",
-    "deformable_detr_r50": "deformable-detr-r50",
-    "deformable_detr_single_scale": "deformable-detr-r50-single-scale",
-    "deformable_detr_single_scale_dc5": "deformable-detr-r50-single-scale-dc5",
-    "deformable_detr_refine": "deformable-detr-r50-refine",
-    "deformable_detr_two_stage": "deformable-detr-r50-two-stage",
+
+
+@dataclass(frozen=True)
+class Case:
+    """The model that a case's reference values belong to.
+
+    Attributes:
+        variant: its name in the catalog.
+        settings: fields of its configuration that the case has otherwise.
+    """
+
+    variant: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+SMALL = {"queries": 40}  # cases have few queries, to keep them small
+CASES = {
+    "detr_r50": Case("detr-r50", SMALL),
+    "detr_r50_dc5": Case("detr-r50-dc5", SMALL),
+    "conditional_detr_r50": Case("conditional-detr-r50", SMALL),
+    "conditional_detr_r50_dc5": Case("conditional-detr-r50-dc5", SMALL),
+    "deformable_detr_r50": Case("deformable-detr-r50", SMALL),
+    "deformable_detr_single_scale": Case("deformable-detr-r50-single-scale", SMALL),
+    "deformable_detr_single_scale_dc5": Case("deformable-detr-r50-single-scale-dc5", SMALL),
+    "deformable_detr_refine": Case("deformable-detr-r50-refine", SMALL),
+    "deformable_detr_two_stage": Case("deformable-detr-r50-two-stage", SMALL),
 }
-QUERIES = 40  # of all cases, to keep them small
 _OUTSIDE_ARRAYS = (".inside", "encoder.index", "encoder.topk")  # what tells about other arrays
 
 
@@ -93,15 +110,30 @@ class Run:
     def __init__(self, case: str, manifest: Mapping[str, Any]) -> None:
         self.case, self.manifest = case, manifest
         self.aliases: dict[str, str] = manifest["aliases"]
-        self.model = detrkit.build(VARIANTS[case], queries=QUERIES)
+        self.model = detrkit.build(CASES[case].variant, **CASES[case].settings)
         names = to_official(self.model.state_dict(), self.model)
         shapes = {key: tuple(value.shape) for key, value in names.items()}
-        self.weights = recipe.weights(shapes, manifest["scale"], self.aliases)  # what the authors' checkpoint holds
+        self.weights = recipe.weights(
+            shapes, manifest["scale"], self.aliases, manifest.get("fixed")
+        )  # what the authors' checkpoint holds
         self.model.load_state_dict(from_official(self.weights, self.model))
         self.model.double().eval()
         self.criterion = detrkit.criterion_for(self.model)
-        self.stages = self.model.stages(self.batch())
+        self.stages = self.stages_of(self.batch())
         self.output = self.stages.output
+
+    def stages_of(self, batch: ImageBatch) -> Stages:
+        """The model's stages, and what each layer of its decoder returned before any norm for the heads, as `layers`."""
+        results: list[Tensor] = []
+        handles = [
+            layer.register_forward_hook(lambda _, arguments, result: results.append(result))
+            for layer in self.model.decoder.layers
+        ]
+        stages = self.model.stages(batch)
+        for handle in handles:
+            handle.remove()
+        stages.layers = results
+        return stages
 
     def batch(self, dtype: torch.dtype = torch.float64) -> ImageBatch:
         """The case's images; anything may stand behind padding."""
@@ -156,20 +188,29 @@ def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
             "projected": lambda: stages.neck.maps[level],
             "position": lambda: stages.neck.positions[level],
         }[kind]()
+    if kind == "mask":
+        assert stages.neck.paddings[0] is not None
+        return stages.neck.paddings[0]
     if kind == "memory":
         return stages.memory.tokens
     if kind == "reference":
         return stages.decoded.references[0]
     if kind == "encoder":
-        proposals = stages.output.proposals
-        assert proposals is not None
+        assert stages.output.proposals is not None
+        proposals = stages.output.proposals.all
         index = torch.from_numpy(golden.arrays["encoder.index"]).long()
         return {"logits": proposals.logits, "boxes": proposals.boxes_cxcywh}[rest[0]][:, index]
     assert kind == "layers"
     layer = int(rest[0])
     return {
-        "hidden": lambda: stages.decoded.states[layer],
+        "hidden": lambda: hidden_states(golden, stages)[layer],
         "logits": lambda: stages.output.logits[layer],
         "boxes": lambda: stages.output.boxes_cxcywh[layer],
         "reference": lambda: stages.decoded.references[layer],
     }[rest[1]]()
+
+
+def hidden_states(golden: Golden, stages: Stages) -> Sequence[Tensor]:
+    """States of every layer, with the decoder's norm or without it, as the reference has them."""
+    layout = golden.manifest["sampled"]["layers.0.hidden"].get("layout", "")
+    return stages.layers if "before any norm" in layout else stages.decoded.states

@@ -13,6 +13,7 @@ import numpy as np
 CASES = (
     "detr_r50",
     "detr_r50_dc5",
+    "conditional_detr_r50",
     "deformable_detr_r50",
     "deformable_detr_single_scale",
     "deformable_detr_refine",

@@ -1,4 +1,7 @@
-"""The weights and images that the authors' reference values were computed with: functions of a name and a shape, so nothing is stored."""
+"""The weights and images that the authors' reference values were computed with: functions of a name and a shape, so nothing is stored.
+
+The rule is the one that stands beside the reference values, written again for checkouts without them; a test holds the two together.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,30 @@ def gaussian(name: str, shape: Sequence[int]) -> np.ndarray:
     return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
 
 
-def weights(shapes: Mapping[str, Sequence[int]], scales: Scales, aliases: Mapping[str, str]) -> dict[str, Tensor]:
+def weights(
+    shapes: Mapping[str, Sequence[int]],
+    scales: Scales,
+    aliases: Mapping[str, str],
+    fixed: Mapping[str, float | Sequence[float]] | None = None,
+) -> dict[str, Tensor]:
     """Weights by the authors' keys, float64 with values that float32 holds exactly.
 
     Args:
         shapes: of every key.
         scales: factors of the values, by a part of the key.
         aliases: keys that share the tensor of another one.
+        fixed: constants of the authors' constructor: a number fills the tensor, several are its values row by row.
     """
-    return {key: torch.from_numpy(_weight(aliases.get(key, key), shape, scales)) for key, shape in shapes.items()}
+    found = {}
+    for key, shape in shapes.items():
+        name = aliases.get(key, key)
+        if fixed is not None and name in fixed:
+            constant = _as_float32(np.asarray(fixed[name]))
+            values = np.full(shape, constant) if constant.ndim == 0 else constant.reshape(tuple(shape))
+        else:
+            values = _weight(name, shape, scales)
+        found[key] = torch.from_numpy(values)
+    return found
 
 
 def image(index: int, height: int, width: int) -> Tensor:
@@ -48,6 +66,8 @@ def norm_and_probe(key: str, gradient: Tensor) -> tuple[float, float]:
 
 
 def _weight(key: str, shape: Sequence[int], scales: Scales) -> np.ndarray:
+    if len(shape) == 0:  # counters
+        return np.zeros(())
     noise = gaussian(key, shape)
     if key.endswith("running_var"):
         value = 1 + 0.1 * np.abs(noise)
@@ -56,7 +76,7 @@ def _weight(key: str, shape: Sequence[int], scales: Scales) -> np.ndarray:
     elif len(shape) == 1:
         center = 0.5 if "backbone" in key else 1.0
         value = center + 0.05 * noise if key.endswith("weight") else 0.1 * noise
-    elif key.startswith("query_embed") or key.endswith("level_embed"):
+    elif len(shape) == 2 and "embed" in key and "bbox" not in key and "class" not in key:
         value = noise
     else:
         gain = 2.0 if len(shape) == 4 else 1.0

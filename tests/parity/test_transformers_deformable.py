@@ -22,10 +22,11 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import chosen_scores, in_the_order_of
 from torch import Tensor, nn
 
 import detrkit
-from detrkit.structures import ImageBatch, LayerOutput, Target
+from detrkit.structures import ImageBatch, LayerOutput, Output, Target
 
 transformers = pytest.importorskip("transformers", reason="needs the dev extra: pip install detrkit[dev]")
 
@@ -97,17 +98,30 @@ def batch() -> ImageBatch:
 
 
 def run(theirs: nn.Module, ours: detrkit.Detector) -> tuple[Any, detrkit.Output]:
+    """What both give; ours in the order of theirs where proposals have the same score up to rounding."""
     images = batch()
     with torch.no_grad():
         expected = theirs(pixel_values=images.pixels, pixel_mask=~images.padding, labels=LABELS)
-        return expected, ours(images)
+        stages = ours.stages(images)
+    scores = chosen_scores(stages.queries)
+    if scores is None:
+        return expected, stages.output
+    logits, boxes = (torch.stack(parts) for parts in zip(*layers_of(expected), strict=True))
+    return expected, in_the_order_of(Output(logits, boxes), stages.output, scores)
+
+
+def layers_of(expected: Any) -> list[tuple[Tensor, Tensor]]:
+    """Class scores and boxes of their layers."""
+    return [
+        *((each["logits"], each["pred_boxes"]) for each in expected.auxiliary_outputs),
+        (expected.logits, expected.pred_boxes),
+    ]
 
 
 def assert_layers_agree(layers: tuple[LayerOutput, ...], expected: Any) -> None:
-    theirs = [*expected.auxiliary_outputs, {"logits": expected.logits, "pred_boxes": expected.pred_boxes}]
-    for layer, wanted in zip(layers, theirs, strict=True):
-        torch.testing.assert_close(layer.logits, wanted["logits"], atol=1e-4, rtol=0)
-        torch.testing.assert_close(layer.boxes_cxcywh, wanted["pred_boxes"], atol=4e-5, rtol=0)
+    for layer, (logits, boxes) in zip(layers, layers_of(expected), strict=True):
+        torch.testing.assert_close(layer.logits, logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(layer.boxes_cxcywh, boxes, atol=4e-5, rtol=0)
 
 
 def test_outputs_of_every_layer_agree(pair: tuple[nn.Module, detrkit.Detector]) -> None:
@@ -124,9 +138,9 @@ def test_proposals_agree(pair: tuple[nn.Module, detrkit.Detector]) -> None:
         assert output.proposals is None
         return
     assert output.proposals is not None
-    torch.testing.assert_close(output.proposals.logits, expected.enc_outputs_class, atol=1e-4, rtol=0)
+    torch.testing.assert_close(output.proposals.all.logits, expected.enc_outputs_class, atol=1e-4, rtol=0)
     boxes = expected.enc_outputs_coord_logits.sigmoid()
-    torch.testing.assert_close(output.proposals.boxes_cxcywh, boxes, atol=4e-5, rtol=0)
+    torch.testing.assert_close(output.proposals.all.boxes_cxcywh, boxes, atol=4e-5, rtol=0)
 
 
 def test_losses_of_the_decoders_layers_agree(pair: tuple[nn.Module, detrkit.Detector]) -> None:
@@ -145,13 +159,19 @@ def test_losses_of_the_decoders_layers_agree(pair: tuple[nn.Module, detrkit.Dete
             assert layers[f"layers.{layer}.{name}"].item() == pytest.approx(value, rel=1e-4), (name, layer)
     total = sum(criterion.weights[name] * value for name, value in layers.items())
     assert float(total) == pytest.approx(expected.loss.item(), rel=1e-4)
-    assert (losses.total > total) == (output.proposals is not None)  # theirs says nothing of proposals
+    proposals = {
+        name: value for name, value in losses.terms.items() if name not in layers
+    }  # theirs says nothing of them
+    assert bool(proposals) == (output.proposals is not None)
+    of_proposals = float(sum(criterion.weights[name] * value for name, value in proposals.items()))
+    assert float(losses.total) == pytest.approx(float(total) + of_proposals, rel=1e-5)
+    assert not proposals or of_proposals > 0.1
 
 
 def test_settings_come_from_their_file(pair: tuple[nn.Module, detrkit.Detector]) -> None:
     theirs, ours = pair
     config, settings = ours.card.config, theirs.config
-    assert (config["heads"], config["points"], config["queries"], config["hidden"]) == (4, 2, 20, 96)
+    assert (config["attention_heads"], config["points"], config["queries"], config["hidden"]) == (4, 2, 20, 96)
     assert (config["levels"], config["refine"], config["two_stage"]) == (
         settings.num_feature_levels,
         settings.with_box_refine,
@@ -176,6 +196,6 @@ def test_separate_class_heads_of_a_refining_model(tmp_path: Path) -> None:
     save_file(weights, file, {"format": "pt"})
     theirs = transformers.DeformableDetrForObjectDetection.from_pretrained(tmp_path).eval()
     ours = detrkit.load(file)
-    assert not torch.equal(ours.heads.classes[0].weight, ours.heads.classes[1].weight)
+    assert not torch.equal(ours.heads.class_heads[0].weight, ours.heads.class_heads[1].weight)
     expected, output = run(theirs, ours)
     assert_layers_agree(output.layers, expected)

@@ -1,4 +1,4 @@
-"""Pictures with boxes: the right colour in the right place, the given picture untouched."""
+"""Pictures with boxes: the right colour in the right place, and the original picture unchanged."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import pytest
 import supervision as sv
 from PIL import Image
 
+from detrkit.cards import Category
 from detrkit.data.dataset import ArrayImages, DetectionDataset
 from detrkit.prediction.drawing import COLORS, contact_sheet, draw, labels_of, side_by_side, truth_of
-from detrkit.structures import Category
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 
-def found(*boxes_xyxy: tuple[float, ...], class_id: int = 3, name: str = "cat", scores: bool = True) -> sv.Detections:
+def detections(
+    *boxes_xyxy: tuple[float, ...], class_id: int = 3, name: str = "cat", scores: bool = True
+) -> sv.Detections:
     count = len(boxes_xyxy)
     return sv.Detections(
         xyxy=np.array(boxes_xyxy, dtype=np.float64).reshape(-1, 4),
@@ -24,31 +26,31 @@ def found(*boxes_xyxy: tuple[float, ...], class_id: int = 3, name: str = "cat", 
     )
 
 
-def test_a_box_has_the_colour_of_its_class_and_the_picture_stays_as_it_was() -> None:
+def test_a_box_has_the_colour_of_its_class_and_the_original_is_unchanged() -> None:
     image = Image.new("RGB", (300, 200), WHITE)
-    drawn = draw(image, found((50, 80, 150, 180)))
+    drawn = draw(image, detections((50, 80, 150, 180)))
     color = COLORS.by_idx(3).as_rgb()
     assert [drawn.getpixel(point) for point in ((50, 130), (150, 130), (100, 180))] == [color] * 3
     assert drawn.getpixel((100, 130)) == drawn.getpixel((250, 130)) == WHITE
     assert image.getcolors() == [(300 * 200, WHITE)]
-    other = draw(image, found((10, 80, 40, 180), class_id=4))
+    other = draw(image, detections((10, 80, 40, 180), class_id=4))
     assert other.getpixel((10, 130)) == COLORS.by_idx(4).as_rgb() != color
 
 
 def test_the_label_is_written_above_the_box() -> None:
     image = Image.new("RGB", (300, 200), WHITE)
-    above = np.asarray(draw(image, found((50, 80, 150, 180))))[60:78, 50:110]
+    above = np.asarray(draw(image, detections((50, 80, 150, 180))))[60:78, 50:110]
     colors = {tuple(color) for color in above.reshape(-1, 3).tolist()}
     assert COLORS.by_idx(3).as_rgb() in colors
     assert WHITE in colors
-    assert labels_of(found((0, 0, 1, 1), (0, 0, 1, 1))) == ["cat 0.87", "cat 0.50"]
-    assert labels_of(found((0, 0, 1, 1), scores=False)) == ["cat"]
+    assert labels_of(detections((0, 0, 1, 1), (0, 0, 1, 1))) == ["cat 0.87", "cat 0.50"]
+    assert labels_of(detections((0, 0, 1, 1), scores=False)) == ["cat"]
 
 
 def test_lines_grow_with_the_picture() -> None:
     def thickness(side: int) -> int:
         row = np.asarray(
-            draw(Image.new("RGB", (side, side), WHITE), found((side // 2, side // 2, side - 20, side - 20)))
+            draw(Image.new("RGB", (side, side), WHITE), detections((side // 2, side // 2, side - 20, side - 20)))
         )[side * 3 // 4]
         return int((row[: side * 3 // 4] != 255).any(axis=-1).sum())
 
@@ -57,16 +59,16 @@ def test_lines_grow_with_the_picture() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "RGB"])
-def test_nothing_found_gives_the_picture_back(mode: str) -> None:
+def test_without_detections_the_picture_is_unchanged(mode: str) -> None:
     image = Image.new(mode, (30, 20))
-    assert draw(image, found()).tobytes() == image.convert("RGB").tobytes()
+    assert draw(image, detections()).tobytes() == image.convert("RGB").tobytes()
 
 
 def test_names_in_other_scripts_can_be_drawn() -> None:
     image = Image.new("RGB", (300, 200), WHITE)
     assert (
-        draw(image, found((50, 80, 150, 180), name="Füße")).tobytes()
-        != draw(image, found((50, 80, 150, 180))).tobytes()
+        draw(image, detections((50, 80, 150, 180), name="Füße")).tobytes()
+        != draw(image, detections((50, 80, 150, 180))).tobytes()
     )
 
 
@@ -94,7 +96,9 @@ def test_truth_has_ids_names_and_crowds() -> None:
 
 def test_side_by_side_scales_boxes_with_the_picture() -> None:
     image = Image.new("RGB", (100, 50), BLACK)
-    both = side_by_side(image, found((20, 10, 80, 40)), found((50, 10, 90, 40), class_id=4, scores=False), width=400)
+    both = side_by_side(
+        image, detections((20, 10, 80, 40)), detections((50, 10, 90, 40), class_id=4, scores=False), width=400
+    )
     left, right = (
         both.crop((0, both.height - 200, 400, both.height)),
         both.crop((both.width - 400, both.height - 200, both.width, both.height)),

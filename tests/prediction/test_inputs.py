@@ -1,4 +1,4 @@
-"""Which files are meant by what somebody typed."""
+"""Image files from files, folders and patterns as a user types them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def names(found: list[Path]) -> list[str]:
-    return [path.name for path in found]
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
 
 
 def test_a_folder_gives_its_own_images_in_natural_order(photos: Path) -> None:
@@ -30,12 +30,12 @@ def test_a_folder_gives_its_own_images_in_natural_order(photos: Path) -> None:
 
 
 def test_files_patterns_and_folders_together_each_image_once(photos: Path) -> None:
-    found = find_images(["photos/p10.jpg", str(photos / "*.jpg"), "photos/deeper/../p10.jpg"])
-    assert names(found) == ["odd[1].jpg", "p10.jpg"]
+    images = find_images(["photos/p10.jpg", str(photos / "*.jpg"), "photos/deeper/../p10.jpg"])
+    assert names(images) == ["odd[1].jpg", "p10.jpg"]
     assert names(find_images(["photos/**/p*"])) == ["p3.jpg", "p1.png", "p2.JPG", "p10.jpg"]
 
 
-def test_a_file_that_is_named_is_taken_whatever_its_ending(photos: Path) -> None:
+def test_a_file_that_is_named_directly_may_have_any_suffix(photos: Path) -> None:
     assert names(find_images(["photos/notes.txt"])) == ["notes.txt"]
     assert names(find_images(["photos/odd[1].jpg"])) == ["odd[1].jpg"]
 
@@ -43,14 +43,14 @@ def test_a_file_that_is_named_is_taken_whatever_its_ending(photos: Path) -> None
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "No image was given"),
-        (["empty"], "The folder empty holds no image"),
-        (["photos/p4.jpg"], "photos/p4.jpg does not exist: check its name"),
-        (["photos/*.bmp"], r"The pattern 'photos/\*.bmp' matches no image"),
+        ([], "No images were given"),
+        (["empty"], "The folder empty contains no images"),
+        (["photos/p4.jpg"], "photos/p4.jpg does not exist: check the path; the current folder is"),
+        (["photos/*.bmp"], r"The pattern 'photos/\*.bmp' matches no images"),
         (["photos/p1.png", "missing"], "missing does not exist"),
     ],
 )
-def test_what_is_not_there_is_said(photos: Path, given: list[str], message: str) -> None:
+def test_missing_images_are_an_error(photos: Path, given: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         find_images(given)
 

@@ -1,4 +1,4 @@
-"""A predictor gives boxes of the picture it was given, whatever that was, whoever calls it and however pictures are grouped."""
+"""A predictor returns boxes in the original picture, whatever form it has, from any thread, however pictures are grouped."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import pytest
 import supervision as sv
 import torch
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 
+from detrkit.cards import Category, ModelCard, Preprocessing
 from detrkit.errors import ConfigurationError, DataError, NonFiniteError
 from detrkit.models import detr
 from detrkit.models.catalog import build
 from detrkit.models.detector import Detector
 from detrkit.prediction.predictor import Predictor
-from detrkit.structures import Category, ImageBatch, ModelCard, Output, Preprocessing
+from detrkit.structures import ImageBatch, Output
 
 CATEGORIES = (Category(90, "toothbrush", 0), Category(3, "car", 1))
 HALF = [0.5, 0.5, 0.5, 0.5]
 
 
 class FixedDetector(Detector):
-    """Finds the same two objects in every picture: a car with score 0.8 and a toothbrush with 0.3; remembers what it was shown."""
+    """Finds the same two objects in every picture: a car with score 0.8 and a toothbrush with 0.3; records the batches it gets."""
 
     def __init__(self, *, threshold: float = 0.5) -> None:
-        parts: dict[str, Any] = dict.fromkeys(
-            ("backbone", "neck", "encoder", "query_source", "decoder", "heads"), nn.Identity()
-        )
-        config = dataclasses.asdict(detr.Config(classes=2))
+        config = dataclasses.asdict(detr.Config(class_count=2))
         preprocessing = Preprocessing(short_side=64, long_side=256)
-        super().__init__(**parts, card=ModelCard("detr", "fixed", config, CATEGORIES, preprocessing, threshold))
+        card = ModelCard("detr", "fixed", config, CATEGORIES, preprocessing, threshold)
+        super().__init__(backbone=nn.Identity(), card=card)  # type: ignore[arg-type]
         self.scores = nn.Parameter(torch.tensor([[0.3, 0.1, 0.6], [0.1, 0.8, 0.1]]))
         self.seen: list[ImageBatch] = []
 
@@ -48,7 +48,7 @@ class FixedDetector(Detector):
 
 @pytest.fixture
 def real_model() -> Detector:
-    """A whole detector; its weights are random, so that every picture gives other results."""
+    """A complete detector with random weights, so that every picture gives different results."""
     return build("detr-compact", classes=CATEGORIES, preprocessing=Preprocessing(64, 96), queries=10)
 
 
@@ -56,23 +56,27 @@ def picture(height: int, width: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def same(first: sv.Detections, second: sv.Detections, tolerance: float = 0.0) -> bool:
+def same(first: sv.Detections, second: sv.Detections, tolerance: float = 1e-3) -> bool:
+    """Whether both have the same detections, of which two with nearly equal scores may come in either order."""
     assert first.confidence is not None
     assert second.confidence is not None
-    return (
-        np.array_equal(first.class_id, second.class_id)
-        and np.allclose(first.xyxy, second.xyxy, rtol=0, atol=tolerance)
-        and np.allclose(first.confidence, second.confidence, rtol=0, atol=tolerance)
+    if len(first) != len(second) or not np.allclose(first.confidence, second.confidence, rtol=0, atol=tolerance):
+        return False
+    ours, theirs = (np.column_stack([each.xyxy, each.class_id]).astype(float) for each in (first, second))
+    rows, columns = linear_sum_assignment(np.abs(ours[:, None] - theirs).max(-1))
+    return bool(
+        np.allclose(ours[rows], theirs[columns], rtol=0, atol=tolerance)
+        and np.allclose(first.confidence[rows], second.confidence[columns], rtol=0, atol=tolerance)
     )
 
 
-def test_boxes_are_pixels_of_the_picture_and_classes_have_their_own_ids_and_names() -> None:
-    found = Predictor(FixedDetector(), threshold=0.2)(picture(40, 100))
-    np.testing.assert_allclose(found.xyxy, [[25, 10, 75, 30], [20, 8, 30, 12]], atol=1e-4)
-    np.testing.assert_allclose(found.confidence, [0.8, 0.3], atol=1e-6)
-    assert found.class_id is not None
-    assert found.class_id.tolist() == [3, 90]
-    assert found.data["class_name"].tolist() == ["car", "toothbrush"]
+def test_boxes_are_in_pixels_of_the_picture_and_classes_have_the_categories_ids_and_names() -> None:
+    detections = Predictor(FixedDetector(), threshold=0.2)(picture(40, 100))
+    np.testing.assert_allclose(detections.xyxy, [[25, 10, 75, 30], [20, 8, 30, 12]], atol=1e-4)
+    np.testing.assert_allclose(detections.confidence, [0.8, 0.3], atol=1e-6)
+    assert detections.class_id is not None
+    assert detections.class_id.tolist() == [3, 90]
+    assert detections.data["class_name"].tolist() == ["car", "toothbrush"]
 
 
 def test_the_threshold_is_the_models_own_unless_given() -> None:
@@ -89,7 +93,7 @@ def test_the_threshold_is_the_models_own_unless_given() -> None:
 def test_one_picture_gives_detections_and_a_list_gives_a_list() -> None:
     predictor = Predictor(FixedDetector())
     assert isinstance(predictor(picture(20, 20)), sv.Detections)
-    assert [type(found) for found in predictor([picture(20, 20)])] == [sv.Detections]
+    assert [type(result) for result in predictor([picture(20, 20)])] == [sv.Detections]
     assert predictor([]) == []
 
 
@@ -104,30 +108,42 @@ def test_every_form_of_a_picture_gives_the_same(real_model: Detector, tmp_path: 
         pixels,
         torch.from_numpy(pixels.copy()).permute(2, 0, 1),
     ]
-    found = Predictor(real_model, threshold=0.0)(forms)
-    assert len(found[0]) == 10
-    assert all(same(found[0], other) for other in found[1:])
+    results = Predictor(real_model, threshold=0.0)(forms)
+    assert len(results[0]) == 10
+    assert all(same(results[0], other) for other in results[1:])
 
 
 def test_a_turned_photo_gives_boxes_of_the_photo_as_it_is_shown(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(40, 100).save(tmp_path / "turned.jpg", exif=exif)
-    found = Predictor(FixedDetector())(tmp_path / "turned.jpg")
-    np.testing.assert_allclose(found.xyxy, [[10, 25, 30, 75]], atol=1e-4)
+    detections = Predictor(FixedDetector())(tmp_path / "turned.jpg")
+    np.testing.assert_allclose(detections.xyxy, [[10, 25, 30, 75]], atol=1e-4)
 
 
 def test_batches_hold_pictures_of_one_size_and_results_keep_the_order() -> None:
     model = FixedDetector()
     sizes = [(20, 40), (30, 30), (40, 80), (20, 40), (60, 60), (10, 20)]
-    found = Predictor(model, batch_size=2)([picture(*size) for size in sizes])
+    results = Predictor(model, batch_size=2)([picture(*size) for size in sizes])
     expected = [[width / 4, height / 4, width * 3 / 4, height * 3 / 4] for height, width in sizes]
-    np.testing.assert_allclose([each.xyxy[0] for each in found], expected, atol=1e-4)
+    np.testing.assert_allclose([detections.xyxy[0] for detections in results], expected, atol=1e-4)
     assert [tuple(batch.pixels.shape) for batch in model.seen] == [(2, 3, 64, 128), (2, 3, 64, 64), (2, 3, 64, 128)]
     assert all(batch.padding is None for batch in model.seen)
 
 
-def test_a_list_gives_what_single_pictures_give(real_model: Detector) -> None:
+@pytest.mark.parametrize("smallest_side", [64, 128])
+def test_thin_pictures_are_padded_to_the_models_smallest_side(smallest_side: int) -> None:
+    model = FixedDetector()
+    preprocessing = dataclasses.replace(model.card.preprocessing, smallest_side=smallest_side)
+    model.card = dataclasses.replace(model.card, preprocessing=preprocessing)
+    Predictor(model)(picture(20, 160))  # 32 x 256 after resizing
+    assert tuple(model.seen[0].pixels.shape) == (1, 3, smallest_side, 256)
+    padding = model.seen[0].padding
+    assert padding is not None
+    assert (~padding[0]).sum(0).tolist() == [32] * 256
+
+
+def test_a_list_gives_the_same_as_single_pictures(real_model: Detector) -> None:
     pictures = [picture(50 + 10 * (seed % 3), 70, seed) for seed in range(7)]
     predictor = Predictor(real_model, threshold=0.0, batch_size=3)
     single = [predictor(image) for image in pictures]
@@ -143,36 +159,35 @@ def test_threads_that_share_a_predictor_never_mix_results(real_model: Detector) 
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(4) as pool:
-            rounds = [pool.submit(predictor, images) for _ in range(5) for images in pictures]
-            found = [each.result() for each in rounds]
+            calls = [pool.submit(predictor, images) for _ in range(5) for images in pictures]
+            results_of_calls = [call.result() for call in calls]
     finally:
         sys.setswitchinterval(interval)
-    for number, results in enumerate(found):
+    for number, results in enumerate(results_of_calls):
         assert all(same(first, second, 1e-3) for first, second in zip(results, expected[number % 4], strict=True))
 
 
-def test_two_threads_predict_by_deformable_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call shares its heads out among helper threads, which both callers want at the same time."""
-    kernels = pytest.importorskip("detrkit.layers.deformable_attention_numba")
+def test_two_threads_predict_with_deformable_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call distributes its heads over helper threads, which both callers need at the same time."""
+    kernels = pytest.importorskip("detrkit.layers.sampling.numba_kernels")
     monkeypatch.setattr(kernels, "POINTS_WORTH_A_THREAD", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         torch.manual_seed(0)
         model = build("deformable-detr-compact-two-stage", classes=["a", "b"], encoder_layers=1).eval()
-        for head in model.heads.boxes:
-            torch.nn.init.normal_(head.layers[-1].weight, std=0.2)  # boxes that depend on what is seen
+        for head in model.heads.box_heads:
+            torch.nn.init.normal_(head.layers[-1].weight, std=0.2)  # makes boxes depend on the picture
         predictor = Predictor(model, threshold=0.0)
         pictures = [[picture(64 + 16 * thread, 96, 10 * thread + number) for number in range(3)] for thread in range(2)]
         expected = [predictor(images) for images in pictures]
         assert not same(expected[0][0], expected[0][1], 1e-2)
         with ThreadPoolExecutor(2) as pool:
-            found = [
-                each.result() for each in [pool.submit(predictor, images) for _ in range(4) for images in pictures]
-            ]
+            calls = [pool.submit(predictor, images) for _ in range(4) for images in pictures]
+            results_of_calls = [call.result() for call in calls]
     finally:
         torch.set_num_threads(before)
-    for number, results in enumerate(found):
+    for number, results in enumerate(results_of_calls):
         assert all(same(first, second, 1e-2) for first, second in zip(results, expected[number % 2], strict=True))
 
 
@@ -182,7 +197,7 @@ def test_the_model_is_in_eval_mode_and_has_to_stay_there(real_model: Detector) -
     assert not any(module.training for module in real_model.modules())
     real_model.train()
     with pytest.raises(
-        ConfigurationError, match=r"put in training mode after its predictor was made: call model\.eval\(\)"
+        ConfigurationError, match=r"put in training mode after its predictor was created: call model\.eval\(\)"
     ):
         predictor(picture(20, 20))
 
@@ -190,7 +205,7 @@ def test_the_model_is_in_eval_mode_and_has_to_stay_there(real_model: Detector) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"threshold": 1.5}, "The threshold 1.5 is no score: choose one from 0 to 1."),
+        ({"threshold": 1.5}, "The threshold 1.5 is not a score: choose one from 0 to 1."),
         ({"threshold": -0.1}, "The threshold -0.1"),
         ({"threshold": float("nan")}, "The threshold nan"),
         ({"batch_size": 0}, "The batch size 0 is too small"),
@@ -201,15 +216,15 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message
         Predictor(FixedDetector(), **settings)
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_an_input_that_is_not_a_picture_is_named(tmp_path: Path) -> None:
     predictor = Predictor(FixedDetector())
     with pytest.raises(DataError, match=r"missing\.jpg does not exist"):
         predictor([picture(20, 20), tmp_path / "missing.jpg"])
-    with pytest.raises(DataError, match=r"An array \(4, 4, 3\) of float32 is no image"):
+    with pytest.raises(DataError, match=r"An array \(4, 4, 3\) of float32 is not an image"):
         predictor(np.zeros((4, 4, 3), dtype=np.float32))
 
 
-def test_damaged_weights_are_told(real_model: Detector) -> None:
+def test_damaged_weights_are_reported(real_model: Detector) -> None:
     with torch.no_grad():
         next(real_model.heads.parameters()).fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="scores or boxes that are NaN or infinite"):
@@ -218,7 +233,7 @@ def test_damaged_weights_are_told(real_model: Detector) -> None:
 
 def test_half_precision_models_get_half_precision_pixels() -> None:
     model = FixedDetector().to(torch.bfloat16)
-    found = Predictor(model)(picture(40, 100))
+    detections = Predictor(model)(picture(40, 100))
     assert model.seen[0].pixels.dtype == torch.bfloat16
-    assert found.xyxy.dtype == np.float32
-    np.testing.assert_allclose(found.xyxy, [[25, 10, 75, 30]], atol=0.5)
+    assert detections.xyxy.dtype == np.float32
+    np.testing.assert_allclose(detections.xyxy, [[25, 10, 75, 30]], atol=0.5)

@@ -1,4 +1,4 @@
-"""Result entries keep ids and digits; drawn pictures get names of their own and appear whole or not at all."""
+"""Result entries keep ids and digits; drawn pictures get unique names and are saved completely or not at all."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_entries_have_width_and_height_and_the_categories_own_ids() -> None:
     ]
 
 
-def test_digits_of_entries_bring_back_every_float32() -> None:
+def test_digits_of_entries_restore_every_float32() -> None:
     scores = np.random.default_rng(0).random(1000, dtype=np.float32)
     many = sv.Detections(xyxy=np.zeros((1000, 4)), confidence=scores, class_id=np.zeros(1000, dtype=int))
-    back = [entry["score"] for entry in json.loads(json.dumps(to_entries(many, 1)))]
-    assert (np.array(back, dtype=np.float32) == scores).all()
+    restored = [entry["score"] for entry in json.loads(json.dumps(to_entries(many, 1)))]
+    assert (np.array(restored, dtype=np.float32) == scores).all()
 
 
 def test_numeric_file_names_are_image_ids() -> None:
@@ -53,7 +53,7 @@ def test_other_file_names_are_numbered_and_named(paths: list[str]) -> None:
     ]
 
 
-def test_a_picture_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_saved_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = save_image(tmp_path / "new" / "c.png", Image.new("RGB", (4, 3), (1, 2, 3)))
     assert Image.open(file).getpixel((0, 0)) == (1, 2, 3)
 
@@ -68,7 +68,7 @@ def test_a_picture_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_drawn_copies_get_names_that_differ() -> None:
+def test_drawn_copies_get_unique_names() -> None:
     paths = ["a/dog.jpg", "b/dog.jpg", "c/Dog.JPG", "cat.tiff", "cat.png", "a/dog_2.jpg", "bird.WEBP"]
     assert output_names([Path(path) for path in paths]) == [
         "dog.jpg",
@@ -82,6 +82,6 @@ def test_drawn_copies_get_names_that_differ() -> None:
 
 
 @pytest.mark.parametrize("name", ["picture.doc", "picture", "picture.psd"])
-def test_a_picture_needs_the_ending_of_a_format(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OutputError, match=f"{name} has no ending of an image format that can be written"):
+def test_a_picture_needs_the_suffix_of_a_format(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match=f"{name} does not end like an image file that can be written"):
         save_image(tmp_path / name, Image.new("RGB", (4, 3)))
