@@ -24,7 +24,7 @@ import torch
 
 import detrkit
 from detrkit.files import write_json
-from detrkit.models.detector import Detector, flatten_levels
+from detrkit.models.detector import Detector, EncoderDecoder, flatten_levels
 from detrkit.structures import ImageBatch
 
 VARIANTS = {"DETR": "detr-r50", "Deformable DETR": "deformable-detr-r50"}
@@ -71,8 +71,9 @@ def work(model: Detector, part: str, size: int) -> Any:
     batch = ImageBatch(torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1)))
     if part == "whole model":
         return lambda: model(batch)
+    assert isinstance(model, EncoderDecoder)
     with torch.inference_mode():
-        memory = flatten_levels(model.neck(model.backbone(batch), None))
+        memory = flatten_levels(model.neck(model.backbone(batch), None), batch.image_sizes())
     return lambda: model.encoder(memory)
 
 
