@@ -125,6 +125,22 @@ def test_a_run_goes_on_without_what_its_version_did_not_know(digits_folder: Path
     assert "position_projection" not in str(load_file(tmp_path / "run" / "last.safetensors").keys())
 
 
+def test_a_run_that_is_stopped_says_whether_it_can_be_continued(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", stopped)
+    text = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        detrkit.train(
+            "detr-compact", digits_folder, output=str(tmp_path / "run"), console=Console(file=text, width=200), **SMALL
+        )
+    assert "Stopped before the first epoch was finished, so nothing was kept" in text.getvalue()
+    assert "--resume" not in text.getvalue()
+
+
 def continue_run(folder: Path, epochs: int) -> None:
     """Resumes a finished run after its number of epochs was raised in its configuration."""
     path = folder / "config.json"

@@ -46,7 +46,7 @@ class Config(MultiScaleSettings):
 
     Attributes:
         distinct_overlap: IoU with a better proposal above which a proposal is a repetition.
-        denoising: in training, the largest number of noised copies of objects per image, in addition to its queries; at least two.
+        denoising: in training, the largest number of noised copies of objects per image, in addition to its queries, at least two. A crowded image gets a random choice of its objects in each step.
 
     Raises:
         ConfigurationError: see `MultiScaleSettings`; or an overlap that is not an IoU.

@@ -144,7 +144,10 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
         try:
             trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
         except SystemExit as end:  # raised by Lightning on Ctrl-C and on SIGTERM, for the latter even with exit code 0
-            console.print(f"Stopped. Continue with: detrkit train --resume {folder.path}")
+            if folder.state.is_file():
+                console.print(f"Stopped. Continue with: detrkit train --resume {folder.path}")
+            else:
+                console.print(f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}")
             raise KeyboardInterrupt from end
     return _finish(folder, validation, options)
 
