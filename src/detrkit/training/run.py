@@ -147,7 +147,9 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
             if folder.state.is_file():
                 console.print(f"Stopped. Continue with: detrkit train --resume {folder.path}")
             else:
-                console.print(f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}")
+                console.print(
+                    f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}"
+                )
             raise KeyboardInterrupt from end
     return _finish(folder, validation, options)
 
