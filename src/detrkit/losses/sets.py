@@ -80,46 +80,16 @@ class DecoderLayers:
 
 
 @dataclass(frozen=True)
-class AllProposals:
-    """The proposals of all tokens, matched to objects that all count as class 0 (Deformable DETR, appendix A.4)."""
-
+class _Proposals:
     source: ClassVar[str] = "proposals"
 
     def names(self, layers: int) -> list[str]:  # noqa: ARG002 - an encoder's proposals are one layer
         """`proposals`."""
         return ["proposals"]
 
-    def part(self, output: Output, targets: Sequence[Target], object_count: Tensor) -> Part:
-        """All proposals as one layer."""
-        proposals = _proposed(output, "all")
-        classless = [dataclasses.replace(target, labels=torch.zeros_like(target.labels)) for target in targets]
-        return Part(_as_layer(proposals), classless, object_count.clamp(min=1))
-
 
 @dataclass(frozen=True)
-class ChosenProposals:
-    """The proposals that became queries, matched to objects with their classes (DINO, section 3.4)."""
-
-    source: ClassVar[str] = "proposals"
-
-    def names(self, layers: int) -> list[str]:  # noqa: ARG002 - an encoder's proposals are one layer
-        """`proposals`."""
-        return ["proposals"]
-
-    def part(self, output: Output, targets: Sequence[Target], object_count: Tensor) -> Part:
-        """The chosen proposals as one layer."""
-        proposals = _proposed(output, "chosen")
-        return Part(_as_layer(proposals), targets, object_count.clamp(min=1))
-
-
-@dataclass(frozen=True)
-class KnownGroup:
-    """Training queries whose objects are known in advance, as in denoising; they exist in training only.
-
-    Attributes:
-        name: the group's name.
-    """
-
+class _TrainingGroup:
     name: str
 
     @property
@@ -130,6 +100,36 @@ class KnownGroup:
     def names(self, layers: int) -> list[str]:
         """`<group>.layers.<i>`."""
         return _layer_names(layers, f"{self.name}.")
+
+
+@dataclass(frozen=True)
+class AllProposals(_Proposals):
+    """The proposals of all tokens, matched to objects that all count as class 0 (Deformable DETR, appendix A.4)."""
+
+    def part(self, output: Output, targets: Sequence[Target], object_count: Tensor) -> Part:
+        """All proposals as one layer."""
+        proposals = _proposed(output, "all")
+        classless = [dataclasses.replace(target, labels=torch.zeros_like(target.labels)) for target in targets]
+        return Part(_as_layer(proposals), classless, object_count.clamp(min=1))
+
+
+@dataclass(frozen=True)
+class ChosenProposals(_Proposals):
+    """The proposals that became queries, matched to objects with their classes (DINO, section 3.4)."""
+
+    def part(self, output: Output, targets: Sequence[Target], object_count: Tensor) -> Part:
+        """The chosen proposals as one layer."""
+        proposals = _proposed(output, "chosen")
+        return Part(_as_layer(proposals), targets, object_count.clamp(min=1))
+
+
+@dataclass(frozen=True)
+class KnownGroup(_TrainingGroup):
+    """Training queries whose objects are known in advance, as in denoising; they exist in training only.
+
+    Attributes:
+        name: the group's name.
+    """
 
     def part(self, output: Output, targets: Sequence[Target], object_count: Tensor) -> Part | None:
         """All layers of the group."""
@@ -150,23 +150,12 @@ class KnownGroup:
 
 
 @dataclass(frozen=True)
-class RepeatedGroup:
+class RepeatedGroup(_TrainingGroup):
     """Training queries that are matched to repeated targets (H-DETR, Jia et al. 2023, section 3.2); they exist in training only.
 
     Attributes:
         name: the group's name.
     """
-
-    name: str
-
-    @property
-    def source(self) -> str:
-        """The group's name."""
-        return self.name
-
-    def names(self, layers: int) -> list[str]:
-        """`<group>.layers.<i>`."""
-        return _layer_names(layers, f"{self.name}.")
 
     def part(self, output: Output, targets: Sequence[Target], object_count: Tensor) -> Part | None:
         """All layers of the group, and the repeated targets, whose number is the divisor."""
