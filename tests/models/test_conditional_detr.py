@@ -11,13 +11,13 @@ import torch
 from support import make_memory
 from torch import Tensor, nn
 
+from detrkit.layers.position_encoding import reference_code
 from detrkit.models.catalog import build, criterion_for, selection_for
 from detrkit.models.conditional_detr import (
     Config,
     CrossAttention,
     FirstCrossAttention,
     SelfAttention,
-    point_code,
 )
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Memory, Target
@@ -102,7 +102,7 @@ def test_self_attention_adds_projected_positions_to_queries_and_keys_only() -> N
 
 
 def test_the_code_of_a_point_is_y_then_x() -> None:
-    code = point_code(torch.tensor([[[0.25, 0.5]]], dtype=torch.float64), width=8)[0, 0]
+    code = reference_code(torch.tensor([[[0.25, 0.5]]], dtype=torch.float64), width=8)[0, 0]
     y, x = 0.5 * 2 * math.pi, 0.25 * 2 * math.pi
     wanted = [
         each for angle in (y, x) for slow in (1, 100) for each in (math.sin(angle / slow), math.cos(angle / slow))
@@ -120,7 +120,7 @@ def test_a_layer_scales_its_spatial_query_by_what_the_layer_before_gave() -> Non
         layer.register_forward_pre_hook(lambda _, arguments, named: spatial.append(named["spatial"]), with_kwargs=True)
         layer.register_forward_hook(lambda _, arguments, result: contents.append(result))
     model.decoder(queries, memory, model.heads)
-    code = point_code(queries.references, width=64)
+    code = reference_code(queries.references, width=64)
     torch.testing.assert_close(spatial[0], code)
     for index in (1, 2):
         torch.testing.assert_close(spatial[index], code * model.decoder.position_scale(contents[index - 1]))

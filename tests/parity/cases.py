@@ -39,11 +39,15 @@ CASES = {
     "detr_r50_dc5": Case("detr-r50-dc5", SMALL),
     "conditional_detr_r50": Case("conditional-detr-r50", SMALL),
     "conditional_detr_r50_dc5": Case("conditional-detr-r50-dc5", SMALL),
+    "dab_detr_r50": Case("dab-detr-r50", SMALL),
+    "dab_detr_r50_dc5": Case("dab-detr-r50-dc5", SMALL),
+    "dab_detr_r50_3patterns": Case("dab-detr-r50-3patterns", {"queries": 54}),
     "deformable_detr_r50": Case("deformable-detr-r50", SMALL),
     "deformable_detr_single_scale": Case("deformable-detr-r50-single-scale", SMALL),
     "deformable_detr_single_scale_dc5": Case("deformable-detr-r50-single-scale-dc5", SMALL),
     "deformable_detr_refine": Case("deformable-detr-r50-refine", SMALL),
     "deformable_detr_two_stage": Case("deformable-detr-r50-two-stage", SMALL),
+    "dab_deformable_detr_r50": Case("dab-deformable-detr-r50", SMALL),
 }
 _OUTSIDE_ARRAYS = (".inside", "encoder.index", "encoder.topk")  # what tells about other arrays
 
@@ -181,16 +185,16 @@ class Run:
 def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
     """What a model has where the authors' code has the array of this name."""
     kind, *rest = name.split(".")
-    if kind in ("backbone", "projected", "position"):
+    if kind in ("backbone", "projected", "position", "mask"):
         level = int(rest[0]) if rest else 0
+        if kind == "mask":
+            assert stages.neck.paddings[level] is not None
         return {
+            "mask": lambda: stages.neck.paddings[level],
             "backbone": lambda: stages.backbone[level].features,
             "projected": lambda: stages.neck.maps[level],
             "position": lambda: stages.neck.positions[level],
         }[kind]()
-    if kind == "mask":
-        assert stages.neck.paddings[0] is not None
-        return stages.neck.paddings[0]
     if kind == "memory":
         return stages.memory.tokens
     if kind == "reference":

@@ -35,11 +35,11 @@ from detrkit.errors import CheckpointError
 from detrkit.models.deformable_detr import Config
 
 # Norms are numbered in the order of the paper's figure, not in the order in which the decoder applies them.
-_ENCODER_NORMS, _DECODER_NORMS = ("norm", "feed_forward.norm"), ("cross_norm", "self_norm", "feed_forward.norm")
+ENCODER_NORMS, DECODER_NORMS = ("norm", "feed_forward.norm"), ("cross_norm", "self_norm", "feed_forward.norm")
 
 
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """The settings that determine a model's tensor names."""
 
     layers: int
@@ -49,7 +49,7 @@ class _Form:
 
 def official(config: Config) -> KeyMapping:
     """The authors' names for a model of this configuration."""
-    return _official(_Form(layers=config.decoder_layers, refine=config.refine, two_stage=config.two_stage))
+    return _official(Form(layers=config.decoder_layers, refine=config.refine, two_stage=config.two_stage))
 
 
 def layout(names: Collection[str]) -> KeyMapping:
@@ -60,7 +60,22 @@ def layout(names: Collection[str]) -> KeyMapping:
 
 
 def _computed(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Points follow from the number of heads; the weights show the number of queries in one-stage models only, and dilation never."""
+    """The weights show the number of queries in one-stage models only."""
+    shapes = points_and_backbone(values, tensors, arguments)
+    return shapes | {"queries": _queries_in(values, tensors, arguments)}
+
+
+def points_and_backbone(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Points follow from the number of heads; the weights never show dilation.
+
+    Args:
+        values: all settings so far.
+        tensors: the weights by our names.
+        arguments: stored beside the weights.
+
+    Raises:
+        CheckpointError: weights of attention that do not fit the heads.
+    """
     outputs = Size("points", "decoder.layers.0.cross_attention.weights.weight").read(tensors)
     heads, levels = values["attention_heads"], values["levels"]
     points, rest = divmod(outputs, heads * levels)
@@ -69,11 +84,7 @@ def _computed(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[st
             f"{outputs} attention weights do not fit {heads} heads on {levels} levels: "
             "give the variant that it was trained as"
         )
-    return {
-        "points": points,
-        "backbone": _backbone(values["backbone"], arguments),
-        "queries": _queries_in(values, tensors, arguments),
-    }
+    return {"points": points, "backbone": _backbone(values["backbone"], arguments)}
 
 
 def _queries_in(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> int:
@@ -92,33 +103,38 @@ def _backbone(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{plain}-dc5" if dilated else plain
 
 
-def _form(names: Collection[str], transformer: str) -> _Form:
-    return _Form(
+def _form(names: Collection[str], transformer: str) -> Form:
+    return Form(
         layers=count_modules(names, f"{transformer}decoder.layers."),
         refine=f"{transformer}decoder.bbox_embed.0.layers.0.weight" in names,
         two_stage=f"{transformer}pos_trans.weight" in names,
     )
 
 
-def _official(form: _Form) -> KeyMapping:
+def official_frame(form: Form) -> list[Rule]:
+    """The authors' names of everything except the query source; descendants share these rules."""
     attention = "transformer.{part}.layers.{{n}}.{name}"
+    return [
+        OFFICIAL_BACKBONE,
+        *official_layers("encoder", {}, ENCODER_NORMS),
+        *official_layers("decoder", {"self_attention": "self_attn"}, DECODER_NORMS),
+        *attention_rules("encoder", "attention", attention.format(part="encoder", name="self_attn")),
+        *attention_rules("decoder", "cross_attention", attention.format(part="decoder", name="cross_attn")),
+        Rule("encoder.level_code", ("transformer.level_embed",)),
+        *head_rules(form, "transformer.decoder."),
+        same("neck.projections.{n}.0", "input_proj.{n}.0"),
+        same("neck.projections.{n}.1", "input_proj.{n}.1"),
+    ]
+
+
+def _official(form: Form) -> KeyMapping:
     return KeyMapping(
-        [
-            OFFICIAL_BACKBONE,
-            *official_layers("encoder", {}, _ENCODER_NORMS),
-            *official_layers("decoder", {"self_attention": "self_attn"}, _DECODER_NORMS),
-            *_attention("encoder", "attention", attention.format(part="encoder", name="self_attn")),
-            *_attention("decoder", "cross_attention", attention.format(part="decoder", name="cross_attn")),
-            *_queries(form, "transformer.", "query_embed"),
-            *_heads(form, "transformer.decoder."),
-            same("neck.projections.{n}.0", "input_proj.{n}.0"),
-            same("neck.projections.{n}.1", "input_proj.{n}.1"),
-        ],
+        [*official_frame(form), *_queries(form, "transformer.", "query_embed")],
         OFFICIAL_COUNTERS,
     )
 
 
-def _hugging_face(form: _Form, names: Collection[str]) -> KeyMapping:
+def _hugging_face(form: Form, names: Collection[str]) -> KeyMapping:
     """Hugging Face's names in files; newer releases keep these names although their modules have others."""
     encoder, decoder = "model.encoder.layers.{n}", "model.decoder.layers.{n}"
     # Newer releases tie the class heads of refining models to the first one, and then write only that one.
@@ -128,12 +144,13 @@ def _hugging_face(form: _Form, names: Collection[str]) -> KeyMapping:
             *(hugging_face_backbone() if OWN_RESNET in names else TIMM_BACKBONE),
             *hugging_face_layers("encoder", {}),
             *hugging_face_layers("decoder", {"self_attention": "self_attn"}),
-            *_attention("encoder", "attention", f"{encoder}.self_attn"),
-            *_attention("decoder", "cross_attention", f"{decoder}.encoder_attn"),
+            *attention_rules("encoder", "attention", f"{encoder}.self_attn"),
+            *attention_rules("decoder", "cross_attention", f"{decoder}.encoder_attn"),
             same("encoder.layers.{n}.norm", f"{encoder}.self_attn_layer_norm"),
             same("decoder.layers.{n}.cross_norm", f"{decoder}.encoder_attn_layer_norm"),
+            Rule("encoder.level_code", ("model.level_embed",)),
             *_queries(form, "model.", "model.query_position_embeddings"),
-            *_heads(form, "model.decoder.", one_class_head=tied),
+            *head_rules(form, "model.decoder.", one_class_head=tied),
             same("neck.projections.{n}.0", "model.input_proj.{n}.0"),
             same("neck.projections.{n}.1", "model.input_proj.{n}.1"),
         ],
@@ -141,7 +158,7 @@ def _hugging_face(form: _Form, names: Collection[str]) -> KeyMapping:
     )
 
 
-def _attention(part: str, our_module: str, their_module: str) -> list[Rule]:
+def attention_rules(part: str, our_module: str, their_module: str) -> list[Rule]:
     names = {
         "offsets": "sampling_offsets",
         "weights": "attention_weights",
@@ -154,8 +171,8 @@ def _attention(part: str, our_module: str, their_module: str) -> list[Rule]:
     ]
 
 
-def _queries(form: _Form, transformer: str, embedding: str) -> list[Rule]:
-    """Level codes and the query source."""
+def _queries(form: Form, transformer: str, embedding: str) -> list[Rule]:
+    """The query source."""
     names = {"embedding": embedding, "reference_points": f"{transformer}reference_points"}
     if form.two_stage:
         names = {
@@ -164,11 +181,10 @@ def _queries(form: _Form, transformer: str, embedding: str) -> list[Rule]:
             "position_projection": f"{transformer}pos_trans",
             "position_norm": f"{transformer}pos_trans_norm",
         }
-    level_code = Rule("encoder.level_code", (f"{transformer}level_embed",))
-    return [level_code, *(same(f"query_source.{our_name}", their_name) for our_name, their_name in names.items())]
+    return [same(f"query_source.{our_name}", their_name) for our_name, their_name in names.items()]
 
 
-def _heads(form: _Form, decoder: str, *, one_class_head: bool = False) -> list[Rule]:
+def head_rules(form: Form, decoder: str, *, one_class_head: bool = False) -> list[Rule]:
     """Heads under all their names; the first one is the name under which the authors' code has the gradients.
 
     Args:
@@ -202,6 +218,14 @@ def _signatures(transformer: str, cross_attention: str, embedding: str) -> tuple
     return {**attention, **one_stage}, {**attention, **two_stage}
 
 
+SIZES = (
+    Size("width", "neck.projections.0.0.weight"),
+    Size("hidden", "decoder.layers.0.feed_forward.expand.weight"),
+    Size("class_count", ("heads.class_head.weight", "heads.class_heads.0.weight")),
+    Count("levels", "neck.projections."),
+    Count("encoder_layers", "encoder.layers."),
+    Count("decoder_layers", "decoder.layers."),
+)
 TABLE = Table(
     paper=Paper(
         "Deformable DETR",
@@ -213,12 +237,7 @@ TABLE = Table(
     official=official,
     layout=layout,
     readings=(
-        Size("width", "neck.projections.0.0.weight"),
-        Size("hidden", "decoder.layers.0.feed_forward.expand.weight"),
-        Size("class_count", ("heads.class_head.weight", "heads.class_heads.0.weight")),
-        Count("levels", "neck.projections."),
-        Count("encoder_layers", "encoder.layers."),
-        Count("decoder_layers", "decoder.layers."),
+        *SIZES,
         Present("refine", "heads.class_heads.0.weight"),
         Present("two_stage", "query_source.position_projection.weight"),
     ),

@@ -27,10 +27,10 @@ class Rule:
 
     Attributes:
         own: pattern of our name, such as "encoder.layers.{n}.norm.{leaf}"; several patterns are parts of one foreign tensor, which is split
-            into equal parts along the first axis.
-        foreign: pattern of the foreign name, with the same fields; several patterns are equal parts that are concatenated along the first
-            axis to give our tensor.
+            into equal parts.
+        foreign: pattern of the foreign name, with the same fields; several patterns are equal parts that are concatenated to give our tensor.
         aliases: further patterns under which other code writes the same whole tensor, because it uses a module in several places.
+        axis: the axis along which parts are split or concatenated.
 
     Raises:
         ValueError: several names on both sides, aliases of a concatenation, patterns with different fields, or an unknown field.
@@ -39,6 +39,7 @@ class Rule:
     own: str | tuple[str, ...]
     foreign: tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    axis: int = 0
 
     def __post_init__(self) -> None:
         if len(self.foreign) > 1 and len(self.own_parts) > 1:
@@ -81,11 +82,12 @@ class _Assembly:
 
     def __init__(self) -> None:
         self._sizes: dict[str, int] = {}
+        self._axes: dict[str, int] = {}
         self._parts: dict[str, dict[int, tuple[str, Tensor]]] = {}
 
-    def add(self, name: str, part: int, size: int, source: str, values: Tensor) -> None:
-        """Adds part number `part` of `size` from the tensor `source`; a part that was added before must be equal."""
-        self._sizes[name] = size
+    def add(self, name: str, part: int, size: int, source: str, values: Tensor, *, axis: int = 0) -> None:
+        """Adds part number `part` of `size` along `axis` from the tensor `source`; a part that was added before must be equal."""
+        self._sizes[name], self._axes[name] = size, axis
         first_source, first_values = self._parts.setdefault(name, {}).setdefault(part, (source, values))
         _check_equal(first_source, first_values, source, values)
 
@@ -100,7 +102,7 @@ class _Assembly:
                 f"'{name}' is made of {size} tensors but only {len(parts)} were given: give all of them"
             )
         ordered = [parts[index][1] for index in range(size)]
-        return ordered[0] if size == 1 else torch.cat(ordered)
+        return ordered[0] if size == 1 else torch.cat(ordered, dim=self._axes[name])
 
 
 class KeyMapping:
@@ -130,9 +132,10 @@ class KeyMapping:
         for name, tensor in tensors.items():
             rule, part, fields = self._find_own(name)
             if len(rule.own_parts) > 1:
-                result.add(rule.foreign[0].format(**fields), part, len(rule.own_parts), name, tensor)
+                foreign_name = rule.foreign[0].format(**fields)
+                result.add(foreign_name, part, len(rule.own_parts), name, tensor, axis=rule.axis)
                 continue
-            pieces = _split(name, tensor, len(rule.foreign))
+            pieces = _split(name, tensor, len(rule.foreign), rule.axis)
             for pattern, piece in zip(rule.foreign, pieces, strict=True):
                 result.add(pattern.format(**fields), 0, 1, name, piece)
             for pattern in rule.aliases:
@@ -163,8 +166,8 @@ class KeyMapping:
                 wanted = not droppable if own_names is None else any(our_name in own_names for our_name in our_names)
                 if wanted:
                     known = True
-                    for our_name, piece in zip(our_names, _split(name, tensor, len(our_names)), strict=True):
-                        result.add(our_name, part, len(rule.foreign), name, piece)
+                    for our_name, piece in zip(our_names, _split(name, tensor, len(our_names), rule.axis), strict=True):
+                        result.add(our_name, part, len(rule.foreign), name, piece, axis=rule.axis)
             if not known and not droppable:
                 unknown.append(name)
         if unknown:
@@ -205,15 +208,15 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(text + re.escape(name[end:]))
 
 
-def _split(name: str, tensor: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Splits a tensor into equal parts along the first axis."""
+def _split(name: str, tensor: Tensor, count: int, axis: int) -> tuple[Tensor, ...]:
+    """Splits a tensor into equal parts."""
     if count == 1:
         return (tensor,)
-    if tensor.dim() == 0 or len(tensor) % count:
+    if tensor.dim() <= axis or tensor.shape[axis] % count:
         raise CheckpointError(
             f"'{name}' of shape {list(tensor.shape)} does not split into {count} equal parts: the weights are of another model"
         )
-    return tensor.chunk(count)
+    return tensor.chunk(count, dim=axis)
 
 
 def _check_equal(first: str, values: Tensor, second: str, others: Tensor) -> None:

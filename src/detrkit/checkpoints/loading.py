@@ -146,7 +146,7 @@ def _find_variant_name(file: WeightFile, family: str, weights: Mapping[str, Tens
     if not fitting:
         raise CheckpointError(f"{file.path} has a backbone ({' or '.join(backbones)}) that no {family} variant has")
     candidates = TABLES[family].candidates(weights, fitting)
-    stored = _stored_variants(file, candidates)
+    stored = _stored_variants(file, candidates, TABLES[family].stated(file.arguments))
     if given is not None:
         if given not in candidates:
             raise CheckpointError(f"{file.path} is not a {given}: its weights fit {' or '.join(candidates)}")
@@ -163,11 +163,13 @@ def _find_variant_name(file: WeightFile, family: str, weights: Mapping[str, Tens
     return stored[0]
 
 
-def _stored_variants(file: WeightFile, candidates: list[str]) -> list[str]:
+def _stored_variants(file: WeightFile, candidates: list[str], stated: Mapping[str, Any]) -> list[str]:
     """The candidates that agree with the file's stored options, or the one whose published file has this checksum.
 
-    If the options agree with none, they were changed for this model, and every candidate remains.
+    An option with which none agrees was changed for this model, and rules out no candidate.
     """
+    for setting, value in stated.items():
+        candidates = [name for name in candidates if getattr(CATALOG[name].config, setting) == value] or candidates
     dilation = stored_dilation(file.arguments)
     if dilation is not None:
         agreeing = [name for name in candidates if CATALOG[name].config.backbone.endswith("-dc5") == dilation]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from detrkit.checkpoints import conditional_detr, deformable_detr, detr, light_detr
+from detrkit.checkpoints import conditional_detr, dab_deformable_detr, dab_detr, deformable_detr, detr, light_detr
 from detrkit.checkpoints.shared import Paper, Signature, Table
 from detrkit.models.catalog import FAMILIES
 
@@ -31,16 +31,6 @@ _HUGGING_FACE_RT_DECODER: Signature = {
 _HUGGING_FACE_RT_VALUES: Signature = {
     **_HUGGING_FACE_RT_DECODER,
     "model.decoder.layers.0.encoder_attn.value_proj.weight": ("D", "D"),
-}
-_ANCHORS: Signature = {
-    "refpoint_embed.weight": ("Q", 4),
-    "transformer.decoder.ref_anchor_head.layers.1.weight": (2, "D"),
-    "transformer.decoder.layers.0.ca_qpos_sine_proj.weight": ("D", "D"),
-}
-_DEFORMABLE_ANCHORS: Signature = {
-    "refpoint_embed.weight": ("Q", 4),
-    "transformer.decoder.ref_point_head.layers.0.weight": ("D", "2D"),
-    _OFFSETS: (None, "D"),
 }
 # By family, descendants before ancestors: papers with a table, and papers that are recognised but cannot be loaded.
 _KNOWN: dict[str, Table | Paper] = {
@@ -90,19 +80,12 @@ _KNOWN: dict[str, Table | Paper] = {
         ),
         article="an",
     ),
-    "dn_deformable_detr": Paper("DN-Deformable-DETR", ({**_DEFORMABLE_ANCHORS, "label_enc.weight": (None, "D-1")},)),
-    "dn_detr": Paper("DN-DETR", ({**_ANCHORS, "label_enc.weight": (None, "D-1")},)),
-    "dab_deformable_detr": Paper("DAB-Deformable-DETR", ({**_DEFORMABLE_ANCHORS, "tgt_embed.weight": ("Q", "D")},)),
-    "dab_detr": Paper(
-        "DAB-DETR",
-        (
-            _ANCHORS,
-            {
-                "model.query_refpoint_embeddings.weight": ("Q", 4),
-                "model.decoder.ref_anchor_head.layers.1.weight": (2, "D"),
-            },
-        ),
+    "dn_deformable_detr": Paper(
+        "DN-Deformable-DETR", ({**dab_deformable_detr.ANCHORS, "label_enc.weight": (None, "D-1")},)
     ),
+    "dn_detr": Paper("DN-DETR", ({**dab_detr.SIGNATURE, "label_enc.weight": (None, "D-1")},)),
+    "dab_deformable_detr": dab_deformable_detr.TABLE,
+    "dab_detr": dab_detr.TABLE,
     "sam_detr": Paper(
         "SAM-DETR",
         (

@@ -146,6 +146,27 @@ class Present:
         return self.tensor in tensors
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A setting that is the number of rows of a tensor, 0 where there is no such tensor.
+
+    Attributes:
+        setting: field of the configuration.
+        tensor: our name of the tensor.
+    """
+
+    setting: str
+    tensor: str
+
+    def read(self, tensors: Tensors) -> int:
+        """See `Reading`."""
+        return len(tensors[self.tensor]) if self.tensor in tensors else 0
+
+
+def _nothing_stated(arguments: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001 - see `Table.stated`
+    return {}
+
+
 def _nothing_to_compute(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001 - see `Table.compute`
     return {}
 
@@ -160,6 +181,8 @@ class Table:
         layout: the key mapping for a file with these names; the file must have one of the paper's signatures.
         readings: the settings that are read from the weights.
         telling: settings, the most important first, that decide which variants fit the weights best.
+        stated: settings that the arguments stored beside the weights state, besides dilation and attention heads; variants that do not agree
+            with them are ruled out as long as one agrees.
         compute: settings that take arithmetic, given all settings so far, the weights by our names and the stored arguments.
     """
 
@@ -168,6 +191,7 @@ class Table:
     layout: Callable[[Collection[str]], KeyMapping]
     readings: tuple[Reading, ...] = ()
     telling: tuple[str, ...] = ()
+    stated: Callable[[Mapping[str, Any]], dict[str, Any]] = _nothing_stated
     compute: Callable[[Mapping[str, Any], Tensors, Mapping[str, Any]], dict[str, Any]] = field(
         default=_nothing_to_compute
     )
@@ -207,6 +231,7 @@ class Table:
         except CheckpointError as problem:
             raise CheckpointError(f"{problem}: this is only a part of a {self.paper.name}") from problem
         values["attention_heads"] = stored_attention_heads(arguments, config.attention_heads)
+        values |= self.stated(arguments)
         values |= self.compute({**dataclasses.asdict(config), **values}, tensors, arguments)
         return dataclasses.replace(config, **values)
 

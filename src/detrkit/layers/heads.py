@@ -65,7 +65,7 @@ class DetectionHeads(nn.Module):
         Returns:
             logits (L, B, Q, K) and boxes_cxcywh (L, B, Q, 4); boxes are float32 or better, whatever the states' type.
         """
-        return _output(self.class_head(decoded.states), precisely(self.box_head, decoded.states), decoded)
+        return predictions(self.class_head(decoded.states), precisely(self.box_head, decoded.states), decoded)
 
     def pairs(self) -> list[tuple[nn.Linear, MLP]]:
         """Every class head with its box head."""
@@ -94,7 +94,7 @@ class LayerwiseHeads(nn.Module):
         """Predictions of every layer; shapes as in `DetectionHeads`."""
         logits = [head(states) for head, states in zip(self.class_heads, decoded.states, strict=True)]
         boxes = [self.box_logits(states, layer) for layer, states in enumerate(decoded.states)]
-        return _output(torch.stack(logits), torch.stack(boxes), decoded)
+        return predictions(torch.stack(logits), torch.stack(boxes), decoded)
 
     def pairs(self) -> list[tuple[nn.Linear, MLP]]:
         """Every class head with its box head, first layer to last."""
@@ -116,7 +116,14 @@ def precisely(head: nn.Module, states: Tensor) -> Tensor:
         return at_least_float32(head(states.to(next(head.parameters()).dtype)))
 
 
-def _output(logits: Tensor, box_logits: Tensor, decoded: Decoded) -> Output:
+def predictions(logits: Tensor, box_logits: Tensor, decoded: Decoded) -> Output:
+    """What heads return.
+
+    Args:
+        logits: (L, B, Q, K) class scores.
+        box_logits: (L, B, Q, 4), relative to the references.
+        decoded: what the heads looked at.
+    """
     if decoded.base_logits is not None:
         box_logits = box_logits + decoded.base_logits
     return Output(logits=logits, boxes_cxcywh=box_logits.sigmoid())

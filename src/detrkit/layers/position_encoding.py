@@ -25,6 +25,20 @@ def sine_code(values: Tensor, *, channels: int, temperature: float = 10000.0) ->
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)
 
 
+def reference_code(references: Tensor, *, width: int) -> Tensor:
+    """Sine codes of points or boxes. Their centres are in the order of an image's codes, which they are compared with: y, then x.
+
+    Args:
+        references: (B, Q, 2) x and y, or (B, Q, 4) cxcywh; all in [0, 1].
+        width: D; each coordinate gets D / 2 channels.
+
+    Returns:
+        (B, Q, D) of points, (B, Q, 2 D) of boxes (y, x, width, height); float32 or better.
+    """
+    ordered = torch.cat([references[..., :2].flip(-1), references[..., 2:]], dim=-1)
+    return sine_code(ordered * (2 * math.pi), channels=width // 2).flatten(-2)
+
+
 class SinePositionEncoding(nn.Module):
     """Codes of the cells of a feature map, normalised by the size of the image without its padding (DETR, section A.4).
 

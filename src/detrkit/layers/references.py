@@ -21,10 +21,14 @@ class ReferenceTrail:
         start: (B, Q, 2) points or (B, Q, 4) boxes cxcywh in [0, 1], where the first layer looks; float32 or better.
         epsilon: of the inverse sigmoid; it differs between papers.
         look_forward_twice: whether boxes are relative to references with their gradient.
+        detached: whether layers look at references without gradient. If not, boxes are relative to references with gradient, too.
     """
 
-    def __init__(self, start: Tensor, *, epsilon: float, look_forward_twice: bool = False) -> None:
-        self.epsilon, self.look_forward_twice = epsilon, look_forward_twice
+    def __init__(
+        self, start: Tensor, *, epsilon: float, look_forward_twice: bool = False, detached: bool = True
+    ) -> None:
+        self.epsilon, self.detached = epsilon, detached
+        self.look_forward_twice = look_forward_twice or not detached
         self._references: list[Tensor] = []
         self._base_logits: list[Tensor] = []
         self._add(start, start)
@@ -47,7 +51,7 @@ class ReferenceTrail:
         """
         with torch.set_grad_enabled(self.look_forward_twice and torch.is_grad_enabled()):
             moved = (box_logits() + self._logits(self.current)).sigmoid()  # (B, Q, 4)
-        self._add(moved.detach(), moved)
+        self._add(moved.detach() if self.detached else moved, moved)
 
     def base_logits(self) -> Tensor:
         """(L, B, Q, 4), what each layer's box logits are added to."""

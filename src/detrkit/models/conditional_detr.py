@@ -13,8 +13,7 @@ beyond rounding.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +33,7 @@ from detrkit.layers.attention import (
 from detrkit.layers.dropout import Dropout
 from detrkit.layers.heads import MLP, DetectionHeads, precisely
 from detrkit.layers.initialization import start_heads, xavier_matrices
-from detrkit.layers.position_encoding import sine_code
+from detrkit.layers.position_encoding import reference_code
 from detrkit.layers.references import ReferenceTrail
 from detrkit.layers.selection import TopKSelection
 from detrkit.layers.transformer import FeedForward
@@ -196,10 +195,18 @@ class ConditionalDecoderLayer(nn.Module):
         attention_heads: M.
         hidden: width between the two layers of the feed-forward network.
         dropout: probability, on attention weights and before every residual.
+        activation: see `FeedForward`.
     """
 
     def __init__(
-        self, cross_attention: CrossAttention, *, width: int, attention_heads: int, hidden: int, dropout: float
+        self,
+        cross_attention: CrossAttention,
+        *,
+        width: int,
+        attention_heads: int,
+        hidden: int,
+        dropout: float,
+        activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.self_attention = SelfAttention(width=width, attention_heads=attention_heads, dropout=dropout)
@@ -207,7 +214,7 @@ class ConditionalDecoderLayer(nn.Module):
         self.cross_attention = cross_attention
         self.cross_norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
-        self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)
+        self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout, activation=activation)
 
     def forward(
         self, content: Tensor, position: Tensor, memory: Memory, *, spatial: Tensor, mask: Tensor | None = None
@@ -250,7 +257,7 @@ class ConditionalDecoder(nn.Module):
         """States of every layer, normed for the heads; boxes are relative to the reference points."""
         assert queries.references is not None
         trail, content, states = ReferenceTrail(queries.references, epsilon=EPSILON), queries.content, []
-        spatial = point_code(queries.references, width=content.shape[-1]).to(content.dtype)  # (B, Q, D)
+        spatial = reference_code(queries.references, width=content.shape[-1]).to(content.dtype)  # (B, Q, D)
         for index, layer in enumerate(self.layers):
             if index > 0:
                 trail.stay()
@@ -258,19 +265,6 @@ class ConditionalDecoder(nn.Module):
             content = layer(content, queries.position, memory, spatial=scaled, mask=queries.mask)
             states.append(self.norm(content))
         return Decoded(torch.stack(states), trail.base_logits(), trail.references())
-
-
-def point_code(points: Tensor, *, width: int) -> Tensor:
-    """Sine codes of points in the order of the image's codes, which they are compared with: y, then x.
-
-    Args:
-        points: (B, Q, 2) x and y in [0, 1].
-        width: D.
-
-    Returns:
-        (B, Q, D) float32 or better.
-    """
-    return sine_code(points.flip(-1) * (2 * math.pi), channels=width // 2).flatten(-2)
 
 
 def build(config: Config, card: ModelCard) -> EncoderDecoder:
@@ -289,12 +283,17 @@ def build(config: Config, card: ModelCard) -> EncoderDecoder:
     )
 
 
-def decoder_layers(config: Settings) -> list[nn.Module]:
-    """Layers with conditional cross-attention, the first with positions in its content."""
+def decoder_layers(config: Settings, activation: Callable[[], nn.Module | None] = lambda: None) -> list[nn.Module]:
+    """Layers with conditional cross-attention, the first with positions in its content.
+
+    Args:
+        config: of this paper or a descendant.
+        activation: makes each layer's activation, see `FeedForward`.
+    """
     sizes: dict[str, Any] = detr.layer_sizes(config)
     attention = {name: sizes[name] for name in ("width", "attention_heads", "dropout")}
     kinds = [FirstCrossAttention, *[CrossAttention] * (config.decoder_layers - 1)]
-    return [ConditionalDecoderLayer(kind(**attention), **sizes) for kind in kinds]
+    return [ConditionalDecoderLayer(kind(**attention), **sizes, activation=activation()) for kind in kinds]
 
 
 def criterion(config: Config, model: Detector | None = None) -> SetCriterion:  # noqa: ARG001 - masks need the model
@@ -319,28 +318,26 @@ def _published(file: str, ap: float) -> tuple[PublishedWeights, ...]:
 
 RECIPE, RECIPE_DC5 = Recipe(epochs=50, batch_size=16), Recipe(epochs=50, batch_size=8)
 # For images of some 128 pixels with few objects: at stride 16, since a place must have cells of its own to be looked at.
-_COMPACT = Variant(
-    Config(
-        backbone="compact-c4",
-        queries=30,
-        width=96,
-        attention_heads=4,
-        hidden=192,
-        encoder_layers=0,
-        decoder_layers=2,
-        dropout=0.0,
-    ),
-    Recipe(
-        learning_rate=3e-3,
-        backbone_learning_rate=3e-3,
-        gradient_clip=1.0,
-        epochs=20,
-        batch_size=16,
-        schedule="cosine",
-        warmup_steps=50,
-    ),
-    Preprocessing(short_side=128, long_side=208),
+COMPACT: dict[str, Any] = {
+    "backbone": "compact-c4",
+    "queries": 30,
+    "width": 96,
+    "attention_heads": 4,
+    "hidden": 192,
+    "encoder_layers": 0,
+    "decoder_layers": 2,
+    "dropout": 0.0,
+}
+COMPACT_RECIPE = Recipe(
+    learning_rate=3e-3,
+    backbone_learning_rate=3e-3,
+    gradient_clip=1.0,
+    epochs=20,
+    batch_size=16,
+    schedule="cosine",
+    warmup_steps=50,
 )
+COMPACT_PREPROCESSING = Preprocessing(short_side=128, long_side=208)
 VARIANTS: dict[str, Variant] = {
     "conditional-detr-r50": Variant(Config(), RECIPE, weights=_published("r50", 0.410)),
     "conditional-detr-r50-dc5": Variant(
@@ -350,5 +347,5 @@ VARIANTS: dict[str, Variant] = {
     "conditional-detr-r101-dc5": Variant(
         Config(backbone="resnet101-dc5"), RECIPE_DC5, weights=_published("r101dc5", 0.450)
     ),
-    "conditional-detr-compact": _COMPACT,
+    "conditional-detr-compact": Variant(Config(**COMPACT), COMPACT_RECIPE, COMPACT_PREPROCESSING),
 }

@@ -169,8 +169,9 @@ class DeformableDecoder(nn.Module):
             elif index > 0:
                 trail.stay()
             references = trail.current[:, :, None] * ratios[..., : trail.current.shape[-1]]  # (B, Q, levels, 2 or 4)
+            position = self.query_position(queries, content, references, index)
             mask = self.query_mask(queries, trail.current)
-            content = layer(content, queries.position, memory, references=references, mask=mask)
+            content = layer(content, position, memory, references=references, mask=mask)
             states.append(content)
         return Decoded(torch.stack(states), trail.base_logits(), trail.references())
 
@@ -181,6 +182,20 @@ class DeformableDecoder(nn.Module):
             start: (B, Q, 2 or 4), where the first layer looks.
         """
         return ReferenceTrail(start, epsilon=EPSILON)
+
+    def query_position(self, queries: Queries, content: Tensor, references: Tensor, layer: int) -> Tensor | None:  # noqa: ARG002
+        """The position codes of the queries; papers that make them from the references in every layer override this.
+
+        Args:
+            queries: as the query source made them.
+            content: (B, Q, D) what the queries carry into the layer.
+            references: (B, Q, levels, 2 or 4), where the layer looks.
+            layer: its number.
+
+        Returns:
+            (B, Q, D), or None where nothing is added.
+        """
+        return queries.position
 
     def query_mask(self, queries: Queries, references: Tensor) -> Tensor | None:  # noqa: ARG002 - for papers that override this
         """The mask for attention among queries; papers whose queries see how their boxes lie override this.

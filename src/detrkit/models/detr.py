@@ -114,9 +114,9 @@ def build(config: Config, card: ModelCard) -> EncoderDecoder:
     )
 
 
-def neck(config: Settings, backbone: Backbone) -> ProjectionNeck:
-    """A 1 x 1 convolution to the width of the transformer, and sine codes."""
-    encoding = SinePositionEncoding(width=config.width)
+def neck(config: Settings, backbone: Backbone, *, temperature: float = 10000.0) -> ProjectionNeck:
+    """A 1 x 1 convolution to the width of the transformer, and sine codes of this temperature."""
+    encoding = SinePositionEncoding(width=config.width, temperature=temperature)
     return ProjectionNeck(channels=backbone.channels, width=config.width, position_encoding=encoding)
 
 

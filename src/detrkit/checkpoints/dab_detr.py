@@ -1,0 +1,214 @@
+"""DAB-DETR's weights as the authors and Hugging Face write them.
+
+Both write the box head a second time as a part of the decoder. An anchor is one row of four logits there; here centres and sides are two tensors,
+since centres may be fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from detrkit.checkpoints.conditional_detr import decoder_rules
+from detrkit.checkpoints.detr import DECODER_NORMS
+from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
+from detrkit.checkpoints.shared import (
+    HUGGING_FACE_COUNTERS,
+    OFFICIAL_BACKBONE,
+    OFFICIAL_COUNTERS,
+    OWN_RESNET,
+    TIMM_BACKBONE,
+    Count,
+    Paper,
+    Present,
+    Rows,
+    Signature,
+    Size,
+    Table,
+    Tensors,
+    hugging_face_backbone,
+    hugging_face_layers,
+    official_layers,
+)
+from detrkit.errors import CheckpointError
+
+# DN-DETR's files have these tensors, too.
+SIGNATURE: Signature = {
+    "refpoint_embed.weight": ("Q", 4),
+    "transformer.decoder.ref_anchor_head.layers.1.weight": (2, "D"),
+    "transformer.decoder.layers.0.ca_qpos_sine_proj.weight": ("D", "D"),
+}
+_HUGGING_FACE_PROJECTIONS = {
+    "self_attention.content_query": "self_attn.self_attn_query_content_proj",
+    "self_attention.position_query": "self_attn.self_attn_query_pos_proj",
+    "self_attention.content_key": "self_attn.self_attn_key_content_proj",
+    "self_attention.position_key": "self_attn.self_attn_key_pos_proj",
+    "self_attention.value": "self_attn.self_attn_value_proj",
+    "self_attention.output": "self_attn.self_attn.output_proj",
+    "self_norm": "self_attn.self_attn_layer_norm",
+    "cross_attention.content_query": "cross_attn.cross_attn_query_content_proj",
+    "cross_attention.position_query": "cross_attn.cross_attn_query_pos_proj",
+    "cross_attention.spatial_query": "cross_attn.cross_attn_query_pos_sine_proj",
+    "cross_attention.content_key": "cross_attn.cross_attn_key_content_proj",
+    "cross_attention.spatial_key": "cross_attn.cross_attn_key_pos_proj",
+    "cross_attention.value": "cross_attn.cross_attn_value_proj",
+    "cross_attention.output": "cross_attn.cross_attn.output_proj",
+    "cross_norm": "cross_attn.cross_attn_layer_norm",
+    "feed_forward.expand": "mlp.fc1",
+    "feed_forward.activation": "mlp.activation_fn",
+    "feed_forward.contract": "mlp.fc2",
+    "feed_forward.norm": "mlp.final_layer_norm",
+}
+
+
+def anchor_rules(anchors: str, patterns: str, content: str) -> list[Rule]:
+    """Rules for the query source; arguments are foreign names of its modules."""
+    return [
+        Rule(("query_source.center_logits", "query_source.side_logits"), (f"{anchors}.weight",), axis=1),
+        same("query_source.patterns", patterns),
+        same("query_source.content", content),
+    ]
+
+
+def _head_rules(box_head: str, decoder: str) -> list[Rule]:
+    """The class head, and the box head or box heads under both of their names."""
+    rules = [same("heads.class_head", "class_embed")]
+    for ours, number in (("box_head", ""), ("box_heads.{m}", ".{m}")):
+        leaf = f"{number}.layers.{{n}}.{{leaf}}"
+        alias = f"{decoder}.bbox_embed{leaf}"
+        rules.append(Rule(f"heads.{ours}.layers.{{n}}.{{leaf}}", (f"{box_head}{leaf}",), aliases=(alias,)))
+    return rules
+
+
+def _scale_rules(transformer: str) -> list[Rule]:
+    """The small networks between references, contents and codes that Conditional DETR does not have."""
+    names = {
+        "encoder.position_scale": "encoder.query_scale",
+        "decoder.position_head": "decoder.ref_point_head",
+        "decoder.side_head": "decoder.ref_anchor_head",
+    }
+    return [same(f"{ours}.layers.{{n}}", f"{transformer}.{theirs}.layers.{{n}}") for ours, theirs in names.items()]
+
+
+def _official() -> KeyMapping:
+    own, foreign = "{part}.layers.{{n}}.feed_forward.activation", "transformer.{part}.layers.{{n}}.activation"
+    return KeyMapping(
+        [
+            OFFICIAL_BACKBONE,
+            same("neck.projections.0", "input_proj"),
+            *anchor_rules("refpoint_embed", "transformer.patterns", "tgt_embed"),
+            *_head_rules("bbox_embed", "transformer.decoder"),
+            same("decoder.norm", "transformer.decoder.norm"),
+            *official_layers("encoder", {"attention": "self_attn"}, ("norm", "feed_forward.norm")),
+            *official_layers("decoder", {}, DECODER_NORMS),
+            *(same(own.format(part=part), foreign.format(part=part)) for part in ("encoder", "decoder")),
+            *decoder_rules("transformer.decoder", self_attention="self_attn", cross_attention="cross_attn"),
+            *_scale_rules("transformer"),
+        ],
+        OFFICIAL_COUNTERS,
+    )
+
+
+def _hugging_face(backbone: Collection[Rule]) -> KeyMapping:
+    projections = _HUGGING_FACE_PROJECTIONS.items()
+    return KeyMapping(
+        [
+            *backbone,
+            same("neck.projections.0", "model.input_projection"),
+            *anchor_rules("model.query_refpoint_embeddings", "model.patterns", "model.content"),
+            *_head_rules("bbox_predictor", "model.decoder"),
+            same("decoder.norm", "model.decoder.layernorm"),
+            *hugging_face_layers("encoder", {"attention": "self_attn"}),
+            same("encoder.layers.{n}.feed_forward.activation", "model.encoder.layers.{n}.activation_fn"),
+            *(
+                same(f"decoder.layers.{{n}}.{ours}", f"model.decoder.layers.{{n}}.{theirs}")
+                for ours, theirs in projections
+            ),
+            same("decoder.position_scale.layers.{n}", "model.decoder.query_scale.layers.{n}"),
+            *_scale_rules("model"),
+        ],
+        HUGGING_FACE_COUNTERS,
+    )
+
+
+OFFICIAL = _official()
+HUGGING_FACE = _hugging_face(hugging_face_backbone())
+HUGGING_FACE_TIMM = _hugging_face(TIMM_BACKBONE)
+
+
+def layout(names: Collection[str]) -> KeyMapping:
+    """The table for the naming scheme that these names of a DAB-DETR follow."""
+    if "refpoint_embed.weight" in names:
+        return OFFICIAL
+    return HUGGING_FACE if OWN_RESNET in names else HUGGING_FACE_TIMM
+
+
+def stated(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the authors' options and Hugging Face's settings say beyond names and shapes.
+
+    Raises:
+        CheckpointError: two temperatures.
+    """
+    return stated_training(arguments) | _stated_temperature(arguments)
+
+
+def stated_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether centres are fixed, and the weights of matching and loss.
+
+    Hugging Face's settings of weights are left out: its loss does not heed that of the class term.
+    """
+    if not arguments:
+        return {}
+    options = {
+        "cls_loss_coef": "class_weight",
+        "bbox_loss_coef": "l1_weight",
+        "giou_loss_coef": "giou_weight",
+        "set_cost_class": "class_cost",
+    }
+    values = {ours: float(arguments[theirs]) for theirs, ours in options.items() if theirs in arguments}
+    return values | {"centers": "random" if arguments.get("random_refpoints_xy") else "learned"}
+
+
+def _stated_temperature(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("pe_temperatureH", "pe_temperatureW", "temperature_height", "temperature_width")
+    found = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    if len(set(found.values())) > 1:
+        pairs = " and ".join(f"{name} {value}" for name, value in found.items())
+        raise CheckpointError(f"the settings have {pairs}: detrkit builds one temperature for both axes")
+    return {"temperature": float(next(iter(found.values())))} if found else {}
+
+
+def count_queries(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
+    """Anchors times patterns."""
+    anchors = Rows("queries", "query_source.side_logits").read(tensors)
+    return {"queries": anchors * max(values["patterns"], 1)}
+
+
+TABLE = Table(
+    paper=Paper(
+        "DAB-DETR",
+        (
+            SIGNATURE,
+            {
+                "model.query_refpoint_embeddings.weight": ("Q", 4),
+                "model.decoder.ref_anchor_head.layers.1.weight": (2, "D"),
+            },
+        ),
+    ),
+    official=lambda _: OFFICIAL,
+    layout=layout,
+    readings=(
+        Size("width", "neck.projections.0.weight"),
+        Size("hidden", "decoder.layers.0.feed_forward.expand.weight"),
+        Size("class_count", "heads.class_head.weight"),
+        Count("encoder_layers", "encoder.layers."),
+        Count("decoder_layers", "decoder.layers."),
+        Rows("patterns", "query_source.patterns.weight"),
+        Present("learned_content", "query_source.content.weight"),
+        Present("modulate", "decoder.side_head.layers.0.weight"),
+        Present("box_head_per_layer", "heads.box_heads.0.layers.0.weight"),
+    ),
+    telling=("patterns",),
+    stated=stated,
+    compute=count_queries,
+)
