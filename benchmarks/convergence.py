@@ -1,16 +1,19 @@
-"""The claims of Deformable DETR's paper, measured: how fast it learns beside DETR, and how well it finds small objects.
+"""How fast detectors learn: what papers claim, measured on small data.
 
-    python benchmarks/convergence.py --data digits
-    python benchmarks/convergence.py --data BCCD --backbone-weights mobilenet_v2_imagenet.safetensors
+    python benchmarks/convergence.py --study deformable     # Deformable DETR beside DETR, on the built-in digits
+    python benchmarks/convergence.py --study small_objects --data BCCD --backbone-weights mobilenet_v2_imagenet.safetensors
+    python benchmarks/convergence.py --study queries        # DETR, Conditional DETR, DAB-DETR and the deformable ones, same backbone
+    python benchmarks/convergence.py --study anchors        # DAB-DETR with one thing changed at a time
 
-Every detector gets the same backbone, images, batches, epochs and seeds; each follows its own learning rate. One figure a seed, all of them
-shown. A run that the output folder has with the same options is not done again. `--data` is the built-in digits or BCCD's folder.
+Every detector of a study gets the same backbone, images, batches, epochs and seeds. One figure a seed, all of them shown. A run that the
+output folder has with the same options is not done again. Seconds are those of training, without evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import shutil
 import statistics
@@ -18,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ class Study:
 
     Attributes:
         title: of the plot.
+        data: name or folder of the data set; None takes it from the command line.
         epochs: passes over the training images, the same for all.
         options: of every run.
         detectors: name in the plot to variant and its own options.
@@ -38,23 +42,26 @@ class Study:
     """
 
     title: str
+    data: str | None
     epochs: int
     options: dict[str, Any]
     detectors: dict[str, tuple[str, dict[str, Any]]]
     watched: str | None
 
 
-DIGITS = Study(
+_ON_DIGITS = {
+    "flip": 0.0,
+    "crop": False,
+    "multi_scale": False,
+    "batch_size": 16,
+    "warmup_steps": 50,
+    "schedule": "cosine",
+}
+DEFORMABLE = Study(
     title="Built-in digits, 128 × 128, compact backbone from nothing",
+    data="digits",
     epochs=5,
-    options={
-        "flip": 0.0,
-        "crop": False,
-        "multi_scale": False,
-        "batch_size": 16,
-        "warmup_steps": 50,
-        "schedule": "cosine",
-    },
+    options=_ON_DIGITS,
     detectors={  # each with the catalog's settings for small images, DETR's with more steps of tuning behind them
         "DETR": ("detr-compact", {}),
         "Deformable DETR": ("deformable-detr-compact", {}),
@@ -62,9 +69,55 @@ DIGITS = Study(
     },
     watched=None,
 )
+# One backbone of stride 16 for dense attention, whose cells the digits are a few of; the deformable ones have stride 8 besides, as they are made for.
+_SAME_SIZE = {"queries": 30, "width": 96, "hidden": 192, "encoder_layers": 0, "decoder_layers": 2, "dropout": 0.0}
+_SAME_RATES = {"lr": 3e-3, "backbone_lr": 3e-3, "gradient_clip": 1.0}
+_DENSE: dict[str, Any] = {
+    "settings": {**_SAME_SIZE, "backbone": "compact-c4", "attention_heads": 4, "class_weight": 2.0},
+    **_SAME_RATES,
+}
+_SPARSE: dict[str, Any] = {"settings": {**_SAME_SIZE, "backbone": "compact-c4", "levels": 2}, **_SAME_RATES}
+QUERIES = Study(
+    title="Built-in digits, 128 × 128, two decoder layers, the same backbone from nothing",
+    data="digits",
+    epochs=5,
+    options=_ON_DIGITS,
+    detectors={
+        "DETR": ("detr-compact", _DENSE),
+        "Conditional DETR": ("conditional-detr-compact", _DENSE),
+        "DAB-DETR": ("dab-detr-compact", _DENSE),
+        "Deformable DETR": ("deformable-detr-compact", _SPARSE),
+        "DAB-Deformable-DETR": ("dab-deformable-detr-compact", _SPARSE),
+    },
+    watched=None,
+)
+
+
+def _changed(**settings: Any) -> tuple[str, dict[str, Any]]:
+    return "dab-detr-compact", {"settings": settings}
+
+
+ANCHORS = Study(
+    title="DAB-DETR (compact) with one thing changed, built-in digits",
+    data="digits",
+    epochs=5,
+    options=_ON_DIGITS,
+    detectors={
+        "as it is": _changed(),
+        "content is learned and scales the first layer, too": _changed(learned_content=True),
+        "references pass gradients": _changed(detach_references=False),
+        "a box head for each layer": _changed(box_head_per_layer=True),
+        "no modulation by width and height": _changed(modulate=False),
+        "temperature 10,000": _changed(temperature=10000.0),
+        "moves come from states before the norm": _changed(normed_references=False),
+        "sides have no least size": _changed(least_side=0.0),
+    },
+    watched=None,
+)
 _MIDDLE = {"width": 128, "hidden": 512, "encoder_layers": 2, "decoder_layers": 3, "queries": 60, "dropout": 0.0}
-BLOOD_CELLS = Study(
+SMALL_OBJECTS = Study(
     title="BCCD, short side 240, MobileNetV2 from ImageNet",
+    data=None,
     epochs=6,
     options={
         "train_split": "trainval",
@@ -91,12 +144,17 @@ BLOOD_CELLS = Study(
     },
     watched="Platelets",
 )
+STUDIES = {"deformable": DEFORMABLE, "small_objects": SMALL_OBJECTS, "queries": QUERIES, "anchors": ANCHORS}
 
 
 def main() -> None:
     """Trains what is missing, then prints a table and draws the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits")
+    parser.add_argument("--study", choices=list(STUDIES), default="deformable")
+    parser.add_argument("--data", help="folder of a study's data set, where it is not the built-in one")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="detectors of the study to train; the report then shows these alone"
+    )
     parser.add_argument("--backbone-weights", type=Path)
     parser.add_argument("--output", type=Path, default=Path("runs/convergence"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -104,12 +162,17 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    study = DIGITS if options.data == "digits" else BLOOD_CELLS
+    study = STUDIES[options.study]
+    if options.only:
+        study = replace(study, detectors={name: study.detectors[name] for name in options.only})
+    options.data = study.data or options.data
+    if options.data is None:
+        parser.error(f"the study {options.study} needs --data FOLDER")
     epochs = options.epochs or study.epochs
     if options.run:
         run_one(study, epochs, options)
         return
-    folder = options.output / f"{'digits' if options.data == 'digits' else 'blood_cells'}-{epochs}-epochs"
+    folder = options.output / f"{options.study}-{epochs}-epochs"
     pairs = [(name, seed) for seed in options.seeds for name in study.detectors]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda pair: start(study, folder, epochs, pair[0], pair[1], options), pairs))
@@ -136,8 +199,8 @@ def start(study: Study, folder: Path, epochs: int, name: str, seed: int, options
         found = json.loads(figures.read_text()).get("options")
         if found == json.loads(json.dumps(training_options(study, name, epochs, options))):
             return
-    command = [sys.executable, __file__, "--data", options.data, "--output", str(target), "--epochs", str(epochs)]
-    command += ["--run", name, "--seeds", str(seed)]
+    command = [sys.executable, __file__, "--study", options.study, "--data", options.data, "--output", str(target)]
+    command += ["--epochs", str(epochs), "--run", name, "--seeds", str(seed)]
     if options.backbone_weights:
         command += ["--backbone-weights", str(options.backbone_weights)]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -170,10 +233,18 @@ def run_one(study: Study, epochs: int, options: argparse.Namespace) -> None:
             "options": chosen,
             "AP by epoch": [float(row["AP"]) for row in rows],
             "AP50 by epoch": [float(row["AP50"]) for row in rows],
+            "seconds by epoch": seconds_by_epoch(rows, study.options["batch_size"]),
             "figures": evaluation.figures,
             "classes": {entry.name: {"AP": entry.ap, "AP50": entry.ap50} for entry in evaluation.classes},
         },
     )
+
+
+def seconds_by_epoch(rows: Sequence[dict[str, str]], batch_size: int) -> list[float]:
+    """Seconds of training up to the end of each epoch."""
+    steps = [0.0, *(float(row["step"]) for row in rows)]
+    images = [(after - before) * batch_size for before, after in itertools.pairwise(steps)]
+    return list(itertools.accumulate(n / float(row["images_per_second"]) for n, row in zip(images, rows, strict=True)))
 
 
 def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int) -> None:
@@ -186,9 +257,10 @@ def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int) -> Non
     for name, runs in found.items():
         columns = {"AP": [run["figures"]["AP"] for run in runs], "AP50": [run["figures"]["AP50"] for run in runs]}
         columns["AP small"] = [run["figures"]["AP_small"] for run in runs]
+        columns["seconds"] = [run["seconds by epoch"][-1] for run in runs]
         if study.watched:
             columns[f"AP {study.watched}"] = [run["classes"][study.watched]["AP"] for run in runs]
-        lines.append(name.ljust(30) + "   ".join(f"{key} {_shown(values)}" for key, values in columns.items()))
+        lines.append(name.ljust(52) + "   ".join(f"{key} {_shown(values)}" for key, values in columns.items()))
     print("\n".join(lines))
     write_text(folder / "figures.txt", "\n".join(lines) + "\n")
     draw(study, found, folder / "convergence.png")
@@ -198,26 +270,31 @@ def _shown(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    return f"{statistics.mean(known):.3f} ({', '.join(f'{value:.3f}' for value in known)})"
+    digits = 0 if max(known) > 1 else 3
+    return f"{statistics.mean(known):.{digits}f} ({', '.join(f'{value:.{digits}f}' for value in known)})"
 
 
 def draw(study: Study, found: dict[str, list[dict[str, Any]]], target: Path) -> None:
-    """One colour a detector, one thin line a seed, the mean thick."""
+    """AP against epochs and against seconds: one colour a detector, one thin line a seed, the mean thick."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    by_epoch, by_seconds = figure.subplots(1, 2, sharey=True)
     for place, (name, runs) in enumerate(found.items()):
         curves = [run["AP by epoch"] for run in runs]
-        epochs = range(1, len(curves[0]) + 1)
-        for curve in curves:
-            axes.plot(epochs, curve, color=f"C{place}", alpha=0.35, linewidth=1)
-        axes.plot(
-            epochs, [statistics.mean(values) for values in zip(*curves, strict=True)], color=f"C{place}", label=name
-        )
-    axes.set(xlabel="epoch", ylabel="AP", title=study.title, ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
+        seconds = [run["seconds by epoch"] for run in runs]
+        epochs = [list(range(1, len(curve) + 1)) for curve in curves]
+        for axes, places in ((by_epoch, epochs), (by_seconds, seconds)):
+            for along, curve in zip(places, curves, strict=True):
+                axes.plot(along, curve, color=f"C{place}", alpha=0.35, linewidth=1)
+            means = [[statistics.mean(values) for values in zip(*lines, strict=True)] for lines in (places, curves)]
+            axes.plot(*means, color=f"C{place}", label=name)
+    by_epoch.set(xlabel="epoch", ylabel="AP", ylim=(0, None))
+    by_seconds.set(xlabel="seconds of training, one thread")
+    for axes in (by_epoch, by_seconds):
+        axes.grid(alpha=0.3)
+    by_epoch.legend()
+    figure.suptitle(study.title)
     figure.savefig(target, dpi=120)
 
 

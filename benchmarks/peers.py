@@ -1,8 +1,9 @@
-"""Speed and memory of detrkit's DETR, Conditional DETR or Deformable DETR (R50) beside that of `transformers`, with the same weights, in alternation.
+"""Speed and memory of detrkit's DETR, Conditional DETR, DAB-DETR or Deformable DETR (R50) beside that of `transformers`, with the same weights, in alternation.
 
     python benchmarks/peers.py --rounds 5
     python benchmarks/peers.py --model deformable-detr-r50 --rounds 3
     python benchmarks/peers.py --model conditional-detr-r50 --rounds 5
+    python benchmarks/peers.py --model dab-detr-r50 --beside detr-r50 --rounds 5     # the forward pass of two of detrkit's own
 
 Times are medians over the rounds; what counts is the ratio, since the machine's speed drifts. Peak memory is that of a process of its own
 for each side, which does nothing else, whole and without what it held once its libraries were imported, the median of three processes. Random weights with tamed norms:
@@ -36,9 +37,12 @@ HEIGHT, WIDTH = 800, 1066
 OBJECTS = 7  # COCO's mean number of objects an image
 SIDES = ("ours", "theirs")
 PROCESSES = 3  # of each side, for its peak memory
-SETTINGS = {  # what `transformers` calls each variant: the beginning of its classes' names, and settings besides those of all
+SETTINGS: dict[
+    str, tuple[str, dict[str, Any]]
+] = {  # what `transformers` calls each variant: the beginning of its classes' names, and settings besides those of all
     "detr-r50": ("Detr", {}),
     "conditional-detr-r50": ("ConditionalDetr", {}),
+    "dab-detr-r50": ("DabDetr", {"dropout": 0.0, "attention_dropout": 0.0}),
     "deformable-detr-r50": ("DeformableDetr", {}),
     "deformable-detr-r50-refine": ("DeformableDetr", {"with_box_refine": True}),
     "deformable-detr-r50-two-stage": ("DeformableDetr", {"with_box_refine": True, "two_stage": True}),
@@ -58,8 +62,7 @@ def make_theirs(variant: str) -> Any:
         use_timm_backbone=False,
         num_labels=91,
         auxiliary_loss=True,
-        attention_dropout=0.1,  # as the authors' code has it
-        **settings,
+        **{"attention_dropout": 0.1, **settings},  # as the authors' code has it
     )
     model = getattr(transformers, f"{name}ForObjectDetection")(config)
     for name, buffer in (*model.named_parameters(), *model.named_buffers()):
@@ -173,6 +176,22 @@ def agreement(models: dict[str, Any]) -> None:
         raise SystemExit("the two models do not agree, so their times cannot be compared")
 
 
+def beside(variant: str, other: str, rounds: int) -> None:
+    """Prints the time of a forward pass of two of our own models, in alternation."""
+    torch.manual_seed(0)
+    runs = {name: forward("ours", detrkit.build(name)) for name in (variant, other)}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):  # the first round warms up
+        for name in runs if number % 2 == 0 else reversed(runs):
+            began = time.perf_counter()
+            runs[name]()
+            seconds[name].append(time.perf_counter() - began)
+    ratios = [a / b for a, b in zip(seconds[variant][1:], seconds[other][1:], strict=True)]
+    for name, each in seconds.items():
+        print(f"forward, batch 1, {name}: {statistics.median(each[1:]):.2f} s")
+    print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
 def peak_memory(variant: str, side: str, name: str) -> dict[str, float]:
     """Peak resident memory in GB of a process that does this work three times, `whole` and `above libraries`: medians, since it varies."""
     found = [peak_of_a_process(variant, side, name) for _ in range(PROCESSES)]
@@ -219,6 +238,7 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list(SETTINGS), default="detr-r50")
+    parser.add_argument("--beside", metavar="VARIANT", help="compare with this one of our own instead")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
@@ -232,6 +252,9 @@ def main() -> None:
         f"{options.model}, torch {torch.__version__}, transformers {importlib.metadata.version('transformers')}, {platform.processor() or platform.machine()}, "
         f"{options.threads} threads, float32, {HEIGHT} x {WIDTH}"
     )
+    if options.beside:
+        beside(options.model, options.beside, options.rounds)
+        return
     seconds = alternate(options.model, options.rounds)
     print(f"{'':24}{'ours':>16}{'theirs':>16}{'ratio':>8}{'   (pair by pair)':18}")
     for name, sides in seconds.items():

@@ -67,7 +67,7 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     assert metrics["best"]["AP"] == pytest.approx(result.evaluation.figures["AP"], abs=1e-9)
     options = json.loads((folder / "config.json").read_text())["options"]
     assert (options["lr"], options["epochs"], options["seed"], options["schedule"]) == (6e-4, 2, 0, "cosine")
-    assert all(value is not None for name, value in options.items() if name not in ("steps", "backbone_weights"))
+    assert all(value is not None for name, value in options.items() if name not in ("steps", "backbone_weights", "queries_from"))
     assert "12 images" in printed
     assert "epoch 2/2: loss" in printed
     assert ", right class " in printed
@@ -291,6 +291,39 @@ def test_backbone_weights_are_used(digits_folder: Path, tmp_path: Path, shared: 
     )  # fmt: skip
     stem = detrkit.load(result.folder / "last.safetensors").backbone.conv1.weight
     assert torch.equal(stem, load_file(file)["conv1.weight"].float())
+
+
+@pytest.mark.parametrize("variant", ["detr-compact", "conditional-detr-compact", "dab-detr-compact"])
+def test_queries_of_a_trained_detector_are_kept(digits_folder: Path, tmp_path: Path, variant: str) -> None:
+    """Neither gradients nor weight decay change them; everything else learns."""
+    torch.manual_seed(1)
+    trained = detrkit.build(variant, classes=["a"], queries=8)
+    detrkit.save(trained, tmp_path / "trained.safetensors")
+    options = SMALL | {"settings": {"queries": 8, "learn_queries": False}, "lr": 0.1}
+    result = detrkit.train(
+        variant, digits_folder, output=tmp_path / "run", queries_from=str(tmp_path / "trained.safetensors"), steps=2,
+        console=Console(file=io.StringIO()), **options,
+    )  # fmt: skip
+    kept = detrkit.load(result.folder / "last.safetensors")
+    for name, value in trained.query_source.state_dict().items():
+        assert torch.equal(kept.query_source.state_dict()[name], value), name
+    assert not torch.equal(kept.heads.box_head.layers[0].weight, trained.heads.box_head.layers[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings", "problem"),
+    [
+        ("deformable-detr-compact", {"queries": 8}, r"holds a deformable-detr-compact, whose queries a detr-compact cannot take"),
+        ("detr-compact", {"queries": 9}, r"'position.weight' has the shape \(9, 128\) instead of \(8, 32\)"),
+    ],
+)
+def test_queries_that_do_not_fit_are_refused(
+    digits_folder: Path, tmp_path: Path, variant: str, settings: dict[str, Any], problem: str
+) -> None:
+    detrkit.save(detrkit.build(variant, classes=["a"], **settings), tmp_path / "trained.safetensors")
+    with pytest.raises(CheckpointError, match=problem):
+        run(digits_folder, tmp_path / "run", queries_from=str(tmp_path / "trained.safetensors"), steps=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_is_not_overwritten(digits_folder: Path, tmp_path: Path) -> None:

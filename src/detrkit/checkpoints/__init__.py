@@ -5,5 +5,6 @@ from __future__ import annotations
 from detrkit.checkpoints.backbone_weights import load_backbone_weights
 from detrkit.checkpoints.loading import from_official, load, to_official
 from detrkit.checkpoints.own_format import save
+from detrkit.checkpoints.query_weights import load_queries
 
-__all__ = ["from_official", "load", "load_backbone_weights", "save", "to_official"]
+__all__ = ["from_official", "load", "load_backbone_weights", "load_queries", "save", "to_official"]

@@ -6,7 +6,9 @@ since centres may be fixed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
+from types import NoneType
 from typing import Any
 
 from detrkit.checkpoints.conditional_detr import decoder_rules
@@ -35,7 +37,7 @@ from detrkit.errors import CheckpointError
 # DN-DETR's files have these tensors, too.
 SIGNATURE: Signature = {
     "refpoint_embed.weight": ("Q", 4),
-    "transformer.decoder.ref_anchor_head.layers.1.weight": (2, "D"),
+    "transformer.decoder.ref_point_head.layers.0.weight": ("D", "2D"),
     "transformer.decoder.layers.0.ca_qpos_sine_proj.weight": ("D", "D"),
 }
 _HUGGING_FACE_PROJECTIONS = {
@@ -147,7 +149,7 @@ def stated(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the authors' options and Hugging Face's settings say beyond names and shapes.
 
     Raises:
-        CheckpointError: two temperatures.
+        CheckpointError: two temperatures, or a setting of another kind than it should be.
     """
     return stated_training(arguments) | _stated_temperature(arguments)
 
@@ -156,6 +158,9 @@ def stated_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Whether centres are fixed, and the weights of matching and loss.
 
     Hugging Face's settings of weights are left out: its loss does not heed that of the class term.
+
+    Raises:
+        CheckpointError: a setting of another kind than it should be.
     """
     if not arguments:
         return {}
@@ -165,17 +170,34 @@ def stated_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "giou_loss_coef": "giou_weight",
         "set_cost_class": "class_cost",
     }
-    values = {ours: float(arguments[theirs]) for theirs, ours in options.items() if theirs in arguments}
-    return values | {"centers": "random" if arguments.get("random_refpoints_xy") else "learned"}
+    values = {ours: _stored_number(arguments, theirs) for theirs, ours in options.items()}
+    stated = {name: value for name, value in values.items() if value is not None}
+    fixed = arguments.get("random_refpoints_xy")
+    if not isinstance(fixed, bool | NoneType):
+        raise CheckpointError(
+            f"the stored setting random_refpoints_xy must be True or False, not {fixed!r}: correct it"
+        )
+    return {**stated, "centers": "random" if fixed else "learned"}
 
 
 def _stated_temperature(arguments: Mapping[str, Any]) -> dict[str, Any]:
     names = ("pe_temperatureH", "pe_temperatureW", "temperature_height", "temperature_width")
-    found = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    stored = {name: _stored_number(arguments, name) for name in names}
+    found = {name: value for name, value in stored.items() if value is not None}
     if len(set(found.values())) > 1:
-        pairs = " and ".join(f"{name} {value}" for name, value in found.items())
+        pairs = " and ".join(f"{name} {arguments[name]}" for name in found)
         raise CheckpointError(f"the settings have {pairs}: detrkit builds one temperature for both axes")
-    return {"temperature": float(next(iter(found.values())))} if found else {}
+    return {"temperature": next(iter(found.values()))} if found else {}
+
+
+def _stored_number(arguments: Mapping[str, Any], name: str) -> float | None:
+    """A finite number among stored arguments; None if it is missing or null."""
+    value = arguments.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise CheckpointError(f"the stored setting {name} must be a finite number, not {value!r}: correct it")
+    return float(value)
 
 
 def count_queries(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
@@ -191,7 +213,7 @@ TABLE = Table(
             SIGNATURE,
             {
                 "model.query_refpoint_embeddings.weight": ("Q", 4),
-                "model.decoder.ref_anchor_head.layers.1.weight": (2, "D"),
+                "model.decoder.ref_point_head.layers.0.weight": ("D", "2D"),
             },
         ),
     ),

@@ -48,7 +48,16 @@ EPSILON = 1e-5  # of the inverse sigmoid, as in the authors' code
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Conditional DETR's settings; the defaults of `Settings` are the paper's."""
+    """Conditional DETR's settings; the defaults of `Settings` are the paper's.
+
+    Attributes:
+        learn_queries: whether queries and their reference points are trained; if not, give good ones with `queries_from` in training.
+
+    Raises:
+        ConfigurationError: see `Settings`.
+    """
+
+    learn_queries: bool = True
 
 
 class PointQueries(nn.Module):
@@ -276,7 +285,7 @@ def build(config: Config, card: ModelCard) -> EncoderDecoder:
         backbone=backbone,
         neck=detr.neck(config, backbone),
         encoder=detr.encoder(config),
-        query_source=PointQueries(count=config.queries, width=config.width),
+        query_source=PointQueries(count=config.queries, width=config.width).requires_grad_(config.learn_queries),
         decoder=ConditionalDecoder(decoder_layers(config), width=config.width),
         heads=heads,
         card=card,

@@ -42,6 +42,7 @@ class Config(Settings):
     Attributes:
         class_weight: weight of the class term in matching and loss.
         no_object_weight: weight of queries without an object in the class loss (section 3.1).
+        learn_queries: whether object queries are trained; if not, give good ones with `queries_from` in training.
 
     Raises:
         ConfigurationError: see `Settings`.
@@ -50,6 +51,7 @@ class Config(Settings):
     queries: int = 100
     class_weight: float = 1.0
     no_object_weight: float = 0.1
+    learn_queries: bool = True
 
     def check(self) -> None:
         """See `Settings.check`."""
@@ -107,7 +109,7 @@ def build(config: Config, card: ModelCard) -> EncoderDecoder:
         backbone=backbone,
         neck=neck(config, backbone),
         encoder=encoder(config),
-        query_source=LearnedQueries(count=config.queries, width=config.width),
+        query_source=LearnedQueries(count=config.queries, width=config.width).requires_grad_(config.learn_queries),
         decoder=decoder(config),
         heads=DetectionHeads(width=config.width, outputs=config.class_count + 1),
         card=card,

@@ -81,6 +81,7 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         options,
         data=_absolute(options.data) if Path(options.data).exists() else options.data,
         backbone_weights=None if options.backbone_weights is None else _absolute(options.backbone_weights),
+        queries_from=None if options.queries_from is None else _absolute(options.queries_from),
         batch_size=batch_size,
         accumulate=_or(options.accumulate, pieces(config, batch_size, short_side, long_side)),
         **{name: _or(getattr(options, name), getattr(recipe, source)) for name, source in _FROM_RECIPE.items()},

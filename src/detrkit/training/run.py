@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from detrkit.checkpoints import load, load_backbone_weights
+from detrkit.checkpoints import load, load_backbone_weights, load_queries
 from detrkit.data import (
     Augmentation,
     DetectionDataset,
@@ -213,6 +213,8 @@ def _build(options: TrainingOptions, training: DetectionDataset, *, resumed: boo
             f"{options.variant} has frozen norms, and such a backbone cannot learn from random weights: give pretrained weights with "
             "--backbone-weights FILE, or train light-detr-compact, whose norms are trained"
         )
+    if options.queries_from is not None:
+        load_queries(model, options.queries_from)
     return model
 
 

@@ -34,6 +34,8 @@ class TrainingOptions:
         crop: whether half of the images are cropped, as in DETR.
         multi_scale: whether each image is resized to one of several sizes instead of the largest.
         backbone_weights: file with pretrained weights of the backbone, with torchvision's names.
+        queries_from: file of a trained detector of the same paper, whose queries the new one starts with (and keeps, with the setting
+            learn_queries=False).
         settings: settings of the model that differ from the variant's, such as queries=300 (--settings.queries 300).
         precision: float32, or bf16 for mixed precision.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -65,6 +67,7 @@ class TrainingOptions:
     crop: bool = True
     multi_scale: bool = True
     backbone_weights: str | None = None
+    queries_from: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
