@@ -326,6 +326,16 @@ def test_mixed_precision_keeps_coordinates_in_float32(
 
 
 @torch.no_grad()
+def test_a_bfloat16_model_keeps_coordinates_in_float32(heavy: detrkit.Detector, parts: EncoderDecoder) -> None:
+    """Also without autocast, where every parameter has few digits."""
+    model = copy.deepcopy(parts).bfloat16()
+    stages = model.stages(ImageBatch(images().bfloat16()))
+    assert stages.output.logits.dtype is torch.bfloat16
+    assert stages.output.boxes_cxcywh.dtype is torch.float32
+    assert all(references.dtype is torch.float32 for references in stages.decoded.references)
+
+
+@torch.no_grad()
 def test_own_file_gives_the_same_model(heavy: detrkit.Detector, expected: Stages, tmp_path: Path) -> None:
     model = heavy
     again = detrkit.load(detrkit.save(model, tmp_path / "model.safetensors"))

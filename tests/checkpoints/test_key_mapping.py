@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -315,6 +316,40 @@ class TestPackedTensors:
             Rule(("a", "b"), ("c", "d"))
         with pytest.raises(ValueError, match="'a' is a concatenation, which can have no aliases"):
             Rule(("a", "b"), ("c",), aliases=("d",))
+
+
+class TestColumns:
+    """Parts along the second axis."""
+
+    apart = KeyMapping([Rule(("center.{leaf}", "side.{leaf}"), ("anchors.{leaf}",), axis=1)])
+    together = KeyMapping([Rule("anchors.{leaf}", ("center.{leaf}", "side.{leaf}"), axis=1)])
+
+    @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2)], ids=str)
+    def test_are_split_and_joined_again_in_order(self, shape: tuple[int, ...]) -> None:
+        whole = torch.arange(math.prod(shape)).reshape(shape).float()
+        parts = {"center.weight": whole[:, :2], "side.weight": whole[:, 2:]}
+        backwards = dict(reversed(parts.items()))
+        for split, join in (
+            (self.apart.from_foreign, self.apart.to_foreign),
+            (self.together.to_foreign, self.together.from_foreign),
+        ):
+            found = split({"anchors.weight": whole})
+            assert list(found) == list(parts)
+            for name, part in parts.items():
+                assert torch.equal(found[name], part), name
+            for given in (found, backwards):
+                (again,) = join(given).items()
+                assert again[0] == "anchors.weight"
+                assert torch.equal(again[1], whole)
+
+    @pytest.mark.parametrize("shape", [(4, 3), (4,), ()], ids=str)
+    def test_must_divide(self, shape: tuple[int, ...]) -> None:
+        for split in (self.apart.from_foreign, self.together.to_foreign):
+            with pytest.raises(CheckpointError) as caught:
+                split({"anchors.weight": torch.zeros(shape)})
+            assert str(caught.value) == (
+                f"'anchors.weight' of shape {list(shape)} does not split into 2 equal parts: the weights are of another model"
+            )
 
 
 class TestAliases:

@@ -291,9 +291,10 @@ class TestHuggingFacesFiles:
                 "encoder_attention_heads must be a whole number above 0, not 'eight'",
             ),
             ({"backbone_config": {"output_stride": [16]}}, "output_stride must be a whole number above 0, not [16]"),
+            ({"dilation": "False"}, "dilation must be true or false, not 'False'"),
         ],
     )
-    def test_settings_that_are_no_numbers_are_named(self, tmp_path: Path, settings: dict[str, Any], what: str) -> None:
+    def test_settings_of_another_type_are_named(self, tmp_path: Path, settings: dict[str, Any], what: str) -> None:
         path = write(tmp_path / "pytorch_model.bin", hollow("detr-r50", HUGGING_FACE_TIMM))
         (tmp_path / "config.json").write_text(json.dumps(settings))
         assert complaint(path, variant="detr-r50") == f"{path}: the stored setting {what}: correct it"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.layers.position_encoding import SinePositionEncoding, sine_code
+from detrkit.layers.position_encoding import SinePositionEncoding, reference_code, sine_code
 
 
 def code_by_loop(inside: list[list[bool]], width: int, temperature: float, shift: float) -> Tensor:
@@ -110,3 +110,26 @@ def test_sine_code_of_single_values() -> None:
     assert found[0, 0].tolist() == [0.0, 1.0, 0.0, 1.0]
     wanted = [math.sin(1.5), math.cos(1.5), math.sin(0.15), math.cos(0.15)]
     torch.testing.assert_close(found[1, 0], torch.tensor(wanted))
+
+
+@pytest.mark.parametrize(("coordinates", "order"), [(2, (1, 0)), (4, (1, 0, 2, 3))], ids=["points", "boxes"])
+def test_the_code_of_a_reference_is_y_then_x_then_width_then_height(coordinates: int, order: tuple[int, ...]) -> None:
+    boxes = [[0.1, 0.7, 0.3, 0.9], [0.25, 0.5, 0.0, 1.0]]
+    references = torch.tensor(boxes, dtype=torch.float64)[None, :, :coordinates]
+    found = reference_code(references, width=12)
+    assert found.shape == (1, 2, 6 * coordinates)  # half the width for each coordinate
+    for code, box in zip(found[0], boxes, strict=True):
+        waves = []
+        for place in order:
+            for pair in range(3):
+                angle = box[place] * 2 * math.pi / 10000 ** (2 * pair / 6)
+                waves += [math.sin(angle), math.cos(angle)]
+        torch.testing.assert_close(code, torch.tensor(waves, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_code_of_a_reference_is_float32_or_better(dtype: torch.dtype) -> None:
+    references = torch.tensor([[[0.25, 0.5, 0.125, 0.75]]], dtype=dtype)  # which half precision has exactly
+    found = reference_code(references, width=8)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, reference_code(references.float(), width=8), rtol=0, atol=0.02)

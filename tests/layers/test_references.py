@@ -68,3 +68,20 @@ def test_nothing_is_recorded_where_no_gradient_is_wanted() -> None:
         trail = ReferenceTrail(boxes(), epsilon=EPSILON, look_forward_twice=True)
         trail.move(lambda: torch.zeros(2, 3, 4, dtype=torch.float64, requires_grad=True) * 1)
     assert not trail.base_logits().requires_grad
+
+
+@pytest.mark.parametrize("look_forward_twice", [False, True])
+def test_without_detaching_all_moves_before_a_reference_learn_from_it(look_forward_twice: bool) -> None:
+    start = boxes(requires_grad=True)
+    moves = [torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    trail = ReferenceTrail(start, epsilon=EPSILON, detached=False, look_forward_twice=look_forward_twice)
+    for move in moves:
+        trail.move(lambda move=move: move * 1.0)
+    logits = start.logit() + moves[0] + moves[1]
+    torch.testing.assert_close(trail.current, logits.sigmoid())
+    torch.testing.assert_close(trail.base_logits()[2], logits)
+    slope = (trail.current * (1 - trail.current)).detach()  # of the sigmoid
+    for value, factor in ((trail.current, slope), (trail.base_logits()[2], torch.ones_like(slope))):
+        found = torch.autograd.grad(value.sum(), [*moves, start], retain_graph=True)
+        for gradient, wanted in zip(found, (factor, factor, factor / (start * (1 - start))), strict=True):
+            torch.testing.assert_close(gradient, wanted)

@@ -67,7 +67,11 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     assert metrics["best"]["AP"] == pytest.approx(result.evaluation.figures["AP"], abs=1e-9)
     options = json.loads((folder / "config.json").read_text())["options"]
     assert (options["lr"], options["epochs"], options["seed"], options["schedule"]) == (6e-4, 2, 0, "cosine")
-    assert all(value is not None for name, value in options.items() if name not in ("steps", "backbone_weights", "queries_from"))
+    assert all(
+        value is not None
+        for name, value in options.items()
+        if name not in ("steps", "backbone_weights", "queries_from")
+    )
     assert "12 images" in printed
     assert "epoch 2/2: loss" in printed
     assert ", right class " in printed
@@ -313,7 +317,11 @@ def test_queries_of_a_trained_detector_are_kept(digits_folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("variant", "settings", "problem"),
     [
-        ("deformable-detr-compact", {"queries": 8}, r"holds a deformable-detr-compact, whose queries a detr-compact cannot take"),
+        (
+            "deformable-detr-compact",
+            {"queries": 8},
+            r"holds a deformable-detr-compact, whose queries a detr-compact cannot take",
+        ),
         ("detr-compact", {"queries": 9}, r"'position.weight' has the shape \(9, 128\) instead of \(8, 32\)"),
     ],
 )

@@ -6,6 +6,7 @@ since centres may be fixed.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Collection, Mapping
 from types import NoneType
@@ -169,6 +170,8 @@ def stated_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "bbox_loss_coef": "l1_weight",
         "giou_loss_coef": "giou_weight",
         "set_cost_class": "class_cost",
+        "set_cost_bbox": "l1_cost",
+        "set_cost_giou": "giou_cost",
     }
     values = {ours: _stored_number(arguments, theirs) for theirs, ours in options.items()}
     stated = {name: value for name, value in values.items() if value is not None}
@@ -181,6 +184,11 @@ def stated_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stated_temperature(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    scale = _stored_number(arguments, "sine_position_embedding_scale")
+    if scale is not None and not math.isclose(scale, 2 * math.pi):
+        raise CheckpointError(
+            f"the settings have sine_position_embedding_scale {scale}: detrkit builds position codes of one turn, 2 pi, only"
+        )
     names = ("pe_temperatureH", "pe_temperatureW", "temperature_height", "temperature_width")
     stored = {name: _stored_number(arguments, name) for name in names}
     found = {name: value for name, value in stored.items() if value is not None}

@@ -168,12 +168,12 @@ def _stored_variants(file: WeightFile, candidates: list[str], stated: Mapping[st
 
     An option with which none agrees was changed for this model, and rules out no candidate.
     """
-    for setting, value in stated.items():
-        candidates = [name for name in candidates if getattr(CATALOG[name].config, setting) == value] or candidates
     dilation = stored_dilation(file.arguments)
     if dilation is not None:
         agreeing = [name for name in candidates if CATALOG[name].config.backbone.endswith("-dc5") == dilation]
         candidates = agreeing or candidates
+    for setting, value in stated.items():  # after dilation, since a backbone cannot be changed as other settings can
+        candidates = [name for name in candidates if getattr(CATALOG[name].config, setting) == value] or candidates
     if len(candidates) == 1:
         return candidates
     prefixes = [

@@ -209,7 +209,7 @@ class Table:
             reading.setting: reading.read(tensors) for reading in self.readings if reading.setting in self.telling
         }
         agreement = {
-            name: [getattr(config, setting) == values[setting] for setting in self.telling]
+            name: [_agreement(getattr(config, setting), values[setting]) for setting in self.telling]
             for name, config in configs.items()
         }
         best = max(agreement.values())
@@ -234,6 +234,11 @@ class Table:
         values |= self.stated(arguments)
         values |= self.compute({**dataclasses.asdict(config), **values}, tensors, arguments)
         return dataclasses.replace(config, **values)
+
+
+def _agreement(setting: Any, value: Any) -> int:
+    """How well a variant's setting agrees with the weights: equal, at least both none or some, or not."""
+    return 2 if setting == value else int(bool(setting) == bool(value))
 
 
 def count_modules(names: Collection[str], beginning: str) -> int:
@@ -276,7 +281,7 @@ def stored_dilation(arguments: Mapping[str, Any]) -> bool | None:
     """Whether stored arguments say that the backbone's last stage is dilated; None if they do not say.
 
     Raises:
-        CheckpointError: the backbone's stride is not a number.
+        CheckpointError: the backbone's stride is not a number, or dilation is neither true nor false.
     """
     backbone = arguments.get("backbone_config")
     if isinstance(backbone, Mapping):  # as Hugging Face configures timm's backbones
@@ -284,7 +289,9 @@ def stored_dilation(arguments: Mapping[str, Any]) -> bool | None:
         if stride is not None:
             return stride == 16
     dilation = arguments.get("dilation")
-    return None if dilation is None else bool(dilation)
+    if dilation is not None and not isinstance(dilation, bool):
+        raise CheckpointError(f"the stored setting dilation must be true or false, not {dilation!r}: correct it")
+    return dilation
 
 
 def fitting_backbones(own_names: Collection[str]) -> list[str]:

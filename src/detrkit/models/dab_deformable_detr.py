@@ -39,8 +39,10 @@ class Config(MultiScaleSettings):
 
     Attributes:
         queries: Q, counting every pattern.
-        class_weight: weight of the class term in the loss; the matching cost has `class_cost`.
+        class_weight: weight of the class term in the loss; so do `l1_weight` and `giou_weight` belong to the loss alone.
         class_cost: weight of the class term in the matching cost.
+        l1_cost: weight of the box distance in the matching cost.
+        giou_cost: weight of the generalised IoU in the matching cost.
         patterns: P, learned codes that are added to the anchors' contents, each to all Q / P anchors; 0 for none.
         centers: see `dab_detr.Config`.
 
@@ -52,10 +54,15 @@ class Config(MultiScaleSettings):
     dropout: float = 0.0
     class_weight: float = 1.0
     class_cost: float = 2.0
+    l1_cost: float = 5.0
+    giou_cost: float = 2.0
     patterns: int = 0
     centers: str = "learned"
 
-    least: ClassVar[dict[str, int]] = MultiScaleSettings.least | {"class_cost": 0, "patterns": 0}
+    least: ClassVar[dict[str, int]] = {
+        **MultiScaleSettings.least,
+        **dict.fromkeys(("class_cost", "l1_cost", "giou_cost", "patterns"), 0),
+    }
 
     def check(self) -> None:
         """See `Settings.check`."""
@@ -118,7 +125,7 @@ def criterion(config: Config, model: Detector | None = None) -> SetCriterion:  #
     return focal_criterion(
         class_count=config.class_count,
         layers=config.decoder_layers,
-        cost_weights={**config.term_weights, "class": config.class_cost},
+        cost_weights={"class": config.class_cost, "l1": config.l1_cost, "giou": config.giou_cost},
         loss_weights=config.term_weights,
         giou_epsilon=GIOU_EPSILON,
     )

@@ -28,6 +28,7 @@ from detrkit.layers.attention import padding_mask
 from detrkit.layers.heads import MLP, DetectionHeads, inverse_sigmoid, precisely, predictions
 from detrkit.layers.initialization import start_heads, xavier_matrices
 from detrkit.layers.position_encoding import reference_code
+from detrkit.layers.precision import at_least_float32
 from detrkit.layers.references import ReferenceTrail
 from detrkit.layers.selection import TopKSelection
 from detrkit.layers.transformer import Encoder, EncoderLayer
@@ -48,8 +49,10 @@ class Config(Settings):
 
     Attributes:
         queries: Q, counting every pattern.
-        class_weight: weight of the class term in the loss; the matching cost has `class_cost`.
+        class_weight: weight of the class term in the loss; so do `l1_weight` and `giou_weight` belong to the loss alone.
         class_cost: weight of the class term in the matching cost.
+        l1_cost: weight of the box distance in the matching cost.
+        giou_cost: weight of the generalised IoU in the matching cost.
         patterns: P, learned contents that share the same Q / P anchors; 0 starts every query with empty content.
         learned_content: whether each anchor learns a content of its own. What it carries then also scales its place in the first layer,
             where by default the scale is 1, since there is no content yet.
@@ -72,6 +75,8 @@ class Config(Settings):
     dropout: float = 0.0
     class_weight: float = 1.0
     class_cost: float = 2.0
+    l1_cost: float = 5.0
+    giou_cost: float = 2.0
     patterns: int = 0
     learned_content: bool = False
     centers: str = "learned"
@@ -83,7 +88,10 @@ class Config(Settings):
     detach_references: bool = True
     normed_references: bool = False
 
-    least: ClassVar[dict[str, int]] = Settings.least | {"class_cost": 0, "patterns": 0, "least_side": 0}
+    least: ClassVar[dict[str, int]] = {
+        **Settings.least,
+        **dict.fromkeys(("class_cost", "l1_cost", "giou_cost", "patterns", "least_side"), 0),
+    }
 
     def check(self) -> None:
         """See `Settings.check`."""
@@ -126,7 +134,8 @@ class AnchorQueries(nn.Module):
             content = content + self.content.weight.to(content.dtype)
         if self.patterns is not None:
             content = content + self.patterns.weight[:, None].to(content.dtype)  # (P, Q / P, D)
-        anchors = torch.cat([self.center_logits, self.side_logits], dim=-1).sigmoid().repeat(self.repeats, 1)  # (Q, 4)
+        logits = at_least_float32(torch.cat([self.center_logits, self.side_logits], dim=-1))
+        anchors = logits.sigmoid().repeat(self.repeats, 1)  # (Q, 4)
         return Queries(content.flatten(0, 1).expand(batch, -1, -1), None, anchors.expand(batch, -1, -1))
 
     @torch.no_grad()
@@ -338,7 +347,7 @@ def criterion(config: Config, model: Detector | None = None) -> SetCriterion:  #
     return focal_criterion(
         class_count=config.class_count,
         layers=config.decoder_layers,
-        cost_weights={**config.term_weights, "class": config.class_cost},
+        cost_weights={"class": config.class_cost, "l1": config.l1_cost, "giou": config.giou_cost},
         loss_weights=config.term_weights,
         giou_epsilon=GIOU_EPSILON,
     )
