@@ -69,14 +69,11 @@ DEFORMABLE = Study(
     },
     watched=None,
 )
-# One backbone of stride 16 for dense attention, whose cells the digits are a few of; the deformable ones have stride 8 besides, as they are made for.
+# One backbone, of stride 16: a digit covers a few of its cells. The deformable detectors also get stride 8, which they are made for.
+# Rates, clipping and weights of the loss are those of each variant's own recipe.
 _SAME_SIZE = {"queries": 30, "width": 96, "hidden": 192, "encoder_layers": 0, "decoder_layers": 2, "dropout": 0.0}
-_SAME_RATES = {"lr": 3e-3, "backbone_lr": 3e-3, "gradient_clip": 1.0}
-_DENSE: dict[str, Any] = {
-    "settings": {**_SAME_SIZE, "backbone": "compact-c4", "attention_heads": 4, "class_weight": 2.0},
-    **_SAME_RATES,
-}
-_SPARSE: dict[str, Any] = {"settings": {**_SAME_SIZE, "backbone": "compact-c4", "levels": 2}, **_SAME_RATES}
+_DENSE: dict[str, Any] = {"settings": {**_SAME_SIZE, "backbone": "compact-c4", "attention_heads": 4}}
+_SPARSE: dict[str, Any] = {"settings": {**_SAME_SIZE, "backbone": "compact-c4", "levels": 2}}
 QUERIES = Study(
     title="Built-in digits, 128 × 128, two decoder layers, the same backbone from nothing",
     data="digits",
@@ -162,12 +159,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    study = STUDIES[options.study]
-    if options.only:
-        study = replace(study, detectors={name: study.detectors[name] for name in options.only})
-    options.data = study.data or options.data
-    if options.data is None:
-        parser.error(f"the study {options.study} needs --data FOLDER")
+    study = chosen_study(options, parser)
     epochs = options.epochs or study.epochs
     if options.run:
         run_one(study, epochs, options)
@@ -176,7 +168,25 @@ def main() -> None:
     pairs = [(name, seed) for seed in options.seeds for name in study.detectors]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda pair: start(study, folder, epochs, pair[0], pair[1], options), pairs))
-    report(study, folder, options.seeds, epochs)
+    report(study, folder, options.seeds, epochs, suffix="-part" if options.only else "")
+
+
+def chosen_study(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Study:
+    """The study, with the detectors that were asked for; sets `options.data`."""
+    study = STUDIES[options.study]
+    if study.data is not None and options.data not in (None, study.data):
+        parser.error(
+            f"the study {options.study} is of the built-in {study.data}: leave --data out or choose small_objects"
+        )
+    options.data = study.data or options.data
+    if options.data is None:
+        parser.error(f"the study {options.study} needs --data FOLDER")
+    unknown = set(options.only or []) - set(study.detectors)
+    if unknown:
+        parser.error(f"the study {options.study} has no {sorted(unknown)[0]!r}: it has {', '.join(study.detectors)}")
+    if options.only:
+        return replace(study, detectors={name: study.detectors[name] for name in options.only})
+    return study
 
 
 def run_folder(folder: Path, name: str, seed: int) -> Path:
@@ -247,7 +257,7 @@ def seconds_by_epoch(rows: Sequence[dict[str, str]], batch_size: int) -> list[fl
     return list(itertools.accumulate(n / float(row["images_per_second"]) for n, row in zip(images, rows, strict=True)))
 
 
-def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int) -> None:
+def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int, *, suffix: str = "") -> None:
     """Prints the last epoch's figures and draws AP against epochs."""
     found = {
         name: [json.loads((run_folder(folder, name, seed) / "figures.json").read_text()) for seed in seeds]
@@ -262,8 +272,8 @@ def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int) -> Non
             columns[f"AP {study.watched}"] = [run["classes"][study.watched]["AP"] for run in runs]
         lines.append(name.ljust(52) + "   ".join(f"{key} {_shown(values)}" for key, values in columns.items()))
     print("\n".join(lines))
-    write_text(folder / "figures.txt", "\n".join(lines) + "\n")
-    draw(study, found, folder / "convergence.png")
+    write_text(folder / f"figures{suffix}.txt", "\n".join(lines) + "\n")
+    draw(study, found, folder / f"convergence{suffix}.png")
 
 
 def _shown(values: Sequence[float | None]) -> str:

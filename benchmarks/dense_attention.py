@@ -21,7 +21,7 @@ from detrkit.layers import attention
 from detrkit.models.catalog import CATALOG, criterion_for
 from detrkit.structures import ImageBatch, Target
 
-SIDES = {"slices": attention.SLICED_FROM, "whole maps": 2**62}  # the number of weights from which on slices are used
+SIDES = {"slices": attention.SLICED_FROM, "whole maps": 2**62}  # slices are used from this many weights on
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def make_theirs(variant: str) -> Any:
         use_timm_backbone=False,
         num_labels=91,
         auxiliary_loss=True,
-        **{"attention_dropout": 0.1, **settings},  # as the authors' code has it
+        **{"attention_dropout": 0.1, **settings},  # as in the authors' code
     )
     model = getattr(transformers, f"{name}ForObjectDetection")(config)
     for name, buffer in (*model.named_parameters(), *model.named_buffers()):

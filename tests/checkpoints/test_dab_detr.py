@@ -362,7 +362,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("options", "problem"),
         [
-            ({"pe_temperatureH": 0}, "temperature must be above 0, not 0.0"),
+            ({"pe_temperatureH": 0}, "temperature must be at least 1, not 0.0"),
             ({"cls_loss_coef": -1}, "class_weight must be at least 0, not -1.0"),
             ({"nheads": 5}, "width 64 must be a multiple of 4 (sine and cosine of two axes) and of the 5 attention heads"),
         ],

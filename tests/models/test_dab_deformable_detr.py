@@ -72,8 +72,11 @@ def test_the_defaults_are_the_papers() -> None:
         ({"class_cost": -2.0}, "class_cost must be at least 0, not -2.0"),
         ({"points": 0}, "points must be at least 1, not 0"),
         ({"centers": "Grid"}, "centers must be learned, random or grid, not 'Grid'"),
-        ({"centers": "grid", "patterns": 2}, "150 anchors do not fill a square grid: give 144 or 169"),
-        ({"centers": "grid"}, "300 anchors do not fill a square grid: give 289 or 324"),
+        (
+            {"centers": "grid", "patterns": 2},
+            "150 anchors do not fill a square grid: choose queries=288 or queries=338",
+        ),
+        ({"centers": "grid"}, "300 anchors do not fill a square grid: choose queries=289 or queries=324"),
     ],
 )
 def test_settings_that_no_model_can_have(changes: dict[str, Any], message: str) -> None:
@@ -105,8 +108,9 @@ def test_contents_are_learned_for_each_anchor_and_each_pattern(patterns: int) ->
             torch.testing.assert_close(queries.references[image, index], reference)
 
 
-def test_positions_are_codes_of_boxes_as_shares_of_the_padded_finest_level() -> None:
-    model = small(patterns=2)
+@pytest.mark.parametrize("padded", [True, False])
+def test_positions_are_codes_of_boxes_as_shares_of_the_padded_finest_level_or_of_the_image(padded: bool) -> None:
+    model = small(patterns=2, padded_positions=padded)
     stages, calls = run(model)
     decoder, ratios = model.decoder, stages.memory.valid_ratios()
     torch.testing.assert_close(ratios[:, 0], torch.tensor([[1.0, 1.0], [56 / 96, 48 / 64]]))
@@ -115,7 +119,9 @@ def test_positions_are_codes_of_boxes_as_shares_of_the_padded_finest_level() -> 
         for level in range(3):
             wanted = boxes * ratios[:, None, level].repeat(1, 1, 2)
             torch.testing.assert_close(call["references"][:, :, level], wanted)
-        shares = boxes * torch.tensor([[1.0] * 4, [56 / 96, 48 / 64] * 2], dtype=torch.float64)[:, None]
+        shares = (
+            boxes * torch.tensor([[1.0] * 4, [56 / 96, 48 / 64] * 2], dtype=torch.float64)[:, None] if padded else boxes
+        )
         position = decoder.position_head(reference_code(shares, width=64))
         if index > 0:
             torch.testing.assert_close(call["content"], calls[index - 1]["result"])

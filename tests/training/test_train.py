@@ -322,6 +322,7 @@ def test_queries_of_a_trained_detector_are_kept(digits_folder: Path, tmp_path: P
             {"queries": 8},
             r"holds a deformable-detr-compact, whose queries a detr-compact cannot take",
         ),
+        ("light-detr-compact", {"queries": 8}, r"holds a light-detr-compact, whose queries"),
         ("detr-compact", {"queries": 9}, r"'position.weight' has the shape \(9, 128\) instead of \(8, 32\)"),
     ],
 )

@@ -172,8 +172,13 @@ def _stored_variants(file: WeightFile, candidates: list[str], stated: Mapping[st
     if dilation is not None:
         agreeing = [name for name in candidates if CATALOG[name].config.backbone.endswith("-dc5") == dilation]
         candidates = agreeing or candidates
-    for setting, value in stated.items():  # after dilation, since a backbone cannot be changed as other settings can
-        candidates = [name for name in candidates if getattr(CATALOG[name].config, setting) == value] or candidates
+    for setting, value in stated.items():
+        agreeing = [name for name in candidates if getattr(CATALOG[name].config, setting) == value]
+        # A setting must not choose the backbone: perhaps no variant has both.
+        if {CATALOG[name].config.backbone for name in agreeing} == {
+            CATALOG[name].config.backbone for name in candidates
+        }:
+            candidates = agreeing
     if len(candidates) == 1:
         return candidates
     prefixes = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -12,32 +13,48 @@ from detrkit.models.detector import Detector
 
 
 def load_queries(model: Detector, path: str | Path) -> None:
-    """Copies the queries of a trained detector: learned codes, reference points or anchors, whatever the paper's queries are made of.
+    """Copies the queries of a trained detector: position codes, reference points, or anchors with their contents.
 
     Args:
-        model: changed in place.
+        model: of a paper with the setting `learn_queries`; changed in place.
         path: a file that detrkit, the paper's authors or Hugging Face wrote.
 
     Raises:
-        CheckpointError: the file cannot be read, or its queries are of another kind or number.
+        CheckpointError: the file cannot be read or fits several variants, or its queries are of another kind or number.
     """
-    trained = load(path)
-    own, other = _queries(model), _queries(trained)
-    if own is None or other is None or type(own) is not type(other):
+    trained = _load(path)
+    own, given = _queries(model), _queries(trained)
+    if own is None or type(own) is not type(given):
         raise CheckpointError(
-            f"{path} holds a {trained.card.variant}, whose queries a {model.card.variant} cannot take: give a detector of the same paper"
+            f"{path} holds a {trained.card.variant}, whose queries a {model.card.variant} cannot take: give a detector of the same paper, "
+            "which must be one with the setting learn_queries"
         )
-    expected, given = own.state_dict(), other.state_dict()
-    for name in sorted(expected.keys() | given.keys()):
-        shapes = [tuple(state[name].shape) if name in state else None for state in (expected, given)]
-        if shapes[0] != shapes[1]:
+    expected, state = own.state_dict(), given.state_dict()
+    for name in sorted(expected.keys() ^ state.keys()):
+        where = "does not have" if name in expected else "has"
+        raise CheckpointError(
+            f"{path} {where} '{name}', unlike this {model.card.variant}: train with the same settings for queries"
+        )
+    for name, tensor in expected.items():
+        if tensor.shape != state[name].shape:
             raise CheckpointError(
-                f"{path} has other queries than this {model.card.variant}: '{name}' has the shape {shapes[1]} instead of {shapes[0]}; "
-                "give a detector with the same number of queries and the same width"
+                f"{path} has other queries than this {model.card.variant}: '{name}' has the shape {tuple(state[name].shape)} instead of "
+                f"{tuple(tensor.shape)}; train with the same number of queries and the same width"
             )
-    own.load_state_dict(given)
+    own.load_state_dict(state)
 
 
-def _queries(model: Detector) -> nn.Module | None:
+def _load(path: str | Path) -> Detector:
+    try:
+        return load(path)
+    except CheckpointError as problem:
+        if "`variant`" not in str(problem):
+            raise
+        remedy = "load it with detrkit.load(path, variant=...), save it with detrkit.save, and give that file"
+        raise CheckpointError(f"{problem}; {remedy}") from problem
+
+
+def _queries(model: Detector) -> Any:
+    """The part that holds learned queries; None where the paper has none that can be kept."""
     part = getattr(model, "query_source", None)
-    return part if isinstance(part, nn.Module) else None
+    return part if "learn_queries" in model.card.config and isinstance(part, nn.Module) else None

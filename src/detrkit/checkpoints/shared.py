@@ -181,7 +181,7 @@ class Table:
         layout: the key mapping for a file with these names; the file must have one of the paper's signatures.
         readings: the settings that are read from the weights.
         telling: settings, the most important first, that decide which variants fit the weights best.
-        stated: settings that the arguments stored beside the weights state, besides dilation and attention heads; variants that do not agree
+        stated: settings given by the stored arguments, besides dilation and attention heads; variants that do not agree
             with them are ruled out as long as one agrees.
         compute: settings that take arithmetic, given all settings so far, the weights by our names and the stored arguments.
     """
@@ -237,7 +237,7 @@ class Table:
 
 
 def _agreement(setting: Any, value: Any) -> int:
-    """How well a variant's setting agrees with the weights: equal, at least both none or some, or not."""
+    """How well a variant's setting agrees with the weights: 2 if equal, 1 if both are zero or both are not, else 0."""
     return 2 if setting == value else int(bool(setting) == bool(value))
 
 

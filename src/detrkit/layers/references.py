@@ -14,7 +14,7 @@ class ReferenceTrail:
     """Where each layer looks, and what its boxes are relative to (Deformable DETR, appendix A.4; DINO, section 3.5).
 
     The box head's output is added to the logits of the current reference; the sum's sigmoid is the new reference. The next layer looks at
-    it without gradient. What the next layer's *boxes* are relative to depends on the paper: the same (Deformable DETR), or the new reference
+    it without gradient, unless `detached` is False. What the next layer's *boxes* are relative to depends on the paper: the same (Deformable DETR), or the new reference
     with its gradient ("look forward twice", DINO), so that a layer also learns from the next layer's boxes.
 
     Args:

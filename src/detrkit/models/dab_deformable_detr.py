@@ -24,27 +24,25 @@ from detrkit.layers.initialization import start_heads, xavier_matrices
 from detrkit.layers.position_encoding import reference_code
 from detrkit.layers.references import ReferenceTrail
 from detrkit.layers.selection import TopKSelection
-from detrkit.losses.criterion import SetCriterion, focal_criterion
+from detrkit.losses.criterion import SetCriterion
 from detrkit.models import dab_detr, deformable_detr
-from detrkit.models.dab_detr import EPSILON, GIOU_EPSILON, AnchorQueries
+from detrkit.models.dab_detr import EPSILON, AnchorQueries
 from detrkit.models.deformable_detr import DeformableDecoder
 from detrkit.models.detector import Detector, EncoderDecoder
-from detrkit.models.settings import MultiScaleSettings
-from detrkit.structures import Queries
+from detrkit.models.settings import CostSettings, MultiScaleSettings
+from detrkit.structures import Memory, Queries
 
 
 @dataclass(frozen=True)
-class Config(MultiScaleSettings):
+class Config(MultiScaleSettings, CostSettings):
     """DAB-Deformable-DETR's settings; the defaults are the authors'.
 
     Attributes:
         queries: Q, counting every pattern.
-        class_weight: weight of the class term in the loss; so do `l1_weight` and `giou_weight` belong to the loss alone.
-        class_cost: weight of the class term in the matching cost.
-        l1_cost: weight of the box distance in the matching cost.
-        giou_cost: weight of the generalised IoU in the matching cost.
         patterns: P, learned codes that are added to the anchors' contents, each to all Q / P anchors; 0 for none.
         centers: see `dab_detr.Config`.
+        padded_positions: whether a query's box is coded as a part of the padded batch. By default it is, as in the authors' code, so the padding
+            of a batch changes results a little. False codes it as a part of its image, which is sounder when training from scratch.
 
     Raises:
         ConfigurationError: see `MultiScaleSettings`; or settings that do not fit together.
@@ -52,16 +50,15 @@ class Config(MultiScaleSettings):
 
     hidden: int = 2048
     dropout: float = 0.0
-    class_weight: float = 1.0
-    class_cost: float = 2.0
-    l1_cost: float = 5.0
-    giou_cost: float = 2.0
+    class_weight: float = 1.0  # again, since `MultiScaleSettings` has that of `Settings`
     patterns: int = 0
     centers: str = "learned"
+    padded_positions: bool = True
 
     least: ClassVar[dict[str, int]] = {
         **MultiScaleSettings.least,
-        **dict.fromkeys(("class_cost", "l1_cost", "giou_cost", "patterns"), 0),
+        **CostSettings.least,
+        "patterns": 0,
     }
 
     def check(self) -> None:
@@ -76,11 +73,12 @@ class AnchorDeformableDecoder(DeformableDecoder):
     Args:
         layers: decoder layers.
         width: D.
+        padded_positions: see `Config`.
     """
 
-    def __init__(self, layers: list[nn.Module], *, width: int) -> None:
+    def __init__(self, layers: list[nn.Module], *, width: int, padded_positions: bool) -> None:
         super().__init__(layers, refine=True)
-        self.width = width
+        self.width, self.padded_positions = width, padded_positions
         self.position_head = MLP(2 * width, width, width)  # from a box's code to its query's position
         self.position_scale = MLP(width, width, width)  # from what a query carries to the scale of its position
         xavier_matrices(self.position_head, self.position_scale)
@@ -89,9 +87,19 @@ class AnchorDeformableDecoder(DeformableDecoder):
         """See `DeformableDecoder.trail`."""
         return ReferenceTrail(start, epsilon=EPSILON)
 
-    def query_position(self, queries: Queries, content: Tensor, references: Tensor, layer: int) -> Tensor:  # noqa: ARG002
-        """See `DeformableDecoder.query_position`; references are those of the first level, which padding moves, as in the authors' code."""
-        code = reference_code(references[:, :, 0], width=self.width)  # (B, Q, 2 D)
+    def query_position(
+        self,
+        queries: Queries,  # noqa: ARG002 - its positions are made here
+        content: Tensor,
+        references: Tensor,
+        memory: Memory,
+        *,
+        layer: int,
+    ) -> Tensor:
+        """See `DeformableDecoder.query_position`."""
+        if self.padded_positions:  # the share of the first level's cells that is no padding
+            references = references * memory.valid_ratios()[:, :1].repeat(1, 1, 2)
+        code = reference_code(references, width=self.width)  # (B, Q, 2 D)
         position: Tensor = self.position_head(code.to(content.dtype))
         return position if layer == 0 else position * self.position_scale(content)
 
@@ -114,21 +122,17 @@ def build(config: Config, card: ModelCard) -> EncoderDecoder:
             learned_content=True,
             centers=config.centers,
         ),
-        decoder=AnchorDeformableDecoder(deformable_detr.decoder_layers(config), width=config.width),
+        decoder=AnchorDeformableDecoder(
+            deformable_detr.decoder_layers(config), width=config.width, padded_positions=config.padded_positions
+        ),
         heads=heads,
         card=card,
     )
 
 
-def criterion(config: Config, model: Detector | None = None) -> SetCriterion:  # noqa: ARG001 - for papers with masks
-    """DAB-DETR's: classes weigh less in the loss than in matching."""
-    return focal_criterion(
-        class_count=config.class_count,
-        layers=config.decoder_layers,
-        cost_weights={"class": config.class_cost, "l1": config.l1_cost, "giou": config.giou_cost},
-        loss_weights=config.term_weights,
-        giou_epsilon=GIOU_EPSILON,
-    )
+def criterion(config: Config, model: Detector | None = None) -> SetCriterion:
+    """DAB-DETR's."""
+    return dab_detr.criterion(config, model)
 
 
 def selection(config: Config, categories: Sequence[Category], model: Detector | None = None) -> TopKSelection:  # noqa: ARG001
@@ -137,12 +141,20 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
 
 
 RECIPE = Recipe(epochs=50, batch_size=16)
-# Trained with other weights of the loss's terms than the authors' code has; they stand in the file and are read from it.
+# The authors say that it was trained with other loss coefficients than their code has; they are read from the file's arguments.
 _WEIGHTS = PublishedWeights(
     "https://drive.google.com/drive/folders/1uP9N0HIBPB6OPxLq5aqeIfKNOFFYQl2t", 0.487, "Apache-2.0", tag="v2"
 )
 VARIANTS: dict[str, Variant] = {
-    "dab-deformable-detr-r50": Variant(Config(), RECIPE, weights=(_WEIGHTS,)),
+    "dab-deformable-detr-r50": Variant(
+        Config(),
+        RECIPE,
+        weights=(_WEIGHTS,),
+        exceptions={
+            "tokens_behind_padding_are_not_looked_at": "Queries code their boxes as parts of the padded batch, as in the authors' code, so results "
+            "change a little with the padding; padded_positions=False ends that."
+        },
+    ),
     "dab-deformable-detr-compact": Variant(
         Config(
             backbone="compact",
@@ -152,6 +164,7 @@ VARIANTS: dict[str, Variant] = {
             hidden=192,
             encoder_layers=0,
             decoder_layers=2,
+            padded_positions=False,
         ),
         deformable_detr.COMPACT_RECIPE,
         deformable_detr.COMPACT_PREPROCESSING,

@@ -35,7 +35,7 @@ from detrkit.layers.transformer import Encoder, EncoderLayer
 from detrkit.losses.criterion import SetCriterion, focal_criterion
 from detrkit.models import conditional_detr, detr
 from detrkit.models.detector import Detector, EncoderDecoder
-from detrkit.models.settings import Settings
+from detrkit.models.settings import CostSettings, Settings
 from detrkit.structures import Decoded, Memory, Output, Queries, Target
 
 EPSILON = 1e-3  # of the inverse sigmoid, as in the authors' code
@@ -44,29 +44,24 @@ LIMIT = 300  # detections of an image
 
 
 @dataclass(frozen=True)
-class Config(Settings):
+class Config(CostSettings):
     """DAB-DETR's settings; the defaults are the authors', also where another value looks sounder, so that their weights mean the same.
 
     Attributes:
         queries: Q, counting every pattern.
-        class_weight: weight of the class term in the loss; so do `l1_weight` and `giou_weight` belong to the loss alone.
-        class_cost: weight of the class term in the matching cost.
-        l1_cost: weight of the box distance in the matching cost.
-        giou_cost: weight of the generalised IoU in the matching cost.
         patterns: P, learned contents that share the same Q / P anchors; 0 starts every query with empty content.
-        learned_content: whether each anchor learns a content of its own. What it carries then also scales its place in the first layer,
-            where by default the scale is 1, since there is no content yet.
+        learned_content: whether each anchor learns a content of its own. It then also scales the query's place in the first layer, where
+            the scale is otherwise 1, also with patterns.
         centers: "learned"; "random" (fixed where they were drawn, the authors' "fixxy"); or "grid" (fixed on a square grid).
         learn_queries: whether anchors and contents are trained; if not, give good ones with `queries_from` in training.
         box_head_per_layer: whether each layer has its own box head instead of one for all.
         modulate: whether a box's width and height set how widely its query looks (section 4.4).
-        least_side: sides below this fraction of the image count as this much there. By default there is no limit, and attention of a very
-            thin box collapses to a line; 0.01 is sounder when training from scratch.
+        least_side: sides below this fraction of the image count as this much there. By default there is no limit, and the code of a very
+            thin box is multiplied by thousands; 0.01 avoids that when training from scratch.
         temperature: of the image's position codes; low values give broad attention (section 4.5). DETR has 10000.
         detach_references: whether layers look at moved boxes without gradient.
-        normed_references: whether the next layer starts from the very boxes that this one predicts. By default it does not: predictions are
-            made from normed states, moves from the same states before the norm, which the box head never saw the like of. True is sounder
-            when training from scratch.
+        normed_references: whether the next layer starts from the very boxes that this one predicts. By default it does not: predictions come
+            from normed states, moves from the same states before the norm. True makes the two one, for training from scratch.
 
     Raises:
         ConfigurationError: see `Settings`; or settings that do not fit together.
@@ -74,9 +69,6 @@ class Config(Settings):
 
     dropout: float = 0.0
     class_weight: float = 1.0
-    class_cost: float = 2.0
-    l1_cost: float = 5.0
-    giou_cost: float = 2.0
     patterns: int = 0
     learned_content: bool = False
     centers: str = "learned"
@@ -89,16 +81,15 @@ class Config(Settings):
     normed_references: bool = False
 
     least: ClassVar[dict[str, int]] = {
-        **Settings.least,
-        **dict.fromkeys(("class_cost", "l1_cost", "giou_cost", "patterns", "least_side"), 0),
+        **CostSettings.least,
+        **dict.fromkeys(("patterns", "least_side"), 0),
+        "temperature": 1,
     }
 
     def check(self) -> None:
         """See `Settings.check`."""
         super().check()
         check_anchors(self.queries, self.patterns, self.centers)
-        if not self.temperature > 0:
-            raise ConfigurationError(f"temperature must be above 0, not {self.temperature}")
         if not self.least_side < 1:
             raise ConfigurationError(f"least_side must be a fraction of the image below 1, not {self.least_side}")
 
@@ -118,9 +109,12 @@ class AnchorQueries(nn.Module):
         super().__init__()
         self.width, self.repeats = width, max(patterns, 1)
         anchors = count // self.repeats
-        starts = {"learned": partial(torch.randn, anchors, 2), "random": partial(torch.rand, anchors, 2)}
-        start = starts.get(centers, partial(square_grid, anchors))()
-        logits = start if centers == "learned" else inverse_sigmoid(start, epsilon=EPSILON)
+        starts = {
+            "learned": lambda: torch.randn(anchors, 2),
+            "random": lambda: inverse_sigmoid(torch.rand(anchors, 2), epsilon=EPSILON),
+            "grid": lambda: inverse_sigmoid(square_grid(anchors), epsilon=EPSILON),
+        }
+        logits = starts[centers]()
         self.center_logits = nn.Parameter(logits, requires_grad=centers == "learned")
         self.side_logits = nn.Parameter(torch.randn(anchors, 2))
         self.content = nn.Embedding(anchors, width) if learned_content else None
@@ -143,22 +137,23 @@ class AnchorQueries(nn.Module):
         """Starts from given anchors, for example typical boxes of a data set.
 
         Args:
-            boxes_cxcywh: (Q / P, 4), every coordinate above 0 and below 1.
+            boxes_cxcywh: (Q / P, 4), every coordinate above 0 and below 1; a tensor, an array or lists.
 
         Raises:
             ConfigurationError: another number of boxes, or a coordinate that is not between 0 and 1.
         """
-        if boxes_cxcywh.shape != (len(self.side_logits), 4):
+        boxes = torch.as_tensor(boxes_cxcywh, device="cpu", dtype=torch.float64)
+        if boxes.shape != (len(self.side_logits), 4):
             raise ConfigurationError(
-                f"anchors must be boxes of shape ({len(self.side_logits)}, 4), not {tuple(boxes_cxcywh.shape)}: give one box for each anchor"
+                f"anchors must be boxes of shape ({len(self.side_logits)}, 4), not {tuple(boxes.shape)}: give one box for each anchor"
             )
-        outside = ~((boxes_cxcywh > 0) & (boxes_cxcywh < 1)).all(-1)
+        outside = ~((boxes > 0) & (boxes < 1)).all(-1)
         if outside.any():
             row = int(outside.nonzero()[0])
             raise ConfigurationError(
-                f"anchor {row} is {boxes_cxcywh[row].tolist()}: give centre, width and height as fractions of the image above 0 and below 1"
+                f"anchor {row} is {boxes[row].tolist()}: give centre, width and height as fractions of the image above 0 and below 1"
             )
-        center_logits, side_logits = boxes_cxcywh.double().logit().chunk(2, dim=-1)
+        center_logits, side_logits = boxes.logit().chunk(2, dim=-1)
         self.center_logits.copy_(center_logits)
         self.side_logits.copy_(side_logits)
 
@@ -199,7 +194,9 @@ class AnchorDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.position_head = MLP(2 * width, width, width)  # from a box's code to its query's position
         self.position_scale = MLP(width, width, width)  # from what a query carries to the scale of its spatial query
-        self.side_head = MLP(width, width, 2) if config.modulate else None  # to the sides that it looks for
+        self.side_head = (
+            MLP(width, width, 2) if config.modulate else None
+        )  # from content to the width and height it looks for
         xavier_matrices(self)
 
     def forward(self, queries: Queries, memory: Memory, heads: DetectionHeads | BoxHeadPerLayer) -> Decoded:
@@ -289,9 +286,11 @@ def check_anchors(queries: int, patterns: int, centers: str = "learned") -> None
     if centers not in ("learned", "random", "grid"):
         raise ConfigurationError(f"centers must be learned, random or grid, not '{centers}'")
     anchors = queries // max(patterns, 1)
-    if centers == "grid" and math.isqrt(anchors) ** 2 != anchors:
+    side = math.isqrt(anchors)
+    if centers == "grid" and side**2 != anchors:
+        fitting = [each**2 * max(patterns, 1) for each in (side, side + 1)]
         raise ConfigurationError(
-            f"{anchors} anchors do not fill a square grid: give {math.isqrt(anchors) ** 2} or {(math.isqrt(anchors) + 1) ** 2}"
+            f"{anchors} anchors do not fill a square grid: choose queries={fitting[0]} or queries={fitting[1]}"
         )
 
 
@@ -342,12 +341,17 @@ def query_source(config: Config) -> AnchorQueries:
     return source if config.learn_queries else source.requires_grad_(False)
 
 
-def criterion(config: Config, model: Detector | None = None) -> SetCriterion:  # noqa: ARG001 - for papers with masks
-    """Hungarian matching and the set loss with focal classification; classes weigh less in the loss than in matching."""
+def criterion(config: CostSettings, model: Detector | None = None) -> SetCriterion:  # noqa: ARG001 - for papers with masks
+    """Hungarian matching and the set loss with focal classification; classes weigh less in the loss than in matching.
+
+    Args:
+        config: of this paper or a descendant.
+        model: ignored.
+    """
     return focal_criterion(
         class_count=config.class_count,
         layers=config.decoder_layers,
-        cost_weights={"class": config.class_cost, "l1": config.l1_cost, "giou": config.giou_cost},
+        cost_weights=config.cost_weights,
         loss_weights=config.term_weights,
         giou_epsilon=GIOU_EPSILON,
     )
@@ -365,7 +369,7 @@ def _published(folder: str, ap: float) -> tuple[PublishedWeights, ...]:
 _ALL_WEIGHTS = "1ByfbyCZL8o6zOKqH6dQFCsVQ8dgRXfUU"
 _PATTERNS: dict[str, Any] = {"patterns": 3, "queries": 900}
 RECIPE = Recipe(epochs=50, batch_size=16)
-# Like Conditional DETR's, with what is sounder when training from scratch.
+# Like Conditional DETR's. It is trained from scratch only, so it need not keep the quirks of published weights.
 _COMPACT = Variant(
     Config(**conditional_detr.COMPACT, least_side=0.01, normed_references=True),
     conditional_detr.COMPACT_RECIPE,

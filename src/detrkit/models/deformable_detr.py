@@ -169,7 +169,7 @@ class DeformableDecoder(nn.Module):
             elif index > 0:
                 trail.stay()
             references = trail.current[:, :, None] * ratios[..., : trail.current.shape[-1]]  # (B, Q, levels, 2 or 4)
-            position = self.query_position(queries, content, references, index)
+            position = self.query_position(queries, content, trail.current, memory, layer=index)
             mask = self.query_mask(queries, trail.current)
             content = layer(content, position, memory, references=references, mask=mask)
             states.append(content)
@@ -183,13 +183,22 @@ class DeformableDecoder(nn.Module):
         """
         return ReferenceTrail(start, epsilon=EPSILON)
 
-    def query_position(self, queries: Queries, content: Tensor, references: Tensor, layer: int) -> Tensor | None:  # noqa: ARG002
+    def query_position(
+        self,
+        queries: Queries,
+        content: Tensor,  # noqa: ARG002 - for papers that override this
+        references: Tensor,  # noqa: ARG002
+        memory: Memory,  # noqa: ARG002
+        *,
+        layer: int,  # noqa: ARG002
+    ) -> Tensor | None:
         """The position codes of the queries; papers that make them from the references in every layer override this.
 
         Args:
             queries: as the query source made them.
             content: (B, Q, D) what the queries carry into the layer.
-            references: (B, Q, levels, 2 or 4), where the layer looks.
+            references: (B, Q, 2 or 4), where the layer looks.
+            memory: the encoded image.
             layer: its number.
 
         Returns:

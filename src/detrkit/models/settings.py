@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
+import sys
 from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
@@ -56,8 +56,9 @@ class Settings:
         for name, allowed in _types(self.__class__).items():  # type: ignore[arg-type]  # a class is hashable
             check_type(name, getattr(self, name), allowed)
         for name in _types(self.__class__):  # type: ignore[arg-type]
-            if isinstance(getattr(self, name), float) and not math.isfinite(getattr(self, name)):
-                raise ConfigurationError(f"{name} must be a finite number, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+                raise ConfigurationError(f"{name} must be a finite number, not {value}")
         for name, least in self.least.items():
             if not getattr(self, name) >= least:  # NaN fails this, too
                 raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}")
@@ -90,6 +91,33 @@ class Settings:
             raise ConfigurationError(
                 f"width {self.width} must be a multiple of 4 (sine and cosine of two axes) and of the {self.attention_heads} attention heads"
             )
+
+
+@dataclass(frozen=True)
+class CostSettings(Settings):
+    """Base of the configurations of papers in which a term weighs differently in matching and in the loss.
+
+    Attributes:
+        class_weight: weight of the class term in the loss; `l1_weight` and `giou_weight` also apply to the loss only.
+        class_cost: weight of the class term in the matching cost.
+        l1_cost: weight of the box distance in the matching cost.
+        giou_cost: weight of the generalised IoU in the matching cost.
+
+    Raises:
+        ConfigurationError: see `Settings`.
+    """
+
+    class_weight: float = 1.0
+    class_cost: float = 2.0
+    l1_cost: float = 5.0
+    giou_cost: float = 2.0
+
+    least: ClassVar[dict[str, int]] = Settings.least | dict.fromkeys(("class_cost", "l1_cost", "giou_cost"), 0)
+
+    @property
+    def cost_weights(self) -> dict[str, float]:
+        """Weights in the matching cost by the names of the terms."""
+        return {"class": self.class_cost, "l1": self.l1_cost, "giou": self.giou_cost}
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,10 @@ def _announce(
         console.print(
             f"Note: there are only {len(module.data)} images, so batches are smaller than {options.batch_size}."
         )
+    if not resumed and not options.settings.get("learn_queries", True) and options.queries_from is None:
+        console.print(
+            "Note: queries stay as they were drawn, since learn_queries is off and queries_from was not given."
+        )
     console.print(f"Run folder: {folder.path}")
 
 
