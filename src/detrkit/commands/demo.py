@@ -15,7 +15,7 @@ def demo(*, steps: int = 1600, output: Path = Path("runs/demo"), seed: int = 0, 
     the same folder is replaced.
 
     Args:
-        steps: optimizer steps; the default takes about five minutes on two processor cores.
+        steps: optimizer steps; the default takes about six minutes on two processor cores.
         output: folder for the checkpoint, metrics, curves, pictures and report.
         seed: seed of weights, order, augmentation, dropout and noise.
         device: auto, cpu, cuda, cuda:1 or mps.
