@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
-# Dilation and the other kinds of layers and levels are in these; the remaining case has nothing that they have not.
+# Dilation and the other kinds of layers and levels are in these; the remaining cases have nothing that is not in these.
 CASES = (
     "detr_r50",
     "detr_r50_dc5",
     "conditional_detr_r50",
+    "dab_detr_r50_3patterns",
     "deformable_detr_r50",
     "deformable_detr_single_scale",
     "deformable_detr_refine",
     "deformable_detr_two_stage",
+    "dab_deformable_detr_r50",
 )
 # Of these arrays one element in so many is kept, by the end of the name; what is neither here nor in WHOLE is left out.
 STEPS = {".logits": 53, ".boxes": 1, ".reference": 3, "reference": 1, "encoder.logits": 211, "encoder.boxes": 7}

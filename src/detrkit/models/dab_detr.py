@@ -184,19 +184,33 @@ class AnchorDecoder(nn.Module):
 
     Args:
         layers: Conditional DETR's decoder layers.
-        config: of the model.
+        width: D.
+        modulate: see `Config`.
+        least_side: see `Config`.
+        scale_first: whether content scales the place of a query in the first layer, too.
+        detach_references: see `Config`.
+        normed_references: see `Config`.
     """
 
-    def __init__(self, layers: list[nn.Module], config: Config) -> None:
+    def __init__(
+        self,
+        layers: list[nn.Module],
+        *,
+        width: int,
+        modulate: bool,
+        least_side: float,
+        scale_first: bool,
+        detach_references: bool,
+        normed_references: bool,
+    ) -> None:
         super().__init__()
-        self.config, width = config, config.width
+        self.width, self.least_side, self.scale_first = width, least_side, scale_first
+        self.detach_references, self.normed_references = detach_references, normed_references
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(width)
         self.position_head = MLP(2 * width, width, width)  # from a box's code to its query's position
         self.position_scale = MLP(width, width, width)  # from what a query carries to the scale of its spatial query
-        self.side_head = (
-            MLP(width, width, 2) if config.modulate else None
-        )  # from content to the width and height it looks for
+        self.side_head = MLP(width, width, 2) if modulate else None  # from content to the width and height it looks for
         xavier_matrices(self)
 
     def forward(self, queries: Queries, memory: Memory, heads: DetectionHeads | BoxHeadPerLayer) -> Decoded:
@@ -206,11 +220,11 @@ class AnchorDecoder(nn.Module):
         states: list[Tensor] = []
         for index, layer in enumerate(self.layers):
             if index > 0:
-                moving = states[-1] if self.config.normed_references else content
+                moving = states[-1] if self.normed_references else content
                 trail.move(partial(heads.box_logits, moving, index - 1))
-            code = reference_code(trail.current, width=self.config.width)  # (B, Q, 2 D)
+            code = reference_code(trail.current, width=self.width)  # (B, Q, 2 D)
             position = self.position_head(code.to(content.dtype))
-            spatial = self.spatial(code[..., : self.config.width], content, trail.current, first=index == 0)
+            spatial = self.spatial(code[..., : self.width], content, trail.current, first=index == 0)
             content = layer(content, position, memory, spatial=spatial, mask=queries.mask)
             states.append(self.norm(content))
         return Decoded(torch.stack(states), trail.base_logits(), trail.references())
@@ -221,8 +235,7 @@ class AnchorDecoder(nn.Module):
         Args:
             start: (B, Q, 4), the anchors.
         """
-        detached = self.config.detach_references
-        return ReferenceTrail(start, epsilon=EPSILON, look_forward_twice=True, detached=detached)
+        return ReferenceTrail(start, epsilon=EPSILON, look_forward_twice=True, detached=self.detach_references)
 
     def spatial(self, code: Tensor, content: Tensor, boxes_cxcywh: Tensor, *, first: bool) -> Tensor:
         """Where each query looks (section 4.4): its centre's code, scaled by what it carries and by the sides that it looks for over those it has.
@@ -236,12 +249,12 @@ class AnchorDecoder(nn.Module):
         Returns:
             (B, Q, D) in the content's type.
         """
-        if not first or self.config.learned_content:
+        if not first or self.scale_first:
             code = code * self.position_scale(content)
         if self.side_head is not None:
-            sides = boxes_cxcywh[..., 2:].clamp(min=self.config.least_side)
+            sides = boxes_cxcywh[..., 2:].clamp(min=self.least_side)
             ratios = precisely(self.side_head, content).sigmoid() / sides  # (B, Q, 2) of width and height
-            code = code * ratios.flip(-1).repeat_interleave(self.config.width // 2, dim=-1)
+            code = code * ratios.flip(-1).repeat_interleave(self.width // 2, dim=-1)
         return code.to(content.dtype)
 
 
@@ -314,7 +327,7 @@ def build(config: Config, card: ModelCard) -> EncoderDecoder:
         neck=detr.neck(config, backbone, temperature=config.temperature),
         encoder=encoder(config),
         query_source=query_source(config),
-        decoder=AnchorDecoder(conditional_detr.decoder_layers(config, nn.PReLU), config),
+        decoder=decoder(config),
         heads=heads,
         card=card,
     )
@@ -327,6 +340,19 @@ def encoder(config: Settings) -> Encoder:
     sizes = detr.layer_sizes(config)
     layers: list[nn.Module] = [EncoderLayer(**sizes, activation=nn.PReLU()) for _ in range(config.encoder_layers)]
     return ScaledEncoder(layers, width=config.width)
+
+
+def decoder(config: Config) -> AnchorDecoder:
+    """Conditional DETR's layers around moving boxes, with a learned slope in their activation."""
+    return AnchorDecoder(
+        conditional_detr.decoder_layers(config, nn.PReLU),
+        width=config.width,
+        modulate=config.modulate,
+        least_side=config.least_side,
+        scale_first=config.learned_content,
+        detach_references=config.detach_references,
+        normed_references=config.normed_references,
+    )
 
 
 def query_source(config: Config) -> AnchorQueries:
