@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints.authors_files import assert_equal, complaint, write
 from parity import recipe
 from safetensors.torch import load_file
 from torch import Tensor
@@ -51,24 +51,6 @@ def official(shared: Path, case: str = "conditional_detr_r50") -> dict[str, Tens
         name: torch.full((1,) * len(shape), float(index)).expand(shape)
         for index, (name, shape) in enumerate(manifest["tensors"].items())
     }
-
-
-def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert set(found) == set(wanted)
-    for name, tensor in wanted.items():
-        assert torch.equal(found[name], tensor), name
-
-
-def write(path: Path, weights: dict[str, Tensor], **arguments: Any) -> Path:
-    """A file such as the authors' training code writes."""
-    torch.save({"model": weights, "args": argparse.Namespace(**arguments), "epoch": 49}, path)
-    return path
-
-
-def complaint(path: Path, **options: Any) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        load(path, **options)
-    return str(caught.value)
 
 
 def transformer_names(encoder_layers: int, decoder_layers: int) -> set[str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from checkpoints.authors_files import SMALL, assert_equal, complaint, hollow, manifest_of, published, skeleton, write
 
 from detrkit.checkpoints import from_official, load, to_official
 from detrkit.checkpoints.dab_deformable_detr import TABLE, official
@@ -18,62 +16,13 @@ from detrkit.errors import CheckpointError
 from detrkit.models.catalog import CATALOG, build
 from detrkit.models.coco_categories import COCO_CATEGORIES
 from detrkit.models.dab_deformable_detr import Config
-from detrkit.models.detector import Detector
 
 CASE, VARIANT, COMPACT = "dab_deformable_detr_r50", "dab-deformable-detr-r50", "dab-deformable-detr-compact"
-SMALL = {"width": 64, "hidden": 48, "attention_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "queries": 6}
-
-
-def manifest_of(shared: Path, case: str = CASE) -> dict[str, Any]:
-    return dict(json.loads((shared / "golden" / case / "manifest.json").read_text()))
-
-
-def published(shared: Path, case: str = CASE) -> dict[str, Tensor]:
-    """The authors' names and shapes; each tensor is full of a number of its own that is stored once, and aliases are equal."""
-    manifest = manifest_of(shared, case)
-    weights = {
-        name: torch.full((1,) * len(shape), float(index)).expand(shape)
-        for index, (name, shape) in enumerate(manifest["tensors"].items())
-    }
-    if "refpoint_embed.weight" in weights:  # whose columns have two places
-        weights["refpoint_embed.weight"] = torch.randn(weights["refpoint_embed.weight"].shape)
-    return weights | {alias: weights[name] for alias, name in manifest["aliases"].items()}
-
-
-def skeleton(variant: str, **changes: Any) -> Detector:
-    """A model without memory for its weights: names and shapes only."""
-    with torch.device("meta"):
-        return build(variant, **changes)
-
-
-def hollow(variant: str, **changes: Any) -> dict[str, Tensor]:
-    """A whole model under the authors' names; all its zeros share one stored number, so that the file is tiny."""
-    model = skeleton(variant, **{**SMALL, **changes})
-    zero = torch.zeros(())
-    return {name: zero.expand(tensor.shape) for name, tensor in to_official(model.state_dict(), model).items()}
-
-
-def write(path: Path, weights: dict[str, Tensor], **arguments: Any) -> Path:
-    """A file such as the authors' training code writes."""
-    torch.save({"model": weights, "args": argparse.Namespace(**arguments), "epoch": 49}, path)
-    return path
-
-
-def complaint(path: Path, **options: Any) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        load(path, **options)
-    return str(caught.value)
-
-
-def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert set(found) == set(wanted)
-    for name, tensor in wanted.items():
-        assert torch.equal(found[name], tensor), name
 
 
 class TestTheAuthorsNames:
     def test_have_a_place_each_and_lead_back(self, shared: Path) -> None:
-        model, theirs = skeleton(VARIANT, queries=40), published(shared)
+        model, theirs = skeleton(VARIANT, queries=40), published(shared, CASE)
         own = from_official(theirs, model)
         assert len(theirs) == 604
         assert len(own) == 604 - 36 + 1  # box heads stand twice in the file, and anchors are two tensors of ours
@@ -84,7 +33,7 @@ class TestTheAuthorsNames:
 
     def test_of_box_heads_stand_for_one_tensor(self, shared: Path) -> None:
         mapping, tensor = official(Config()), torch.randn(3)
-        for alias, name in manifest_of(shared)["aliases"].items():
+        for alias, name in manifest_of(shared, CASE)["aliases"].items():
             (own,) = mapping.from_foreign({alias: tensor})
             assert list(mapping.from_foreign({name: tensor})) == [own]
             assert list(mapping.to_foreign({own: tensor})) == [name, alias]
@@ -148,8 +97,8 @@ class TestTheAuthorsNames:
 
 class TestTheAuthorsFile:
     def test_says_its_variant_and_comes_back_bit_for_bit(self, shared: Path, tmp_path: Path) -> None:
-        theirs = published(shared)
-        model = load(write(tmp_path / "checkpoint.pth", theirs, **manifest_of(shared)["arguments"]))
+        theirs = published(shared, CASE)
+        model = load(write(tmp_path / "checkpoint.pth", theirs, **manifest_of(shared, CASE)["arguments"]))
         assert model.card.variant == VARIANT
         assert model.card.config == skeleton(VARIANT, queries=40).card.config
         assert model.backbone.strides == (8, 16, 32)
@@ -159,7 +108,7 @@ class TestTheAuthorsFile:
     def test_needs_no_arguments(self, shared: Path, tmp_path: Path) -> None:
         """Only one variant has this backbone, and its heads, dilation and weights of the loss are taken for granted."""
         path = tmp_path / "checkpoint.pth"
-        torch.save({"model": published(shared)}, path)
+        torch.save({"model": published(shared, CASE)}, path)
         card = load(path).card
         assert card.variant == VARIANT
         assert card.config == skeleton(VARIANT, queries=40).card.config
@@ -252,7 +201,7 @@ class TestSettings:
         )
 
     def test_of_a_part_of_a_model(self, shared: Path) -> None:
-        own = official(Config()).from_foreign(published(shared))
+        own = official(Config()).from_foreign(published(shared, CASE))
         del own["decoder.layers.0.feed_forward.expand.weight"]
         with pytest.raises(CheckpointError) as caught:
             TABLE.fit_config(CATALOG[VARIANT].config, own, {})
@@ -315,7 +264,7 @@ def test_the_denoising_descendant_is_not_taken_for_it() -> None:
 
 
 def test_others_variants_refuse_it(shared: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "checkpoint.pth", published(shared))
+    path = write(tmp_path / "checkpoint.pth", published(shared, CASE))
     for variant in ("dab-detr-r50", "deformable-detr-r50-refine"):
         assert complaint(path, variant=variant) == (
             f"{path} holds a DAB-Deformable-DETR, not a {variant}: leave `variant` out"

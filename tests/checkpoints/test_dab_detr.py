@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from checkpoints.authors_files import SMALL, assert_equal, complaint, hollow, manifest_of, published, skeleton, write
 
 from detrkit.checkpoints import from_official, load, to_official
 from detrkit.checkpoints.dab_detr import HUGGING_FACE, HUGGING_FACE_TIMM, OFFICIAL, TABLE
@@ -20,7 +19,6 @@ from detrkit.checkpoints.recognition import recognise
 from detrkit.errors import CheckpointError
 from detrkit.models.catalog import CATALOG, build
 from detrkit.models.coco_categories import COCO_CATEGORIES
-from detrkit.models.detector import Detector
 
 # The golden cases: their variant, their queries (anchors times patterns), and the number of names in the file.
 PUBLISHED = {
@@ -28,62 +26,18 @@ PUBLISHED = {
     "dab_detr_r50_dc5": ("dab-detr-r50-dc5", 40, 590),
     "dab_detr_r50_3patterns": ("dab-detr-r50-3patterns", 54, 591),
 }
-SMALL = {"width": 64, "hidden": 48, "attention_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "queries": 6}
 
 
 def arguments_of(shared: Path, case: str) -> dict[str, Any]:
     """The options that the authors' code stores beside the weights."""
-    return dict(json.loads((shared / "golden" / case / "manifest.json").read_text())["arguments"])
-
-
-def official(shared: Path, case: str = "dab_detr_r50") -> dict[str, Tensor]:
-    """The authors' names and shapes; each tensor is full of a number of its own that is stored once, and aliases are equal."""
-    manifest = json.loads((shared / "golden" / case / "manifest.json").read_text())
-    weights = {
-        name: torch.full((1,) * len(shape), float(index)).expand(shape)
-        for index, (name, shape) in enumerate(manifest["tensors"].items())
-    }
-    if "refpoint_embed.weight" in weights:  # whose columns have two places
-        weights["refpoint_embed.weight"] = torch.randn(weights["refpoint_embed.weight"].shape)
-    return weights | {alias: weights[name] for alias, name in manifest["aliases"].items()}
-
-
-def skeleton(variant: str, **changes: Any) -> Detector:
-    """A model without memory for its weights: names and shapes only."""
-    with torch.device("meta"):
-        return build(variant, **changes)
-
-
-def hollow(variant: str, **changes: Any) -> dict[str, Tensor]:
-    """A whole model under the authors' names; all its zeros share one stored number, so that the file is tiny."""
-    model = skeleton(variant, **{**SMALL, **changes})
-    zero = torch.zeros(())
-    return {name: zero.expand(tensor.shape) for name, tensor in to_official(model.state_dict(), model).items()}
-
-
-def write(path: Path, weights: dict[str, Tensor], **arguments: Any) -> Path:
-    """A file such as the authors' training code writes."""
-    torch.save({"model": weights, "args": argparse.Namespace(**arguments), "epoch": 49}, path)
-    return path
-
-
-def complaint(path: Path, **options: Any) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        load(path, **options)
-    return str(caught.value)
-
-
-def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert set(found) == set(wanted)
-    for name, tensor in wanted.items():
-        assert torch.equal(found[name], tensor), name
+    return dict(manifest_of(shared, case)["arguments"])
 
 
 class TestTheAuthorsNames:
     @pytest.mark.parametrize("case", list(PUBLISHED))
     def test_have_a_place_each_and_lead_back(self, shared: Path, case: str) -> None:
         variant, queries, count = PUBLISHED[case]
-        model, theirs = skeleton(variant, queries=queries), official(shared, case)
+        model, theirs = skeleton(variant, queries=queries), published(shared, case)
         own = from_official(theirs, model)
         assert len(theirs) == count
         assert len(own) == count - 6 + 1  # the box head stands twice in the file, and anchors are two tensors of ours
@@ -159,7 +113,7 @@ class TestTheAuthorsNames:
 
     def test_belong_to_one_rule_each(self, shared: Path) -> None:
         tables = [KeyMapping([rule]) for rule in OFFICIAL.rules]
-        for name in official(shared, "dab_detr_r50_3patterns"):
+        for name in published(shared, "dab_detr_r50_3patterns"):
             knowing = 0
             for table in tables:
                 with contextlib.suppress(CheckpointError):
@@ -181,7 +135,7 @@ class TestTheAuthorsNames:
     @pytest.mark.parametrize("mapping", [HUGGING_FACE, HUGGING_FACE_TIMM], ids=["own ResNet", "timm"])
     def test_distinguish_both_of_hugging_faces_backbones(self, shared: Path, mapping: KeyMapping) -> None:
         """`tests/parity/test_transformers_dab.py` reads what `transformers` writes."""
-        own = OFFICIAL.from_foreign(official(shared, "dab_detr_r50_3patterns"))
+        own = OFFICIAL.from_foreign(published(shared, "dab_detr_r50_3patterns"))
         theirs = mapping.to_foreign(own)
         assert TABLE.layout(theirs) is mapping
         assert_equal(mapping.from_foreign(theirs), own)
@@ -191,7 +145,7 @@ class TestTheAuthorsFiles:
     @pytest.mark.parametrize("case", list(PUBLISHED))
     def test_say_their_variant_and_come_back_bit_for_bit(self, shared: Path, tmp_path: Path, case: str) -> None:
         variant, queries, _ = PUBLISHED[case]
-        theirs = official(shared, case)
+        theirs = published(shared, case)
         model = load(write(tmp_path / "checkpoint.pth", theirs, **arguments_of(shared, case)))
         assert model.card.variant == variant
         assert model.card.config == skeleton(variant, queries=queries).card.config
@@ -381,7 +335,7 @@ class TestSettings:
         assert load(path, variant="dab-detr-compact").card.variant == "dab-detr-compact"
 
     def test_of_a_part_of_a_model(self, shared: Path) -> None:
-        own = OFFICIAL.from_foreign(official(shared))
+        own = OFFICIAL.from_foreign(published(shared, "dab_detr_r50"))
         del own["heads.class_head.weight"]
         with pytest.raises(CheckpointError) as caught:
             TABLE.fit_config(CATALOG["dab-detr-r50"].config, own, {})
@@ -431,7 +385,7 @@ def test_every_form_is_recognised_under_both_schemes(changes: dict[str, Any]) ->
 )
 def test_relatives_are_refused_by_name(shared: Path, tmp_path: Path, case: str, problem: str) -> None:
     """In one sentence that ends in what to do, which depends on what detrkit builds."""
-    path = write(tmp_path / "checkpoint.pth", official(shared, case))
+    path = write(tmp_path / "checkpoint.pth", published(shared, case))
     message = complaint(path, variant="dab-detr-r50")
     assert message.startswith(f"{path} holds {problem}, not a dab-detr-r50: ")
     remedies = ("leave `variant` out", f"detrkit does not build {problem.partition(' ')[2]} yet")
@@ -439,6 +393,6 @@ def test_relatives_are_refused_by_name(shared: Path, tmp_path: Path, case: str, 
 
 
 def test_others_variants_refuse_it(shared: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "checkpoint.pth", official(shared))
+    path = write(tmp_path / "checkpoint.pth", published(shared, "dab_detr_r50"))
     for variant in ("conditional-detr-r50", "dab-deformable-detr-r50", "detr-r50"):
         assert complaint(path, variant=variant) == f"{path} holds a DAB-DETR, not a {variant}: leave `variant` out"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from models.by_heart import assert_learns_by_heart
 from models.small_deformable_detr import batch
 from support import make_memory
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from detrkit.models import dab_deformable_detr
 from detrkit.models.catalog import build, criterion_for, selection_for
 from detrkit.models.dab_deformable_detr import Config
 from detrkit.models.detector import Detector
-from detrkit.structures import ImageBatch, LayerOutput, Output, Stages, Target
+from detrkit.structures import LayerOutput, Output, Stages, Target
 
 SMALL = {"width": 64, "hidden": 64, "attention_heads": 4, "encoder_layers": 1, "decoder_layers": 3, "queries": 6}
 
@@ -229,19 +230,5 @@ def test_mixed_precision_keeps_references_in_float32() -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"patterns": 2, "queries": 8, "centers": "grid"}])
 def test_a_batch_is_learned_by_heart(changes: dict[str, Any]) -> None:
-    """Gradients reach every part: after some steps, two objects are detected where they are."""
     model = build("dab-deformable-detr-compact", classes=["a", "b", "c"], **({"queries": 5} | changes))
-    images = ImageBatch(torch.randn(1, 3, 64, 96))
-    targets = [Target(torch.tensor([0, 2]), torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.7, 0.6, 0.3, 0.5]]))]
-    optimizer, criterion = torch.optim.AdamW(model.parameters(), 1e-3), criterion_for(model)
-    for _ in range(60):
-        optimizer.zero_grad()
-        criterion(model(images, targets), targets).total.backward()
-        optimizer.step()
-    model.eval()
-    with torch.no_grad():
-        best = selection_for(model)(model(images), torch.tensor([[100, 100]]))[0]
-    order = best.labels[:2].argsort()
-    assert best.labels[:2][order].tolist() == [0, 2]
-    wanted = torch.tensor([[20.0, 25.0, 40.0, 55.0], [55.0, 35.0, 85.0, 85.0]])
-    assert (best.boxes_xyxy[:2][order] - wanted).abs().max() < 10
+    assert_learns_by_heart(model, steps=60)

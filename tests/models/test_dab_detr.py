@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from models.small_dab_detr import SMALL, TARGETS, WIDTH, small
+from models.by_heart import assert_learns_by_heart
+from models.small_dab_detr import SMALL, WIDTH, small
 from models.small_deformable_detr import batch
 from support import make_memory
 from torch import Tensor, nn
@@ -334,19 +335,5 @@ class TestCriterionAndSelection:
 
 @pytest.mark.parametrize("changes", [{}, {"normed_references": False, "patterns": 2, "centers": "grid", "queries": 18}])
 def test_a_batch_is_learned_by_heart(changes: dict[str, Any]) -> None:
-    """Gradients reach every part: after some steps, two objects are detected where they are."""
     model = build("dab-detr-compact", classes=["a", "b", "c"], **({"queries": 10} | changes))
-    images, targets = ImageBatch(torch.randn(1, 3, 64, 96)), TARGETS[:1]
-    optimizer, criterion = torch.optim.AdamW(model.parameters(), 1e-3), criterion_for(model)
-    for _ in range(100):
-        optimizer.zero_grad()
-        criterion(model(images, targets), targets).total.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # as in its recipe
-        optimizer.step()
-    model.eval()
-    with torch.no_grad():
-        best = selection_for(model)(model(images), torch.tensor([[100, 100]]))[0]
-    order = best.labels[:2].argsort()
-    assert best.labels[:2][order].tolist() == [0, 2]
-    wanted = torch.tensor([[20.0, 25.0, 40.0, 55.0], [55.0, 35.0, 85.0, 85.0]])
-    assert (best.boxes_xyxy[:2][order] - wanted).abs().max() < 10
+    assert_learns_by_heart(model, steps=100, clip=1.0)  # clipped as in its recipe

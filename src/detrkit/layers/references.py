@@ -13,9 +13,9 @@ from detrkit.layers.heads import inverse_sigmoid
 class ReferenceTrail:
     """Where each layer looks, and what its boxes are relative to (Deformable DETR, appendix A.4; DINO, section 3.5).
 
-    The box head's output is added to the logits of the current reference; the sum's sigmoid is the new reference. The next layer looks at
-    it without gradient, unless `detached` is False. What the next layer's *boxes* are relative to depends on the paper: the same (Deformable DETR), or the new reference
-    with its gradient ("look forward twice", DINO), so that a layer also learns from the next layer's boxes.
+    The box head's output is added to the logits of the current reference; the sum's sigmoid is the new reference. The next layer looks at it
+    without gradient, unless `detached` is False. What the next layer's *boxes* are relative to depends on the paper: the same (Deformable
+    DETR), or the new reference with its gradient ("look forward twice", DINO), so that a layer also learns from the next layer's boxes.
 
     Args:
         start: (B, Q, 2) points or (B, Q, 4) boxes cxcywh in [0, 1], where the first layer looks; float32 or better.
