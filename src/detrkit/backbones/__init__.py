@@ -29,6 +29,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "mobilenet_v2": MobileNetV2,
     "compact": Compact,
     "compact-c4": partial(Compact, widths=(32, 64, 128)),
+    "compact-c3": partial(Compact, widths=(32, 96)),  # its one block is wider, since nothing follows it
 }
 
 
@@ -36,7 +37,7 @@ def build_backbone(name: str, *, levels: int = 1) -> Backbone:
     """A backbone with random weights, laid out channels-last.
 
     Args:
-        name: a key of `BACKBONES`; `-dc5` dilates the last stage, `-c4` ends before it, both at stride 16.
+        name: a key of `BACKBONES`; `-dc5` dilates the last stage, `-c4` ends before it, both at stride 16; `-c3` ends at stride 8.
         levels: how many of the coarsest levels it returns.
 
     Raises:

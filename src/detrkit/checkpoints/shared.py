@@ -297,7 +297,8 @@ def stored_dilation(arguments: Mapping[str, Any]) -> bool | None:
 def fitting_backbones(own_names: Collection[str]) -> list[str]:
     """The backbones that the weights fit, by our names; more than one if they differ in dilation only."""
     if "backbone.conv1.weight" not in own_names:
-        compact = "compact" if "backbone.stages.2.first.0.weight" in own_names else "compact-c4"
+        stages = sum(f"backbone.stages.{stage}.first.0.weight" in own_names for stage in range(3))
+        compact = {1: "compact-c3", 2: "compact-c4"}.get(stages, "compact")
         first_tensors = {"backbone.blocks.0.0.weight": "mobilenet_v2", "backbone.stem.0.0.weight": compact}
         return [backbone for name, backbone in first_tensors.items() if name in own_names]
     bottleneck = "backbone.layer1.0.conv3.weight" in own_names

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -46,12 +49,33 @@ def normalized_convolution(values: Tensor, convolution: nn.Conv2d, norm: nn.Modu
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(convolution(values))  # type: ignore[no-any-return]
     scale, shift = norm.scale_and_shift()
-    return F.conv2d(
-        values,
-        convolution.weight * scale[:, None, None, None],
-        shift,
-        convolution.stride,
-        convolution.padding,
-        convolution.dilation,
-        convolution.groups,
-    )
+    weight, form = convolution.weight, (convolution.stride, convolution.padding, convolution.dilation)
+    plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(values.device.type)
+    if torch.is_grad_enabled() and weight.requires_grad and not plain:
+        return _FoldedConvolution.apply(values, weight, scale, shift, *form, convolution.groups)  # type: ignore[no-any-return]
+    return F.conv2d(values, _folded(weight, scale), shift, *form, convolution.groups)
+
+
+def _folded(weight: Tensor, scale: Tensor) -> Tensor:
+    return weight * scale[:, None, None, None]
+
+
+class _FoldedConvolution(torch.autograd.Function):
+    """Scales the weights again in the backward pass: kept, they would be a second copy of a backbone (94 MB for ResNet-50)."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, *form: Any) -> Tensor:
+        ctx.save_for_backward(values, weight, scale)
+        ctx.form = form
+        return F.conv2d(values, _folded(weight, scale), shift, *form)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight, scale = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.form
+        wanted = [ctx.needs_input_grad[0], True, False]
+        values_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
+            gradient, values, _folded(weight, scale), None, stride, padding, dilation, False, (0, 0), groups, wanted
+        )
+        return values_gradient, _folded(weight_gradient, scale), None, None, None, None, None, None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from detrkit.layers.activated_linear import activated_linear
 from detrkit.layers.attention import MultiHeadAttention, padding_mask
 from detrkit.layers.dropout import Dropout, relu_dropout
 from detrkit.structures import Memory
@@ -51,6 +52,8 @@ class FeedForward(nn.Module):
         hidden = self.expand(tokens)  # (B, S, hidden)
         if self.activation is None:
             hidden = relu_dropout(hidden, self.dropout.probability if self.training else 0.0)
+        elif self.dropout.probability == 0:
+            return activated_linear(hidden, self.activation, self.contract)
         else:
             hidden = self.dropout(self.activation(hidden))
         return self.contract(hidden)  # type: ignore[no-any-return]

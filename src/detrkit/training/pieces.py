@@ -48,6 +48,7 @@ BACKBONE_COSTS: dict[str, BackboneCost] = {
     "mobilenet_v2": BackboneCost(469, 2.2e6, 32),
     "compact": BackboneCost(95, 1.2e6, 32),
     "compact-c4": BackboneCost(90, 0.29e6, 16),
+    "compact-c3": BackboneCost(90, 0.119e6, 8),
 }
 LARGEST = BACKBONE_COSTS["resnet101-dc5"]  # stands in for backbones that are not in the table
 
