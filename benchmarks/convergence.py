@@ -6,7 +6,8 @@
     python benchmarks/convergence.py --study anchors        # DAB-DETR with one thing changed at a time
 
 Every detector of a study gets the same backbone, images, batches, epochs and seeds. One figure a seed, all of them shown. A run that the
-output folder has with the same options is not done again. Seconds are those of training, without evaluation.
+output folder has with the same options, in this study or another, is not done again. Seconds are those of training, without evaluation: each
+epoch counts as much as the detector's quickest one, since other work on the machine slows some of them down.
 """
 
 from __future__ import annotations
@@ -214,10 +215,13 @@ def training_options(study: Study, name: str, epochs: int, options: argparse.Nam
 def start(study: Study, folder: Path, epochs: int, name: str, seed: int, options: argparse.Namespace) -> None:
     """One run in a process of its own, unless it is there."""
     target = run_folder(folder, name, seed)
-    figures = target / "figures.json"
-    if figures.is_file():
-        found = json.loads(figures.read_text()).get("options")
-        if found == json.loads(json.dumps(training_options(study, name, epochs, options))):
+    wanted = json.loads(json.dumps(training_options(study, name, epochs, options)))
+    for done in (target, *folder.parent.glob(f"*/*-{seed}")):
+        figures = done / "figures.json"
+        if figures.is_file() and json.loads(figures.read_text())["options"] == wanted:
+            if done != target:
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy(figures, target)
             return
     command = [sys.executable, __file__, "--study", options.study, "--data", options.data, "--output", str(target)]
     command += ["--epochs", str(epochs), "--run", name, "--seeds", str(seed)]
@@ -273,11 +277,15 @@ def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int, *, suf
         name: [json.loads((run_folder(folder, name, seed) / "figures.json").read_text()) for seed in seeds]
         for name in study.detectors
     }
+    for runs in found.values():
+        quickest = min(after - before for run in runs for before, after in _epochs(run["seconds by epoch"]))
+        for run in runs:
+            run["seconds by epoch"] = [quickest * (place + 1) for place in range(len(run["AP by epoch"]))]
     lines = [f"{study.title}; {epochs} epochs, seeds {', '.join(map(str, seeds))}: mean (each seed)"]
     for name, runs in found.items():
         columns = {"AP": [run["figures"]["AP"] for run in runs], "AP50": [run["figures"]["AP50"] for run in runs]}
         columns["AP small"] = [run["figures"]["AP_small"] for run in runs]
-        columns["seconds"] = [run["seconds by epoch"][-1] for run in runs]
+        columns["seconds"] = [runs[0]["seconds by epoch"][-1]]
         if study.watched:
             columns[f"AP {study.watched}"] = [run["classes"][study.watched]["AP"] for run in runs]
         lines.append(name.ljust(52) + "   ".join(f"{key} {_shown(values)}" for key, values in columns.items()))
@@ -286,11 +294,18 @@ def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int, *, suf
     draw(study, found, folder / f"convergence{suffix}.png")
 
 
+def _epochs(seconds: Sequence[float]) -> itertools.pairwise[tuple[float, float]]:
+    """Beginning and end of every epoch."""
+    return itertools.pairwise([0.0, *seconds])
+
+
 def _shown(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
     digits = 0 if max(known) > 1 else 3
+    if len(values) == 1:
+        return f"{known[0]:.{digits}f}"
     return f"{statistics.mean(known):.{digits}f} ({', '.join(f'{value:.{digits}f}' for value in known)})"
 
 

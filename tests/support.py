@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,3 +17,17 @@ def make_memory(
     height, width = level_sizes[0]
     sizes = torch.tensor([[8.0 * width, 8.0 * height]]).expand(len(tokens), -1)
     return Memory.of(tokens, positions, padding, level_sizes, sizes)
+
+
+def kept_tensors(compute: Callable[..., object], *inputs: object) -> list[Tensor]:
+    """What `compute(*inputs)` keeps for the backward pass: one tensor for each storage."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = compute(*inputs)  # holds the graph, so that no address is used twice
+    assert result is not None
+    return list(kept.values())

@@ -266,7 +266,9 @@ class TestSettings:
             ({"cls_loss_coef": None}, {}),
             ({"random_refpoints_xy": True}, {"centers": "random"}),
             ({"random_refpoints_xy": None}, {}),
-            ({"cls_loss_coefficient": 7, "bbox_loss_coefficient": 7, "num_queries": 7, "num_patterns": 7}, {}),
+            ({"bbox_loss_coefficient": 7, "giou_loss_coefficient": 1.5}, {"l1_weight": 7, "giou_weight": 1.5}),
+            ({"class_cost": 1.5, "bbox_cost": 7, "giou_cost": 3}, {"class_cost": 1.5, "l1_cost": 7, "giou_cost": 3}),
+            ({"cls_loss_coefficient": 7, "num_queries": 7, "num_patterns": 7}, {}),
         ],
         ids=str,
     )  # fmt: skip

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from support import kept_tensors
 from torch import nn
 
 from detrkit.layers.box_relation import BoxRelation, octaves
@@ -96,15 +97,8 @@ def test_slices_change_neither_values_nor_gradients(pairs_at_once: int) -> None:
 def test_what_is_kept_for_the_backward_pass_is_no_larger_than_the_result() -> None:
     module, placed = relation(), boxes(100)
     module.pairs_at_once = 500
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        found = module(placed)
-    assert 0 < sum(kept.values()) <= found.nbytes  # all sines and cosines would be 64 / 3 times as large
+    kept = sum(each.untyped_storage().nbytes() for each in kept_tensors(module, placed))
+    assert 0 < kept <= module(placed).nbytes  # all sines and cosines would be 64 / 3 times as large
 
 
 def test_sines_by_doubling_are_as_exact_as_the_angles() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import kept_tensors
 from torch import nn
 
 from detrkit.layers.frozen_batch_norm import FrozenBatchNorm2d, normalized_convolution
@@ -69,3 +70,34 @@ def test_a_norm_that_trains_is_not_folded() -> None:
     torch.testing.assert_close(result.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-5)  # the batch's own statistics
     torch.testing.assert_close(result.var((0, 2, 3), correction=0), torch.ones(4), rtol=0, atol=1e-3)
     assert norm.num_batches_tracked == 1
+
+
+def test_training_keeps_no_folded_weights() -> None:
+    ours, _ = norms(6)
+    convolution = nn.Conv2d(4, 6, 3, bias=False, dtype=torch.float64)
+    values = torch.randn(2, 4, 9, 7, dtype=torch.float64, requires_grad=True)
+    kept = {each.data_ptr() for each in kept_tensors(normalized_convolution, values, convolution, ours)}
+    known = {values.data_ptr(), convolution.weight.data_ptr()}
+    assert known < kept
+    assert len(kept) == 3  # the third is the scale
+
+
+@pytest.mark.parametrize("frozen", ["weights", "input"])
+def test_what_needs_no_gradient_gets_none(frozen: str) -> None:
+    ours, theirs = norms(6)
+    convolution = nn.Conv2d(4, 6, 3, bias=False, dtype=torch.float64).requires_grad_(frozen != "weights")
+    values = torch.randn(2, 4, 9, 7, dtype=torch.float64, requires_grad=frozen != "input")
+    inputs = [each for each in (values, convolution.weight) if each.requires_grad]
+    results = normalized_convolution(values, convolution, ours), theirs(convolution(values))
+    torch.testing.assert_close(*(torch.autograd.grad(result.square().sum(), inputs) for result in results))
+
+
+def test_autocast_casts_as_it_does_without() -> None:
+    convolution, norm = nn.Conv2d(4, 6, 3, bias=False), FrozenBatchNorm2d(6)
+    values = torch.randn(2, 4, 9, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, wanted = normalized_convolution(values, convolution, norm), norm(convolution(values))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted.float(), rtol=0.02, atol=0.02)
+    (gradient,) = torch.autograd.grad(found.float().sum(), [convolution.weight])
+    assert gradient.dtype == torch.float32

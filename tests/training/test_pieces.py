@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from support import kept_tensors
+from torch import nn
 
 from detrkit.backbones import BACKBONES, build_backbone
 from detrkit.models.catalog import CATALOG
@@ -14,18 +15,8 @@ from detrkit.training.pieces import BACKBONE_COSTS, LIMIT, pieces, step_memory
 
 def kept_bytes(backbone: nn.Module, side: int) -> int:
     """What the forward pass of one image keeps for the backward pass, not counting parameters."""
-    storages: dict[int, tuple[Tensor, int]] = {}  # with the tensor, so that no address is used twice
-
-    def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = tensor, storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        levels = backbone(ImageBatch(torch.zeros(1, 3, side, side)))  # keeps the graph
-    assert levels
-    return sum(size for _, size in storages.values())
+    kept = kept_tensors(backbone, ImageBatch(torch.zeros(1, 3, side, side)))
+    return sum(each.untyped_storage().nbytes() for each in kept if not isinstance(each, nn.Parameter))
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -158,7 +158,7 @@ def stated(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def stated_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Whether centres are fixed, and the weights of matching and loss.
 
-    Hugging Face's settings of weights are left out: its loss does not heed that of the class term.
+    Hugging Face's `cls_loss_coefficient` is left out: its loss does not heed it, but weighs classes 1, as is the default here.
 
     Raises:
         CheckpointError: a setting of another kind than it should be.
@@ -172,9 +172,14 @@ def stated_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "set_cost_class": "class_cost",
         "set_cost_bbox": "l1_cost",
         "set_cost_giou": "giou_cost",
+        "bbox_loss_coefficient": "l1_weight",
+        "giou_loss_coefficient": "giou_weight",
+        "class_cost": "class_cost",
+        "bbox_cost": "l1_cost",
+        "giou_cost": "giou_cost",
     }
-    values = {ours: _stored_number(arguments, theirs) for theirs, ours in options.items()}
-    stated = {name: value for name, value in values.items() if value is not None}
+    values = [(ours, _stored_number(arguments, theirs)) for theirs, ours in options.items()]
+    stated = {name: value for name, value in values if value is not None}
     fixed = arguments.get("random_refpoints_xy")
     if not isinstance(fixed, bool | NoneType):
         raise CheckpointError(

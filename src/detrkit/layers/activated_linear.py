@@ -46,9 +46,10 @@ class _ActivatedLinear(torch.autograd.Function):
             hidden = hidden.detach().requires_grad_()
             activated = ctx.activation(hidden)
         rows = gradient.flatten(0, -2)
-        weight_gradient = rows.T @ activated.detach().flatten(0, -2)
+        weight_gradient = rows.T @ activated.detach().flatten(0, -2) if ctx.needs_input_grad[1] else None
+        bias_gradient = rows.sum(0) if ctx.needs_input_grad[2] else None
         inputs = [hidden, *(each for each in parameters if each.requires_grad)]
         found = iter(torch.autograd.grad(activated, inputs, gradient @ weight))
         hidden_gradient = next(found)
         gradients = [next(found) if each.requires_grad else None for each in parameters]
-        return hidden_gradient, weight_gradient, rows.sum(0), None, *gradients
+        return hidden_gradient, weight_gradient, bias_gradient, None, *gradients

@@ -125,7 +125,7 @@ def _map_bytes(config: Settings, tokens: float, images: int) -> float:
 
 
 def _parameter_bytes(config: Settings, backbone: BackboneCost) -> float:
-    """Bytes of weights, their gradients and AdamW's two moments; a backbone with frozen norms also keeps its folded weights."""
+    """Bytes of weights, their gradients and AdamW's two moments."""
     square, forward = config.width**2, 2 * config.width * config.hidden
     transformer = config.encoder_layers * (4 * square + forward) + config.decoder_layers * (8 * square + forward)
-    return float(20 * backbone.parameters + 16 * transformer)
+    return float(16 * (backbone.parameters + transformer))
