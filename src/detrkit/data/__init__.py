@@ -17,7 +17,8 @@ from detrkit.data.coco import read_coco
 from detrkit.data.dataset import ArrayImages, DetectionDataset, ImageFiles, Objects
 from detrkit.data.digits import read_digits
 from detrkit.data.images import check_image, read_image, to_pil
-from detrkit.data.opening import available_splits, open_dataset, plain_split
+from detrkit.data.opening import available_splits, open_dataset
+from detrkit.data.split_names import plain_split
 from detrkit.data.transforms import Augmentation, EvaluationTransform, TrainingTransform, resized_size
 
 __all__ = [

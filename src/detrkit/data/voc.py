@@ -26,6 +26,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.errors import DataError
 
 SPLIT_LISTS = "ImageSets/Main"
+LOOKED_FOR = (f"{SPLIT_LISTS}/<split>.txt",)
 _ANNOTATIONS, _PICTURES = "Annotations", "JPEGImages"
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # the first one wins
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -66,7 +67,7 @@ def read_voc(folder: str | Path, split: str, *, name: str | None = None) -> Dete
         DataError: a list, an annotation file or an image is missing or cannot be used; the message names the file and the remedy.
     """
     folder = Path(folder)
-    lists = {listed_split: _image_names(file) for listed_split, file in split_files(folder).items()}
+    lists = {listed_split: _image_names(file) for listed_split, file in find_splits(folder).items()}
     if not lists.get(split):
         wanted = folder / SPLIT_LISTS / f"{split}.txt"
         raise DataError(f"{wanted} lists no images: write the names of the split's images into it, one per line.")
@@ -86,7 +87,12 @@ def read_voc(folder: str | Path, split: str, *, name: str | None = None) -> Dete
     return dataclasses.replace(dataset, notes=(*_notes(chosen), *dataset.notes))
 
 
-def split_files(folder: Path) -> dict[str, Path]:
+def read_split(list_file: Path, name: str) -> DetectionDataset:
+    """The same, from one of `find_splits`."""
+    return read_voc(list_file.parents[2], list_file.stem, name=name)
+
+
+def find_splits(folder: Path) -> dict[str, Path]:
     """A folder's lists of images, keyed by split; empty if it is not a VOC folder."""
     files = sorted(folder.glob(f"{SPLIT_LISTS}/*.txt"))
     return {file.stem: file for file in files if not _is_class_list(file)}

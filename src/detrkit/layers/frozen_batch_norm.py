@@ -49,11 +49,12 @@ def normalized_convolution(values: Tensor, convolution: nn.Conv2d, norm: nn.Modu
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(convolution(values))  # type: ignore[no-any-return]
     scale, shift = norm.scale_and_shift()
-    weight, form = convolution.weight, (convolution.stride, convolution.padding, convolution.dilation)
+    weight = convolution.weight
+    form: tuple[Any, ...] = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
     plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(values.device.type)
     if torch.is_grad_enabled() and weight.requires_grad and not plain:
-        return _FoldedConvolution.apply(values, weight, scale, shift, *form, convolution.groups)  # type: ignore[no-any-return]
-    return F.conv2d(values, _folded(weight, scale), shift, *form, convolution.groups)
+        return _FoldedConvolution.apply(values, weight, scale, shift, *form)  # type: ignore[no-any-return]
+    return F.conv2d(values, _folded(weight, scale), shift, *form)
 
 
 def _folded(weight: Tensor, scale: Tensor) -> Tensor:
