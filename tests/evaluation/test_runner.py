@@ -90,7 +90,10 @@ def test_the_truth_scores_100_percent() -> None:
         ("dog", 17, pytest.approx(1.0)),
     ]
     assert (evaluation.name, evaluation.images, evaluation.objects) == ("pets val", 3, 3)
-    assert evaluation.notes == ("A note of the reader.",)
+    assert evaluation.notes == (
+        "A note of the reader.",
+        "pets val writes the class 'CAT' as 'cat' (2 such names); both are taken for the same class.",
+    )
 
 
 def test_entries_have_the_ids_pixels_and_order_of_the_data_set() -> None:

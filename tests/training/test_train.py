@@ -115,6 +115,43 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         assert first | {"images_per_second": ""} == second | {"images_per_second": ""}
 
 
+def test_an_evaluation_that_fails_costs_no_epoch(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise DataError("a.png is damaged")
+
+    run(digits_folder, tmp_path / "whole", epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("detrkit.training.epochs.evaluate", failing)
+        with pytest.raises(DataError, match=r"a\.png is damaged"):
+            run(digits_folder, tmp_path / "cut", epochs=2)
+    assert len(detrkit.load(tmp_path / "cut" / "last.safetensors").card.categories) == 10
+    detrkit.train(resume=tmp_path / "cut", console=Console(file=io.StringIO()))
+    whole, resumed = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert [row["AP"] != "" for row in rows(tmp_path / "cut")] == [False, True]  # the first epoch was never evaluated
+
+
+def test_splits_whose_classes_differ(digits_folder: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(digits_folder, tmp_path / "data")
+    annotations = data / "annotations" / "instances_val.json"
+    content = json.loads(annotations.read_text())
+    content["categories"][0]["name"], content["categories"][1]["name"] = "nought", " 1"
+    annotations.write_text(json.dumps(content))
+    result, printed = run(data, tmp_path / "run", epochs=1)
+    assert "Note: data val writes the class '1' as ' 1'; both are taken for the same class." in printed
+    assert "Note: 1 class of data val is not in data train and cannot be learned: nought." in printed
+    names = [category.name for category in detrkit.load(result.best).card.categories]
+    assert names == [*"0123456789", "nought"]
+    for category in content["categories"]:
+        category["name"] = f"digit {category['name']}"
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="No class of data val"):
+        run(data, tmp_path / "other", epochs=1)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_run_goes_on_without_what_its_version_did_not_know(digits_folder: Path, tmp_path: Path) -> None:
     small = {**SMALL["settings"], "width": 64}
     run(digits_folder, tmp_path / "run", "deformable-detr-compact", epochs=1, settings=small)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from detrkit.cards import Category
 from detrkit.data.batching import EvaluationData, collate, equal_size_batches
+from detrkit.data.classes import names_shown, same_classes, spelling_notes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import EvaluationTransform
 from detrkit.errors import DataError
@@ -26,8 +27,6 @@ from detrkit.prediction.predictor import detect_batch
 from detrkit.prediction.results import result_entry
 from detrkit.structures import Detections
 from detrkit.terminal import terminal
-
-NAMES_SHOWN = 5
 
 
 def evaluate(
@@ -129,7 +128,7 @@ class CategoryMatch:
 
 
 def match_categories(model_categories: Sequence[Category], dataset: DetectionDataset) -> CategoryMatch:
-    """Matches a model's classes with those of a data set: by name (case does not matter), or by id if no name is the same.
+    """Matches a model's classes with those of a data set: by name (see `same_classes`), or by id if no name is the same.
 
     Args:
         model_categories: the model's classes.
@@ -138,20 +137,14 @@ def match_categories(model_categories: Sequence[Category], dataset: DetectionDat
     Raises:
         DataError: no class matches.
     """
-    exact = {category.name: category for category in model_categories}
-    pairs = [(exact[category.name], category) for category in dataset.categories if category.name in exact]
-    taken = {category.name for category, _ in pairs}
-    similar = {category.name.casefold(): category for category in model_categories if category.name not in taken}
-    for category in dataset.categories:
-        if category.name not in taken and category.name.casefold() in similar:
-            pairs.append((similar.pop(category.name.casefold()), category))
-    notes = []
+    pairs = same_classes(model_categories, dataset.categories)
+    notes = spelling_notes(pairs, dataset.name)
     if not pairs:
         by_id = {category.id: category for category in model_categories}
         pairs = [(by_id[category.id], category) for category in dataset.categories if category.id in by_id]
         if not pairs:
             raise DataError(
-                f"The model ({_names(model_categories)}) knows no class of {dataset.name} ({_names(dataset.categories)}) by name or by id: "
+                f"The model ({names_shown(model_categories)}) knows no class of {dataset.name} ({names_shown(dataset.categories)}) by name or by id: "
                 "use a model that was trained on these classes."
             )
         of_model, of_dataset = pairs[0]
@@ -164,21 +157,16 @@ def match_categories(model_categories: Sequence[Category], dataset: DetectionDat
     unused = [category for category in model_categories if category.index not in used]
     missing = [category for category in dataset.categories if category.index not in matched]
     if unused:
-        notes.append(f"Detections of {_classes(unused)} that the data set lacks were left out: {_names(unused)}.")
+        notes.append(f"Detections of {_classes(unused)} that the data set lacks were left out: {names_shown(unused)}.")
     if missing:
         notes.append(
-            f"The model does not know {_classes(missing)} of the data set (AP counts as 0): {_names(missing)}."
+            f"The model does not know {_classes(missing)} of the data set (AP counts as 0): {names_shown(missing)}."
         )
     return CategoryMatch({of_model.index: of_dataset.id for of_model, of_dataset in pairs}, tuple(notes))
 
 
 def _classes(categories: Sequence[Category]) -> str:
     return counted(len(categories), "class", "classes")
-
-
-def _names(categories: Sequence[Category]) -> str:
-    shown = ", ".join(category.name for category in categories[:NAMES_SHOWN])
-    return shown if len(categories) <= NAMES_SHOWN else f"{shown} and {len(categories) - NAMES_SHOWN} more"
 
 
 def _entries(detections: Detections, image_id: int, category_ids: dict[int, int]) -> list[dict[str, Any]]:

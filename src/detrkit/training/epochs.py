@@ -67,6 +67,9 @@ class EpochEnds(Callback):
             pl_module.model.card, metrics={}
         )  # the old metrics belong to other weights
         if evaluates:
+            if not self.folder.state.is_file() or time.perf_counter() - self._saved > _SAVE_EVERY:
+                self._write(pl_module, row, saves=True)  # an image that cannot be read ends the run here
+                self._save_state(trainer)
             message += self._evaluate(pl_module, row)
         if not last:
             steps = pl_module.schedule.steps - pl_module.global_step
@@ -76,9 +79,13 @@ class EpochEnds(Callback):
         if saves or time.perf_counter() - self._printed > _PRINT_EVERY:
             self.console.print(message)
             self._printed = time.perf_counter()
-        if saves:  # a temporary file is renamed at the end, so that a crash leaves the previous checkpoint in place
-            write_atomically(self.folder.state, trainer.save_checkpoint)
-            self._saved = time.perf_counter()
+        if saves:
+            self._save_state(trainer)
+
+    def _save_state(self, trainer: Trainer) -> None:
+        # A temporary file is renamed at the end, so that a crash leaves the previous checkpoint in place.
+        write_atomically(self.folder.state, trainer.save_checkpoint)
+        self._saved = time.perf_counter()
 
     def _summary(
         self, trainer: Trainer, module: TrainingModule, epoch: int, seconds: float

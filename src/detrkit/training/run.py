@@ -31,6 +31,7 @@ from detrkit.data import (
     available_splits,
     open_dataset,
 )
+from detrkit.data.classes import unite_classes
 from detrkit.errors import ConfigurationError, closest
 from detrkit.evaluation import Evaluation, compare, detect
 from detrkit.evaluation.report import (
@@ -189,6 +190,10 @@ def _open(options: TrainingOptions, console: Console) -> tuple[DetectionDataset,
         console.print(
             f"Note: {options.data} has no split '{options.val_split}', so nothing is evaluated and the lowest loss counts as best."
         )
+        return training, None
+    training, notes = unite_classes(training, validation)
+    for note in notes:
+        console.print(f"Note: {note}")
     return training, validation
 
 
