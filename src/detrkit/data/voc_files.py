@@ -17,6 +17,7 @@ from detrkit.data.voc_layout import (
     lines_of,
     picture_folders,
     rating,
+    serves_all_splits,
     visible_files,
 )
 from detrkit.errors import DataError
@@ -89,7 +90,7 @@ class Pictures:
     Attributes:
         folder: contains them, perhaps in folders below.
         of_annotations: the picture of each XML file.
-        without_annotation: pictures beside them that have no XML file.
+        without_annotation: pictures beside them that have no XML file, as far as they are this split's.
         notes: on names that do not agree.
     """
 
@@ -147,7 +148,8 @@ def find_pictures(source: Path, file_names: Mapping[Path, str]) -> Pictures:
             f"{_of_all(missing, len(file_names), 'XML files have none')}"
         )
     used = {picture for pictures in claims.values() for picture in pictures}
-    folders = {picture.parent for picture in chosen.values()}
+    shared = serves_all_splits(index.folder, annotations)
+    folders = set() if shared else {picture.parent for picture in chosen.values()}
     unused = tuple(picture for picture in index.names if picture not in used and picture.parent in folders)
     return Pictures(index.folder, chosen, tuple(sorted(unused)), tuple(_name_notes(claims, chosen, keys)))
 
@@ -233,9 +235,7 @@ def _settle(claims: Mapping[Path, list[Path]], index: FileIndex, keys: Mapping[P
     return {file: chosen[file] for file in claims if file in chosen}
 
 
-def _name_notes(
-    claims: Mapping[Path, list[Path]], chosen: Mapping[Path, Path], keys: Mapping[Path, str]
-) -> list[str]:
+def _name_notes(claims: Mapping[Path, list[Path]], chosen: Mapping[Path, Path], keys: Mapping[Path, str]) -> list[str]:
     bare = {file: key.rpartition("/")[2] for file, key in keys.items()}
     renamed = [
         file for file, picture in chosen.items() if bare[file] not in (picture.name, without_ending(picture.name))

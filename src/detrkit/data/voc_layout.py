@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from detrkit.data.split_names import plain_split
 from detrkit.errors import DataError
 
 SPLIT_LISTS = "ImageSets/Main"
@@ -109,14 +110,23 @@ def is_deep(annotations: Path) -> bool:
 def picture_folders(annotations: Path) -> list[tuple[Path, bool]]:
     """Where the pictures of a folder of XML files may lie, the most usual place first, and whether folders below count, too."""
     above, beside = annotations.parent, (annotations, is_deep(annotations))
-    if is_split(annotations.name) and above.name.lower() in _ANNOTATIONS:  # Annotations/train and JPEGImages/train
-        pictures, named_alike = _subfolder(above.parent, _PICTURES), (annotations.name.lower(),)
-        places = [pictures and _subfolder(pictures, named_alike), _subfolder(above.parent, named_alike), pictures]
+    if _is_inside_annotations(annotations):  # Annotations/train and JPEGImages/train
+        pictures = _subfolder(above.parent, _PICTURES)
+        places = [
+            pictures and _of_split(pictures, annotations.name),
+            _of_split(above.parent, annotations.name),
+            pictures,
+        ]
         return [*((place, True) for place in places if place), beside]
     inside = annotations.name.lower() in _ANNOTATIONS
     pictures = _subfolder(above if inside else annotations, _PICTURES)
     named = [(pictures, True)] if pictures else []
     return [*named, beside, (above, False)] if inside else [beside, *named]
+
+
+def serves_all_splits(pictures: Path, annotations: Path) -> bool:
+    """Whether the pictures of all splits lie in one folder, while their XML files lie in a folder for each split."""
+    return _is_inside_annotations(annotations) and pictures != annotations and not is_split(pictures.name)
 
 
 def visible_files(folder: Path, suffixes: tuple[str, ...], *, deep: bool) -> Iterator[Path]:
@@ -246,6 +256,18 @@ def _folders(folder: Path) -> list[Path]:
         return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     except OSError as error:
         raise _unreadable(error) from None
+
+
+def _is_inside_annotations(folder: Path) -> bool:
+    """Whether this is a split's folder in a folder of annotations."""
+    return is_split(folder.name) and folder.parent.name.lower() in _ANNOTATIONS
+
+
+def _of_split(folder: Path, split: str) -> Path | None:
+    """The folder below that is named after a split, however it is spelled."""
+    wanted = plain_split(_plain(split))
+    named = [child for child in _folders(folder) if is_split(child.name)]
+    return next((child for child in named if plain_split(_plain(child.name)) == wanted), None)
 
 
 def _subfolder(folder: Path, names: tuple[str, ...], fits: Callable[[Path], bool] | None = None) -> Path | None:

@@ -26,7 +26,9 @@ from detrkit.files import prepare_folder, write_atomically, write_text
 _ANNOTATIONS, _PICTURES = "Annotations", "JPEGImages"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")  # what XML cannot hold
-_UNSAFE = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')  # what some file systems refuse, and line breaks
+_UNSAFE = re.compile(
+    r'[<>:"|?*\x00-\x1f\x7f\x85\u2028\u2029\ufffe\uffff\ud800-\udfff]'
+)  # what some file systems refuse, and line breaks
 _NAMES_SHOWN = 5
 
 Corners = tuple[Decimal, Decimal, Decimal, Decimal]
@@ -101,7 +103,9 @@ class _Picture:
             try:
                 place.symlink_to(source.resolve())
             except OSError as error:
-                raise OutputError(f"{place} cannot be made a link ({error.strerror}): copy the pictures instead.") from error
+                raise OutputError(
+                    f"{place} cannot be made a link ({error.strerror}): copy the pictures instead."
+                ) from error
         else:
             write_atomically(place, lambda temporary: _copy(source, temporary))
 
@@ -185,9 +189,7 @@ def _boxes(dataset: DetectionDataset, index: int) -> tuple[list[tuple[str, Corne
     return kept, len(objects) - len(kept)
 
 
-def _annotation(
-    dataset: DetectionDataset, index: int, file_name: str, objects: list[tuple[str, Corners, bool]]
-) -> str:
+def _annotation(dataset: DetectionDataset, index: int, file_name: str, objects: list[tuple[str, Corners, bool]]) -> str:
     root = ElementTree.Element("annotation")
     _add(root, "folder", _PICTURES)
     _add(root, "filename", file_name)
