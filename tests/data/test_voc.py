@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from PIL import ExifTags, Image
+from voc_folders import thing, voc_folder, write_annotation, write_split
 
 from detrkit.data import open_dataset
 from detrkit.data.transforms import relative_target
 from detrkit.data.voc import read_voc
 from detrkit.errors import DataError
 from detrkit.evaluation import evaluate_detections
-
-Box = Sequence[object]
-
-
-def thing(name: str, box: Box, difficult: str = "0") -> str:
-    corners = "".join(
-        f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
-    )
-    return f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{corners}</bndbox></object>"
-
-
-def write_annotation(folder: Path, name: str, *objects: str, size: str = "<width>8</width><height>6</height>") -> None:
-    """An image of 8 × 6 pixels and its annotation."""
-    for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    text = f"<annotation><filename>other.jpg</filename><size>{size}</size>{''.join(objects)}</annotation>"
-    (folder / f"Annotations/{name}.xml").write_text(text)
-    Image.new("RGB", (8, 6)).save(folder / f"JPEGImages/{name}.png")
-
-
-def write_split(folder: Path, split: str, *names: str) -> None:
-    (folder / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
-    (folder / f"ImageSets/Main/{split}.txt").write_text("".join(f"{name}\n" for name in names))
-
-
-def voc_folder(folder: Path, *objects: str) -> Path:
-    write_annotation(folder, "a", *objects)
-    write_split(folder, "train", "a")
-    return folder
 
 
 def test_both_corners_belong_to_the_box_and_count_from_one(tmp_path: Path) -> None:
@@ -205,66 +175,6 @@ def test_encodings_and_namespaces(tmp_path: Path, content: bytes, name: str) -> 
 def test_the_corners_lose_no_digit(tmp_path: Path) -> None:
     dataset = read_voc(voc_folder(tmp_path, thing("cat", (1.1, 1.003, 4.7, 5.9))), "train")
     assert dataset.boxes_xyxy.tolist() == [[0.1, 0.003, 4.7, 5.9]]  # in float64, 1.1 - 1 is 0.10000000000000009
-
-
-def size_of(width: int, height: int) -> str:
-    return f"<width>{width}</width><height>{height}</height>"
-
-
-def test_a_size_that_is_a_pixel_off_is_noted(tmp_path: Path) -> None:
-    for name, size in (("a", (8, 6)), ("b", (7, 6)), ("c", (9, 5)), ("d", (0, 6))):
-        write_annotation(tmp_path, name, thing("cat", (2, 2, 8, 6)), size=size_of(*size))
-    write_split(tmp_path, "train", *"abcd")
-    dataset = read_voc(tmp_path, "train")
-    assert dataset.sizes.tolist() == [[6, 8]] * 4
-    assert dataset.boxes_xyxy.tolist() == [[1, 1, 8, 6]] * 4
-    assert dataset.notes == (
-        "2 of 4 images have a size in their XML file that is a pixel off, so the picture's own is used (the first: b.xml has 7 × 6, the "
-        "picture 8 × 6).",
-    )
-
-
-def test_other_sizes_are_counted_and_named(tmp_path: Path) -> None:
-    for name, size in (("a", (8, 6)), ("b", (7, 6)), ("c", (16, 12)), ("d", (6, 8)), ("e", (640, 480)), ("f", (5, 8))):
-        write_annotation(tmp_path, name, thing("cat", (2, 2, 8, 6)), size=size_of(*size))
-    write_split(tmp_path, "train", *"abcdef")
-    message = (
-        f"{tmp_path}/Annotations: 4 of 6 images have another size in their XML file than the picture has: c.xml has 16 × 12 (the picture "
-        "8 × 6); d.xml has 6 × 8 (the picture 8 × 6, width and height exchanged); e.xml has 640 × 480 (the picture 8 × 6); …; use the "
-        "pictures that were annotated, or export the annotations again (in 2 of them width and height are exchanged)."
-    )
-    with pytest.raises(DataError, match=re.escape(message)):
-        read_voc(tmp_path, "train")
-
-
-def test_exchanged_width_and_height_are_named(tmp_path: Path) -> None:
-    write_annotation(tmp_path, "a", thing("cat", (2, 2, 8, 6)), size=size_of(6, 8))
-    write_split(tmp_path, "train", "a")
-    message = (
-        "1 of 1 images have another size in their XML file than the picture has: a.xml has 6 × 8 (the picture 8 × 6, width and height "
-        "exchanged); exchange <width> and <height> in the XML files if the boxes fit the pictures, otherwise turn the pictures."
-    )
-    with pytest.raises(DataError, match=re.escape(message)):
-        read_voc(tmp_path, "train")
-
-
-def save_turned(file: Path) -> None:
-    """A picture of 6 × 8 stored pixels that is shown as 8 × 6."""
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    Image.new("RGB", (6, 8)).save(file, exif=exif)
-
-
-def test_a_size_that_the_orientation_explains_is_left_to_the_check_of_all_pictures(tmp_path: Path) -> None:
-    for name, size in (("a", (8, 6)), ("b", (6, 8)), ("c", (9, 6))):
-        write_annotation(tmp_path, name, thing("cat", (1, 1, 5, 5)), size=size_of(*size))
-        save_turned(tmp_path / f"JPEGImages/{name}.png")
-    write_split(tmp_path, "train", "a", "c")
-    dataset = read_voc(tmp_path, "train")
-    assert dataset.sizes.tolist() == [[6, 8], [6, 8]]
-    assert dataset.notes[0].startswith("1 of 2 images have a size in their XML file that is a pixel off")
-    write_split(tmp_path, "train", "b")
-    assert len(read_voc(tmp_path, "train")) == 1  # the boxes decide about b
 
 
 def test_a_damaged_picture_is_named_by_the_check_of_all_pictures(tmp_path: Path) -> None:

@@ -190,10 +190,11 @@ def _names_split(list_file: Path) -> bool:
 
 def _is_class_list(list_file: Path) -> bool:
     """Whether this is one of VOC's lists for a single class, such as `dog_train.txt`, which rates every image and is not a split."""
-    if "_" not in list_file.stem or _names_split(list_file):
+    name, _, split = list_file.stem.rpartition("_")
+    if not name or not is_split(split):
         return False
     lines = lines_of(list_file)
-    return bool(lines) and rating(lines[0]) is not None
+    return bool(lines) and all(map(rating, lines))
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
