@@ -155,7 +155,7 @@ def test_names_become_safe_and_unique(tmp_path: Path) -> None:
     for index in range(len(names)):
         assert copy.image(index).getpixel((0, 0)) == (10 * index + 5, 0, 0)
         assert copy.objects(index).boxes_xyxy.tolist() == [[1, 1, 4 + index, 5]]
-    assert [note.split(" (")[0] for note in copy.notes] == ["5 of 10 boxes extend beyond their image"]
+    assert [note.split(" (")[0] for note in copy.notes] == ["4 of 10 boxes extend beyond their image"]
 
 
 def test_names_that_would_leave_the_folder(tmp_path: Path) -> None:
