@@ -146,7 +146,7 @@ def test_a_path_that_cannot_be_opened_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"notes\.txt is not a \.json file: give a data set's folder"):
         open_dataset(tmp_path / "notes.txt", "val")
     (tmp_path / "labels").mkdir()
-    message = r"looked for annotations/instances_<split>\.json, <split>/_annotations\.coco\.json and ImageSets/Main/<split>\.txt, found labels/, notes\.txt\."
+    message = r"looked for annotations/instances_<split>\.json, <split>/_annotations\.coco\.json, ImageSets/Main/<split>\.txt, Annotations/\*\.xml, <split>/\*\.xml and \*\.xml, found labels/, notes\.txt\."
     with pytest.raises(DataError, match=message):
         open_dataset(tmp_path, "val")
     with pytest.raises(DataError, match="found nothing at all"):

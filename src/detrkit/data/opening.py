@@ -26,19 +26,21 @@ class Format:
 
     Attributes:
         looked_for: the files by which it is recognised, for messages.
-        find_splits: from a folder to the file that describes each split, keyed by the split as the folder names it; empty where the
+        find_splits: from a folder to the file or folder that describes each split, keyed by the split as the folder names it; empty where the
             folder is not in this format.
         read_split: from such a file and a name for messages to the data set.
+        explain_missing: from the splits to why another one is missing, as the end of a message; empty where there is nothing to explain.
     """
 
     looked_for: tuple[str, ...]
     find_splits: Callable[[Path], dict[str, Path]]
     read_split: Callable[[Path, str], DetectionDataset]
+    explain_missing: Callable[[dict[str, Path]], str] = lambda splits: ""  # noqa: ARG005 - others use them
 
 
 FORMATS = (
     Format(coco_layout.LOOKED_FOR, coco_layout.find_splits, coco_layout.read_split),
-    Format(voc.LOOKED_FOR, voc.find_splits, voc.read_split),
+    Format(voc.LOOKED_FOR, voc.find_splits, voc.read_split, voc.explain_missing_split),
 )
 
 
@@ -61,7 +63,8 @@ def open_dataset(data: str | Path, split: str) -> DetectionDataset:
     form, files = _format_of(path)
     spelling = next((spelling for spelling in spellings(split) if spelling in files), None)
     if spelling is None:
-        raise DataError(f"{path} has no split '{split}': {closest(split, available_splits(path))}")
+        reason = form.explain_missing(files) or closest(split, available_splits(path))
+        raise DataError(f"{path} has no split '{split}': {reason}")
     return form.read_split(files[spelling], f"{path.resolve().name} {split}")
 
 
