@@ -104,7 +104,7 @@ def read_split(split: MetadataSplit, name: str) -> DetectionDataset:
     read = {file: _read_lines(file, faults) for file in split.files}
     lines = [line for line in read[split.file] if line.file_name.startswith(split.part and f"{split.part}/")]
     faults.check()
-    _check_listed_once(lines, split.file)
+    _check_listed_once(lines)
     categories, notes = _categories([line for found in read.values() for line in found], split)
     sizes = shown_sizes([folder / line.file_name for line in lines])
     ids = {category["name"] if category["is_text"] else category["id"]: category["id"] for category in categories}
@@ -193,7 +193,7 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_listed_once(lines: list[_Line], file: Path) -> None:
+def _check_listed_once(lines: list[_Line]) -> None:
     seen: set[str] = set()
     faults = Faults()
     for line in lines:

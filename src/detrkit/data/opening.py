@@ -32,14 +32,16 @@ class Format:
         find_splits: from a folder to what describes each split (a file, or what else the format's module needs), keyed by the split as the
             folder names it; empty where the folder is not in this format.
         read_split: from such a description and a name for messages to the data set.
+        explain_missing: from the splits to why another one is missing, as the end of a message; empty where there is nothing to explain.
     """
 
     looked_for: tuple[str, ...]
     find_splits: Callable[[Path], dict[str, Any]]
     read_split: Callable[[Any, str], DetectionDataset]
+    explain_missing: Callable[[dict[str, Any]], str] = lambda splits: ""  # noqa: ARG005 - others use them
 
 
-_YOLO = Format(yolo_layout.LOOKED_FOR, yolo_layout.find_splits, yolo.read_split)
+_YOLO = Format(yolo_layout.LOOKED_FOR, yolo_layout.find_splits, yolo.read_split, yolo_layout.explain_missing_split)
 FORMATS = (
     Format(coco_layout.LOOKED_FOR, coco_layout.find_splits, coco_layout.read_split),
     _YOLO,
@@ -67,7 +69,8 @@ def open_dataset(data: str | Path, split: str) -> DetectionDataset:
     form, files = _format_of(path)
     spelling = next((spelling for spelling in spellings(split) if spelling in files), None)
     if spelling is None:
-        raise DataError(f"{path} has no split '{split}': {closest(split, available_splits(path))}")
+        reason = form.explain_missing(files) or closest(split, available_splits(path))
+        raise DataError(f"{path} has no split '{split}': {reason}")
     folder = path if path.is_dir() else path.parent
     return form.read_split(files[spelling], f"{folder.resolve().name} {split}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +25,15 @@ def is_picture(name: str) -> bool:
 
 def pictures_below(folder: Path) -> list[Path]:
     """All pictures in a folder and in the folders inside it, sorted; links are followed, each folder once."""
-    found: list[Path] = []
+    return sorted(_walk(folder))
+
+
+def has_pictures(folder: Path) -> bool:
+    """Whether there is a picture in a folder or in the folders inside it."""
+    return next(_walk(folder), None) is not None
+
+
+def _walk(folder: Path) -> Iterator[Path]:
     visited: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -34,8 +42,7 @@ def pictures_below(folder: Path) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(Path(place, name) for name in files if is_picture(name))
-    return sorted(found)
+        yield from (Path(place, name) for name in files if is_picture(name))
 
 
 def shown_sizes(pictures: Sequence[Path]) -> list[tuple[int, int]]:

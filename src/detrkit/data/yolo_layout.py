@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from detrkit.data.findings import Changes
-from detrkit.data.picture_files import PICTURE_SUFFIXES, is_picture, pictures_below
+from detrkit.data.picture_files import PICTURE_SUFFIXES, has_pictures, is_picture, pictures_below
 from detrkit.data.text_files import read_lines
 from detrkit.data.yolo_description import YoloDescription, describe_file, describe_folder, subfolder
 from detrkit.errors import DataError
@@ -52,7 +52,10 @@ class PairedPictures:
 
 
 def find_splits(folder: Path) -> dict[str, YoloSplit]:
-    """A folder's splits, keyed as its YAML file or its folders name them; empty if it is not a YOLO data set."""
+    """A folder's splits, keyed as its YAML file or its folders name them; empty if it is not a YOLO data set.
+
+    Where other splits have pictures, one whose folder is empty does not count: Roboflow's exports name `valid` and `test` in any case.
+    """
     return _splits_of(describe_folder(folder))
 
 
@@ -62,7 +65,30 @@ def find_splits_in_file(file: Path) -> dict[str, YoloSplit]:
 
 
 def _splits_of(description: YoloDescription | None) -> dict[str, YoloSplit]:
-    return {key: YoloSplit(description, key) for key in description.splits} if description else {}
+    if description is None:
+        return {}
+    empty = _empty_splits(description)
+    kept = [key for key in description.splits if key not in empty] or description.splits
+    return {key: YoloSplit(description, key) for key in kept}
+
+
+def explain_missing_split(splits: dict[str, YoloSplit]) -> str:
+    """Why a split that the YAML file names is not among these, as the end of a message; empty if it names no other."""
+    description = next(iter(splits.values())).description
+    empty = [f"{', '.join(places)} for '{key}'" for key, places in _empty_splits(description).items()]
+    if not empty:
+        return ""
+    return f"{description.source} gives {' and '.join(empty)}, where no pictures are: put pictures there"
+
+
+def _empty_splits(description: YoloDescription) -> dict[str, list[str]]:
+    """The splits whose folders exist and hold no pictures, with these folders."""
+    empty = {}
+    for key, written in description.splits.items():
+        places = [_find_place(description, place) for place in written]
+        if all(place is not None and place.is_dir() and not has_pictures(place) for place in places):
+            empty[key] = [str(place) for place in places]
+    return empty
 
 
 def pair_pictures(split: YoloSplit) -> PairedPictures:
@@ -189,15 +215,27 @@ def _existing_place(description: YoloDescription, key: str, written: str) -> tup
     Raises:
         DataError: it exists nowhere.
     """
-    literal = [_joined(root, written) for root in _roots(description)]
-    others = list(_other_places(description, written))
-    for place in dict.fromkeys([*literal, *others]):
-        if place.is_dir() or (place.is_file() and place.suffix.lower() not in PICTURE_SUFFIXES):
-            return place, place in literal
+    literal = _literal_places(description, written)
+    place = _find_place(description, written)
+    if place is not None:
+        return place, place in literal
+    others = _other_places(description, written)
     raise DataError(
         f"{description.source}: '{key}' is {_where(description, written)}, but there is neither a folder nor a text file at "
-        f"{_shown([*literal, *others])}: correct it, or put the pictures there."
+        f"{_shown([*literal, *others])}: correct it, put the pictures there, or remove '{key}'."
     )
+
+
+def _find_place(description: YoloDescription, written: str) -> Path | None:
+    """The first place that exists: where the YAML file says, otherwise beside it."""
+    for place in (*_literal_places(description, written), *_other_places(description, written)):
+        if place.is_dir() or (place.is_file() and place.suffix.lower() not in PICTURE_SUFFIXES):
+            return place
+    return None
+
+
+def _literal_places(description: YoloDescription, written: str) -> list[Path]:
+    return [_joined(root, written) for root in _roots(description)]
 
 
 def _roots(description: YoloDescription) -> list[Path]:
