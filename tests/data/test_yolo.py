@@ -114,7 +114,9 @@ def test_key_points_are_left_out_where_the_yaml_file_says_how_many(tmp_path: Pat
     assert dataset.notes == (
         f"1 lines have key points, which were left out (the first: {tmp_path}/labels/train/a.txt, line 1).",
     )
-    with pytest.raises(DataError, match=r"a\.txt, line 1 has 9 numbers: with this kpt_shape a line has 11, or 5 without"):
+    with pytest.raises(
+        DataError, match=r"a\.txt, line 1 has 9 numbers: with this kpt_shape a line has 11, or 5 without"
+    ):
         read_line(tmp_path, "1 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2", "names: [cat, dog]\nkpt_shape: [2, 3]")
 
 
@@ -254,9 +256,13 @@ def test_errors_in_the_yaml_file_are_named(tmp_path: Path, description: str, sen
 
 def test_a_yaml_file_that_describes_no_data_set(tmp_path: Path) -> None:
     write_text(tmp_path / "hyper.yaml", "lr0: 0.01\ntrain: x\n")
-    with pytest.raises(DataError, match=r"hyper\.yaml does not describe a YOLO data set: it needs 'names' and at least one"):
+    with pytest.raises(
+        DataError, match=r"hyper\.yaml does not describe a YOLO data set: it needs 'names' and at least one"
+    ):
         open_dataset(tmp_path / "hyper.yaml", "train")
-    with pytest.raises(DataError, match=r"contains no readable data set: looked for .* data\.yaml, .*found hyper\.yaml"):
+    with pytest.raises(
+        DataError, match=r"contains no readable data set: looked for .* data\.yaml, .*found hyper\.yaml"
+    ):
         open_dataset(tmp_path, "train")
 
 
@@ -273,7 +279,9 @@ def test_without_names_all_splits_have_the_same_classes(tmp_path: Path) -> None:
     write_text(tmp_path / "classes.txt", "cat\r\ndog\r\ncow\r\nowl\r\n\r\n")
     assert [category.name for category in open_dataset(tmp_path, "val").categories] == ["cat", "dog", "cow", "owl"]
     write_text(tmp_path / "classes.txt", "cat\n\ndog")
-    with pytest.raises(DataError, match=r"classes\.txt has an empty line or no names: write one class name in each line"):
+    with pytest.raises(
+        DataError, match=r"classes\.txt has an empty line or no names: write one class name in each line"
+    ):
         open_dataset(tmp_path, "val")
 
 

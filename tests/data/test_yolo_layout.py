@@ -139,7 +139,9 @@ def test_splits_of_all_spellings(tmp_path: Path) -> None:
     ("images", "labels"),
     [("images/{}", "labels/{}"), ("{}/images", "{}/labels"), ("Images/{}", "Labels/{}"), ("{}/Images", "{}/Labels")],
 )
-@pytest.mark.parametrize("classes", ["classes.txt", "labels/classes.txt", "labels/train/classes.txt", "train/labels/classes.txt"])
+@pytest.mark.parametrize(
+    "classes", ["classes.txt", "labels/classes.txt", "labels/train/classes.txt", "train/labels/classes.txt"]
+)
 def test_folders_without_yaml(tmp_path: Path, images: str, labels: str, classes: str) -> None:
     for red, split in enumerate(("train", "validation")):
         write_pair(tmp_path, f"{images.format(split)}/a.png", f"{labels.format(split)}/a.txt", red)
@@ -178,7 +180,14 @@ def test_a_split_of_several_folders(tmp_path: Path) -> None:
 def test_lists_of_pictures(tmp_path: Path) -> None:
     for number in range(4):
         write_pair(tmp_path, f"images/{number}.png", f"labels/{number}.txt", number)
-    lines = ["./images/3.png", "images/1.png", f"{tmp_path}/images/2.png", "/mnt/other/images/0.png", "images/1.png", ""]
+    lines = [
+        "./images/3.png",
+        "images/1.png",
+        f"{tmp_path}/images/2.png",
+        "/mnt/other/images/0.png",
+        "images/1.png",
+        "",
+    ]
     write_text(tmp_path / "lists/train.txt", "\r\n".join(["../images/3.png", *lines[1:]]))
     write_text(tmp_path / "data.yaml", "names: [cat]\ntrain: lists/train.txt\n")
     dataset = open_dataset(tmp_path, "train")
@@ -237,7 +246,9 @@ def test_an_empty_folder_is_no_split_where_others_have_pictures(tmp_path: Path) 
     write_yolo_set(tmp_path, {"a": LINE}, "names: [cat, dog]\nval: valid/images")
     (tmp_path / "valid/images").mkdir(parents=True)
     assert available_splits(tmp_path) == ["train"]
-    message = r"has no split 'val': .*data\.yaml gives .*valid/images for 'val', where no pictures are: put pictures there"
+    message = (
+        r"has no split 'val': .*data\.yaml gives .*valid/images for 'val', where no pictures are: put pictures there"
+    )
     with pytest.raises(DataError, match=message):
         open_dataset(tmp_path, "val")
     (tmp_path / "images/train/a.png").unlink()

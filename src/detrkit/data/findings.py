@@ -32,8 +32,10 @@ class Faults:
             DataError: the first fault, and how many there are of its kind.
         """
         for found in self._found.values():
-            (where, sentence), others = found[0], [place for place, _ in found[1:_PLACES_SHOWN]]
-            more = f" ({len(found)} of this kind, also in {' and '.join(others)}.)" if others else ""
+            where, sentence = found[0]
+            others = [place for place in dict.fromkeys(place for place, _ in found) if place != where]
+            also = f", also in {' and '.join(others[: _PLACES_SHOWN - 1])}" if others else ""
+            more = f" ({len(found)} of this kind{also}.)" if len(found) > 1 else ""
             raise DataError(f"{where} {sentence}{more}")
 
 
