@@ -188,16 +188,16 @@ def test_lists_of_pictures(tmp_path: Path) -> None:
         "images/1.png",
         "",
     ]
-    write_text(tmp_path / "lists/train.txt", "\r\n".join(["../images/3.png", *lines[1:]]))
-    write_text(tmp_path / "data.yaml", "names: [cat]\ntrain: lists/train.txt\n")
+    write_text(tmp_path / "lists/{train}.txt", "\r\n".join(["../images/3.png", *lines[1:]]))
+    write_text(tmp_path / "data.yaml", "names: [cat]\ntrain: 'lists/{train}.txt'\n")
     dataset = open_dataset(tmp_path, "train")
     assert [dataset.image(index).getpixel((0, 0))[0] for index in range(4)] == [0, 1, 2, 3]
     assert dataset.notes == (
-        "1 pictures in train.txt are not where it says and were found beside it (the first: /mnt/other/images/0.png).",
-        "1 pictures are more than once in train.txt and were read once (the first: 1.png, line 5).",
+        "1 pictures in {train}.txt are not where it says and were found beside it (the first: /mnt/other/images/0.png).",
+        "1 pictures are more than once in {train}.txt and were read once (the first: 1.png, line 5).",
     )
-    write_text(tmp_path / "lists/train.txt", "images/1.png\nimages/7.png\nimages/8.png\n")
-    message = r"train\.txt, line 2 lists images/7\.png, which exists below none of .*lists, .*: correct the list, or put the picture "
+    write_text(tmp_path / "lists/{train}.txt", "images/1.png\nimages/7.png\nimages/8.png\n")
+    message = r"\{train\}\.txt, line 2 lists images/7\.png, which exists below none of .*lists, .*: correct the list, or put the picture "
     with pytest.raises(DataError, match=message + r"there\. \(2 of the listed pictures are missing\.\)"):
         open_dataset(tmp_path, "train")
 

@@ -56,7 +56,8 @@ class Changes:
             sentences: for each kind, the sentence with `{count}` and `{first}` in it.
         """
         return [
-            sentence.format(count=len(self._places[kind]), first=self._places[kind][0])
+            # Not `format`: names of files in a sentence may contain braces.
+            sentence.replace("{count}", str(len(self._places[kind]))).replace("{first}", self._places[kind][0])
             for kind, sentence in sentences.items()
             if self._places.get(kind)
         ]
