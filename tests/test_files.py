@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.errors import OutputError
-from detrkit.files import prepare_folder, write_atomically, write_json, write_text
+from detrkit.files import new_folder, prepare_folder, write_atomically, write_json, write_text
 
 
 @pytest.fixture
@@ -124,3 +124,24 @@ def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
             prepare_folder(folder)
         assert str(caught.value).startswith(f"the folder {folder} cannot be written to (")
         assert str(caught.value).endswith("choose another")
+
+
+def test_a_new_folder_is_complete_or_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"), new_folder(tmp_path / "out") as folder:
+        (tmp_path / "gone").rename(folder / "half")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "whole").write_text("x")
+        assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out/whole").read_text() == "x"
+    assert (tmp_path / "out").stat().st_mode & 0o500 == 0o500
+    for place, state in (("out", "not empty"), ("out/whole", "a file")):
+        with (
+            pytest.raises(OutputError, match=f"exists and is {state}: choose a new folder"),
+            new_folder(tmp_path / place),
+        ):
+            pass
+    with pytest.raises(OutputError, match="cannot be written"), new_folder(tmp_path / "out/whole/inside"):
+        pass

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,40 @@ def prepare_folder(path: Path) -> Path:
         reason = problem.strerror or str(problem)
         raise OutputError(f"the folder {path} cannot be written to ({reason}): choose another") from problem
     return path
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that is complete or not there: it is filled beside its place and renamed at the end; after an error nothing is left.
+
+    Args:
+        path: must not exist, or be an empty folder.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        OutputError: the path is a file or a folder with contents, or cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputError(f"{path} exists and is {'not empty' if path.is_dir() else 'a file'}: choose a new folder")
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}-"))
+    except OSError as problem:
+        raise OutputError(f"{path} cannot be written ({problem.strerror or problem}): choose another path") from problem
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp creates folders that only their owner may read
+        if path.is_dir():
+            path.rmdir()
+        temporary.rename(path)
+    except OSError as problem:
+        if isinstance(problem, OutputError):
+            raise
+        raise OutputError(f"{path} cannot be written ({problem.strerror or problem}): choose another path") from problem
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -134,6 +134,28 @@ def test_a_voc_folder(tmp_path: Path) -> None:
     assert available_splits(tmp_path) == ["train"]
 
 
+def test_the_first_format_wins(tmp_path: Path) -> None:
+    """COCO, YOLO, Pascal VOC, image folder."""
+    write_picture(tmp_path / "train/metadata.png", red=1)
+    objects = {"bbox": [[1, 1, 4, 4]], "categories": ["thing"]}
+    (tmp_path / "train/metadata.jsonl").write_text(json.dumps({"file_name": "metadata.png", "objects": objects}))
+    assert open_dataset(tmp_path, "train").image(0).getpixel((0, 0)) == (1, 0, 0)
+    for folder in ("ImageSets/Main", "Annotations", "JPEGImages", "images/train", "labels/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_picture(tmp_path / "JPEGImages/voc.png", red=2)
+    corners = "<xmin>2</xmin><ymin>2</ymin><xmax>5</xmax><ymax>5</ymax>"
+    thing = f"<annotation><object><name>thing</name><bndbox>{corners}</bndbox></object></annotation>"
+    (tmp_path / "Annotations/voc.xml").write_text(thing)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("voc\n")
+    assert open_dataset(tmp_path, "train").image(0).getpixel((0, 0)) == (2, 0, 0)
+    write_picture(tmp_path / "images/train/yolo.png", red=3)
+    (tmp_path / "labels/train/yolo.txt").write_text("0 0.5 0.5 0.5 0.5")
+    assert open_dataset(tmp_path, "train").image(0).getpixel((0, 0)) == (3, 0, 0)
+    write_truth(tmp_path / "annotations/instances_train.json")
+    write_picture(tmp_path / "train/a.png", red=4)
+    assert open_dataset(tmp_path, "train").image(0).getpixel((0, 0)) == (4, 0, 0)
+
+
 def test_the_built_in_set() -> None:
     assert available_splits("digits") == ["train", "val"]
     assert open_dataset("digits", "val").name == "digits val"
@@ -143,10 +165,15 @@ def test_a_path_that_cannot_be_opened_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere does not exist: give a data set's folder, .* or 'digits' for the"):
         open_dataset(tmp_path / "nowhere", "val")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match=r"notes\.txt is not a \.json file: give a data set's folder"):
+    with pytest.raises(
+        DataError, match=r"notes\.txt is neither a \.json nor a \.yaml file: give a data set's folder, a COCO"
+    ):
         open_dataset(tmp_path / "notes.txt", "val")
     (tmp_path / "labels").mkdir()
-    message = r"looked for annotations/instances_<split>\.json, <split>/_annotations\.coco\.json, ImageSets/Main/<split>\.txt, Annotations/\*\.xml, <split>/\*\.xml and \*\.xml, found labels/, notes\.txt\."
+    message = (
+        r"looked for annotations/instances_<split>\.json, <split>/_annotations\.coco\.json, data\.yaml, images/<split>/ with labels/<split>/, "
+        r"ImageSets/Main/<split>\.txt, Annotations/\*\.xml, <split>/\*\.xml, \*\.xml and <split>/metadata\.jsonl, found labels/, notes\.txt\."
+    )
     with pytest.raises(DataError, match=message):
         open_dataset(tmp_path, "val")
     with pytest.raises(DataError, match="found nothing at all"):

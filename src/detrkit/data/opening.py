@@ -1,7 +1,8 @@
 """Opens data sets: folders, annotation files and the built-in set.
 
-A folder is in the first of these formats whose files it has: COCO (also as Roboflow exports it), Pascal VOC. Each format's module says
-which files these are. `val` and `valid` mean the same everywhere. An annotation file is opened by itself, and `digits` is the built-in set.
+A folder is in the first of these formats whose files it has: COCO (also as Roboflow exports it), YOLO, Pascal VOC, Hugging Face's image
+folder. Each format's module says which files these are. `val`, `valid` and `validation` mean the same everywhere. An annotation file in
+COCO's format and the YAML file of a YOLO data set are opened by themselves, and `digits` is the built-in set.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from detrkit.data import coco_layout, voc
+from detrkit.data import coco_layout, image_folder, voc, yolo, yolo_layout
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.digits import DIGIT_SPLITS, read_digits
 from detrkit.data.split_names import in_usual_order, plain_split, spellings
+from detrkit.data.yolo_description import YAML_SUFFIXES
 from detrkit.errors import DataError, closest
 
 BUILT_IN = "digits"
@@ -26,21 +29,24 @@ class Format:
 
     Attributes:
         looked_for: the files by which it is recognised, for messages.
-        find_splits: from a folder to the file or folder that describes each split, keyed by the split as the folder names it; empty where the
-            folder is not in this format.
-        read_split: from such a file and a name for messages to the data set.
+        find_splits: from a folder to what describes each split (a file, or what else the format's module needs), keyed by the split as the
+            folder names it; empty where the folder is not in this format.
+        read_split: from such a description and a name for messages to the data set.
         explain_missing: from the splits to why another one is missing, as the end of a message; empty where there is nothing to explain.
     """
 
     looked_for: tuple[str, ...]
-    find_splits: Callable[[Path], dict[str, Path]]
-    read_split: Callable[[Path, str], DetectionDataset]
-    explain_missing: Callable[[dict[str, Path]], str] = lambda splits: ""  # noqa: ARG005 - others use them
+    find_splits: Callable[[Path], dict[str, Any]]
+    read_split: Callable[[Any, str], DetectionDataset]
+    explain_missing: Callable[[dict[str, Any]], str] = lambda splits: ""  # noqa: ARG005 - others use them
 
 
+_YOLO = Format(yolo_layout.LOOKED_FOR, yolo_layout.find_splits, yolo.read_split, yolo_layout.explain_missing_split)
 FORMATS = (
     Format(coco_layout.LOOKED_FOR, coco_layout.find_splits, coco_layout.read_split),
+    _YOLO,
     Format(voc.LOOKED_FOR, voc.find_splits, voc.read_split, voc.explain_missing_split),
+    Format(image_folder.LOOKED_FOR, image_folder.find_splits, image_folder.read_split),
 )
 
 
@@ -48,7 +54,7 @@ def open_dataset(data: str | Path, split: str) -> DetectionDataset:
     """Opens one split of a data set.
 
     Args:
-        data: a folder in a known format, a COCO `.json` file, or `digits` for the built-in set.
+        data: a folder in a known format, a COCO `.json` file, the `.yaml` file of a YOLO data set, or `digits` for the built-in set.
         split: `train`, `val`, `test` or whatever the data set calls it. If the name or folder of an annotation file says which split it
             is, only that split can be opened. Any other annotation file is used for every split.
 
@@ -58,14 +64,15 @@ def open_dataset(data: str | Path, split: str) -> DetectionDataset:
     if str(data) == BUILT_IN:
         return read_digits(split)
     path = _existing(data)
-    if path.is_file():
+    if _is_annotation_file(path):
         return _open_file(path, split)
     form, files = _format_of(path)
     spelling = next((spelling for spelling in spellings(split) if spelling in files), None)
     if spelling is None:
         reason = form.explain_missing(files) or closest(split, available_splits(path))
         raise DataError(f"{path} has no split '{split}': {reason}")
-    return form.read_split(files[spelling], f"{path.resolve().name} {split}")
+    folder = path if path.is_dir() else path.parent
+    return form.read_split(files[spelling], f"{folder.resolve().name} {split}")
 
 
 def available_splits(data: str | Path) -> list[str]:
@@ -77,7 +84,7 @@ def available_splits(data: str | Path) -> list[str]:
     if str(data) == BUILT_IN:
         return list(DIGIT_SPLITS)
     path = _existing(data)
-    if path.is_file():
+    if _is_annotation_file(path):
         file_split = coco_layout.split_of_file(path)
         return [] if file_split is None else [plain_split(file_split)]
     return in_usual_order({plain_split(name) for name in _format_of(path)[1]})
@@ -85,12 +92,17 @@ def available_splits(data: str | Path) -> list[str]:
 
 def _existing(data: str | Path) -> Path:
     path = Path(data).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".json"):
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in (".json", *YAML_SUFFIXES)):
         return path
-    state = "is not a .json file" if path.is_file() else "does not exist"
+    state = "is neither a .json nor a .yaml file" if path.is_file() else "does not exist"
     raise DataError(
-        f"{path} {state}: give a data set's folder, a COCO annotation file (.json), or '{BUILT_IN}' for the built-in set."
+        f"{path} {state}: give a data set's folder, a COCO annotation file (.json), the .yaml file of a YOLO data set, or '{BUILT_IN}' for "
+        "the built-in set."
     )
+
+
+def _is_annotation_file(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".json"
 
 
 def _open_file(path: Path, split: str) -> DetectionDataset:
@@ -104,16 +116,23 @@ def _open_file(path: Path, split: str) -> DetectionDataset:
     return coco_layout.read_split(path, f"{coco_layout.root_of_file(path).name} {file_split}")
 
 
-def _format_of(folder: Path) -> tuple[Format, dict[str, Path]]:
-    """The format that a folder is in, and its splits."""
+def _format_of(path: Path) -> tuple[Format, dict[str, Any]]:
+    """The format of a folder or a YAML file, and what describes its splits."""
+    if path.is_file():
+        return _YOLO, yolo_layout.find_splits_in_file(path)
     for form in FORMATS:
-        files = form.find_splits(folder)
+        files = form.find_splits(path)
         if files:
             return form, files
+    raise _nothing_readable(path)
+
+
+def _nothing_readable(folder: Path) -> DataError:
+    """Says what was looked for and what is there."""
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     shown = ", ".join(entries[:_ENTRIES_SHOWN]) + (", …" if len(entries) > _ENTRIES_SHOWN else "")
     looked_for = [name for form in FORMATS for name in form.looked_for]
-    raise DataError(
+    return DataError(
         f"{folder} contains no readable data set: looked for {', '.join(looked_for[:-1])} and {looked_for[-1]}, "
         f"found {shown or 'nothing at all'}."
     )

@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 
 from detrkit.data.split_names import plain_split
+from detrkit.data.text_files import read_lines
 from detrkit.errors import DataError
 
 SPLIT_LISTS = "ImageSets/Main"
@@ -153,15 +154,7 @@ def lines_of(list_file: Path) -> list[str]:
     Raises:
         DataError: it cannot be read, or is not text.
     """
-    try:
-        content = list_file.read_bytes()
-        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        lines = content.decode(encoding).splitlines()
-    except OSError as error:
-        raise DataError(f"{list_file} cannot be read ({error.strerror}): make it a readable file.") from None
-    except ValueError:
-        raise DataError(f"{list_file} is not UTF-8 text: save it as UTF-8, with one image name per line.") from None
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_lines(list_file) if line.strip()]
 
 
 def rating(line: str) -> str | None:

@@ -1,0 +1,295 @@
+"""Hugging Face's image folder: pictures with a `metadata.jsonl` beside them, read into a `DetectionDataset`.
+
+Rules that a user may want to know:
+
+- A split is a folder with its own `metadata.jsonl`, also below `data`. A single one at the root is `train`, unless its file names begin
+  with the names of splits (`train/…`, `validation/…`, `test/…`).
+- Each line is an object with `file_name` and `objects`: `{"bbox": [[x, y, width, height], …], "categories": [name or number, …]}`, in pixels,
+  or a list with one such object for each box. `category`, `label` and `labels` mean the same as `categories`.
+- Classes that are texts are sorted over all splits, with ids from 1. Classes that are numbers keep them as ids; their names come from the
+  `class_label` in the header of the data set's `README.md`, and without one they are called by their numbers.
+- Images are numbered from 1 in the order of the lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detrkit.data.coco import Record, build_dataset
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.findings import Changes, Faults
+from detrkit.data.pictures import pictures_below, shown_sizes
+from detrkit.data.split_names import plain_split
+from detrkit.data.text_files import read_lines, read_text
+from detrkit.errors import DataError
+
+_METADATA, _OTHER_TABLES = "metadata.jsonl", ("metadata.csv", "metadata.parquet")
+LOOKED_FOR = (f"<split>/{_METADATA}",)
+_CATEGORY_KEYS = ("categories", "category", "labels", "label")
+_OPTIONAL_KEYS = ("area", "iscrowd")
+_SPLITS = ("train", "val", "test")
+_HEADER = re.compile(r"\A---\n(.*?)^---\s*$", flags=re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class MetadataSplit:
+    """One split.
+
+    Attributes:
+        root: the data set's folder, which may have a README.md.
+        files: the metadata files of all splits.
+        file: that of this split.
+        part: what the file names of this split begin with, if one file lists several splits; otherwise empty.
+    """
+
+    root: Path
+    files: tuple[Path, ...]
+    file: Path
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A picture and its objects; `objects` have `bbox`, `category`, and `area` and `iscrowd` if they are given."""
+
+    where: str
+    file_name: str
+    objects: tuple[dict[str, Any], ...]
+
+
+def find_splits(folder: Path) -> dict[str, MetadataSplit]:
+    """A folder's splits, keyed by the names of their folders; empty if it has no metadata file.
+
+    Raises:
+        DataError: the only metadata is in a form that is not read.
+    """
+    files = {file.parent.name: file for file in [*folder.glob(f"data/*/{_METADATA}"), *folder.glob(f"*/{_METADATA}")]}
+    whole = next((file for file in (folder / _METADATA, folder / "data" / _METADATA) if file.is_file()), None)
+    files.pop("data", None)
+    if files:
+        every = tuple(sorted(files.values()))
+        return {split: MetadataSplit(folder, every, file) for split, file in sorted(files.items())}
+    if whole is None:
+        tables = [file for name in _OTHER_TABLES for file in sorted([*folder.glob(name), *folder.glob(f"*/{name}")])]
+        if tables:
+            raise DataError(f"{tables[0]} is not read, for a table holds no lists of boxes: write {_METADATA} instead.")
+        return {}
+    parts = {line.file_name.partition("/")[0] for line in _read_lines(whole, Faults()) if "/" in line.file_name}
+    splits = sorted(part for part in parts if plain_split(part) in _SPLITS)
+    if not splits:
+        return {"train": MetadataSplit(folder, (whole,), whole)}
+    return {part: MetadataSplit(folder, (whole,), whole, part) for part in splits}
+
+
+def read_split(split: MetadataSplit, name: str) -> DetectionDataset:
+    """The data set of a split.
+
+    Args:
+        split: one of `find_splits`.
+        name: for messages.
+
+    Raises:
+        DataError: a line or a picture cannot be used; the message names it and the remedy.
+    """
+    faults, folder = Faults(), split.file.parent
+    read = {file: _read_lines(file, faults) for file in split.files}
+    lines = [line for line in read[split.file] if line.file_name.startswith(split.part and f"{split.part}/")]
+    faults.check()
+    _check_listed_once(lines)
+    categories, notes = _categories([line for found in read.values() for line in found], split)
+    sizes = shown_sizes([folder / line.file_name for line in lines])
+    ids = {category["name"] if category["is_text"] else category["id"]: category["id"] for category in categories}
+    contents: dict[str, list[Record]] = {
+        "images": [
+            {"id": number, "file_name": line.file_name, "height": height, "width": width}
+            for number, (line, (height, width)) in enumerate(zip(lines, sizes, strict=True), start=1)
+        ],
+        "annotations": _annotations(lines, ids),
+        "categories": [{"id": category["id"], "name": category["name"]} for category in categories],
+    }
+    dataset = build_dataset(contents, split.file, folder, name)
+    return dataclasses.replace(dataset, notes=(*notes, *_unlisted(lines, split), *dataset.notes))
+
+
+def _read_lines(file: Path, faults: Faults) -> list[_Line]:
+    """The lines of a metadata file that can be used; what is wrong with others is kept as faults."""
+    lines = []
+    for number, text in enumerate(read_lines(file), start=1):
+        if not text.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            faults.add("json", where, f"is not complete JSON ({error}): write the file again.")
+            continue
+        file_name = content.get("file_name") if isinstance(content, dict) else None
+        if not isinstance(file_name, str) or not file_name:
+            faults.add(
+                "file name", where, f"has the file_name {file_name!r}: give the picture's name, relative to the file."
+            )
+            continue
+        objects = _objects(content, where, faults)
+        lines.append(_Line(where, file_name.replace("\\", "/").removeprefix("./"), tuple(objects)))
+    if not lines:
+        faults.add("empty", str(file), "lists no pictures: write a line for each.")
+    return lines
+
+
+def _objects(content: dict[str, Any], where: str, faults: Faults) -> list[dict[str, Any]]:
+    """The objects of a line, one dictionary each, whichever way round they are written."""
+    given = content.get("objects", {"bbox": content["bbox"], **content} if "bbox" in content else None)
+    if isinstance(given, dict):
+        given = _turned_round(given, where, faults)
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+        faults.add(
+            "objects",
+            where,
+            "has no 'objects' with the lists 'bbox' and 'categories': write both, empty if there are none.",
+        )
+        return []
+    objects = []
+    for each in given:
+        category = next((each[key] for key in _CATEGORY_KEYS if key in each), None)
+        box = each.get("bbox")
+        if isinstance(category, bool) or not isinstance(category, int | str) or category == "":
+            faults.add("category", where, f"has an object of the category {category!r}: give its name or its number.")
+        elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+            faults.add("box", where, f"has the box {box!r}: give four numbers: left, top, width and height in pixels.")
+        else:
+            extra = {key: each[key] for key in _OPTIONAL_KEYS if key in each}
+            objects.append({"bbox": box, "category": category, **extra})
+    return objects
+
+
+def _turned_round(given: dict[str, Any], where: str, faults: Faults) -> list[dict[str, Any]] | None:
+    """Objects that are written as one list for each key, as one dictionary for each object."""
+    key = next((key for key in _CATEGORY_KEYS if key in given), None)
+    boxes = given.get("bbox")
+    if not isinstance(boxes, list) or (key is None and boxes):
+        return None
+    columns = {"bbox": boxes}
+    for other in (key, *_OPTIONAL_KEYS):
+        if other is not None and isinstance(given.get(other), list):
+            columns["category" if other == key else other] = given[other]
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        counts = " and ".join(f"{count} of {name}" for name, count in lengths.items())
+        faults.add("lengths", where, f"has {counts}: write as many of each.")
+        return []
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_listed_once(lines: list[_Line]) -> None:
+    seen: set[str] = set()
+    faults = Faults()
+    for line in lines:
+        if line.file_name in seen:
+            faults.add("twice", line.where, f"lists {line.file_name} again: write all its objects into one line.")
+        seen.add(line.file_name)
+    faults.check()
+
+
+def _categories(lines: Iterable[_Line], split: MetadataSplit) -> tuple[list[dict[str, Any]], list[str]]:
+    """The classes of all splits with `id`, `name` and whether the lines give the name or the number."""
+    found = {each["category"]: line.where for line in lines for each in line.objects}
+    texts = sorted(category for category in found if isinstance(category, str))
+    numbers = sorted(category for category in found if isinstance(category, int))
+    if texts and numbers:
+        raise DataError(
+            f"{found[texts[0]]} has the category '{texts[0]}', but {found[numbers[0]]} has {numbers[0]}: give names everywhere, or numbers."
+        )
+    if texts:
+        return [{"id": number, "name": name, "is_text": True} for number, name in enumerate(texts, start=1)], []
+    names = _names_in_readme(split.root / "README.md")
+    unnamed = [number for number in numbers if number not in names]
+    if names and unnamed:
+        raise DataError(
+            f"{found[unnamed[0]]} has the category {unnamed[0]}, but {split.root / 'README.md'} names {len(names)} classes from "
+            f"{min(names)} to {max(names)}: correct one of the two."
+        )
+    note = (
+        f"{split.file.name} gives classes as numbers and no README.md names them (dataset_info, class_label), so they are called by their "
+        "numbers."
+    )
+    named = names or {number: str(number) for number in numbers}
+    return [{"id": number, "name": name, "is_text": False} for number, name in named.items()], [] if names else [note]
+
+
+def _names_in_readme(readme: Path) -> dict[int, str]:
+    """The names of the numbered classes in the header of a data set's README; empty without any.
+
+    Raises:
+        DataError: the header cannot be parsed, or its names have no numbers.
+    """
+    header = _HEADER.search(read_text(readme)) if readme.is_file() else None
+    if header is None:
+        return {}
+    try:
+        content = yaml.load(header[1], Loader=yaml.BaseLoader)  # all texts: the class name `no` stays one
+    except yaml.YAMLError as error:
+        raise DataError(
+            f"{readme} has a header that cannot be parsed ({' '.join(str(error).split())}): correct it."
+        ) from None
+    labels = list(_class_labels(content, ""))
+    chosen = next((names for key, names in labels if key in _CATEGORY_KEYS), labels[0][1] if len(labels) == 1 else None)
+    if chosen is None:
+        return {}
+    pairs = enumerate(chosen) if isinstance(chosen, list) else chosen.items()
+    try:
+        return {int(number): str(name) for number, name in pairs}
+    except ValueError:
+        raise DataError(f"{readme} has class names without numbers: write '0': first name, and so on.") from None
+
+
+def _class_labels(content: Any, name: str) -> Iterable[tuple[str, Any]]:
+    """All `class_label` names in a header, each with the name of its feature."""
+    if isinstance(content, list):
+        for each in content:
+            yield from _class_labels(each, name)
+    elif isinstance(content, dict):
+        name = content["name"] if isinstance(content.get("name"), str) else name
+        for key, value in content.items():
+            names = value.get("names") if key == "class_label" and isinstance(value, dict) else None
+            if isinstance(names, list | dict):
+                yield name, names
+            else:
+                yield from _class_labels(value, name)
+
+
+def _annotations(lines: Iterable[_Line], ids: dict[Any, int]) -> list[Record]:
+    records: list[Record] = []
+    for image_id, line in enumerate(lines, start=1):
+        for each in line.objects:
+            extra = {key: value for key, value in each.items() if key != "category"}
+            records.append(
+                {"id": len(records) + 1, "image_id": image_id, "category_id": ids[each["category"]], **extra}
+            )
+    return records
+
+
+def _unlisted(lines: Iterable[_Line], split: MetadataSplit) -> list[str]:
+    """A note if pictures of the split's folder are in no line."""
+    folder = split.file.parent
+    listed = {line.file_name for line in lines}
+    changes = Changes()
+    for picture in pictures_below(folder / split.part):
+        name = picture.relative_to(folder).as_posix()
+        if name not in listed:
+            changes.add("unlisted", name)
+    return changes.notes(
+        {"unlisted": "{count} pictures are not in " + split.file.name + " and were left out (the first: {first})."}
+    )

@@ -1,0 +1,253 @@
+"""What a YOLO data set says about itself: the YAML file with its splits and class names, or folders and `classes.txt` without one.
+
+Nothing is searched for here except that file: where a split's pictures lie is `yolo_layout`'s question.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detrkit.data.split_names import plain_split
+from detrkit.data.text_files import read_lines, read_text
+from detrkit.errors import DataError
+
+YAML_SUFFIXES = (".yaml", ".yml")
+_USUAL_NAMES = ("data", "dataset")
+_SPLITS = ("train", "val", "test")
+_NAMES_SHOWN = 5
+_CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names")
+
+
+@dataclass(frozen=True)
+class YoloDescription:
+    """A YOLO data set before any picture is looked for.
+
+    Attributes:
+        source: the YAML file, or the folder if there is none.
+        root: what the YAML's `path` says, or None.
+        splits: for each split, as the file names it, the folders or text files that list its pictures, as the file writes them.
+        names: the classes by their numbers; None if nothing says them.
+        key_points: how many numbers follow the box in each line of a set with key points, otherwise 0.
+        notes: what was assumed.
+    """
+
+    source: Path
+    root: str | None
+    splits: dict[str, tuple[str, ...]]
+    names: dict[int, str] | None
+    key_points: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the description lies in."""
+        return self.source if self.source.is_dir() else self.source.parent
+
+
+def describe_folder(folder: Path) -> YoloDescription | None:
+    """The description of a folder's YOLO data set: its YAML file, or else `images` and `labels`; None if it has neither.
+
+    Raises:
+        DataError: the YAML file cannot be used, or several describe the folder in different ways.
+    """
+    return _from_yaml_in(folder) or _from_folders(folder)
+
+
+def describe_file(file: Path) -> YoloDescription:
+    """The description in a YAML file.
+
+    Raises:
+        DataError: the file cannot be read, or does not describe a YOLO data set.
+    """
+    content = _parsed(file)
+    if not _describes_splits(content):
+        raise DataError(
+            f"{file} does not describe a YOLO data set: it needs 'names' and at least one of 'train', 'val' and 'test'."
+        )
+    return _from_content(content, file)
+
+
+def _from_yaml_in(folder: Path) -> YoloDescription | None:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in YAML_SUFFIXES and file.is_file())
+    fitting = {file: content for file in files if _describes_splits(content := _parsed_if_yolo(file))}
+    if not fitting:
+        return None
+    usual = [file for name in _USUAL_NAMES for file in fitting if file.stem.lower() == name]
+    file = usual[0] if usual else next(iter(fitting))
+    others = [other.name for other in fitting if fitting[other] != fitting[file]]
+    if others and not usual:
+        raise DataError(
+            f"{folder} has several YAML files that describe a data set: {file.name} and {' and '.join(others)}; give the one you "
+            "mean instead of the folder."
+        )
+    described = _from_content(fitting[file], file)
+    if not others:
+        return described
+    note = f"{file.name} was read; {' and '.join(others)} beside it would describe the data set differently."
+    return YoloDescription(**{**vars(described), "notes": (note, *described.notes)})
+
+
+def _parsed_if_yolo(file: Path) -> Any:
+    """The content of a YAML file; None if it cannot be parsed and does not look like a data set: other tools have YAML files, too."""
+    try:
+        return _parsed(file)
+    except DataError:
+        if file.stem.lower() in _USUAL_NAMES or re.search(rb"(?m)^\s*(names|nc)\s*:", file.read_bytes()):
+            raise
+        return None
+
+
+def _parsed(file: Path) -> Any:
+    """A YAML file with all scalars as text: the class names `no`, `on` and `1e3` stay what they are."""
+    try:
+        return yaml.load(read_text(file), Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise DataError(f"{file} cannot be parsed as YAML ({problem}): correct it or export it again.") from None
+
+
+def _describes_splits(content: Any) -> bool:
+    return isinstance(content, dict) and ("names" in content or "nc" in content) and bool(_split_keys(content))
+
+
+def _split_keys(content: dict[str, Any]) -> list[str]:
+    """The keys that stand for splits; those without a value are templates that nobody filled in."""
+    return [key for key in content if plain_split(key) in _SPLITS and not _is_empty(content[key])]
+
+
+def _is_empty(value: Any) -> bool:
+    return value in ("", "~", "null", "Null", "NULL", [], {})
+
+
+def _from_content(content: dict[str, Any], file: Path) -> YoloDescription:
+    names, notes = _class_names(content, file)
+    root = content.get("path")
+    if root is not None and not isinstance(root, str):
+        raise DataError(f"{file}: 'path' is {root!r}; give one folder.")
+    return YoloDescription(
+        source=file,
+        root=None if _is_empty(root) else root,
+        splits={key: _places(content[key], key, file) for key in _split_keys(content)},
+        names=names,
+        key_points=_key_points(content, file),
+        notes=tuple(notes),
+    )
+
+
+def _places(value: Any, key: str, file: Path) -> tuple[str, ...]:
+    places = value if isinstance(value, list) else [value]
+    if not all(isinstance(place, str) and place.strip() for place in places):
+        raise DataError(f"{file}: '{key}' is {value!r}; give a folder, a text file, or a list of them.")
+    return tuple(place.strip() for place in places)
+
+
+def _class_names(content: dict[str, Any], file: Path) -> tuple[dict[int, str], list[str]]:
+    count = _whole_number(content["nc"]) if not _is_empty(content.get("nc", "")) else None
+    if "nc" in content and not _is_empty(content["nc"]) and (count is None or count < 1):
+        raise DataError(f"{file}: nc is {content['nc']!r}; give the number of classes.")
+    given = content.get("names", "")
+    if _is_empty(given):
+        if count is None:
+            raise DataError(f"{file} has no class names: list them under 'names'.")
+        note = f"{file.name} gives no names but the number of classes, so they are called '0' to '{count - 1}'."
+        return {number: str(number) for number in range(count)}, [note]
+    names = _listed_names(given, file) if isinstance(given, list) else _mapped_names(given, file)
+    if count is not None and count not in (len(names), max(names) + 1):
+        first = ", ".join([*names.values()][:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+        raise DataError(f"{file}: nc is {count}, but names has {len(names)} ({first}): make the two agree.")
+    return names, []
+
+
+def _listed_names(given: list[Any], file: Path) -> dict[int, str]:
+    for name in given:
+        if not isinstance(name, str):
+            raise DataError(f"{file}: names has the entry {name!r}; give a list of texts.")
+    return dict(enumerate(given))
+
+
+def _mapped_names(given: Any, file: Path) -> dict[int, str]:
+    if not isinstance(given, dict):
+        raise DataError(f"{file}: names is {given!r}; give a list of texts.")
+    names = {}
+    for key, name in given.items():
+        number = _whole_number(key)
+        if number is None or number < 0:
+            raise DataError(f"{file}: names has the key {key!r}; give whole numbers from 0, each with its name.")
+        if not isinstance(name, str):
+            raise DataError(f"{file}: names has {name!r} for class {number}; give a text.")
+        if number in names:
+            raise DataError(f"{file}: names has class {number} twice; remove one of the two.")
+        names[number] = name
+    return dict(sorted(names.items()))
+
+
+def _key_points(content: dict[str, Any], file: Path) -> int:
+    """The numbers for key points in each line, by `kpt_shape`: so many points of two or three numbers."""
+    shape = content.get("kpt_shape", "")
+    if _is_empty(shape):
+        return 0
+    numbers = [_whole_number(number) for number in shape] if isinstance(shape, list) else []
+    if len(numbers) != 2 or numbers[0] is None or numbers[0] < 1 or numbers[1] not in (2, 3):
+        raise DataError(f"{file}: kpt_shape is {shape!r}; give the number of key points, and 2 or 3, such as [17, 3].")
+    return numbers[0] * numbers[1]
+
+
+def _whole_number(text: Any) -> int | None:
+    try:
+        return int(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _from_folders(folder: Path) -> YoloDescription | None:
+    """A data set without YAML: `images/<split>` and `labels/<split>`, `<split>/images` and `<split>/labels`, or `images` and `labels`."""
+    images, labels = subfolder(folder, "images"), subfolder(folder, "labels")
+    pairs = [(each.name, each, labels / each.name) for each in _folders_in(images)]
+    for part in _folders_in(folder):
+        pairs += [
+            (part.name, each, subfolder(part, "labels")) for each in _folders_in(part) if each.name.lower() == "images"
+        ]
+    found = {split: each for split, each, beside in reversed(pairs) if _has_labels(beside)}
+    if not found and images.is_dir() and _has_labels(labels):
+        found = {"train": images}
+    if not found:
+        return None
+    splits: dict[str, tuple[str, ...]] = {split: (str(each.absolute()),) for split, each in sorted(found.items())}
+    return YoloDescription(folder, None, splits, _names_in_class_file(folder, list(splits)))
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def subfolder(folder: Path, name: str) -> Path:
+    """A folder's subfolder of this name in lower case, however it is written; it need not exist."""
+    return next((each for each in _folders_in(folder) if each.name.lower() == name), folder / name)
+
+
+def _has_labels(folder: Path) -> bool:
+    """Whether a folder holds text files; `labels` may also hold the pictures of masks."""
+    return folder.is_dir() and any(file.name != "classes.txt" for file in folder.rglob("*.[tT][xX][tT]"))
+
+
+def _names_in_class_file(folder: Path, splits: list[str]) -> dict[int, str] | None:
+    inside = [f"{part}/classes.txt" for split in splits for part in (f"labels/{split}", f"{split}/labels", split)]
+    for name in (*_CLASS_FILES, *inside):
+        file = folder / name
+        if file.is_file():
+            names = [line.strip() for line in read_lines(file)]
+            while names and not names[-1]:
+                names.pop()
+            if not names or not all(names):
+                raise DataError(f"{file} has an empty line or no names: write one class name in each line.")
+            return dict(enumerate(names))
+    return None

@@ -1,0 +1,125 @@
+"""`detrkit convert` as a user runs it: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from data.yolo_files import write_picture, write_text, write_yolo_set
+
+from detrkit.__main__ import main
+from detrkit.data import available_splits, open_dataset
+
+HEAVY = ("torch", "torchvision", "numpy", "lightning", "matplotlib", "PIL", "yaml")
+
+
+def convert(*arguments: object) -> tuple[int, str]:
+    """The exit code of a command, and what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            main(["convert", *map(str, arguments)])
+            code: object = 0
+        except SystemExit as end:
+            code = end.code
+    assert isinstance(code, int)
+    return code, printed.getvalue()
+
+
+def refusal(*arguments: object) -> str:
+    code, printed = convert(*arguments)
+    assert code == 2, printed
+    assert printed.startswith("detrkit: ")
+    assert len(printed.strip().splitlines()) == 1
+    return printed
+
+
+def test_every_split_of_real_photos(shared: Path, tmp_path: Path) -> None:
+    code, printed = convert(shared / "data/coco", "--to", "yolo", "--output", tmp_path / "out")
+    assert code == 0, printed
+    assert (
+        "val: coco val: 120 images (2 without objects), 1100 objects (16 crowd regions among them), 80 classes"
+        in printed
+    )
+    assert "Note: 6 crowd regions were left out, which YOLO cannot mark (the first: in 000000000149.jpg)." in printed
+    assert f"Written to {tmp_path}/out\nNext: detrkit train VARIANT --data {tmp_path}/out\n" in printed
+    assert available_splits(tmp_path / "out") == ["train", "val"]
+    counts = [
+        (len(open_dataset(tmp_path / "out", split)), len(open_dataset(tmp_path / "out", split).labels))
+        for split in ("train", "val")
+    ]
+    assert counts == [(84, 667 - 6), (120, 1100 - 16)]
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_there_and_back(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data/yolo_sample"
+    assert convert(source / "data.yaml", "--to", "coco", "--output", tmp_path / "coco", "--split", "valid")[0] == 0
+    assert available_splits(tmp_path / "coco") == ["val"]
+    assert convert(tmp_path / "coco", "--to", "yolo", "--output", tmp_path / "yolo")[0] == 0
+    first, last = open_dataset(source, "val"), open_dataset(tmp_path / "yolo", "val")
+    assert last.boxes_xyxy == pytest.approx(first.boxes_xyxy, abs=416e-6)
+    assert last.labels.tolist() == first.labels.tolist()
+    assert last.categories == first.categories
+
+
+def test_several_splits(digits_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    code, _ = convert(digits_folder, "--to", "yolo", "--output", tmp_path / "out", "--split", "val", "--split", "train")
+    assert (code, available_splits(tmp_path / "out")) == (0, ["train", "val"])
+    assert len(open_dataset(tmp_path / "out", "val")) == 5
+
+
+def test_notes_of_reading_and_writing_are_printed(tmp_path: Path) -> None:
+    folder = write_yolo_set(tmp_path / "in", {"a": "0 .5 .5 .5 .5\n0 .5 .5 .5 .5\n"})
+    code, printed = convert(folder, "--to", "coco", "--output", tmp_path / "out")
+    assert code == 0
+    assert "Note: 1 lines repeat another line of their file and were left out (the first: " in printed
+    content = json.loads((tmp_path / "out/annotations/instances_train.json").read_text())
+    assert [entry["bbox"] for entry in content["annotations"]] == [[10, 5, 20, 10]]
+
+
+def test_a_file_that_does_not_say_its_split(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "cat"}]}
+    annotations = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]
+    write_text(tmp_path / "my.json", json.dumps({**content, "annotations": annotations}))
+    command = (tmp_path / "my.json", "--to", "yolo", "--output", tmp_path / "out")
+    assert "my.json does not say which split it is: give one, such as --split train" in refusal(*command)
+    assert convert(*command, "--split", "test")[0] == 0
+    assert available_splits(tmp_path / "out") == ["test"]
+
+
+def test_what_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = write_yolo_set(tmp_path / "in", {"a": "0 .5 .5 .5 .5"}, "names: [cat]\nval: nowhere")
+    write_text(tmp_path / "full/file", "x")
+    assert "full exists and is not empty: choose a new folder" in refusal(
+        folder, "--to", "coco", "--output", tmp_path / "full"
+    )
+    assert "file exists and is a file: choose a new folder" in refusal(
+        folder, "--to", "coco", "--output", tmp_path / "full/file"
+    )
+    command = (folder, "--to", "coco", "--output", tmp_path / "out")
+    sentence = refusal(*command)
+    assert "'val' is 'nowhere', but there is neither" in sentence
+    assert "(To write only some of train, val, give --split.)" in sentence
+    assert "has no split 'test'" in refusal(*command, "--split", "test")
+    assert "nowhere does not exist" in refusal(tmp_path / "nowhere", "--to", "coco", "--output", tmp_path / "out")
+    assert "--to" in refusal(folder, "--to", "csv", "--output", tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "full"}
+    assert convert(*command, "--split", "train")[0] == 0
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from detrkit.__main__ import main\ntry:\n    main(['convert', '--help'])\nexcept SystemExit:\n    pass\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED []" in result.stdout
+    assert "--split" in result.stdout
