@@ -68,6 +68,16 @@ def test_there_and_back(shared: Path, tmp_path: Path) -> None:
     assert last.categories == first.categories
 
 
+def test_pascal_voc(digits_folder: Path, tmp_path: Path) -> None:
+    assert convert(digits_folder, "--to", "voc", "--output", tmp_path / "out")[0] == 0
+    assert available_splits(tmp_path / "out") == ["train", "val"]
+    first, last = open_dataset(digits_folder, "val"), open_dataset(tmp_path / "out", "val")
+    assert last.boxes_xyxy == pytest.approx(first.boxes_xyxy, abs=1e-9)
+    assert [last.categories[label].name for label in last.labels] == [
+        first.categories[label].name for label in first.labels
+    ]
+
+
 def test_several_splits(digits_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     code, _ = convert(digits_folder, "--to", "yolo", "--output", tmp_path / "out", "--split", "val", "--split", "train")

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from detrkit.data import DetectionDataset, open_dataset, read_coco, read_digits
 from detrkit.data.writing import as_shown, write_coco, write_yolo
+from detrkit.data.writing_voc import write_voc
 from detrkit.errors import OutputError
 from detrkit.evaluation import evaluate_detections
 
@@ -97,23 +98,44 @@ def test_real_photos_as_yolo(val: DetectionDataset, entries: list[dict[str, Any]
     assert_same(found, kept, rounding=1e-6)
     assert [(each.id, each.name) for each in found.categories] == [(each.index, each.name) for each in val.categories]
 
-    # YOLO has neither COCO's ids nor its areas.
-    image_ids = {val.image_name(index): number for index, number in enumerate(val.image_ids.tolist())}
-    theirs = {number: found.image_name(index) for index, number in enumerate(found.image_ids.tolist())}
-    truth = found.to_coco()
-    for image in truth["images"]:
-        image["id"] = image_ids[image["file_name"]]
-    for entry in truth["annotations"]:
-        entry["image_id"] = image_ids[theirs[entry["image_id"]]]
-        entry["category_id"] = val.categories[entry["category_id"]].id
-    for category in truth["categories"]:
-        category["id"] = val.categories[category["id"]].id
+    truth = with_ids_of(val, found)
     figures = evaluate_detections(truth, entries).figures
     expected = evaluate_detections(without_crowds(val), entries).figures
     for name in ("AP", "AP50", "AP75"):  # those of sizes go by the area, which is the box's here
         assert figures[name] == pytest.approx(expected[name], abs=1e-12)
     with_crowds = evaluate_detections(val.to_coco(), entries).figures
     assert (with_crowds["AP"], figures["AP"]) == pytest.approx((0.33233, 0.33170), abs=5e-6)
+
+
+def test_real_photos_as_voc(val: DetectionDataset, entries: list[dict[str, Any]], tmp_path: Path) -> None:
+    notes = write_voc(val, tmp_path, "val")
+    assert [note.partition(" classes")[0] for note in notes] == ["5 of 80"]  # classes without objects are lost
+    found = open_dataset(tmp_path, "val")
+    assert_same(found, val, rounding=1e-12)
+    assert int(found.crowd.sum()) == 16
+    truth = with_ids_of(val, found)
+    known = {category["id"] for category in truth["categories"]}
+    figures = evaluate_detections(truth, [entry for entry in entries if entry["category_id"] in known]).figures
+    expected = evaluate_detections(val.to_coco(), entries).figures
+    for name in ("AP", "AP50", "AP75"):
+        assert figures[name] == pytest.approx(expected[name], abs=1e-12)
+
+
+def with_ids_of(original: DetectionDataset, found: DetectionDataset) -> dict[str, Any]:
+    """The ground truth of a data set that was written in a format without COCO's ids, with those of the original."""
+    image_ids = {original.image_name(index): number for index, number in enumerate(original.image_ids.tolist())}
+    theirs = {number: found.image_name(index) for index, number in enumerate(found.image_ids.tolist())}
+    category_ids = {category.name: category.id for category in original.categories}
+    names = {category.id: category.name for category in found.categories}
+    truth = found.to_coco()
+    for image in truth["images"]:
+        image["id"] = image_ids[image["file_name"]]
+    for entry in truth["annotations"]:
+        entry["image_id"] = image_ids[theirs[entry["image_id"]]]
+        entry["category_id"] = category_ids[names[entry["category_id"]]]
+    for category in truth["categories"]:
+        category["id"] = category_ids[category["name"]]
+    return truth
 
 
 def val_without_crowds(dataset: DetectionDataset) -> DetectionDataset:
