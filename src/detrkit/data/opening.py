@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detrkit.data import coco_layout, voc
+from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.digits import DIGIT_SPLITS, read_digits
 from detrkit.data.split_names import in_usual_order, plain_split, spellings
@@ -29,40 +31,57 @@ class Format:
         find_splits: from a folder to the file that describes each split, keyed by the split as the folder names it; empty where the
             folder is not in this format.
         read_split: from such a file and a name for messages to the data set.
+        takes_options: whether `read_split` takes `orientation` and `stretch_16bit`.
     """
 
     looked_for: tuple[str, ...]
     find_splits: Callable[[Path], dict[str, Path]]
-    read_split: Callable[[Path, str], DetectionDataset]
+    read_split: Callable[..., DetectionDataset]
+    takes_options: bool = False
 
 
 FORMATS = (
-    Format(coco_layout.LOOKED_FOR, coco_layout.find_splits, coco_layout.read_split),
+    Format(coco_layout.LOOKED_FOR, coco_layout.find_splits, coco_layout.read_split, takes_options=True),
     Format(voc.LOOKED_FOR, voc.find_splits, voc.read_split),
 )
 
 
-def open_dataset(data: str | Path, split: str) -> DetectionDataset:
+def open_dataset(
+    data: str | Path, split: str, *, orientation: Orientation = "auto", stretch_16bit: bool = False
+) -> DetectionDataset:
     """Opens one split of a data set.
 
     Args:
         data: a folder in a known format, a COCO `.json` file, or `digits` for the built-in set.
         split: `train`, `val`, `test` or whatever the data set calls it. If the name or folder of an annotation file says which split it
             is, only that split can be opened. Any other annotation file is used for every split.
+        orientation: for COCO data: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out.
+        stretch_16bit: for COCO data: whether 16-bit grey pictures are stretched to the whole range, see `read_image`.
 
     Raises:
         DataError: there is no readable data set at this path, the split does not exist, or the data set has an error.
     """
+    given: dict[str, Any] = {"orientation": orientation, "stretch_16bit": stretch_16bit}
     if str(data) == BUILT_IN:
         return read_digits(split)
     path = _existing(data)
     if path.is_file():
-        return _open_file(path, split)
+        return _open_file(path, split, given)
     form, files = _format_of(path)
     spelling = next((spelling for spelling in spellings(split) if spelling in files), None)
     if spelling is None:
-        raise DataError(f"{path} has no split '{split}': {closest(split, available_splits(path))}")
-    return form.read_split(files[spelling], f"{path.resolve().name} {split}")
+        raise DataError(f"{path} has no split '{split}'{_which_split(split, available_splits(path))}")
+    if not form.takes_options and (orientation != "auto" or stretch_16bit):
+        raise DataError(f"{path} is no COCO data set: orientation and stretch_16bit apply only to such, leave them out.")
+    return form.read_split(files[spelling], f"{path.resolve().name} {split}", **(given if form.takes_options else {}))
+
+
+def _which_split(split: str, available: list[str]) -> str:
+    """The end of a message about a split that does not exist."""
+    if len(available) > 1:
+        return f": {closest(split, available)}"
+    option = "--train-split" if plain_split(split) == "train" else "--split"
+    return f", only '{available[0]}': ask for '{available[0]}' ({option} {available[0]})."
 
 
 def available_splits(data: str | Path) -> list[str]:
@@ -90,15 +109,16 @@ def _existing(data: str | Path) -> Path:
     )
 
 
-def _open_file(path: Path, split: str) -> DetectionDataset:
+def _open_file(path: Path, split: str, given: dict[str, Any]) -> DetectionDataset:
     file_split = coco_layout.split_of_file(path)
     if file_split is None:
-        return coco_layout.read_split(path, path.stem)
+        return coco_layout.read_split(path, path.stem, **given)
     if file_split not in spellings(split):
+        option = "--train-split" if plain_split(split) == "train" else "--split"
         raise DataError(
-            f"{path} is the split '{file_split}', not '{split}': ask for '{file_split}', or give the folder above it."
+            f"{path} is the split '{file_split}', not '{split}': ask for '{file_split}' ({option} {file_split}), or give the folder above it."
         )
-    return coco_layout.read_split(path, f"{coco_layout.root_of_file(path).name} {file_split}")
+    return coco_layout.read_split(path, f"{coco_layout.root_of_file(path).name} {file_split}", **given)
 
 
 def _format_of(folder: Path) -> tuple[Format, dict[str, Path]]:
