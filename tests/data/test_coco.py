@@ -238,9 +238,15 @@ def change(*path: Any) -> Callable[[Contents], None]:
             change("images", 0, "width", 45),
             r": the sizes of 1 of 2 images differ from their files: 'a\.png' is annotated as 45 × 30 pixels, but the file has 40 × 30; use the",
         ),
-        (change("categories", 1, "id", 5), r": 1 category id occurs more than once: 5 \('x', 'y'\); give every category"),
+        (
+            change("categories", 1, "id", 5),
+            r": 1 category id occurs more than once: 5 \('x', 'y'\); give every category",
+        ),
         (change("categories", 1, "id", 0.5), r": 1 of 3 categories have no usable id: 'x' \(0\.5\); give each a whole"),
-        (change("categories", 1, "id", True), r": 1 of 3 categories have no usable id: 'x' \(True\); give each a whole"),
+        (
+            change("categories", 1, "id", True),
+            r": 1 of 3 categories have no usable id: 'x' \(True\); give each a whole",
+        ),
         (change("categories", 1, "name", "y"), r"categories 0 and 5 are both named 'y'; rename one"),
         (change("categories", 1, "name", 7), r"category 0 has the name 7; give it a string"),
         (
@@ -307,7 +313,8 @@ def test_half_a_file_is_refused(tmp_path: Path, contents: Contents) -> None:
 def test_bad_images_are_found_before_anything_else_starts(tmp_path: Path, contents: Contents, read: Read) -> None:
     (tmp_path / "b.png").unlink()
     with pytest.raises(
-        DataError, match=r": 1 of 2 pictures are missing: b\.png; the others were found in .*: put the missing ones there"
+        DataError,
+        match=r": 1 of 2 pictures are missing: b\.png; the others were found in .*: put the missing ones there",
     ):
         read(contents)
     for name in ("a.png", "b.png"):

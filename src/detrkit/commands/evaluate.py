@@ -43,7 +43,7 @@ def evaluate(
         if file is not None:
             prepare_folder(file.parent)
     pictures: list[Section] = []
-    entries: list[dict[str, Any]] = []
+    file_entries: list[dict[str, Any]] = []
     if checkpoint.suffix.lower() == ".json" and results is not None:
         raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
     if checkpoint.suffix.lower() == ".json":
@@ -57,12 +57,13 @@ def evaluate(
         dataset = open_dataset(data, split)
         entries = detect(model, dataset, batch_size=batch_size, workers=workers, progress=True)
         evaluation = compare(model, dataset, entries)
+        file_entries = dataset.with_file_ids(entries)
         if report is not None:
             examples = example_pictures(dataset, entries, threshold=model.card.threshold)
             pictures = [Section("Examples", (), examples)]
     terminal().print(evaluation.table())
     if results is not None:
-        write_json(results, entries)
+        write_json(results, file_entries)
     if output is not None:
         write_json(output, evaluation.to_json())
     if report is not None:

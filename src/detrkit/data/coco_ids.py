@@ -55,7 +55,11 @@ def read_ids(records: Sequence[dict[str, Any]], noun: str, source: str) -> Ids:
     """
     values = [record.get("id") for record in records]
     texts = [_text(value) for value in values]
-    unusable = [f"{_label(records[place])} ({shown_value(values[place])})" for place, text in enumerate(texts) if not text]
+    unusable = [
+        f"{_label(records[place], place)} ({shown_value(values[place])})"
+        for place, text in enumerate(texts)
+        if not text
+    ]
     if unusable:
         raise DataError(
             f"{source}: {counted_of(len(unusable), len(values), _PLURALS[noun])} have no usable id: {first_few(unusable)}; "
@@ -104,7 +108,7 @@ def _refuse_twins(records: Sequence[dict[str, Any]], texts: Sequence[str | None]
     if not twins:
         return
     shown = [
-        f"{twin} ({first_few([_label(record) for record, text in zip(records, texts, strict=True) if text == twin])})"
+        f"{twin} ({first_few([_label(records[place], place) for place, text in enumerate(texts) if text == twin])})"
         for twin in twins[:3]
     ]
     shown += [""] * (len(twins) - len(shown))  # only counted
@@ -114,5 +118,6 @@ def _refuse_twins(records: Sequence[dict[str, Any]], texts: Sequence[str | None]
     )
 
 
-def _label(record: dict[str, Any]) -> str:
-    return shown_value(record.get("file_name", record.get("name")))
+def _label(record: dict[str, Any], place: int) -> str:
+    name = record.get("file_name", record.get("name"))
+    return f"entry {place}" if name is None else shown_value(name)

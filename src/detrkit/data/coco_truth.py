@@ -157,9 +157,13 @@ def _with_category(
     every = list(range(len(records)))
     if len(categories) == 1:
         name = shown_value(categories[0].get("name"))
-        return every, categories[0], [
-            f"None of the {len(records)} annotations has a category; all are taken for {name}, the only one that the file lists."
-        ]
+        return (
+            every,
+            categories[0],
+            [
+                f"None of the {len(records)} annotations has a category; all are taken for {name}, the only one that the file lists."
+            ],
+        )
     assumed = {"id": 1, "name": _ASSUMED_CLASS}
     listed = f", in place of the {len(categories)} that the file lists" if categories else ""
     reason = f"None of the {len(records)} annotations has a category" if records else "The file lists no categories"

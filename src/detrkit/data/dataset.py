@@ -58,9 +58,7 @@ class ImageFiles:
         Raises:
             DataError: the file cannot be read.
         """
-        return read_image(
-            self[index], apply_orientation=not self.as_stored[index], stretch_16bit=self.stretch_16bit
-        )
+        return read_image(self[index], apply_orientation=not self.as_stored[index], stretch_16bit=self.stretch_16bit)
 
     def subset(self, indices: np.ndarray) -> ImageFiles:
         """Some of the images, in the given order."""

@@ -58,9 +58,7 @@ class ImageFacts:
         return _has_16_bits(self.mode)
 
 
-def read_image(
-    path: str | Path, *, apply_orientation: bool = True, stretch_16bit: bool = False
-) -> Image.Image:
+def read_image(path: str | Path, *, apply_orientation: bool = True, stretch_16bit: bool = False) -> Image.Image:
     """The picture in a file, as RGB with 8 bits per channel.
 
     Args:

@@ -72,7 +72,9 @@ def open_dataset(
     if spelling is None:
         raise DataError(f"{path} has no split '{split}'{_which_split(split, available_splits(path))}")
     if not form.takes_options and (orientation != "auto" or stretch_16bit):
-        raise DataError(f"{path} is no COCO data set: orientation and stretch_16bit apply only to such, leave them out.")
+        raise DataError(
+            f"{path} is no COCO data set: orientation and stretch_16bit apply only to such, leave them out."
+        )
     return form.read_split(files[spelling], f"{path.resolve().name} {split}", **(given if form.takes_options else {}))
 
 

@@ -1,6 +1,6 @@
 """Finds the picture files that an annotation file names, whatever machine and tool wrote the names.
 
-A name that leads to a file is taken as it is. Otherwise `\\` is read as `/`, folders that are not there (absolute paths of other machines,
+A name that leads to a file is taken as it is. Otherwise backslashes are read as `/`, folders that are not there (absolute paths of other machines,
 addresses, prefixes such as `/data/upload/`) are left out until a file fits, and names may differ in case, in `.jpg` / `.jpeg` and in how
 accents are encoded. A file is only taken if it is the only one that fits and no other name means it.
 """
@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -162,8 +162,8 @@ def _parts(name: str) -> list[str]:
 
 def _key(name: str) -> str:
     """What names have in common that mean the same file."""
-    stem, ending = os.path.splitext(unicodedata.normalize("NFC", unquote(name)).casefold())
-    return stem.strip() + _SAME_ENDINGS.get(ending.strip(), ending.strip())
+    plain = PurePosixPath(unicodedata.normalize("NFC", unquote(name)).casefold().strip())
+    return plain.stem.strip() + _SAME_ENDINGS.get(plain.suffix, plain.suffix)
 
 
 def _shared(parts: Sequence[str], file: Sequence[str]) -> int:
@@ -210,10 +210,10 @@ def _refuse_missing(missing: Sequence[int], names: Sequence[str], folders: Pictu
 def _notes(found: dict[int, str], names: Sequence[str]) -> list[str]:
     backslashes, elsewhere, respelled = [], [], []
     for place, file in found.items():
-        name = names[place]
+        name, bare, parts = names[place], Path(file).name, _parts(names[place])
         if Path(_with_slashes(name)) == Path(file):
             backslashes.append(place)
-        elif name.endswith(os.path.basename(file)):
+        elif name == bare or (len(parts) > 1 and parts[-1] == bare):
             elsewhere.append(place)
         else:
             respelled.append(place)
