@@ -79,6 +79,8 @@ def read_ids(records: Sequence[dict[str, Any]], noun: str, source: str) -> Ids:
 
 def whole_number(value: Any) -> int | None:
     """7 for 7, 7.0, "7" and "7.0"; None for anything else, also for numbers beyond 64 bits."""
+    if value.__class__ is int:  # nearly always
+        return value if abs(value) < 2**63 else None
     if isinstance(value, bool):
         return None
     if isinstance(value, str):

@@ -16,7 +16,9 @@ _LEAST_POINTS = 3
 
 def is_finite(value: Any) -> TypeGuard[float]:
     """Whether a value is a number that a computer can calculate with; texts and truth values are none."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if value.__class__ is float:  # most values; the general question takes several times as long
+        return math.isfinite(value)
+    if value.__class__ is not int and (isinstance(value, bool) or not isinstance(value, Real)):
         return False
     try:
         return math.isfinite(value)
@@ -26,7 +28,7 @@ def is_finite(value: Any) -> TypeGuard[float]:
 
 def crowd_flag(value: Any) -> bool | None:
     """Whether `iscrowd` marks a crowd: 0, 1, true, false, their texts, or nothing at all; None for anything else."""
-    if value is None:
+    if value is None or (value.__class__ is int and value == 0):
         return False
     if isinstance(value, str):
         return _CROWD_TEXTS.get(value.strip().lower())
