@@ -482,6 +482,17 @@ class TestUnits:
         dataset = read(contents if areas else without_areas(contents))
         assert sorted(boxes_xywh(dataset)) == pytest.approx(np.array(sorted(boxes, key=list)))
 
+    def test_areas_speak_for_a_few_boxes_beyond_the_edges(self, read: Read) -> None:
+        boxes = [[30, 20, 80, 60], [10, 20, 90, 71]]
+        contents = coco(boxes)
+        for annotation, box in zip(contents["annotations"], boxes, strict=True):
+            annotation["area"] = box[2] * box[3]
+        assert boxes_xywh(read(contents)) == boxes
+        with pytest.raises(
+            DataError, match=r": 2 of 2 boxes would leave their image, and nearly all fit as left, top, ri"
+        ):
+            read(without_areas(contents))
+
     def test_round_objects_in_small_images_are_read(self, read: Read) -> None:
         contents = coco(BOXES, (100, 79))  # 0.785 of a box is the area of an ellipse, and of percentages here
         for annotation in contents["annotations"]:
@@ -552,7 +563,7 @@ class TestOrientation:
         assert dataset.images.as_stored.tolist() == [True, True, False]  # type: ignore[union-attr]
         assert dataset.notes == (
             "2 of 3 images have an EXIF orientation, and neither sizes nor boxes tell whether they were annotated with it; it is a guess that "
-            'they were annotated as stored (the first: 1.png); if boxes lie beside their objects, open the data with orientation="shown".',
+            'they were annotated as stored (the first: 1.png); if boxes lie beside their objects, open the data with orientation="shown" (--orientation shown).',
         )
         shown = read(contents, orientation="shown")
         assert shown.sizes.tolist() == [[96, 72], [96, 72], [72, 96]]
@@ -567,7 +578,7 @@ class TestOrientation:
         dataset = read(self.contents(self.EITHER, self.EITHER, self.EITHER))
         assert dataset.images.as_stored.tolist() == [False] * 3  # type: ignore[union-attr]
         assert "it is a guess that they were annotated as shown (the first: 1.png)" in dataset.notes[0]
-        assert dataset.notes[0].endswith('open the data with orientation="stored".')
+        assert dataset.notes[0].endswith('open the data with orientation="stored" (--orientation stored).')
         assert read(self.contents(self.EITHER, self.EITHER, self.EITHER), orientation="stored").images.as_stored.all()  # type: ignore[union-attr]
 
     def test_boxes_decide_where_no_size_is_stated(self, tmp_path: Path, read: Read) -> None:
@@ -576,6 +587,13 @@ class TestOrientation:
         for image in contents["images"]:
             image |= {"width": 0, "height": None}
         assert read(contents).sizes.tolist() == [[72, 96]] * 3
+
+    def test_careless_boxes_still_tell(self, tmp_path: Path, read: Read) -> None:
+        """Boxes three pixels beyond the shown frame, and twenty beyond the stored one."""
+        self.turned(tmp_path, 6, 6, 6)
+        careless = ([10, 74, 24, 25], [24, 1, 32, 23])
+        dataset = read(self.contents(careless, careless, careless))
+        assert dataset.images.as_stored.tolist() == [False] * 3  # type: ignore[union-attr]
 
     def test_each_picture_follows_its_own_boxes(self, tmp_path: Path, read: Read) -> None:
         self.turned(tmp_path, 6, 6, 6)
@@ -784,7 +802,7 @@ class TestSixteenBits:
         dataset = open_dataset(file, "train")
         assert dataset.notes == (
             "2 of 2 16-bit pictures that were looked at use a small part of their range (the first: t0.png has values from 51266 to 52181, "
-            "which leaves 5 of 256 grey levels); open the data with stretch_16bit=True to stretch it.",
+            "which leaves 5 of 256 grey levels); open the data with stretch_16bit=True (--stretch-16bit) to stretch it.",
         )
         assert len(np.unique(np.asarray(dataset.image(0)))) == 5
         stretched = open_dataset(file, "train", stretch_16bit=True)

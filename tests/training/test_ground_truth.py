@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -117,6 +118,15 @@ def test_an_empty_valid_folder_of_roboflow(data: Path) -> None:
     has_validation, notes = opened(data)
     assert not has_validation
     assert notes == [f"Note: {data} has no split 'val', so nothing is evaluated and the lowest loss counts as best."]
+
+
+def test_options_reach_the_data(data: Path) -> None:
+    given = TrainingOptions(variant="detr-compact", data=str(data), orientation="stored", stretch_16bit=True)
+    training, validation = open_splits(given, Console(file=io.StringIO()))
+    assert validation is not None
+    assert [dataset.images.stretch_16bit for dataset in (training, validation)] == [True, True]  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="There is no orientation 'up'"):
+        open_splits(dataclasses.replace(given, orientation="up"), Console(file=io.StringIO()))  # type: ignore[arg-type]
 
 
 def test_a_split_that_was_asked_for_must_exist(data: Path) -> None:

@@ -21,6 +21,7 @@ from detrkit.errors import DataError
 
 Orientation = Literal["auto", "stored", "shown"]
 _Size = tuple[int, int]
+_TOLERANCES = (0.01, 0.05)  # of the longer side: rounding, and if no frame fits, careless boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,13 +191,16 @@ def _boxes_by_image(places: Sequence[int], table: Table) -> dict[int, np.ndarray
 
 def _vote(boxes_xyxy: np.ndarray, fact: ImageFacts) -> bool | None:
     """Whether the boxes of a picture fit only its stored frame (True) or only its shown one (False); None if they do not tell."""
-    stored, shown = (_inside(boxes_xyxy, frame) for frame in (fact.stored_size, fact.shown_size))
-    return None if stored == shown else stored
+    for tolerance in _TOLERANCES:
+        stored, shown = (_inside(boxes_xyxy, frame, tolerance) for frame in (fact.stored_size, fact.shown_size))
+        if stored or shown:
+            return None if stored and shown else stored
+    return None
 
 
-def _inside(boxes_xyxy: np.ndarray, frame: _Size) -> bool:
+def _inside(boxes_xyxy: np.ndarray, frame: _Size, share: float) -> bool:
     height, width = frame
-    tolerance = max(1.0, 0.01 * max(frame))
+    tolerance = max(1.0, share * max(frame))
     limits = np.array([width, height, width, height]) + tolerance
     return bool(np.all((boxes_xyxy >= -tolerance) & (boxes_xyxy <= limits)))
 
@@ -239,6 +243,6 @@ def _notes(
             notes.append(
                 f"{len(places)} of {total} images have an EXIF orientation, and neither sizes nor boxes tell whether they were annotated with it; "
                 f"it is a guess that they were annotated as {taken} (the first: {names[places[0]]}); if boxes lie beside their objects, "
-                f'open the data with orientation="{other}".'
+                f'open the data with orientation="{other}" (--orientation {other}).'
             )
     return notes

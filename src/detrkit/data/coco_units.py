@@ -16,6 +16,7 @@ from detrkit.errors import DataError
 
 _MOST = 0.5
 _NEARLY_ALL = 0.98
+_FEW = 20
 _FRACTION_LIMIT, _PERCENT_LIMIT = 1.01, 101.0  # rounding and careless clicks
 _SMALLEST_JUDGED = 2  # pixels: in smaller images fractions and pixels are the same
 _COCO_BOXES = "COCO boxes are left, top, width, height in pixels"
@@ -39,6 +40,10 @@ class _Boxes:
         """(N,) bool, whether the stated areas are these."""
         fits: np.ndarray = np.abs(self.stated_areas - areas) <= 0.05 * np.abs(areas)  # False for NaN
         return fits
+
+    def areas_say_pixels(self) -> bool:
+        """Whether the stated areas of a few boxes are those of boxes in pixels; many boxes speak for themselves."""
+        return len(self.values) < _FEW and bool(self.has_area(np.prod(self.values[:, 2:], axis=1)).mean() > _MOST)
 
     def leave(self) -> np.ndarray:
         """(N,) bool, whether boxes of left, top, width and height in pixels would leave their image by more than a careless click."""
@@ -115,7 +120,7 @@ def _check_corners(boxes: _Boxes, source: str) -> None:
         return
     leave = int(boxes.leave().sum())
     as_corners = boxes.has_area(np.prod(second - first, axis=1)) & ~boxes.has_area(np.prod(second, axis=1))
-    if leave > _MOST * len(first):
+    if leave > _MOST * len(first) and not boxes.areas_say_pixels():
         reason = f"{counted_of(leave, len(first), 'boxes')} would leave their image, and nearly all fit"
     elif as_corners.sum() > _MOST * len(first):
         reason = f"the stated areas of {counted_of(int(as_corners.sum()), len(first), 'boxes')} fit"
@@ -140,7 +145,7 @@ def _check_percent(boxes: _Boxes, source: str) -> list[str]:
     telling = (scale > 1.1) | ((scale < 0.9) & bool(leave.any()))
     by_area = telling & boxes.has_area(pixels * scale)
     spread = bool(np.all(corners.max(axis=0) > 60))  # a few careless boxes in a tiny image are no percentages
-    if leave.mean() > _MOST and spread:
+    if leave.mean() > _MOST and spread and not boxes.areas_say_pixels():
         reason = f"{counted_of(int(leave.sum()), count, 'boxes')} would leave their image, and nearly all fit"
     elif by_area.mean() > _MOST:
         reason = f"the stated areas of {counted_of(int(by_area.sum()), count, 'boxes')} fit"

@@ -17,7 +17,7 @@ def open_splits(options: TrainingOptions, console: Console) -> tuple[DetectionDa
     Raises:
         DataError: a split cannot be used, or the training split has no object to learn from.
     """
-    training = open_dataset(options.data, options.train_split)
+    training = _opened(options, options.train_split)
     _describe(training, console)
     check_something_to_learn(training)
     validation = None
@@ -62,9 +62,13 @@ def what_lacks(dataset: DetectionDataset) -> str | None:
 def _with_images(options: TrainingOptions) -> DetectionDataset | None:
     """The validation split; None if it lists no images, as exports write for a split that nothing was assigned to."""
     try:
-        return open_dataset(options.data, options.val_split)
+        return _opened(options, options.val_split)
     except NoImagesError:
         return None
+
+
+def _opened(options: TrainingOptions, split: str) -> DetectionDataset:
+    return open_dataset(options.data, split, orientation=options.orientation, stretch_16bit=options.stretch_16bit)
 
 
 def _describe(dataset: DetectionDataset, console: Console) -> None:
