@@ -428,6 +428,17 @@ class TestUnits:
         ):
             read(contents if areas else without_areas(contents))
 
+    def test_outlines_larger_than_their_boxes_show_percentages(self, read: Read) -> None:
+        size = (640, 480)
+        boxes = [[1.234, 2.345, 10.4, 20.3], [30.11, 12.7, 7.77, 30.51], [50.5, 60.13, 40.3, 20.7]]
+        contents = coco(boxes, size)
+        for annotation, box in zip(contents["annotations"], boxes, strict=True):
+            annotation["area"] = 0.6 * box[2] * box[3] * size[0] * size[1] / 100**2
+        with pytest.raises(
+            DataError, match=r": the stated areas of 3 of 3 boxes fit as percentages, so the boxes are perc"
+        ):
+            read(contents)
+
     def test_what_may_be_percentages_is_noted(self, read: Read) -> None:
         generator = np.random.default_rng(0)
         starts, sides = generator.uniform(0, 70, (30, 2)), generator.uniform(5, 28, (30, 2))
