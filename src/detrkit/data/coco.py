@@ -106,7 +106,19 @@ def build_dataset(
     unit_notes = check_units(table, frames.sizes, str(source))
     picture_notes = (*name_notes, *frames.notes, *narrow_range_notes(images, facts))
     box_notes = (*truth.notes, *unit_notes, *_edge_notes(table, images, frames))
+    return _assembled(name, images, frames, truth, categories, (*category_notes, *picture_notes, *box_notes))
 
+
+def _assembled(
+    name: str,
+    images: ImageFiles,
+    frames: Frames,
+    truth: Truth,
+    categories: tuple[Category, ...],
+    notes: tuple[str, ...],
+) -> DetectionDataset:
+    """The data set of checked parts: annotations in the order of their images."""
+    table = truth.table
     order = np.argsort(table.image_positions, kind="stable")
     counts = np.bincount(table.image_positions, minlength=len(images))
     return DetectionDataset(
@@ -121,7 +133,7 @@ def build_dataset(
         crowd=table.crowd[order],
         areas=table.areas[order],
         annotation_ids=table.annotation_ids[order],
-        notes=(*category_notes, *picture_notes, *box_notes),
+        notes=notes,
         file_image_ids=None if truth.images.own is None else _objects(truth.images.own),
         file_category_ids=_own_category_ids(truth),
     )
