@@ -85,6 +85,28 @@ def change(data: Path, split: str, edit: str) -> None:
     file.write_text(json.dumps(content))
 
 
+def test_results_have_the_ids_of_the_annotation_file(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    truth = data / "annotations" / "instances_val.json"
+    content = json.loads(truth.read_text())
+    for entry in content["images"]:
+        entry["id"] = f"picture {entry['id']}"
+    for entry in content["annotations"]:
+        entry |= {"image_id": f"picture {entry['image_id']}", "category_id": f"digit {entry['category_id']}"}
+    for entry in content["categories"]:
+        entry["id"] = f"digit {entry['id']}"
+    truth.write_text(json.dumps(content))
+    files = ("--output", "figures.json", "--results", "results.json")
+    evaluated = detrkit_command("evaluate", checkpoint, "--data", data, *files, folder=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    entries = json.loads((tmp_path / "results.json").read_text())
+    assert {entry["image_id"] for entry in entries} == {entry["id"] for entry in content["images"]}
+    assert {entry["category_id"] for entry in entries} <= {entry["id"] for entry in content["categories"]}
+    again = detrkit_command("evaluate", "results.json", "--data", truth, "--output", "again.json", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    figures = [json.loads((tmp_path / name).read_text())["figures"] for name in ("figures.json", "again.json")]
+    assert figures[1] == pytest.approx(figures[0], abs=1e-6)
+
+
 def test_train_evaluate_predict(data: Path, tmp_path: Path) -> None:
     trained = detrkit_command(
         "train", "detr-compact", "--data", data, "--output", "run", "--steps", 3, "--batch-size", 4, "--short-side", 64,

@@ -221,38 +221,57 @@ def change(*path: Any) -> Callable[[Contents], None]:
         (lambda c: c.pop("images"), r"not a COCO annotation file, it has no list of images: export the data as COCO"),
         (lambda c: c.update(categories={}), r"it has no list of categories: export"),
         (lambda c: c.update(images=[]), r"lists no images: add some, or choose another file"),
-        (lambda c: c.update(categories=[], annotations=[]), r"has no categories to learn"),
         (lambda c: c["annotations"].append("x"), r"entry 3 of 'annotations' is 'x', not an object"),
-        (change("images", 0, "id", "12"), r"the image 'a\.png' has the id '12'; give it an integer"),
-        (change("images", 1, "id", 12), r"the image id 12 occurs twice \(again at 'b\.png'\); make it unique"),
-        (change("images", 0, "file_name", None), r"image 12 has the file name None; give it one"),
         (
-            change("images", 0, "width", 41),
-            r"'a\.png' is annotated as 41 × 30 pixels, but the file has 40 × 30; use the",
+            change("images", 0, "id", None),
+            r": 1 of 2 images have no usable id: 'a\.png' \(None\); give each a whole number or a text\.",
         ),
-        (change("categories", 1, "id", 5), r"the category id 5 occurs twice \(again at 'y'\)"),
-        (change("categories", 1, "id", 0.5), r"the category 'x' has the id 0\.5; give it an integer"),
-        (change("categories", 1, "id", True), r"the category 'x' has the id True; give it an integer"),
+        (
+            change("images", 1, "id", 12),
+            r": 1 image id occurs more than once: 12 \('a\.png', 'b\.png'\); give every image its own\.",
+        ),
+        (
+            change("images", 0, "file_name", None),
+            r": 1 of 2 images have no 'file_name': image 12 \(None\); give each one\.",
+        ),
+        (
+            change("images", 0, "width", 45),
+            r": the sizes of 1 of 2 images differ from their files: 'a\.png' is annotated as 45 × 30 pixels, but the file has 40 × 30; use the",
+        ),
+        (
+            change("categories", 1, "id", 5),
+            r": 1 category id occurs more than once: 5 \('x', 'y'\); give every category",
+        ),
+        (change("categories", 1, "id", 0.5), r": 1 of 3 categories have no usable id: 'x' \(0\.5\); give each a whole"),
+        (
+            change("categories", 1, "id", True),
+            r": 1 of 3 categories have no usable id: 'x' \(True\); give each a whole",
+        ),
         (change("categories", 1, "name", "y"), r"categories 0 and 5 are both named 'y'; rename one"),
         (change("categories", 1, "name", 7), r"category 0 has the name 7; give it a string"),
-        (change("annotations", 0, "id", "a"), r"annotation 'a' has an id that is not an integer"),
-        (change("annotations", 0, "image_id", 4), r"annotation 100 belongs to image 4, which the file does not list"),
-        (change("annotations", 0, "category_id", 7), r"annotation 100 has category 7, which the file does not list"),
+        (
+            change("annotations", 0, "image_id", 4),
+            r": 1 of 3 annotations belong to an image that the file does not list: annotation 100 \(4\); add the images or",
+        ),
+        (
+            change("annotations", 0, "category_id", 7),
+            r": 1 of 3 annotations have a category that the file does not list: annotation 100 \(7\); add the categories",
+        ),
         (
             change("annotations", 0, "category_id", "z"),
-            r"annotation 100 has category 'z', which the file does not list",
+            r": 1 of 3 annotations have a category that the file does not list: annotation 100 \('z'\); add",
         ),
         (
             change("annotations", 0, "bbox", [1, 2, 3]),
-            r"annotation 100 has the box \[1, 2, 3\]; give four numbers: left",
+            r": 1 of 3 annotations have neither a box nor an outline that one follows from: annotation 100 \(\[1, 2, 3\]\); "
+            r"give each a 'bbox' of four finite numbers: left, top, width, height in pixels\.",
         ),
-        (change("annotations", 0, "bbox", None), r"annotation 100 has the box None; give four numbers"),
-        (change("annotations", 0, "bbox", [1, 2, "3", 4]), r"annotation 100 has the box \[1, 2, '3', 4\]; give four"),
-        (
-            change("annotations", 0, "bbox", [1, float("nan"), 3, 4]),
-            r"100 has the box \[1, nan, 3, 4\], which is not fin",
-        ),
-        (change("annotations", 0, "bbox", [1, 2, float("inf"), 4]), r"not finite; correct or remove it"),
+        (change("annotations", 0, "bbox", None), r"neither a box nor an outline .*: annotation 100 \(None\); give"),
+        (change("annotations", 0, "bbox", [1, 2, "3", 4]), r": annotation 100 \(\[1, 2, '3', 4\]\); give each"),
+        (change("annotations", 0, "bbox", [1, True, 3, 4]), r": annotation 100 \(\[1, True, 3, 4\]\); give each"),
+        (change("annotations", 0, "bbox", [1, 10**400, 3, 4]), r": annotation 100 \(\[1, 1000*….*\); give each"),
+        (change("annotations", 0, "bbox", [1, float("nan"), 3, 4]), r": annotation 100 \(\[1, nan, 3, 4\]\); give"),
+        (change("annotations", 0, "bbox", [1, 2, float("inf"), 4]), r": annotation 100 \(\[1, 2, inf, 4\]\); give"),
     ],
 )
 def test_errors_in_the_file_are_named(
@@ -268,7 +287,7 @@ def test_boxes_as_fractions_of_the_image_are_refused(contents: Contents, read: R
     for annotation in contents["annotations"]:
         annotation["bbox"] = [0.1, 0.2, 0.5, 0.5]
     with pytest.raises(
-        DataError, match=r"all boxes lie within 0\.\.1, .* multiply them by the image's width and height"
+        DataError, match=r"3 of 3 boxes lie within 0\.\.1, .* multiply them by the image's width and height"
     ):
         read(contents)
 
@@ -293,9 +312,13 @@ def test_half_a_file_is_refused(tmp_path: Path, contents: Contents) -> None:
 
 def test_bad_images_are_found_before_anything_else_starts(tmp_path: Path, contents: Contents, read: Read) -> None:
     (tmp_path / "b.png").unlink()
-    with pytest.raises(DataError, match=r"b\.png does not exist: correct its name or put the file there\.$"):
+    with pytest.raises(
+        DataError,
+        match=r": 1 of 2 pictures are missing: b\.png; the others were found in .*: put the missing ones there",
+    ):
         read(contents)
-    (tmp_path / "a.png").write_text("a text")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("a text")
     with pytest.raises(DataError, match=r"a\.png is not a readable image file.*\(2 of the 2 images cannot be used\.\)"):
         read(contents)
 

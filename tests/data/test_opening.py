@@ -96,7 +96,9 @@ def test_an_annotation_file_itself(tmp_path: Path, annotation_file: str, picture
 
 def test_an_annotation_file_named_after_its_split_opens_as_no_other(tmp_path: Path) -> None:
     write_truth(tmp_path / "annotations/instances_val.json")
-    with pytest.raises(DataError, match=r"instances_val\.json is the split 'val', not 'train': ask for 'val', or give"):
+    with pytest.raises(
+        DataError, match=r"instances_val\.json is the split 'val', not 'train': ask for 'val' \(--train-split val\), or"
+    ):
         open_dataset(tmp_path / "annotations/instances_val.json", "train")
     assert available_splits(tmp_path / "annotations/instances_val.json") == ["val"]
     write_truth(tmp_path / "my.json")
@@ -193,6 +195,6 @@ def test_missing_pictures(tmp_path: Path) -> None:
     write_truth(tmp_path / "annotations/instances_val.json")
     (tmp_path / "val").mkdir()
     with pytest.raises(
-        DataError, match=r"The picture a\.png of .*instances_val\.json is in none of .*/val, .*: put the"
+        DataError, match=r"instances_val\.json: none of its 1 pictures is in .*/val, .*: put them into one"
     ):
         open_dataset(tmp_path, "val")

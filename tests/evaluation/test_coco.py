@@ -159,6 +159,15 @@ def test_missing_areas_are_taken_from_the_boxes() -> None:
     assert evaluate_detections(truth, results).figures == expected
 
 
+@pytest.mark.parametrize("area", [0, -1, "400", math.nan, True])
+def test_areas_that_cannot_be_are_taken_from_the_boxes(area: Any) -> None:
+    truth, results = small_truth(), [result(), result(image_id=2, category_id=9, bbox=(10, 10, 20, 20))]
+    expected = evaluate_detections(truth, results).figures
+    for annotation in truth["annotations"]:
+        annotation["area"] = area
+    assert evaluate_detections(truth, results).figures == expected
+
+
 def test_only_the_hundred_best_of_an_image_count() -> None:
     wrong = [result(category_id=5, bbox=(300, 300, 10, 10), score=0.5) for _ in range(100)]
     evaluation = evaluate_detections(small_truth(), [*wrong, result(score=0.1)])
@@ -237,8 +246,11 @@ def damaged(**changes: Any) -> dict[str, Any]:
         (damaged(score=...), "has no 'score'"),
         (damaged(image_id=...), "has no 'image_id'"),
         (damaged(bbox=...), "has no 'bbox'"),
-        (damaged(image_id="1"), "has the image_id '1', which is not a whole number"),
-        (damaged(category_id=True), "has the category_id True, which is not a whole number"),
+        (
+            damaged(image_id="x"),
+            "has image_id 'x', but the given ground truth has no such image (its ids run from 1 to 2",
+        ),
+        (damaged(category_id=True), "has category_id True, but the given ground truth has no such category"),
         (damaged(bbox=..., segmentation={"size": [5, 5], "counts": "x"}), "has a segmentation and no bbox"),
         ("cat", "is 'cat', not an object with image_id, category_id and bbox"),
     ],
@@ -281,7 +293,7 @@ def test_annotations_in_place_of_results_and_the_reverse(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"file\.json is not a list of results"):
         evaluate_detections(small_truth(), file)
     file.write_text(json.dumps([result()]))
-    with pytest.raises(DataError, match=r"file\.json has no list 'images'"):
+    with pytest.raises(DataError, match=r"file\.json is not a COCO annotation file, it has no list of images or"):
         evaluate_detections(file, [])
 
 
@@ -289,12 +301,27 @@ def test_annotations_in_place_of_results_and_the_reverse(tmp_path: Path) -> None
     ("part", "value", "message"),
     [
         ("images", [], "lists no images"),
-        ("categories", [], "lists no categories"),
-        ("images", [{"id": 1}, {"id": 1}], "image 1 (counting from 0) has the id 1 of an earlier image"),
-        ("images", [{"id": "a"}], "image 0 (counting from 0) has the id 'a', which is not a whole number"),
-        ("categories", ["cat"], "category 0 (counting from 0) is not an object with an id"),
-        ("annotations", [{"image_id": 1, "category_id": 5}], "annotation 0 (counting from 0) has no 'bbox'"),
-        ("annotations", [result() | {"area": math.nan}], "has nan as area"),
+        (
+            "categories",
+            [],
+            "4 of 4 annotations have a category that the file does not list: annotation 0 (5), annotation 1",
+        ),
+        (
+            "images",
+            [{"id": 1}, {"id": 1}],
+            "1 image id occurs more than once: 1 (entry 0, entry 1); give every image its own",
+        ),
+        (
+            "images",
+            [{"id": None}],
+            "1 of 1 images have no usable id: entry 0 (None); give each a whole number or a text",
+        ),
+        ("categories", ["cat"], "entry 0 of 'categories' is 'cat', not an object"),
+        (
+            "annotations",
+            [{"image_id": 1, "category_id": 5}],
+            "1 of 1 annotations have neither a box nor an outline that one follows from: annotation number 1 of the list (None)",
+        ),
     ],
 )
 def test_damaged_ground_truth_is_named(part: str, value: Any, message: str) -> None:

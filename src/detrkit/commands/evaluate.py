@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 def evaluate(
@@ -18,6 +18,8 @@ def evaluate(
     output: Path | None = None,
     results: Path | None = None,
     report: Path | None = None,
+    orientation: Literal["auto", "stored", "shown"] = "auto",
+    stretch_16bit: bool = False,
 ) -> None:
     """COCO figures for a model on a data set, or for a result file against ground truth.
 
@@ -32,6 +34,8 @@ def evaluate(
         output: JSON file for the figures.
         results: JSON file for all detections, in COCO's format.
         report: HTML file for figures and pictures.
+        orientation: for COCO data, whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out.
+        stretch_16bit: for COCO data, whether 16-bit grey pictures are stretched from their darkest to their brightest value.
     """
     from detrkit.errors import ConfigurationError
     from detrkit.evaluation import compare, detect, evaluate_detections
@@ -43,7 +47,7 @@ def evaluate(
         if file is not None:
             prepare_folder(file.parent)
     pictures: list[Section] = []
-    entries: list[dict[str, Any]] = []
+    file_entries: list[dict[str, Any]] = []
     if checkpoint.suffix.lower() == ".json" and results is not None:
         raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
     if checkpoint.suffix.lower() == ".json":
@@ -54,15 +58,16 @@ def evaluate(
         from detrkit.training.options import choose_device
 
         model = load(checkpoint, variant=variant).to(choose_device(device))
-        dataset = open_dataset(data, split)
+        dataset = open_dataset(data, split, orientation=orientation, stretch_16bit=stretch_16bit)
         entries = detect(model, dataset, batch_size=batch_size, workers=workers, progress=True)
         evaluation = compare(model, dataset, entries)
+        file_entries = dataset.with_file_ids(entries)
         if report is not None:
             examples = example_pictures(dataset, entries, threshold=model.card.threshold)
             pictures = [Section("Examples", (), examples)]
     terminal().print(evaluation.table())
     if results is not None:
-        write_json(results, entries)
+        write_json(results, file_entries)
     if output is not None:
         write_json(output, evaluation.to_json())
     if report is not None:

@@ -12,6 +12,7 @@ def predict(
     output: Path = Path("predictions"),
     variant: str | None = None,
     device: str = "auto",
+    stretch_16bit: bool = False,
 ) -> None:
     """Find objects in images: writes each image with its boxes, and all detections as JSON in COCO's format.
 
@@ -22,6 +23,7 @@ def predict(
         output: folder for the images and detections.json.
         variant: name of the checkpoint's variant, if the file does not say.
         device: auto, cpu, cuda, cuda:1 or mps.
+        stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value, as in training.
     """
     from rich.progress import track
 
@@ -45,7 +47,7 @@ def predict(
     errors = terminal(stderr=True)
     pairs = list(zip(paths, output_names(paths), strict=True))
     for path, name in track(pairs, "detecting", console=errors, transient=True, disable=not errors.is_terminal):
-        picture = read_image(path)
+        picture = read_image(path, stretch_16bit=stretch_16bit)
         detections = predictor(picture)
         all_detections.append(detections)
         save_image(output / name, draw(picture, detections))

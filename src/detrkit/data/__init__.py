@@ -14,7 +14,7 @@ from detrkit.data.batching import (
     pad_images,
 )
 from detrkit.data.coco import read_coco
-from detrkit.data.dataset import ArrayImages, DetectionDataset, ImageFiles, Objects
+from detrkit.data.dataset import ArrayImages, DetectionDataset, ImageFiles, NoImagesError, Objects
 from detrkit.data.digits import read_digits
 from detrkit.data.images import check_image, read_image, to_pil
 from detrkit.data.opening import available_splits, open_dataset
@@ -28,6 +28,7 @@ __all__ = [
     "EvaluationData",
     "EvaluationTransform",
     "ImageFiles",
+    "NoImagesError",
     "Objects",
     "Sample",
     "TrainingData",

@@ -5,8 +5,8 @@ Worker processes share flat arrays. A list of Python objects would gradually be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,13 @@ from PIL import Image
 
 from detrkit.cards import Category
 from detrkit.data.images import read_image
+from detrkit.errors import DataError
 
 _NAMES_SHOWN = 10
+
+
+class NoImagesError(DataError):
+    """A split that is there but lists no images, as some exports write for a split that nothing was assigned to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,22 +30,26 @@ class ImageFiles:
 
     Attributes:
         folder: contains the files.
-        names: (I,) strings, file names relative to the folder.
+        names: (I,) strings, file names as the annotation file gives them.
         as_stored: (I,) bool, True for images that were annotated on their stored pixels: their EXIF orientation is not applied.
+        files: (I,) strings, paths relative to the folder where names lead elsewhere; None if all names are such paths.
+        stretch_16bit: whether 16-bit grey is stretched to the whole range, see `read_image`.
     """
 
     folder: Path
     names: np.ndarray
     as_stored: np.ndarray
+    files: np.ndarray | None = None
+    stretch_16bit: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Path:
-        return self.folder / self.name(index)
+        return self.folder / str((self.names if self.files is None else self.files)[index])
 
     def name(self, index: int) -> str:
-        """The file name, relative to the folder."""
+        """The file name as the annotation file gives it."""
         return str(self.names[index])
 
     def open(self, index: int) -> Image.Image:
@@ -49,11 +58,12 @@ class ImageFiles:
         Raises:
             DataError: the file cannot be read.
         """
-        return read_image(self[index], apply_orientation=not self.as_stored[index])
+        return read_image(self[index], apply_orientation=not self.as_stored[index], stretch_16bit=self.stretch_16bit)
 
     def subset(self, indices: np.ndarray) -> ImageFiles:
         """Some of the images, in the given order."""
-        return ImageFiles(self.folder, self.names[indices], self.as_stored[indices])
+        files = None if self.files is None else self.files[indices]
+        return replace(self, names=self.names[indices], as_stored=self.as_stored[indices], files=files)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +129,8 @@ class DetectionDataset:
         areas: (N,) float64 square pixels.
         annotation_ids: (N,) int64, ids of the annotation file.
         notes: what the reader had to drop or change, in plain sentences with counts.
+        file_image_ids: (I,) objects, what the annotation file calls the images where its ids are no whole numbers; otherwise None.
+        file_category_ids: the same for categories, from their whole numbers; otherwise None.
     """
 
     name: str
@@ -133,6 +145,8 @@ class DetectionDataset:
     areas: np.ndarray
     annotation_ids: np.ndarray
     notes: tuple[str, ...] = ()
+    file_image_ids: np.ndarray | None = None
+    file_category_ids: Mapping[int, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -197,6 +211,22 @@ class DetectionDataset:
         categories = [{"id": category.id, "name": category.name} for category in self.categories]
         return {"images": images, "annotations": annotations, "categories": categories}
 
+    def with_file_ids(self, entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Result entries for a file that goes with the annotation file: with the ids that it uses itself.
+
+        Args:
+            entries: with the ids of `image_ids` and `categories`.
+        """
+        images, categories = self.file_image_ids, self.file_category_ids
+        own_images = None if images is None else dict(zip(self.image_ids.tolist(), images, strict=True))
+        changed = [dict(entry) for entry in entries]
+        for entry in changed:
+            if own_images is not None:
+                entry["image_id"] = own_images[entry["image_id"]]
+            if categories is not None:
+                entry["category_id"] = categories[entry["category_id"]]
+        return changed
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> DetectionDataset:
         """Some of the images, in the given order, with all categories."""
         chosen = np.asarray(indices, dtype=np.int64)
@@ -204,19 +234,18 @@ class DetectionDataset:
         rows = np.concatenate(
             [np.arange(self.offsets[index], self.offsets[index + 1]) for index in chosen] or [np.zeros(0, np.int64)]
         )
-        return DetectionDataset(
-            name=self.name,
+        return replace(
+            self,
             images=self.images.subset(chosen),
             image_ids=self.image_ids[chosen],
             sizes=self.sizes[chosen],
-            categories=self.categories,
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             boxes_xyxy=self.boxes_xyxy[rows],
             labels=self.labels[rows],
             crowd=self.crowd[rows],
             areas=self.areas[rows],
             annotation_ids=self.annotation_ids[rows],
-            notes=self.notes,
+            file_image_ids=None if self.file_image_ids is None else self.file_image_ids[chosen],
         )
 
 

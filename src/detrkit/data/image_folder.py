@@ -90,12 +90,13 @@ def find_splits(folder: Path) -> dict[str, MetadataSplit]:
     return {part: MetadataSplit(folder, (whole,), whole, part) for part in splits}
 
 
-def read_split(split: MetadataSplit, name: str) -> DetectionDataset:
+def read_split(split: MetadataSplit, name: str, *, stretch_16bit: bool = False) -> DetectionDataset:
     """The data set of a split.
 
     Args:
         split: one of `find_splits`.
         name: for messages.
+        stretch_16bit: as for `read_coco`.
 
     Raises:
         DataError: a line or a picture cannot be used; the message names it and the remedy.
@@ -116,7 +117,7 @@ def read_split(split: MetadataSplit, name: str) -> DetectionDataset:
         "annotations": _annotations(lines, ids),
         "categories": [{"id": category["id"], "name": category["name"]} for category in categories],
     }
-    dataset = build_dataset(contents, split.file, folder, name)
+    dataset = build_dataset(contents, split.file, folder, name, orientation="shown", stretch_16bit=stretch_16bit)
     return dataclasses.replace(dataset, notes=(*notes, *_unlisted(lines, split), *dataset.notes))
 
 

@@ -1,7 +1,7 @@
 """Image files: read as RGB whatever their mode, checked before a long run, and refused with a helpful message.
 
 First the EXIF orientation is applied, then the picture becomes RGB with 8 bits per channel. Transparency is dropped (the colour below it
-stays), 16-bit grey is scaled from 0..65535 to 0..255.
+stays), 16-bit grey is scaled from 0..65535 to 0..255, or stretched from the darkest to the brightest value of the picture.
 """
 
 from __future__ import annotations
@@ -43,18 +43,29 @@ class ImageFacts:
     Attributes:
         stored_size: height and width of the pixels as stored in the file.
         shown_size: height and width after the EXIF orientation is applied.
+        orientation: the EXIF orientation that is still to be applied, 1 for none.
+        mode: Pillow's name for the kind of pixels, such as "RGB".
     """
 
     stored_size: tuple[int, int]
     shown_size: tuple[int, int]
+    orientation: int = 1
+    mode: str = "RGB"
+
+    @property
+    def has_16_bits(self) -> bool:
+        """Whether the picture is grey with more than 8 bits."""
+        return _has_16_bits(self.mode)
 
 
-def read_image(path: str | Path, *, apply_orientation: bool = True) -> Image.Image:
+def read_image(path: str | Path, *, apply_orientation: bool = True, stretch_16bit: bool = False) -> Image.Image:
     """The picture in a file, as RGB with 8 bits per channel.
 
     Args:
         path: any format that Pillow reads; grey, palette, transparent, CMYK and 16-bit grey files are converted.
         apply_orientation: whether to turn the picture as its EXIF orientation says; False is for annotations made on the stored pixels.
+        stretch_16bit: whether the values of 16-bit grey are stretched so that the picture's darkest value becomes 0 and its brightest 255, for
+            cameras that use a small part of the range. Other pictures stay as they are.
 
     Raises:
         DataError: the file is missing, damaged, cut off or not an image.
@@ -63,13 +74,25 @@ def read_image(path: str | Path, *, apply_orientation: bool = True) -> Image.Ima
         image.load()
         if apply_orientation:
             ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image, str(path))
+        return _to_rgb(image, str(path), stretch_16bit=stretch_16bit)
+
+
+def grey_range(path: str | Path) -> tuple[int, int]:
+    """The lowest and highest value of a grey picture of any depth.
+
+    Raises:
+        DataError: the file is missing, damaged, cut off or not an image.
+    """
+    with _readable(str(path)), Image.open(path) as image:
+        values = np.asarray(image)
+        return int(values.min()), int(values.max())
 
 
 def check_image(path: str | Path) -> tuple[int, int]:
     """Checks that an image file is complete; returns the picture's height and width after EXIF orientation.
 
-    Of JPEG and PNG files, only the header and the end are read; other formats are decoded.
+    Of JPEG files, only the header and the end are read: damage in between changes pixels, and neither a quick look nor decoding can tell for
+    sure. Of PNG files, the checksums of all parts are compared. Other formats are decoded.
 
     Raises:
         DataError: the file is missing, damaged, cut off or not an image.
@@ -90,7 +113,7 @@ def inspect_image(path: str | Path) -> ImageFacts:
         width, height = image.size
         orientation = _orientation(image)
     shown_size = (width, height) if orientation in _QUARTER_TURNS else (height, width)
-    return ImageFacts((height, width), shown_size)
+    return ImageFacts((height, width), shown_size, orientation, image.mode)
 
 
 def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
@@ -159,7 +182,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _surely_complete(path: Path, file_format: str | None) -> bool:
-    """Whether the end of a file proves that nothing is missing; False means that only decoding can tell."""
+    """Whether the end of a file proves that nothing is missing; False means that only decoding can tell.
+
+    Raises:
+        DataError: the checksum of a part of a PNG file does not fit its bytes.
+    """
     with path.open("rb") as file:
         if file_format in ("JPEG", "MPO"):
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
@@ -174,19 +201,33 @@ def _surely_complete(path: Path, file_format: str | None) -> bool:
             if pixels_begun and kind != b"IDAT":  # it may hold an orientation that only decoding reveals
                 return False
             pixels_begun = pixels_begun or kind == b"IDAT"
-            file.seek(length + 4, 1)
+            content, checksum = file.read(length), file.read(4)
+            if len(content) < length or len(checksum) < 4:
+                return False
+            if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
+                raise DataError(
+                    f"{path} is damaged (a checksum in it does not fit): copy it again from its source, or remove it."
+                )
     return False
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _has_16_bits(mode: str) -> bool:
+    return mode == "I" or mode.startswith("I;16")
+
+
+def _to_rgb(image: Image.Image, name: str, *, stretch_16bit: bool = False) -> Image.Image:
     """Converts any mode to RGB; 16-bit values are scaled, where Pillow would clip them at 255."""
     if image.mode == "RGB":
         return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if _has_16_bits(image.mode):
         values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
+        lowest, highest = int(values.min()), int(values.max())
+        if lowest < 0 or highest > 65535:
             raise DataError(f"{name} has values beyond 16 bits: save it with 8 or 16 bits per channel.")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        if not stretch_16bit or lowest == highest:
+            lowest, highest = 0, 65535
+        levels = ((values - lowest) * 255 + (highest - lowest) // 2) // (highest - lowest)
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise DataError(f"{name} has floating-point values: save it with 8 or 16 bits per channel.")
     if image.mode in ("P", "La", "RGBa", "PA"):

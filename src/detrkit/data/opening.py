@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data import coco_layout, image_folder, voc, yolo, yolo_layout
+from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.digits import DIGIT_SPLITS, read_digits
 from detrkit.data.split_names import in_usual_order, plain_split, spellings
@@ -33,46 +34,73 @@ class Format:
             folder names it; empty where the folder is not in this format.
         read_split: from such a description and a name for messages to the data set.
         explain_missing: from the splits to why another one is missing, as the end of a message; empty where there is nothing to explain.
+        options: which of `orientation` and `stretch_16bit` its `read_split` takes.
     """
 
     looked_for: tuple[str, ...]
     find_splits: Callable[[Path], dict[str, Any]]
-    read_split: Callable[[Any, str], DetectionDataset]
+    read_split: Callable[..., DetectionDataset]
     explain_missing: Callable[[dict[str, Any]], str] = lambda splits: ""  # noqa: ARG005 - others use them
+    options: tuple[str, ...] = ("orientation", "stretch_16bit")
 
 
-_YOLO = Format(yolo_layout.LOOKED_FOR, yolo_layout.find_splits, yolo.read_split, yolo_layout.explain_missing_split)
+_YOLO = Format(
+    yolo_layout.LOOKED_FOR,
+    yolo_layout.find_splits,
+    yolo.read_split,
+    yolo_layout.explain_missing_split,
+    ("stretch_16bit",),
+)
 FORMATS = (
     Format(coco_layout.LOOKED_FOR, coco_layout.find_splits, coco_layout.read_split),
     _YOLO,
     Format(voc.LOOKED_FOR, voc.find_splits, voc.read_split, voc.explain_missing_split),
-    Format(image_folder.LOOKED_FOR, image_folder.find_splits, image_folder.read_split),
+    Format(image_folder.LOOKED_FOR, image_folder.find_splits, image_folder.read_split, options=("stretch_16bit",)),
 )
 
 
-def open_dataset(data: str | Path, split: str) -> DetectionDataset:
+def open_dataset(
+    data: str | Path, split: str, *, orientation: Orientation = "auto", stretch_16bit: bool = False
+) -> DetectionDataset:
     """Opens one split of a data set.
 
     Args:
         data: a folder in a known format, a COCO `.json` file, the `.yaml` file of a YOLO data set, or `digits` for the built-in set.
         split: `train`, `val`, `test` or whatever the data set calls it. If the name or folder of an annotation file says which split it
             is, only that split can be opened. Any other annotation file is used for every split.
+        orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and VOC.
+        stretch_16bit: whether 16-bit grey pictures are stretched to the whole range, see `read_image`.
 
     Raises:
         DataError: there is no readable data set at this path, the split does not exist, or the data set has an error.
     """
+    given: dict[str, Any] = {"orientation": orientation} if orientation != "auto" else {}
+    given |= {"stretch_16bit": True} if stretch_16bit else {}
     if str(data) == BUILT_IN:
         return read_digits(split)
     path = _existing(data)
     if _is_annotation_file(path):
-        return _open_file(path, split)
+        return _open_file(path, split, given)
     form, files = _format_of(path)
     spelling = next((spelling for spelling in spellings(split) if spelling in files), None)
     if spelling is None:
-        reason = form.explain_missing(files) or closest(split, available_splits(path))
-        raise DataError(f"{path} has no split '{split}': {reason}")
+        reason = form.explain_missing(files)
+        raise DataError(
+            f"{path} has no split '{split}'{f': {reason}' if reason else _which_split(split, available_splits(path))}"
+        )
+    for name in given:
+        if name not in form.options:
+            raise DataError(f"{path} is in a format that leaves no choice of {name}: leave it out.")
     folder = path if path.is_dir() else path.parent
-    return form.read_split(files[spelling], f"{folder.resolve().name} {split}")
+    return form.read_split(files[spelling], f"{folder.resolve().name} {split}", **given)
+
+
+def _which_split(split: str, available: list[str]) -> str:
+    """The end of a message about a split that does not exist."""
+    if len(available) > 1:
+        return f": {closest(split, available)}"
+    option = "--train-split" if plain_split(split) == "train" else "--split"
+    return f", only '{available[0]}': ask for '{available[0]}' ({option} {available[0]})."
 
 
 def available_splits(data: str | Path) -> list[str]:
@@ -105,15 +133,16 @@ def _is_annotation_file(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() == ".json"
 
 
-def _open_file(path: Path, split: str) -> DetectionDataset:
+def _open_file(path: Path, split: str, given: dict[str, Any]) -> DetectionDataset:
     file_split = coco_layout.split_of_file(path)
     if file_split is None:
-        return coco_layout.read_split(path, path.stem)
+        return coco_layout.read_split(path, path.stem, **given)
     if file_split not in spellings(split):
+        option = "--train-split" if plain_split(split) == "train" else "--split"
         raise DataError(
-            f"{path} is the split '{file_split}', not '{split}': ask for '{file_split}', or give the folder above it."
+            f"{path} is the split '{file_split}', not '{split}': ask for '{file_split}' ({option} {file_split}), or give the folder above it."
         )
-    return coco_layout.read_split(path, f"{coco_layout.root_of_file(path).name} {file_split}")
+    return coco_layout.read_split(path, f"{coco_layout.root_of_file(path).name} {file_split}", **given)
 
 
 def _format_of(path: Path) -> tuple[Format, dict[str, Any]]:

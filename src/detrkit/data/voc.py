@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detrkit.data.coco import Record, build_dataset
-from detrkit.data.dataset import DetectionDataset
+from detrkit.data.coco_frames import Orientation
+from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.split_names import spellings
 from detrkit.data.voc_files import ListedImage, find_pictures, first_names, listed_images, without_ending
 from detrkit.data.voc_layout import (
@@ -76,8 +77,10 @@ def read_voc(folder: str | Path, split: str, *, name: str | None = None) -> Dete
     return read_split(splits[spelling], name or f"{folder.resolve().name} {split}")
 
 
-def read_split(source: Path, name: str) -> DetectionDataset:
-    """The same, from one of `find_splits`: a list of images or a folder of XML files."""
+def read_split(
+    source: Path, name: str, *, orientation: Orientation = "auto", stretch_16bit: bool = False
+) -> DetectionDataset:
+    """The same, from one of `find_splits`: a list of images or a folder of XML files; options as for `read_coco`."""
     splits = splits_beside(source)
     listed: dict[Path, list[ListedImage]] = {}
     list_notes: list[str] = []
@@ -85,7 +88,7 @@ def read_split(source: Path, name: str) -> DetectionDataset:
         listed[place], notes = listed_images(place, needed=place == source)
         list_notes += notes if place == source else []
     if not listed[source]:
-        raise DataError(f"{source} lists no images: write the names of the split's images into it, one per line.")
+        raise NoImagesError(f"{source} lists no images: write the names of the split's images into it, one per line.")
     files = [image.annotation for images in listed.values() for image in images if image.annotation]
     annotations = _read_annotations(list(dict.fromkeys(files)))
     pictures, images, picture_notes = _images(source, listed[source], annotations)
@@ -98,7 +101,14 @@ def read_split(source: Path, name: str) -> DetectionDataset:
         "categories": categories,
         "annotations": _annotation_records(images, records, categories),
     }
-    dataset = build_dataset(contents, annotation_folder(source), pictures, name)
+    dataset = build_dataset(
+        contents,
+        annotation_folder(source),
+        pictures,
+        name,
+        orientation=orientation,
+        stretch_16bit=stretch_16bit,
+    )
     assumed = (
         ["Nothing says which split the pictures are, so all of them are 'train'."] if split_is_assumed(splits) else []
     )

@@ -45,8 +45,8 @@ def read_yolo(data: str | Path, split: str, *, name: str | None = None) -> Detec
     return read_split(splits[split], name or f"{folder.resolve().name} {split}")
 
 
-def read_split(split: YoloSplit, name: str) -> DetectionDataset:
-    """The same, for one of `yolo_layout.find_splits`."""
+def read_split(split: YoloSplit, name: str, *, stretch_16bit: bool = False) -> DetectionDataset:
+    """The same, for one of `yolo_layout.find_splits`; the option is as for `read_coco`."""
     paired = pair_pictures(split)
     description = split.description
     names, notes = _class_names(description)
@@ -64,7 +64,9 @@ def read_split(split: YoloSplit, name: str) -> DetectionDataset:
         "annotations": _annotations(objects, images),
         "categories": [{"id": number, "name": class_name} for number, class_name in names.items()],
     }
-    dataset = build_dataset(contents, description.source, folder, name)
+    dataset = build_dataset(
+        contents, description.source, folder, name, orientation="shown", stretch_16bit=stretch_16bit
+    )
     return dataclasses.replace(dataset, notes=(*notes, *paired.notes, *reader.notes(), *dataset.notes))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from numbers import Integral, Real
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
+from detrkit.data.coco_truth import Truth, checked_lists, read_truth
 from detrkit.errors import DataError
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted
 
@@ -32,9 +33,10 @@ def evaluate_detections(
     """Compares box detections with ground truth as COCO does: every image counts, including those without detections.
 
     Args:
-        ground_truth: an annotation file in COCO's format, or its contents. A missing area is taken from the box.
-        detections: a result file, or its entries: `image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels, `score`.
-            Only the 100 best of each image count.
+        ground_truth: an annotation file in COCO's format, or its contents. It is read as data sets read it: an area that
+            is missing or not above 0 is that of the box, and boxes without area are left out.
+        detections: a result file, or its entries: `image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels, `score`,
+            with the ids of the annotation file, which may be texts. Only the 100 best of each image count.
         name: what to call the data in tables; by default the annotation file's name.
         notes: sentences to keep with the figures.
 
@@ -43,8 +45,8 @@ def evaluate_detections(
     """
     truth_name, truth = _named_contents(ground_truth, "the given ground truth")
     results_name, results = _named_contents(detections, "the given detections")
-    truth = _checked_truth(truth, truth_name)
-    results = _checked_results(results, results_name, truth, truth_name)
+    truth, stated = _read_truth(truth, truth_name)
+    results = _checked_results(results, results_name, stated, truth_name)
     evaluator = _evaluated(truth, results)
     crowds = sum(annotation["iscrowd"] for annotation in truth["annotations"])
     return Evaluation(
@@ -58,7 +60,7 @@ def evaluate_detections(
         best_threshold=best_threshold(
             *(evaluator.eval[key][IOU_50, :, :, ALL_SIZES, TOP_100] for key in ("precision", "scores"))
         ),
-        notes=(*notes, *_crowded_note(truth)),
+        notes=(*notes, *stated.notes, *_crowded_note(truth)),
     )
 
 
@@ -145,37 +147,37 @@ def _named_contents(source: Any, default_name: str) -> tuple[str, Any]:
         ) from error
 
 
-def _checked_truth(truth: Any, source: str) -> dict[str, Any]:
-    """A copy of what the evaluator reads. Annotations are numbered from 1, because it takes the id 0 for "not matched"."""
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(truth, dict) or not isinstance(truth.get(key), list):
-            raise DataError(f"{source} has no list '{key}': give an annotation file in COCO's format.")
-    images, categories = _ids(truth["images"], source, "image"), _ids(truth["categories"], source, "category")
-    annotations = []
-    for index, entry in enumerate(truth["annotations"]):
-        where = f"{source}, annotation {index} (counting from 0)"
-        checked = _checked_entry(entry, where, images, categories, source)
-        area = entry.get("area")
-        if area is None:
-            area = checked["bbox"][2] * checked["bbox"][3]
-        checked["area"] = _number(area, where, "area")
-        checked["iscrowd"] = int(bool(entry.get("iscrowd", 0)))
-        annotations.append(checked | {"id": index + 1})
-    named_categories = [
+def _read_truth(truth: Any, source: str) -> tuple[dict[str, Any], Truth]:
+    """What the evaluator gets, as plain numbers, and what it was made of; read as data sets read it.
+
+    Annotations are numbered from 1, because the evaluator takes the id 0 for "not matched".
+    """
+    lists = checked_lists(truth, source)
+    if not lists["images"]:
+        raise DataError(f"{source} lists no images: there is nothing to evaluate.")
+    checked = read_truth(lists, source)
+    table = checked.table
+    image_ids = np.array(checked.images.numbers, dtype=np.int64)[table.image_positions]
+    boxes_xywh = np.concatenate([table.boxes_xyxy[:, :2], table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]], axis=1)
+    columns = (image_ids, table.category_ids, boxes_xywh, table.areas, table.crowd.astype(np.int64))
+    names = ("image_id", "category_id", "bbox", "area", "iscrowd")
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    annotations = [{"id": number, **dict(zip(names, row, strict=True))} for number, row in enumerate(rows, start=1)]
+    categories = [
         {"id": number, "name": entry.get("name", number)}
-        for number, entry in zip(categories, truth["categories"], strict=True)
+        for number, entry in zip(checked.categories.numbers, checked.category_records, strict=True)
     ]
-    return {"images": [{"id": number} for number in images], "annotations": annotations, "categories": named_categories}
+    images = [{"id": number} for number in checked.images.numbers]
+    return {"images": images, "annotations": annotations, "categories": categories}, checked
 
 
-def _checked_results(results: Any, source: str, truth: dict[str, Any], truth_source: str) -> list[dict[str, Any]]:
+def _checked_results(results: Any, source: str, truth: Truth, truth_source: str) -> list[dict[str, Any]]:
     if isinstance(results, str | bytes | dict) or not isinstance(results, Iterable):
         raise DataError(f"{source} is not a list of results: each entry needs image_id, category_id, bbox and score.")
-    images, categories = ({entry["id"] for entry in truth[key]} for key in ("images", "categories"))
     checked = []
     for index, entry in enumerate(results):
         where = f"{source}, entry {index} (counting from 0)"
-        result = _checked_entry(entry, where, images, categories, truth_source)
+        result = _checked_result(entry, where, truth, truth_source)
         if min(result["bbox"][2:]) < 0:
             raise DataError(
                 f"{where} has a bbox of negative size, {result['bbox']}: write it as [x, y, width, height] in pixels."
@@ -184,10 +186,8 @@ def _checked_results(results: Any, source: str, truth: dict[str, Any], truth_sou
     return checked
 
 
-def _checked_entry(
-    entry: Any, where: str, images: Collection[int], categories: Collection[int], truth_source: str
-) -> dict[str, Any]:
-    """The image, category and box of an annotation or a result, as plain numbers."""
+def _checked_result(entry: Any, where: str, truth: Truth, truth_source: str) -> dict[str, Any]:
+    """The image, category and box of a result, as plain numbers."""
     if not isinstance(entry, dict):
         raise DataError(f"{where} is {str(entry)[:40]!r}, not an object with image_id, category_id and bbox.")
     if entry.get("segmentation") and not entry.get("bbox"):
@@ -195,12 +195,18 @@ def _checked_entry(
             f"{where} has a segmentation and no bbox: only boxes are compared, so every entry needs a bbox [x, y, width, height]."
         )
     checked: dict[str, Any] = {}
-    for key, allowed, noun in (("image_id", images, "image"), ("category_id", categories, "category")):
-        checked[key] = _integer(_value(entry, key, where), where, key)
-        if checked[key] not in allowed:
+    for key, ids, noun in (("image_id", truth.images, "image"), ("category_id", truth.categories, "category")):
+        value = _value(entry, key, where)
+        checked[key] = ids.find(value)
+        if checked[key] is None:
+            known = (
+                f"its ids run from {min(ids.numbers)} to {max(ids.numbers)}"
+                if ids.own is None
+                else f"its ids are such as {ids.own[0]!r}"
+            )
             raise DataError(
-                f"{where} has {key} {checked[key]}, but {truth_source} has no such {noun} (its ids run from {min(allowed)} to {max(allowed)}, "
-                f"{len(allowed)} in all): use results and annotations that belong together."
+                f"{where} has {key} {value!r}, but {truth_source} has no such {noun} ({known}, {len(ids.numbers)} in all): "
+                "use results and annotations that belong together."
             )
     box = _value(entry, "bbox", where)
     if not hasattr(box, "__len__") or len(box) != 4:
@@ -209,33 +215,10 @@ def _checked_entry(
     return checked
 
 
-def _ids(entries: list[Any], source: str, noun: str) -> dict[int, None]:
-    """The unique ids, in the order of the entries; a dictionary, which keeps the order and is searched quickly."""
-    numbers: dict[int, None] = {}
-    for index, entry in enumerate(entries):
-        where = f"{source}, {noun} {index} (counting from 0)"
-        if not isinstance(entry, dict):
-            raise DataError(f"{where} is not an object with an id.")
-        number = _integer(_value(entry, "id", where), where, "id")
-        if number in numbers:
-            raise DataError(f"{where} has the id {number} of an earlier {noun}: ids must be unique.")
-        numbers[number] = None
-    if not numbers:
-        plural = {"image": "images", "category": "categories"}[noun]
-        raise DataError(f"{source} lists no {plural}: there is nothing to evaluate.")
-    return numbers
-
-
 def _value(entry: dict[str, Any], key: str, where: str) -> Any:
     if key not in entry:
         raise DataError(f"{where} has no '{key}': every entry needs one.")
     return entry[key]
-
-
-def _integer(value: Any, where: str, key: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise DataError(f"{where} has the {key} {value!r}, which is not a whole number.")
-    return int(value)
 
 
 def _number(value: Any, where: str, key: str) -> float:

@@ -28,10 +28,7 @@ from detrkit.data import (
     DetectionDataset,
     TrainingData,
     TrainingTransform,
-    available_splits,
-    open_dataset,
 )
-from detrkit.data.classes import unite_classes
 from detrkit.errors import ConfigurationError, closest
 from detrkit.evaluation import Evaluation, compare, detect
 from detrkit.evaluation.report import (
@@ -48,6 +45,7 @@ from detrkit.models.detector import Detector
 from detrkit.prediction import save_image
 from detrkit.terminal import terminal
 from detrkit.training.epochs import EpochEnds, evaluation_batch
+from detrkit.training.ground_truth import open_splits
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
@@ -127,7 +125,7 @@ def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> Train
 def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -> TrainingResult:
     resumed = folder is not None
     choose_device(options.device)  # refuses an unavailable device before any data are read
-    training, validation = _open(options, console)
+    training, validation = open_splits(options, console)
     torch.manual_seed(options.seed)
     model = _build(options, training, resumed=resumed)
     schedule = plan(options, len(training))
@@ -174,27 +172,6 @@ def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, ca
         enable_model_summary=False,
         enable_autolog_hparams=False,
     )
-
-
-def _open(options: TrainingOptions, console: Console) -> tuple[DetectionDataset, DetectionDataset | None]:
-    training = open_dataset(options.data, options.train_split)
-    validation = None
-    if options.val_split != "val" or "val" in available_splits(options.data):  # a split that was asked for must exist
-        validation = open_dataset(options.data, options.val_split)
-    for dataset in (training, validation):
-        if dataset is not None:
-            console.print(dataset.description())
-            for note in dataset.notes:
-                console.print(f"Note: {note}")
-    if validation is None:
-        console.print(
-            f"Note: {options.data} has no split '{options.val_split}', so nothing is evaluated and the lowest loss counts as best."
-        )
-        return training, None
-    training, notes = unite_classes(training, validation)
-    for note in notes:
-        console.print(f"Note: {note}")
-    return training, validation
 
 
 def _build(options: TrainingOptions, training: DetectionDataset, *, resumed: bool) -> Detector:

@@ -44,6 +44,8 @@ class TrainingOptions:
         evaluate_every: epochs between two evaluations.
         train_split: split to train on.
         val_split: split to evaluate on.
+        orientation: for COCO data, whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out.
+        stretch_16bit: for COCO data, whether 16-bit grey pictures are stretched from their darkest to their brightest value.
     """
 
     variant: str
@@ -76,3 +78,5 @@ class TrainingOptions:
     evaluate_every: int = 1
     train_split: str = "train"
     val_split: str = "val"
+    orientation: Literal["auto", "stored", "shown"] = "auto"
+    stretch_16bit: bool = False

@@ -1,0 +1,25 @@
+"""Parts of sentences for messages and notes about many entries at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_SHOWN, _LONGEST = 3, 60
+
+
+def first_few(entries: Sequence[str]) -> str:
+    """The first three entries, and how many more there are: "a, b, c and 4 more"."""
+    shown = ", ".join(entries[:_SHOWN])
+    return shown if len(entries) <= _SHOWN else f"{shown} and {len(entries) - _SHOWN} more"
+
+
+def counted_of(number: int, total: int, plural: str) -> str:
+    """A part of a whole, such as "1 of 7 pictures"."""
+    return f"{number} of {total} {plural}"
+
+
+def shown_value(value: Any) -> str:
+    """A value as Python writes it, cut to a length that fits a sentence."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
