@@ -313,7 +313,7 @@ def draw(study: Study, found: dict[str, list[dict[str, Any]]], target: Path) -> 
     """AP against epochs and against seconds: one colour a detector, one thin line a seed, the mean thick."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
     by_epoch, by_seconds = figure.subplots(1, 2, sharey=True)
     for place, (name, runs) in enumerate(found.items()):
         curves = [run["AP by epoch"] for run in runs]
@@ -328,7 +328,8 @@ def draw(study: Study, found: dict[str, list[dict[str, Any]]], target: Path) -> 
     by_seconds.set(xlabel="seconds of training, one thread")
     for axes in (by_epoch, by_seconds):
         axes.grid(alpha=0.3)
-    by_epoch.legend()
+    handles, names = by_epoch.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
     figure.suptitle(study.title)
     figure.savefig(target, dpi=120)
 
