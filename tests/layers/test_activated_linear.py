@@ -60,3 +60,17 @@ def test_autocast_casts_as_it_does_without() -> None:
     assert found.dtype == torch.bfloat16
     inputs = [hidden, *linear.parameters(), *activation.parameters()]
     torch.testing.assert_close(gradients(found, inputs), gradients(wanted, inputs))
+
+
+def test_hooks_and_other_classes_of_linear_layers_run() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
+            return 2 * super().forward(input)
+
+    activation, linear = nn.PReLU(), Doubled(6, 5)
+    hidden = torch.randn(3, 6, requires_grad=True)
+    torch.testing.assert_close(activated_linear(hidden, activation, linear), linear(activation(hidden)))
+    hooked, seen = nn.Linear(6, 5), []
+    hooked.register_forward_hook(lambda *parts: seen.append(parts[-1]))
+    result = activated_linear(hidden, activation, hooked)
+    assert seen[0] is result

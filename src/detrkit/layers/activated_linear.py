@@ -16,17 +16,22 @@ def activated_linear(hidden: Tensor, activation: nn.Module, linear: nn.Linear) -
     PyTorch keeps both the input and the result of an activation that is not a ReLU: the widest tensors of a transformer, twice.
 
     Args:
-        hidden: (..., E).
+        hidden: (N, ..., E).
         activation: computes each value by itself; its parameters get their gradients.
-        linear: E to D.
+        linear: E to D. One of another class, or with hooks, is called as it is, and two hidden layers are kept.
 
     Returns:
-        (..., D).
+        (N, ..., D).
     """
-    plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(hidden.device.type)
+    plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(hidden.device.type) or not _is_bare(linear)
     if not (torch.is_grad_enabled() and hidden.requires_grad) or plain:
         return linear(activation(hidden))  # type: ignore[no-any-return]
     return _ActivatedLinear.apply(hidden, linear.weight, linear.bias, activation, *activation.parameters())  # type: ignore[no-any-return]
+
+
+def _is_bare(linear: nn.Linear) -> bool:
+    """Whether calling the module does nothing but multiply: adapters replace its class, and hooks want to see it run."""
+    return type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
 
 
 class _ActivatedLinear(torch.autograd.Function):
