@@ -64,7 +64,7 @@ def test_autocast_casts_as_it_does_without() -> None:
 
 def test_hooks_and_other_classes_of_linear_layers_run() -> None:
     class Doubled(nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
+        def forward(self, input: Tensor) -> Tensor:
             return 2 * super().forward(input)
 
     activation, linear = nn.PReLU(), Doubled(6, 5)
