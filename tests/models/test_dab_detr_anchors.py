@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +111,11 @@ class TestPlace:
         with pytest.raises(ConfigurationError) as caught:
             source(6, 2).place(torch.full(shape, 0.5))
         assert str(caught.value) == f"anchors must be boxes of shape (3, 4), not {shape}: give one box for each anchor"
+
+    @pytest.mark.parametrize("boxes", ["abc", None, [[0.5, 0.5, 0.5, 0.5], [0.5]]], ids=str)
+    def test_what_is_no_table_of_numbers(self, boxes: Any) -> None:
+        with pytest.raises(ConfigurationError, match=r"^anchors must be rows of four numbers: "):
+            source(3).place(boxes)
 
     @pytest.mark.parametrize("value", [0.0, 1.0, -0.25, 1.5, math.nan, math.inf])
     @pytest.mark.parametrize("column", [0, 3])

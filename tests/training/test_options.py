@@ -74,6 +74,10 @@ def test_numbers_that_cannot_be_are_refused(options: dict[str, Any], words: str)
     ("options", "message"),
     [
         ({"epochs": "3"}, "epochs must be of type int or none, not str ('3')"),
+        (
+            {"device": list(range(100))},
+            "device must be of type str, not list ([0, 1, 2, 3, 4, 5, ...])",
+        ),
         ({"batch_size": 2.5}, "batch_size must be of type int or none, not float (2.5)"),
         ({"steps": 1.5}, "steps must be of type int or none, not float (1.5)"),
         ({"lr": "fast"}, "lr must be of type float or none, not str ('fast')"),

@@ -427,6 +427,19 @@ def test_unknown_options_name_the_closest(digits_folder: Path) -> None:
         detrkit.train("detr-compact", digits_folder, batchsize=3)
     with pytest.raises(ConfigurationError, match="did you mean 'detr-compact'"):
         detrkit.train("detr-compakt", digits_folder)
+    with pytest.raises(ConfigurationError) as caught:
+        detrkit.train("dab-detr-compact", digits_folder, learn_queries=False)
+    assert str(caught.value) == (
+        "'learn_queries' is a setting of the model: give settings={'learn_queries': ...} (--settings.learn-queries)"
+    )
+
+
+def test_queries_from_takes_a_file(digits_folder: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        detrkit.train("dab-detr-compact", digits_folder, queries_from=detrkit.build("dab-detr-compact"))
+    assert str(caught.value) == (
+        "queries_from must be a file, not a model: save the model with detrkit.save and give its path"
+    )
 
 
 def test_missing_data_is_said_before_anything_is_written(tmp_path: Path) -> None:

@@ -140,9 +140,12 @@ class AnchorQueries(nn.Module):
             boxes_cxcywh: (Q / P, 4), every coordinate above 0 and below 1; a tensor, an array or lists.
 
         Raises:
-            ConfigurationError: another number of boxes, or a coordinate that is not between 0 and 1.
+            ConfigurationError: no numbers, another number of boxes, or a coordinate that is not between 0 and 1.
         """
-        boxes = torch.as_tensor(boxes_cxcywh, device="cpu", dtype=torch.float64)
+        try:
+            boxes = torch.as_tensor(boxes_cxcywh, device="cpu", dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(f"anchors must be rows of four numbers: {error}") from error
         if boxes.shape != (len(self.side_logits), 4):
             raise ConfigurationError(
                 f"anchors must be boxes of shape ({len(self.side_logits)}, 4), not {tuple(boxes.shape)}: give one box for each anchor"

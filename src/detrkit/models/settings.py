@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import reprlib
 import sys
 from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from detrkit.errors import ConfigurationError
+
+_LONGEST_SHOWN = 60  # characters of a wrong value in a message
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,8 @@ def check_type(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         kinds = ()
     if not isinstance(value, kinds):
         names = " or ".join("none" if kind is NoneType else kind.__name__ for kind in allowed)
-        raise ConfigurationError(f"{name} must be of type {names}, not {type(value).__name__} ({value!r})")
+        shown = reprlib.repr(value) if len(repr(value)) > _LONGEST_SHOWN else repr(value)
+        raise ConfigurationError(f"{name} must be of type {names}, not {type(value).__name__} ({shown})")
 
 
 @functools.cache

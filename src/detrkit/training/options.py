@@ -180,6 +180,10 @@ def _check_types(options: TrainingOptions) -> None:
         choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
         if choices and value not in choices:
             raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, not '{value}'")
+        if name == "queries_from" and isinstance(value, torch.nn.Module):
+            raise ConfigurationError(
+                "queries_from must be a file, not a model: save the model with detrkit.save and give its path"
+            )
         if not choices:
             check_type(name, value, tuple(get_origin(kind) or kind for kind in kinds))
         if isinstance(value, float) and not math.isfinite(value):

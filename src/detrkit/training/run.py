@@ -40,7 +40,7 @@ from detrkit.evaluation.report import (
     write_report,
 )
 from detrkit.files import write_json
-from detrkit.models.catalog import build, criterion_for, find_variant
+from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
 from detrkit.prediction import save_image
 from detrkit.terminal import terminal
@@ -116,6 +116,10 @@ def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> Train
     """The options of a new run; paths may be given as objects."""
     known_names = [entry.name for entry in dataclasses.fields(TrainingOptions)]
     for name in given:
+        if name not in known_names and variant in CATALOG and hasattr(CATALOG[variant].config, name):
+            raise ConfigurationError(
+                f"'{name}' is a setting of the model: give settings={{'{name}': ...}} (--settings.{name.replace('_', '-')})"
+            )
         if name not in known_names:
             raise ConfigurationError(f"there is no training option '{name}': {closest(name, known_names)}")
     given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
