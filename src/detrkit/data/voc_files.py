@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from detrkit.data.file_names import folded
 from detrkit.data.voc_layout import (
     ANNOTATION_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -51,8 +51,8 @@ class FileIndex:
         for file, name in self.names.items():
             for spelling in (name, without_ending(name)):
                 self._exact[spelling].append(file)
-                self._folded[_folded(spelling)].append(file)
-            self._bare[_folded(without_ending(file.name))].append(file)
+                self._folded[folded(spelling)].append(file)
+            self._bare[folded(without_ending(file.name))].append(file)
 
     def key(self, file: Path) -> str:
         """The name of one of the files without its ending."""
@@ -68,10 +68,10 @@ class FileIndex:
         for tail in tails:
             if tail in self._exact:
                 return self._exact[tail]
-        for tail in map(_folded, tails):
+        for tail in map(folded, tails):
             if tail in self._folded:
                 return self._folded[tail]
-        anywhere = self._bare.get(_folded(tails[-1]), [])
+        anywhere = self._bare.get(folded(tails[-1]), [])
         return anywhere if len({self.key(file) for file in anywhere}) == 1 else []
 
 
@@ -261,8 +261,3 @@ def _tails(name: str) -> list[str]:
     """A name with all of its folders, without the first one, and so on down to the bare name."""
     parts = name.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
-
-
-def _folded(name: str) -> str:
-    """The same for names that differ only in case or in how accents are composed."""
-    return unicodedata.normalize("NFC", name).casefold()

@@ -25,6 +25,7 @@ import yaml
 from PIL import ExifTags, Image
 
 from detrkit.data.dataset import DetectionDataset, ImageFiles
+from detrkit.data.file_names import folded
 from detrkit.data.findings import Changes
 from detrkit.data.pictures import PICTURE_SUFFIXES
 from detrkit.data.yolo_description import describe_file
@@ -91,6 +92,8 @@ def write_yolo(dataset: DetectionDataset, folder: Path, split: str) -> list[str]
     sentences = {
         "crowd": "{count} crowd regions were left out, which YOLO cannot mark (the first: in {first}).",
         "clipped": "{count} boxes were clipped to their picture, for YOLO's numbers end there (the first: in {first}).",
+        "repeated": "{count} boxes repeat another of their class in the same picture and were written once, for YOLO's readers leave repeated "
+        "lines out (the first: in {first}).",
         "outside": "{count} boxes lie outside their picture and were left out (the first: in {first}).",
     }
     return [*notes, *changes.notes(sentences)]
@@ -109,8 +112,8 @@ def _describe_split(dataset: DetectionDataset, file: Path, split: str) -> list[i
 
 
 def _label_lines(dataset: DetectionDataset, index: int, numbers: Sequence[int], changes: Changes) -> list[str]:
-    """The lines of one label file: class, centre and size as fractions of the picture."""
-    lines = []
+    """The lines of one label file: class, centre and size as fractions of the picture; each line once, for readers drop repeated ones."""
+    lines: dict[str, None] = {}  # each once, in order
     height, width = dataset.sizes[index].tolist()
     objects, name = dataset.objects(index), dataset.image_name(index)
     for label, crowd, (left, top, right, bottom) in zip(
@@ -127,14 +130,18 @@ def _label_lines(dataset: DetectionDataset, index: int, numbers: Sequence[int], 
                 continue
             changes.add("clipped", name)
             numbers_cxcywh = _fractions(clipped, width, height)
-        lines.append(" ".join([str(numbers[label]), *(f"{number:.{_DECIMALS}f}" for number in numbers_cxcywh)]))
-    return lines
+        line = " ".join([str(numbers[label]), *(f"{number:.{_DECIMALS}f}" for number in numbers_cxcywh)])
+        if line in lines:
+            changes.add("repeated", name)
+        else:
+            lines[line] = None
+    return list(lines)
 
 
 def _fractions(box_xyxy: tuple[float, float, float, float], width: int, height: int) -> tuple[float, ...]:
     left, top, right, bottom = box_xyxy
     numbers = ((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)
-    return tuple(round(number, _DECIMALS) for number in numbers)
+    return tuple(round(number, _DECIMALS) + 0.0 for number in numbers)  # never -0.0, whose text would differ
 
 
 def copy_pictures(dataset: DetectionDataset, folder: Path) -> list[str]:
@@ -193,7 +200,7 @@ def _unique_names(names: Sequence[str]) -> list[str]:
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).stem.casefold()
+    return folded(PurePosixPath(name).stem)
 
 
 def as_shown(dataset: DetectionDataset) -> tuple[DetectionDataset, list[str]]:
