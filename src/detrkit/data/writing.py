@@ -28,7 +28,7 @@ from detrkit.data.dataset import DetectionDataset, ImageFiles
 from detrkit.data.file_names import folded
 from detrkit.data.findings import Changes
 from detrkit.data.pictures import PICTURE_SUFFIXES
-from detrkit.data.yolo_description import describe_file
+from detrkit.data.yolo_description import check_split_name, described_so_far
 from detrkit.errors import OutputError
 from detrkit.files import write_json, write_text
 
@@ -78,6 +78,7 @@ def write_yolo(dataset: DetectionDataset, folder: Path, split: str) -> list[str]
         Notes: what could not be kept, in plain sentences with counts.
 
     Raises:
+        DataError: the split has a name that means something else in the YAML file.
         OutputError: a file cannot be written.
     """
     dataset, notes = as_shown(dataset)
@@ -101,11 +102,11 @@ def write_yolo(dataset: DetectionDataset, folder: Path, split: str) -> list[str]
 
 def _describe_split(dataset: DetectionDataset, file: Path, split: str) -> list[int]:
     """Adds a split and its classes to the YAML file; returns the number of each category."""
-    earlier = describe_file(file) if file.is_file() else None
-    splits = {key: places[0] for key, places in earlier.splits.items()} if earlier else {}
-    numbers = {name: number for number, name in (earlier.names or {}).items()} if earlier else {}
+    check_split_name(split)
+    splits, names = described_so_far(file) if file.is_file() else ({}, {})
+    numbers = {name: number for number, name in names.items()}
     for category in dataset.categories:
-        numbers.setdefault(category.name, len(numbers))
+        numbers.setdefault(category.name, max(numbers.values(), default=-1) + 1)
     content = {**splits, split: f"images/{split}", "names": {number: name for name, number in numbers.items()}}
     write_text(file, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
     return [numbers[category.name] for category in dataset.categories]

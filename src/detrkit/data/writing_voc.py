@@ -20,6 +20,7 @@ from detrkit.data.dataset import DetectionDataset, ImageFiles
 from detrkit.data.file_names import folded
 from detrkit.data.voc_files import without_ending
 from detrkit.data.voc_layout import PICTURE_SUFFIXES, SPLIT_LISTS
+from detrkit.data.wording import first_few
 from detrkit.errors import DataError, OutputError
 from detrkit.files import prepare_folder, write_atomically, write_text
 
@@ -29,7 +30,6 @@ _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]") 
 _UNSAFE = re.compile(
     r'[<>:"|?*\x00-\x1f\x7f\x85\u2028\u2029\ufffe\uffff\ud800-\udfff]'
 )  # what some file systems refuse, and line breaks
-_NAMES_SHOWN = 5
 
 Corners = tuple[Decimal, Decimal, Decimal, Decimal]
 
@@ -231,10 +231,9 @@ def _notes(dataset: DetectionDataset, too_small: list[str]) -> list[str]:
     used = set(dataset.labels.tolist())
     unused = [category.name for category in dataset.categories if category.index not in used]
     if unused:
-        shown = ", ".join(unused[:_NAMES_SHOWN]) + (", …" if len(unused) > _NAMES_SHOWN else "")
         notes.append(
             f"{len(unused)} of {len(dataset.categories)} classes have no objects here, and Pascal VOC has no list of classes; unless another "
-            f"split has objects of them, they are lost: {shown}."
+            f"split has objects of them, they are lost: {first_few(unused)}."
         )
     return notes
 
