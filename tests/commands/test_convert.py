@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data.yolo_files import write_picture, write_text, write_yolo_set
 
@@ -115,14 +116,92 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
         folder, "--to", "coco", "--output", tmp_path / "full/file"
     )
     command = (folder, "--to", "coco", "--output", tmp_path / "out")
-    sentence = refusal(*command)
+    sentence = refusal(*command, "--split", "val", "--split", "train")
     assert "'val' is 'nowhere', but there is neither" in sentence
-    assert "(To write only some of train, val, give --split.)" in sentence
     assert "has no split 'test'" in refusal(*command, "--split", "test")
     assert "nowhere does not exist" in refusal(tmp_path / "nowhere", "--to", "coco", "--output", tmp_path / "out")
     assert "--to" in refusal(folder, "--to", "csv", "--output", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"in", "full"}
     assert convert(*command, "--split", "train")[0] == 0
+
+
+def write_coco_split(file: Path, *pictures: str) -> None:
+    """An annotation file with these pictures of 40 × 20 pixels beside it and a box in each."""
+    images = [{"id": number, "file_name": name} for number, name in enumerate(pictures, start=1)]
+    boxes = [{"id": each["id"], "image_id": each["id"], "category_id": 1, "bbox": [1, 2, 3, 4]} for each in images]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
+    write_text(file, json.dumps(content))
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "voc"])
+@pytest.mark.parametrize(
+    "splits", [("default",), ("train", "minival"), ("a", "b"), ("val2014", "val2017"), ("train", "val", "valid")]
+)
+def test_splits_of_any_name_are_read_back(tmp_path: Path, form: str, splits: tuple[str, ...]) -> None:
+    for number, split in enumerate(splits):
+        names = [f"{split}{each}.png" for each in range(number + 1)]
+        write_coco_split(tmp_path / f"in/annotations/instances_{split}.json", *names)
+        for name in names:
+            write_picture(tmp_path / "in/images" / name)
+    code, printed = convert(tmp_path / "in", "--to", form, "--output", tmp_path / "out")
+    assert code == 0, printed
+    assert sorted(available_splits(tmp_path / "out")) == sorted(splits)
+    for number, split in enumerate(splits):
+        dataset = open_dataset(tmp_path / "out", split)
+        assert [dataset.image_name(index) for index in range(len(dataset))] == [
+            f"{split}{each}.png" for each in range(number + 1)
+        ]
+        assert [category.name for category in dataset.categories] == ["cat"]
+        assert np.allclose(dataset.boxes_xyxy, [[1, 2, 4, 6]] * (number + 1), atol=1e-6)
+
+
+def test_splits_that_are_asked_for_by_several_names(tmp_path: Path) -> None:
+    for split in ("val2014", "val2017"):
+        write_coco_split(tmp_path / f"in/annotations/instances_{split}.json", "a.png")
+        write_picture(tmp_path / f"in/{split}/a.png")
+    command = (tmp_path / "in", "--to", "coco", "--output")
+    assert convert(*command, tmp_path / "both", "--split", "val2014", "--split", "val2017")[0] == 0
+    assert available_splits(tmp_path / "both") == ["val2014", "val2017"]
+    assert convert(*command, tmp_path / "one", "--split", "val2014")[0] == 0
+    assert available_splits(tmp_path / "one") == ["val"]
+    assert convert(*command, tmp_path / "same", "--split", "val", "--split", "val2017")[0] == 0
+    assert available_splits(tmp_path / "same") == ["val"]
+
+
+def test_splits_without_pictures_are_left_out(tmp_path: Path) -> None:
+    write_picture(tmp_path / "coco/a.png")
+    write_coco_split(tmp_path / "coco/annotations/instances_train.json", "a.png")
+    write_coco_split(tmp_path / "coco/annotations/instances_val.json")
+    code, printed = convert(tmp_path / "coco", "--to", "yolo", "--output", tmp_path / "out")
+    assert code == 0, printed
+    assert "instances_val.json lists no images: add some, or choose another file. This split was left out.\n" in printed
+    assert available_splits(tmp_path / "out") == ["train"]
+    assert "lists no images" in refusal(
+        tmp_path / "coco", "--to", "yolo", "--output", tmp_path / "val", "--split", "val", "--split", "train"
+    )
+    folder = write_yolo_set(tmp_path / "yolo", {"a": "0 .5 .5 .5 .5"}, "names: [cat]\nval: nowhere\ntest: empty")
+    (folder / "empty").mkdir()
+    code, printed = convert(folder, "--to", "coco", "--output", tmp_path / "back")
+    assert code == 0, printed
+    assert "Note: " in printed and "'val' is 'nowhere', but there is neither" in printed  # noqa: PT018 - one line
+    assert "'test' is empty, where no pictures are" in printed
+    assert available_splits(tmp_path / "back") == ["train"]
+    (tmp_path / "coco/annotations/instances_train.json").unlink()
+    assert "lists no images" in refusal(tmp_path / "coco", "--to", "yolo", "--output", tmp_path / "none")
+
+
+def test_orientation(tmp_path: Path) -> None:
+    write_coco_split(tmp_path / "in/annotations/instances_train.json", "a.png")
+    write_picture(tmp_path / "in/a.png", orientation=3)
+    for orientation, box in (("shown", [1, 2, 3, 4]), ("stored", [36, 14, 3, 4])):
+        output = tmp_path / orientation
+        assert convert(tmp_path / "in", "--to", "coco", "--output", output, "--orientation", orientation)[0] == 0
+        content = json.loads((output / "annotations/instances_train.json").read_text())
+        assert content["annotations"][0]["bbox"] == box
+    folder = write_yolo_set(tmp_path / "yolo", {"a": "0 .5 .5 .5 .5"})
+    assert "is in a format that leaves no choice of orientation: leave it out" in refusal(
+        folder, "--to", "coco", "--output", tmp_path / "out", "--orientation", "stored"
+    )
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -366,15 +366,17 @@ class TestSplits:
         assert available_splits(folder) == ["default"]
         assert len(open_dataset(folder, "default")) == 3
         with pytest.raises(
-            DataError, match=r"has no split 'train', only 'default': ask for 'default' \(--train-split default\)\.$"
+            DataError,
+            match=r"has no split 'train', only 'default': ask for that one \(in training --train-split default or",
         ):
             open_dataset(folder, "train")
         with pytest.raises(
-            DataError, match=r"has no split 'val', only 'default': ask for 'default' \(--split default\)\.$"
+            DataError,
+            match=r"has no split 'val', only 'default': .* or --val-split default, elsewhere --split default\)\.$",
         ):
             open_dataset(folder, "val")
         with pytest.raises(
-            DataError, match=r"is the split 'default', not 'train': ask for 'default' \(--train-split def"
+            DataError, match=r"is the split 'default', not 'train': ask for that one \(in training --train-split def"
         ):
             open_dataset(folder / "annotations/instances_default.json", "train")
 

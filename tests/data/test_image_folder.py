@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from data.yolo_files import write_picture, write_text
 
-from detrkit.data import available_splits, open_dataset
+from detrkit.data import NoImagesError, available_splits, open_dataset
 from detrkit.errors import DataError
 
 README = """---
@@ -173,9 +173,11 @@ FILE = r"train/metadata\.jsonl, line 2 "
         ('{"file_name": "b.png"', r"is not complete JSON \(.*\): write the file again\."),
         ("[1]", r"has the file_name None: give the picture's name, relative to the file\."),
         ({"objects": {}}, r"has the file_name None: give"),
-        ({"file_name": "b.png"}, r"has no 'objects' with the lists 'bbox' and 'categories': write both, empty if there are none\."),
-        ({"file_name": "b.png", "objects": {"bbox": [[1, 2, 3, 4]]}}, r"has no 'objects' with the lists"),
-        ({"file_name": "b.png", "objects": ["cat"]}, r"has no 'objects' with the lists"),
+        ({"file_name": "b.png"}, r"has no objects: write 'objects' with the lists 'bbox' and 'categories', empty if there are none\.$"),
+        ({"file_name": "b.png", "objects": {"bbox": [[1, 2, 3, 4]]}}, r"has the objects {'bbox': \[\[1, 2, 3, 4\]\]}: write 'objects' with"),
+        ({"file_name": "b.png", "objects": ["cat"]}, r"has the objects \['cat'\]: write 'objects' with the lists 'bbox'"),
+        ({"file_name": "b.png", "objects": objects(1.5)}, r"has an object of the category 1\.5: give its name or its number\."),
+        ({"file_name": "b.png", "objects": objects("cat", box=(1, 2, 3, 10**400))}, r"has the box \[1, 2, 3, 10+…: give four numbers: left"),
         ({"file_name": "b.png", "objects": {**objects("cat"), "categories": ["cat", "dog"]}},
          r"has 1 of bbox and 2 of category: write as many of each\."),
         ({"file_name": "b.png", "objects": objects(True)}, r"has an object of the category True: give its name or its number\."),
@@ -208,7 +210,53 @@ def test_an_empty_file_and_other_tables(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metadata\.jsonl lists no pictures: write a line for each\."):
         open_dataset(tmp_path, "train")
     (tmp_path / "train/metadata.jsonl").rename(tmp_path / "train/metadata.csv")
-    with pytest.raises(
-        DataError, match=r"metadata\.csv is not read, for a table holds no lists of boxes: write metadata\.jsonl"
-    ):
+    with pytest.raises(DataError, match=r"metadata\.csv is not read, only metadata\.jsonl is: write that instead\.$"):
+        open_dataset(tmp_path, "train")
+
+
+def test_only_the_faults_of_the_split_count(tmp_path: Path) -> None:
+    """An export with an unused or broken validation split can be trained on; the classes of what can be read of it count."""
+    write_lines(tmp_path / "train/metadata.jsonl", {"file_name": "a.png", "objects": objects("dog")})
+    write_lines(tmp_path / "dev/metadata.jsonl", {"file_name": "b.png", "objects": objects("cat")}, "{")
+    write_text(tmp_path / "validation/metadata.jsonl", "\n")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/metadata.jsonl").write_bytes(b"\xff\xfe\xff")
+    train = open_dataset(tmp_path, "train")
+    assert [category.name for category in train.categories] == ["cat", "dog"]
+    assert available_splits(tmp_path) == ["train", "val", "test", "dev"]
+    with pytest.raises(NoImagesError, match=r"validation/metadata\.jsonl lists no pictures: write a line for each\.$"):
+        open_dataset(tmp_path, "val")
+    with pytest.raises(DataError, match=r"dev/metadata\.jsonl, line 2 is not complete JSON"):
+        open_dataset(tmp_path, "dev")
+    with pytest.raises(DataError, match=r"test/metadata\.jsonl is not UTF-8 text"):
+        open_dataset(tmp_path, "test")
+
+
+def test_null_counts_as_no_objects(tmp_path: Path) -> None:
+    write_lines(
+        tmp_path / "train/metadata.jsonl",
+        {"file_name": "a.png", "objects": objects("dog")},
+        {"file_name": "b.png", "objects": None},
+        {"file_name": "c.png", "objects": {"bbox": None, "categories": None}},
+        {"file_name": "d.png", "bbox": None},
+        {"file_name": "e.png", "objects": objects()},
+    )
+    dataset = open_dataset(tmp_path, "train")
+    assert dataset.offsets.tolist() == [0, 1, 1, 1, 1, 1]
+    assert dataset.notes == (
+        f"3 lines have null for their objects and count as pictures without objects (the first: {tmp_path}/train/metadata.jsonl, line 2).",
+    )
+
+
+def test_whole_numbers_with_a_point_are_categories(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train/metadata.jsonl", {"file_name": "a.png", "objects": objects(1.0, 0, 1)})
+    write_text(tmp_path / "README.md", README)
+    dataset = open_dataset(tmp_path, "train")
+    assert [dataset.categories[label].name for label in dataset.labels] == ["dog", "no", "dog"]
+
+
+def test_a_class_number_that_the_readme_has_twice(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train/metadata.jsonl", {"file_name": "a.png", "objects": objects(1)})
+    write_text(tmp_path / "README.md", README.replace("'2': cow", "'1': cow"))
+    with pytest.raises(DataError, match=r"README\.md, line 14 has the key '1' again: remove one of the two\.$"):
         open_dataset(tmp_path, "train")

@@ -72,7 +72,7 @@ def test_the_requested_year_is_opened(tmp_path: Path) -> None:
         write_picture(tmp_path / f"val{year}/a.png", red=red)
     assert open_dataset(tmp_path, "val").image(0).getpixel((0, 0)) == (17, 0, 0)
     assert open_dataset(tmp_path, "val2014").image(0).getpixel((0, 0)) == (14, 0, 0)
-    assert available_splits(tmp_path) == ["val"]
+    assert available_splits(tmp_path) == ["val2014", "val2017"]
     with pytest.raises(DataError, match="has no split 'train2017'"):
         open_dataset(tmp_path, "train2017")
 
@@ -97,7 +97,9 @@ def test_an_annotation_file_itself(tmp_path: Path, annotation_file: str, picture
 def test_an_annotation_file_named_after_its_split_opens_as_no_other(tmp_path: Path) -> None:
     write_truth(tmp_path / "annotations/instances_val.json")
     with pytest.raises(
-        DataError, match=r"instances_val\.json is the split 'val', not 'train': ask for 'val' \(--train-split val\), or"
+        DataError,
+        match=r"instances_val\.json is the split 'val', not 'train': ask for that one \(in training --train-split val or --val-split val, "
+        r"elsewhere --split val\), or give the folder above it\.$",
     ):
         open_dataset(tmp_path / "annotations/instances_val.json", "train")
     assert available_splits(tmp_path / "annotations/instances_val.json") == ["val"]

@@ -12,10 +12,10 @@ import pytest
 from data.yolo_files import write_picture, write_text
 from PIL import Image, ImageOps
 
-from detrkit.data import DetectionDataset, open_dataset, read_coco, read_digits
+from detrkit.data import DetectionDataset, available_splits, open_dataset, read_coco, read_digits
 from detrkit.data.writing import as_shown, write_coco, write_yolo
 from detrkit.data.writing_voc import write_voc
-from detrkit.errors import OutputError
+from detrkit.errors import DataError, OutputError
 from detrkit.evaluation import evaluate_detections
 
 
@@ -280,3 +280,47 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     write_text(tmp_path / "out", "in the way")
     with pytest.raises(OutputError, match=r"out/train.* cannot be "):
         write_coco(dataset, tmp_path / "out", "train")
+
+
+def test_yolo_boxes_that_repeat_are_written_once(tmp_path: Path) -> None:
+    """Readers leave repeated lines out, so they would vanish with a note about a fault of the file."""
+    boxes = [[1.0, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7, 8], [1, 2, 3, 4], [1 + 1e-10, 2, 3, 4]]
+    notes = write_yolo(write_truth(tmp_path / "in", boxes), tmp_path / "out", "train")
+    assert notes == [
+        "3 boxes repeat another of their class in the same picture and were written once, for YOLO's readers leave repeated lines out "
+        "(the first: in a.jpg)."
+    ]
+    dataset = open_dataset(tmp_path / "out", "train")
+    assert dataset.boxes_xyxy == pytest.approx(np.array([[1, 2, 4, 6], [5, 6, 12, 14]]), abs=1e-6)
+    assert dataset.notes == ()
+
+
+def test_yolo_splits_of_any_name(tmp_path: Path) -> None:
+    cats = write_truth(tmp_path / "in", [[1, 2, 3, 4]])
+    dogs = dataclasses.replace(
+        cats, categories=tuple(dataclasses.replace(each, name="dog") for each in cats.categories[:1])
+    )
+    for split, dataset in (("a", cats), ("no", cats), ("val2014", dogs.subset([])), ("val2017", cats)):
+        write_yolo(dataset, tmp_path / "out", split)
+    assert available_splits(tmp_path / "out") == ["val", "a", "no"]  # no pictures are in val2014
+    write_yolo(cats, tmp_path / "out", "val2014")
+    assert available_splits(tmp_path / "out") == ["val2014", "val2017", "a", "no"]
+    for split in ("a", "no", "val2014", "val2017"):
+        dataset = open_dataset(tmp_path / "out", split)
+        assert [category.name for category in dataset.categories] == ["no", "cat", "dog"]
+        assert dataset.notes == ()
+    with pytest.raises(DataError, match=r"another use for the key 'path': give the split another name\.$"):
+        write_yolo(cats, tmp_path / "out", "path")
+    write_text(tmp_path / "other/data.yaml", "- a")
+    with pytest.raises(
+        DataError, match=r"data\.yaml does not describe a YOLO data set: move it away, or choose another"
+    ):
+        write_yolo(cats, tmp_path / "other", "a")
+
+
+def test_yolo_classes_get_numbers_that_are_free(tmp_path: Path) -> None:
+    write_text(tmp_path / "out/data.yaml", "names: {1: dog, 2: cow}\n")
+    write_yolo(write_truth(tmp_path / "in", [[1, 2, 3, 4]]), tmp_path / "out", "train")
+    dataset = open_dataset(tmp_path / "out", "train")
+    assert [(each.id, each.name) for each in dataset.categories] == [(1, "dog"), (2, "cow"), (3, "no"), (4, "cat")]
+    assert [dataset.categories[label].name for label in dataset.labels] == ["cat"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from data.yolo_files import write_picture, write_text, write_yolo_set
 
-from detrkit.data import DetectionDataset, available_splits, open_dataset
+from detrkit.data import DetectionDataset, ImageFiles, available_splits, open_dataset
 from detrkit.data.yolo import read_yolo
 from detrkit.errors import DataError
 
@@ -290,3 +290,27 @@ def test_read_yolo_names_the_splits(tmp_path: Path) -> None:
     assert read_yolo(folder, "train").name == f"{tmp_path.name} train"
     with pytest.raises(DataError, match=r"has no split 'val' in YOLO's layout, but train\."):
         read_yolo(folder / "data.yaml", "val")
+
+
+def test_read_yolo_takes_every_name_of_val_and_stretches(tmp_path: Path) -> None:
+    folder = write_yolo_set(tmp_path, {"a": "0 .5 .5 .5 .5"}, "names: [cat]\nval: images/train")
+    dataset = read_yolo(folder, "validation", stretch_16bit=True)
+    assert dataset.name == f"{tmp_path.name} validation"
+    assert isinstance(dataset.images, ImageFiles)
+    assert dataset.images.stretch_16bit
+
+
+@pytest.mark.parametrize(
+    ("description", "line", "key"),
+    [
+        ("names:\n  0: cat\n  1: dog\n  0: cow", 5, "0"),
+        ("names: [cat]\nval: a\nval: b", 4, "val"),
+        ("names: [cat]\nnames: [dog]", 3, "names"),
+    ],
+)
+def test_keys_that_are_there_twice(tmp_path: Path, description: str, line: int, key: str) -> None:
+    write_yolo_set(tmp_path, {"a": "0 .5 .5 .5 .5"}, description)
+    with pytest.raises(
+        DataError, match=rf"data\.yaml, line {line} has the key '{key}' again: remove one of the two\.$"
+    ):
+        open_dataset(tmp_path, "train")

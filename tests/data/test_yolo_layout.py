@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from data.yolo_files import write_picture, write_text, write_yolo_set
 
-from detrkit.data import available_splits, open_dataset
+from detrkit.data import NoImagesError, available_splits, open_dataset, yolo_layout
+from detrkit.data.yolo import read_yolo
 from detrkit.errors import DataError
 
 LINE = "0 0.5 0.5 0.25 0.5\n"
@@ -237,9 +238,62 @@ def test_no_labels_at_all(tmp_path: Path) -> None:
 def test_places_that_are_nowhere(tmp_path: Path) -> None:
     write_yolo_set(tmp_path, {"a": LINE}, "names: [cat, dog]\nval: ../valid/images")
     message = r"data\.yaml: 'val' is '../valid/images', but there is neither a folder nor a text file at .*valid/images.*: correct it, put"
-    with pytest.raises(DataError, match=message + r" the pictures there, or remove 'val'\."):
-        open_dataset(tmp_path, "val")
+    assert available_splits(tmp_path) == ["train"]
+    for opens, split in ((open_dataset, "val"), (open_dataset, "valid"), (read_yolo, "validation")):
+        with pytest.raises(NoImagesError, match=message + r" the pictures there, or remove 'val'\."):
+            opens(tmp_path, split)
     assert_read(tmp_path, "train", red=0)
+    with pytest.raises(DataError, match=r"has no split 'test', only 'train': ask for that one"):
+        open_dataset(tmp_path, "test")
+
+
+def test_an_empty_list_of_pictures_is_no_split(tmp_path: Path) -> None:
+    write_yolo_set(tmp_path, {"a": LINE}, "names: [cat, dog]\nval: val.txt")
+    write_text(tmp_path / "val.txt", "\n\n")
+    assert available_splits(tmp_path) == ["train"]
+    with pytest.raises(NoImagesError, match=r"'val' is val\.txt, where no pictures are"):
+        open_dataset(tmp_path, "val")
+
+
+def test_one_of_several_places_that_is_nowhere_is_no_empty_split(tmp_path: Path) -> None:
+    write_yolo_set(tmp_path, {"a": LINE}, "names: [cat, dog]\nval: [images/train, nowhere]")
+    assert available_splits(tmp_path) == ["train", "val"]
+    with pytest.raises(DataError, match="'val' is 'nowhere', but there is neither") as caught:
+        open_dataset(tmp_path, "val")
+    assert not isinstance(caught.value, NoImagesError)
+
+
+def test_splits_of_any_name(tmp_path: Path) -> None:
+    """A key is a split if pictures are where it leads; texts about the data set and folders of several splits are none."""
+    more = "author: me\nlicense: LICENSE.txt\nroot: .\nimages: images\ntask: detect\nempty: images/empty\ndownload: images/dev"
+    write_yolo_set(tmp_path, {"a": LINE}, f"names: [cat, dog]\n{more}\ndev: images/dev\nlisted: listed.txt")
+    write_text(tmp_path / "LICENSE.txt", "Do with it what you want.\n")
+    write_text(tmp_path / "listed.txt", "\n./images/dev/b.png\n")
+    write_picture(tmp_path / "images/dev/b.png", red=9)
+    write_text(tmp_path / "labels/dev/b.txt", LINE)
+    (tmp_path / "images/empty").mkdir()
+    assert available_splits(tmp_path) == ["train", "dev", "listed"]
+    for split in ("dev", "listed"):
+        dataset = open_dataset(tmp_path / "data.yaml", split)
+        assert dataset.image(0).getpixel((0, 0)) == (9, 0, 0)
+        assert [category.name for category in dataset.categories] == ["cat", "dog"]
+
+
+def test_each_folder_is_looked_into_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        write_picture(tmp_path / f"images/{number}/a.png")
+        write_text(tmp_path / f"labels/{number}/a.txt", LINE)
+    write_text(tmp_path / "data.yaml", "names: [cat, dog]\ntrain: images")
+    split = yolo_layout.find_splits(tmp_path)["train"]
+    looked: list[Path] = []
+
+    def subfolder(folder: Path, name: str) -> Path:
+        looked.append(folder)
+        return folder / name
+
+    monkeypatch.setattr(yolo_layout, "subfolder", subfolder)
+    assert len([file for file in yolo_layout.pair_pictures(split).labels if file]) == 6
+    assert len(looked) == len(set(looked)) == 8
 
 
 def test_an_empty_folder_is_no_split_where_others_have_pictures(tmp_path: Path) -> None:
@@ -247,10 +301,11 @@ def test_an_empty_folder_is_no_split_where_others_have_pictures(tmp_path: Path) 
     (tmp_path / "valid/images").mkdir(parents=True)
     assert available_splits(tmp_path) == ["train"]
     message = (
-        r"has no split 'val': .*data\.yaml gives .*valid/images for 'val', where no pictures are: put pictures there"
+        r"data\.yaml: 'val' is valid/images, where no pictures are: put pictures \(.*\) there, or correct the folder\.$"
     )
-    with pytest.raises(DataError, match=message):
-        open_dataset(tmp_path, "val")
+    for opens in (open_dataset, read_yolo):
+        with pytest.raises(NoImagesError, match=message):
+            opens(tmp_path, "val")
     (tmp_path / "images/train/a.png").unlink()
     with pytest.raises(DataError, match=r"data\.yaml: 'train' is images/train, where no pictures are: put pictures \("):
         open_dataset(tmp_path, "train")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.yolo_files import write_picture, write_text
 from rich.console import Console
 
 from detrkit.data import read_digits
@@ -132,3 +133,43 @@ def test_options_reach_the_data(data: Path) -> None:
 def test_a_split_that_was_asked_for_must_exist(data: Path) -> None:
     with pytest.raises(DataError, match="has no split 'dev'"):
         opened(data, val_split="dev")
+
+
+def test_a_yolo_set_whose_valid_folder_is_empty_or_missing(tmp_path: Path) -> None:
+    """Roboflow's exports name `valid` in any case."""
+    for number in range(12):
+        write_picture(tmp_path / f"train/images/{number}.png")
+        write_text(tmp_path / f"train/labels/{number}.txt", "0 .5 .5 .5 .5")
+    write_text(tmp_path / "data.yaml", "names: [cat]\ntrain: ../train/images\nval: ../valid/images\n")
+    end = "so nothing is evaluated and the lowest loss counts as best."
+    for split in ("val", "valid"):
+        has_validation, notes = opened(tmp_path, val_split=split)
+        assert not has_validation
+        assert notes[-1].startswith(
+            f"Note: {tmp_path} {split} has no images ({tmp_path}/data.yaml: 'val' is '../valid/images', but there is"
+        )
+        assert notes[-1].endswith(f"correct it, put the pictures there, or remove 'val'), {end}")
+    (tmp_path / "valid/images").mkdir(parents=True)
+    has_validation, notes = opened(tmp_path)
+    assert not has_validation
+    assert notes[-1].startswith(
+        f"Note: {tmp_path} val has no images ({tmp_path}/data.yaml: 'val' is ../valid/images, where no pictures are"
+    )
+
+
+def test_an_unused_metadata_file(tmp_path: Path) -> None:
+    for number in range(12):
+        write_picture(tmp_path / f"train/{number}.png")
+    line = '{"file_name": "%d.png", "objects": {"bbox": [[1, 2, 3, 4]], "categories": ["cat"]}}\n'
+    write_text(tmp_path / "train/metadata.jsonl", "".join(line % number for number in range(12)))
+    write_text(tmp_path / "validation/metadata.jsonl", "")
+    note = f"Note: {tmp_path} val has no images, so nothing is evaluated and the lowest loss counts as best."
+    assert opened(tmp_path) == (False, [note])
+
+
+def test_two_validation_splits(data: Path) -> None:
+    """`val` means one of them, although their names keep the year."""
+    for year in ("2014", "2017"):
+        shutil.copy(data / "annotations/instances_val.json", data / f"annotations/instances_val{year}.json")
+    (data / "annotations/instances_val.json").unlink()
+    assert opened(data) == (True, [])

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from detrkit.data import DetectionDataset
+    from detrkit.data.coco_frames import Orientation
 
 
 def convert(
@@ -17,17 +18,21 @@ def convert(
     to: Literal["coco", "yolo", "voc"],
     output: Path,
     split: Annotated[list[str] | None, Parameter(negative=())] = None,
+    orientation: Literal["auto", "stored", "shown"] = "auto",
 ) -> None:
-    """Write a data set in another format: checked, with its pictures copied byte by byte.
+    """Write a data set in another format: checked, with its pictures copied as they are, byte by byte.
 
     Boxes, classes and sizes stay what they are; outlines are not kept. YOLO has no crowd regions, so they are left out. Boxes that were
-    annotated on the stored pixels of a turned picture are turned with it. What was changed is printed.
+    annotated on the stored pixels of a turned picture are turned with it. Nothing in the pictures changes: 16-bit grey is stretched only where
+    they are read (--stretch-16bit of train, evaluate and predict). What was changed is printed.
 
     Args:
         path: folder or annotation file of a data set, or "digits".
         to: the format to write.
         output: a new or empty folder.
-        split: the split to write, more than once for several; by default all.
+        split: the split to write, more than once for several; by default all that have pictures.
+        orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
+            Pascal VOC.
     """
     from detrkit.files import new_folder
     from detrkit.terminal import terminal
@@ -35,7 +40,10 @@ def convert(
     console = terminal()
     output = output.expanduser()
     with new_folder(output) as folder:
-        for name, dataset in _open_splits(path, split).items():
+        opened, empty = _open_splits(path, split, orientation)
+        for note in empty:
+            console.print(f"Note: {note} This split was left out.")
+        for name, dataset in opened.items():
             notes = _write(to, dataset, folder, name)
             console.print(f"{name}: {dataset.description()}")
             for note in (*dataset.notes, *notes):
@@ -43,21 +51,51 @@ def convert(
     console.print(f"Written to {output}\nNext: detrkit train VARIANT --data {output}")
 
 
-def _open_splits(path: str, asked: list[str] | None) -> dict[str, DetectionDataset]:
-    """All splits, opened and checked before the first is written."""
-    from detrkit.data import available_splits, open_dataset, plain_split
-    from detrkit.errors import ConfigurationError, DataError
+def _open_splits(
+    path: str, asked: list[str] | None, orientation: Orientation
+) -> tuple[dict[str, DetectionDataset], list[str]]:
+    """All splits by the names they are written with, opened and checked before the first is written, and sentences about those without pictures."""
+    from detrkit.data import NoImagesError, open_dataset
+    from detrkit.data.split_names import plain_where_unique
+    from detrkit.errors import DataError
 
-    available = available_splits(path)
-    splits = list(dict.fromkeys(asked or available))
-    if not available and len(splits) != 1:
-        raise ConfigurationError(f"{path} does not say which split it is: give one, such as --split train")
+    splits = _splits_to_write(path, asked)
+    names = plain_where_unique(splits)
+    opened, empty = {}, []
     try:
-        return {plain_split(split): open_dataset(path, split) for split in splits}
+        for split in splits:
+            try:
+                opened[names[split]] = open_dataset(path, split, orientation=orientation)
+            except NoImagesError as problem:
+                if asked or len(splits) == 1:
+                    raise
+                empty.append(problem)
     except DataError as problem:
         if asked or len(splits) == 1:
             raise
         raise DataError(f"{problem} (To write only some of {', '.join(splits)}, give --split.)") from problem
+    if not opened:
+        raise empty[0]
+    return opened, [*map(str, empty), *([] if asked else _left_out(path))]
+
+
+def _splits_to_write(path: str, asked: list[str] | None) -> list[str]:
+    """The splits, each once, although it may be asked for by several names."""
+    from detrkit.data import available_splits
+    from detrkit.data.opening import name_in_data
+    from detrkit.errors import ConfigurationError
+
+    available = available_splits(path)
+    splits = {name_in_data(path, split): split for split in reversed(asked or available)}
+    if not available and len(set(asked or ())) != 1:
+        raise ConfigurationError(f"{path} does not say which split it is: give one, such as --split train")
+    return list(reversed(splits.values()))
+
+
+def _left_out(path: str) -> list[str]:
+    from detrkit.data.opening import splits_without_pictures
+
+    return list(splits_without_pictures(path).values())
 
 
 def _write(form: str, dataset: DetectionDataset, folder: Path, split: str) -> list[str]:

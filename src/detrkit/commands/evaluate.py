@@ -34,8 +34,9 @@ def evaluate(
         output: JSON file for the figures.
         results: JSON file for all detections, in COCO's format.
         report: HTML file for figures and pictures.
-        orientation: for COCO data, whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out.
-        stretch_16bit: for COCO data, whether 16-bit grey pictures are stretched from their darkest to their brightest value.
+        orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
+            Pascal VOC.
+        stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
     """
     from detrkit.errors import ConfigurationError
     from detrkit.evaluation import compare, detect, evaluate_detections

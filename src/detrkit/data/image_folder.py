@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,11 +24,14 @@ from typing import Any
 import yaml
 
 from detrkit.data.coco import Record, build_dataset
-from detrkit.data.dataset import DetectionDataset
+from detrkit.data.coco_values import is_finite
+from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.findings import Changes, Faults
 from detrkit.data.pictures import pictures_below, shown_sizes
 from detrkit.data.split_names import plain_split
 from detrkit.data.text_files import read_lines, read_text
+from detrkit.data.wording import shown_value
+from detrkit.data.yaml_files import parse_yaml
 from detrkit.errors import DataError
 
 _METADATA, _OTHER_TABLES = "metadata.jsonl", ("metadata.csv", "metadata.parquet")
@@ -59,11 +61,12 @@ class MetadataSplit:
 
 @dataclass(frozen=True)
 class _Line:
-    """A picture and its objects; `objects` have `bbox`, `category`, and `area` and `iscrowd` if they are given."""
+    """A picture and its objects; `objects` have `bbox`, `category`, and `area` and `iscrowd` if they are given; null counts as none."""
 
     where: str
     file_name: str
     objects: tuple[dict[str, Any], ...]
+    is_null: bool = False
 
 
 def find_splits(folder: Path) -> dict[str, MetadataSplit]:
@@ -81,7 +84,7 @@ def find_splits(folder: Path) -> dict[str, MetadataSplit]:
     if whole is None:
         tables = [file for name in _OTHER_TABLES for file in sorted([*folder.glob(name), *folder.glob(f"*/{name}")])]
         if tables:
-            raise DataError(f"{tables[0]} is not read, for a table holds no lists of boxes: write {_METADATA} instead.")
+            raise DataError(f"{tables[0]} is not read, only {_METADATA} is: write that instead.")
         return {}
     parts = {line.file_name.partition("/")[0] for line in _read_lines(whole, Faults()) if "/" in line.file_name}
     splits = sorted(part for part in parts if plain_split(part) in _SPLITS)
@@ -99,14 +102,18 @@ def read_split(split: MetadataSplit, name: str, *, stretch_16bit: bool = False) 
         stretch_16bit: as for `read_coco`.
 
     Raises:
+        NoImagesError: the split's file has no lines.
         DataError: a line or a picture cannot be used; the message names it and the remedy.
     """
     faults, folder = Faults(), split.file.parent
-    read = {file: _read_lines(file, faults) for file in split.files}
-    lines = [line for line in read[split.file] if line.file_name.startswith(split.part and f"{split.part}/")]
+    in_file = _read_lines(split.file, faults)
     faults.check()
+    if not in_file:
+        raise NoImagesError(f"{split.file} lists no pictures: write a line for each.")
+    lines = [line for line in in_file if line.file_name.startswith(split.part and f"{split.part}/")]
     _check_listed_once(lines)
-    categories, notes = _categories([line for found in read.values() for line in found], split)
+    others = [line for file in split.files if file != split.file for line in _usable_lines(file)]
+    categories, notes = _categories([*in_file, *others], split)
     sizes = shown_sizes([folder / line.file_name for line in lines])
     ids = {category["name"] if category["is_text"] else category["id"]: category["id"] for category in categories}
     contents: dict[str, list[Record]] = {
@@ -118,7 +125,15 @@ def read_split(split: MetadataSplit, name: str, *, stretch_16bit: bool = False) 
         "categories": [{"id": category["id"], "name": category["name"]} for category in categories],
     }
     dataset = build_dataset(contents, split.file, folder, name, orientation="shown", stretch_16bit=stretch_16bit)
-    return dataclasses.replace(dataset, notes=(*notes, *_unlisted(lines, split), *dataset.notes))
+    return dataclasses.replace(dataset, notes=(*notes, *_null_notes(lines), *_unlisted(lines, split), *dataset.notes))
+
+
+def _usable_lines(file: Path) -> list[_Line]:
+    """What can be used of another split's metadata, for its classes; what is wrong there is said when that split is read."""
+    try:
+        return _read_lines(file, Faults())
+    except DataError:
+        return []
 
 
 def _read_lines(file: Path, faults: Faults) -> list[_Line]:
@@ -140,32 +155,53 @@ def _read_lines(file: Path, faults: Faults) -> list[_Line]:
             )
             continue
         objects = _objects(content, where, faults)
-        lines.append(_Line(where, file_name.replace("\\", "/").removeprefix("./"), tuple(objects)))
-    if not lines:
-        faults.add("empty", str(file), "lists no pictures: write a line for each.")
+        is_null = _is_null(content.get("objects", content))
+        lines.append(_Line(where, file_name.replace("\\", "/").removeprefix("./"), tuple(objects), is_null))
     return lines
+
+
+def _is_null(given: Any) -> bool:
+    """Whether objects, or the lists of their boxes and categories, are given as null."""
+    if not isinstance(given, dict):
+        return given is None
+    keys = [key for key in ("bbox", *_CATEGORY_KEYS) if key in given]
+    return bool(keys) and all(given[key] is None for key in keys)
 
 
 def _objects(content: dict[str, Any], where: str, faults: Faults) -> list[dict[str, Any]]:
     """The objects of a line, one dictionary each, whichever way round they are written."""
     given = content.get("objects", {"bbox": content["bbox"], **content} if "bbox" in content else None)
+    shown = shown_value(given)
+    if _is_null(given) and ("objects" in content or "bbox" in content):
+        return []
     if isinstance(given, dict):
         given = _turned_round(given, where, faults)
     if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
         faults.add(
             "objects",
             where,
-            "has no 'objects' with the lists 'bbox' and 'categories': write both, empty if there are none.",
+            f"{f'has the objects {shown}' if 'objects' in content else 'has no objects'}: write 'objects' with the lists 'bbox' and "
+            "'categories', empty if there are none.",
         )
         return []
     objects = []
     for each in given:
         category = next((each[key] for key in _CATEGORY_KEYS if key in each), None)
+        if isinstance(category, float) and category.is_integer():  # 1.0, as tables with gaps have it
+            category = int(category)
         box = each.get("bbox")
         if isinstance(category, bool) or not isinstance(category, int | str) or category == "":
-            faults.add("category", where, f"has an object of the category {category!r}: give its name or its number.")
-        elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
-            faults.add("box", where, f"has the box {box!r}: give four numbers: left, top, width and height in pixels.")
+            faults.add(
+                "category",
+                where,
+                f"has an object of the category {shown_value(category)}: give its name or its number.",
+            )
+        elif not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
+            faults.add(
+                "box",
+                where,
+                f"has the box {shown_value(box)}: give four numbers: left, top, width and height in pixels.",
+            )
         else:
             extra = {key: each[key] for key in _OPTIONAL_KEYS if key in each}
             objects.append({"bbox": box, "category": category, **extra})
@@ -188,10 +224,6 @@ def _turned_round(given: dict[str, Any], where: str, faults: Faults) -> list[dic
         faults.add("lengths", where, f"has {counts}: write as many of each.")
         return []
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_listed_once(lines: list[_Line]) -> None:
@@ -240,7 +272,7 @@ def _names_in_readme(readme: Path) -> dict[int, str]:
     if header is None:
         return {}
     try:
-        content = yaml.load(header[1], Loader=yaml.BaseLoader)  # all texts: the class name `no` stays one
+        content = parse_yaml(header[1], readme, first_line=2)
     except yaml.YAMLError as error:
         raise DataError(
             f"{readme} has a header that cannot be parsed ({' '.join(str(error).split())}): correct it."
@@ -280,6 +312,19 @@ def _annotations(lines: Iterable[_Line], ids: dict[Any, int]) -> list[Record]:
                 {"id": len(records) + 1, "image_id": image_id, "category_id": ids[each["category"]], **extra}
             )
     return records
+
+
+def _null_notes(lines: Iterable[_Line]) -> list[str]:
+    """A note if objects are null, as tables write it for nothing."""
+    changes = Changes()
+    for line in lines:
+        if line.is_null:
+            changes.add("null", line.where)
+    return changes.notes(
+        {
+            "null": "{count} lines have null for their objects and count as pictures without objects (the first: {first})."
+        }
+    )
 
 
 def _unlisted(lines: Iterable[_Line], split: MetadataSplit) -> list[str]:

@@ -7,16 +7,16 @@ COCO's format and the YAML file of a YOLO data set are opened by themselves, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detrkit.data import coco_layout, image_folder, voc, yolo, yolo_layout
 from detrkit.data.coco_frames import Orientation
-from detrkit.data.dataset import DetectionDataset
+from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.digits import DIGIT_SPLITS, read_digits
-from detrkit.data.split_names import in_usual_order, plain_split, spellings
+from detrkit.data.split_names import in_usual_order, plain_split, plain_where_unique, spellings
 from detrkit.data.yolo_description import YAML_SUFFIXES
 from detrkit.errors import DataError, closest
 
@@ -34,6 +34,7 @@ class Format:
             folder names it; empty where the folder is not in this format.
         read_split: from such a description and a name for messages to the data set.
         explain_missing: from the splits to why another one is missing, as the end of a message; empty where there is nothing to explain.
+        without_pictures: from the splits to others that the data set names, but that have no pictures, each with a sentence about it.
         options: which of `orientation` and `stretch_16bit` its `read_split` takes.
     """
 
@@ -41,6 +42,7 @@ class Format:
     find_splits: Callable[[Path], dict[str, Any]]
     read_split: Callable[..., DetectionDataset]
     explain_missing: Callable[[dict[str, Any]], str] = lambda splits: ""  # noqa: ARG005 - others use them
+    without_pictures: Callable[[dict[str, Any]], dict[str, str]] = lambda splits: {}  # noqa: ARG005 - others use them
     options: tuple[str, ...] = ("orientation", "stretch_16bit")
 
 
@@ -48,8 +50,8 @@ _YOLO = Format(
     yolo_layout.LOOKED_FOR,
     yolo_layout.find_splits,
     yolo.read_split,
-    yolo_layout.explain_missing_split,
-    ("stretch_16bit",),
+    without_pictures=yolo_layout.splits_without_pictures,
+    options=("stretch_16bit",),
 )
 FORMATS = (
     Format(coco_layout.LOOKED_FOR, coco_layout.find_splits, coco_layout.read_split),
@@ -72,6 +74,7 @@ def open_dataset(
         stretch_16bit: whether 16-bit grey pictures are stretched to the whole range, see `read_image`.
 
     Raises:
+        NoImagesError: the split lists no images, or the data set names it, but there are no pictures.
         DataError: there is no readable data set at this path, the split does not exist, or the data set has an error.
     """
     given: dict[str, Any] = {"orientation": orientation} if orientation != "auto" else {}
@@ -82,12 +85,9 @@ def open_dataset(
     if _is_annotation_file(path):
         return _open_file(path, split, given)
     form, files = _format_of(path)
-    spelling = next((spelling for spelling in spellings(split) if spelling in files), None)
+    spelling = _spelling(split, files)
     if spelling is None:
-        reason = form.explain_missing(files)
-        raise DataError(
-            f"{path} has no split '{split}'{f': {reason}' if reason else _which_split(split, available_splits(path))}"
-        )
+        raise _missing_split(path, split, form, files)
     for name in given:
         if name not in form.options:
             raise DataError(f"{path} is in a format that leaves no choice of {name}: leave it out.")
@@ -95,16 +95,31 @@ def open_dataset(
     return form.read_split(files[spelling], f"{folder.resolve().name} {split}", **given)
 
 
-def _which_split(split: str, available: list[str]) -> str:
-    """The end of a message about a split that does not exist."""
-    if len(available) > 1:
-        return f": {closest(split, available)}"
-    option = "--train-split" if plain_split(split) == "train" else "--split"
-    return f", only '{available[0]}': ask for '{available[0]}' ({option} {available[0]})."
+def _spelling(split: str, known: Iterable[str]) -> str | None:
+    """The name by which a data set knows a split, or None."""
+    return next((spelling for spelling in spellings(split) if spelling in known), None)
+
+
+def _missing_split(path: Path, split: str, form: Format, files: dict[str, Any]) -> DataError:
+    """Says why a split does not exist, and which ones do."""
+    empty = form.without_pictures(files)
+    named = _spelling(split, empty)
+    if named is not None:
+        return NoImagesError(empty[named])
+    reason, available = form.explain_missing(files), available_splits(path)
+    if reason or len(available) > 1:
+        return DataError(f"{path} has no split '{split}': {reason or closest(split, available)}")
+    return DataError(f"{path} has no split '{split}', only '{available[0]}': {_how_to_ask(available[0])}.")
+
+
+def _how_to_ask(split: str) -> str:
+    return f"ask for that one (in training --train-split {split} or --val-split {split}, elsewhere --split {split})"
 
 
 def available_splits(data: str | Path) -> list[str]:
     """The splits that `open_dataset` can open, `train`, `val` and `test` first; empty for an annotation file that does not say which split it is.
+
+    They have their plain names; those that share one keep their own, such as `val2014` and `val2017`.
 
     Raises:
         DataError: there is no readable data set at this path.
@@ -115,7 +130,33 @@ def available_splits(data: str | Path) -> list[str]:
     if _is_annotation_file(path):
         file_split = coco_layout.split_of_file(path)
         return [] if file_split is None else [plain_split(file_split)]
-    return in_usual_order({plain_split(name) for name in _format_of(path)[1]})
+    return in_usual_order(plain_where_unique(_format_of(path)[1]).values())
+
+
+def splits_without_pictures(data: str | Path) -> dict[str, str]:
+    """Splits that a data set names, although they have no pictures, each with a sentence about it; `available_splits` leaves them out.
+
+    Raises:
+        DataError: there is no readable data set at this path.
+    """
+    if str(data) == BUILT_IN or _is_annotation_file(path := _existing(data)):
+        return {}
+    form, files = _format_of(path)
+    return form.without_pictures(files)
+
+
+def name_in_data(data: str | Path, split: str) -> str:
+    """The name that a data set itself has for a split; the given one where it has none.
+
+    Raises:
+        DataError: there is no readable data set at this path.
+    """
+    if str(data) == BUILT_IN:
+        return plain_split(split)
+    path = _existing(data)
+    if _is_annotation_file(path):
+        return coco_layout.split_of_file(path) or plain_split(split)
+    return _spelling(split, _format_of(path)[1]) or split
 
 
 def _existing(data: str | Path) -> Path:
@@ -138,9 +179,8 @@ def _open_file(path: Path, split: str, given: dict[str, Any]) -> DetectionDatase
     if file_split is None:
         return coco_layout.read_split(path, path.stem, **given)
     if file_split not in spellings(split):
-        option = "--train-split" if plain_split(split) == "train" else "--split"
         raise DataError(
-            f"{path} is the split '{file_split}', not '{split}': ask for '{file_split}' ({option} {file_split}), or give the folder above it."
+            f"{path} is the split '{file_split}', not '{split}': {_how_to_ask(file_split)}, or give the folder above it."
         )
     return coco_layout.read_split(path, f"{coco_layout.root_of_file(path).name} {file_split}", **given)
 

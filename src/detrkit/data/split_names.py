@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 YEARS = ("2017", "2014")
 _VALIDATION = ("val", "valid", "validation")
 _USUAL_ORDER = ("train", "val", "test")
@@ -22,6 +25,14 @@ def spellings(split: str) -> list[str]:
     return list(dict.fromkeys([split, *names, *(name + year for year in YEARS for name in names)]))
 
 
-def in_usual_order(splits: set[str]) -> list[str]:
-    """`train`, `val` and `test` first, then the others in the order of their names."""
-    return [name for name in _USUAL_ORDER if name in splits] + sorted(splits.difference(_USUAL_ORDER))
+def plain_where_unique(splits: Iterable[str]) -> dict[str, str]:
+    """The plain name of each split; those that share one keep the names that they have: `val2014` and `val2017`."""
+    names = list(dict.fromkeys(splits))
+    counts = Counter(map(plain_split, names))
+    return {name: plain_split(name) if counts[plain_split(name)] == 1 else name for name in names}
+
+
+def in_usual_order(splits: Iterable[str]) -> list[str]:
+    """`train`, `val` and `test` first, by whichever of their names, then the others in the order of their names."""
+    order = {name: place for place, name in enumerate(_USUAL_ORDER)}
+    return sorted(splits, key=lambda split: (order.get(plain_split(split), len(order)), split))

@@ -7,7 +7,7 @@ Rules that a user may want to know:
 - With lists, image ids count from 1 over the sorted image names of all splits; an image has the same id in `train` and in `trainval`.
   Without lists they count from 1 in each split.
 - Objects marked `difficult` become crowd regions: they are not trained on, and detections inside them are ignored.
-- Swapped corners are swapped back. A box whose corners coincide in x or y would be one pixel wide by the rule above; in practice it is a
+- Swapped corners are swapped back; `voc_corners` says when they are left, top, width and height instead, which is refused. A box whose corners coincide in x or y would be one pixel wide by the rule above; in practice it is a
   click without a drag. It is dropped like a COCO box without area.
 - An object without a box, but with a polygon, has the box around the polygon.
 - An image that a list names must have an XML file. Without lists, a picture without an XML file is a picture without objects.
@@ -26,7 +26,8 @@ from detrkit.data.coco import Record, build_dataset
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.split_names import spellings
-from detrkit.data.voc_files import ListedImage, find_pictures, first_names, listed_images, without_ending
+from detrkit.data.voc_corners import PlacedObject, check_corners
+from detrkit.data.voc_files import ListedImage, find_pictures, listed_images, without_ending
 from detrkit.data.voc_layout import (
     LOOKED_FOR,
     annotation_folder,
@@ -35,8 +36,9 @@ from detrkit.data.voc_layout import (
     split_is_assumed,
     splits_beside,
 )
-from detrkit.data.voc_sizes import settle_sizes
+from detrkit.data.voc_sizes import settle_sizes, size_in_header
 from detrkit.data.voc_xml import Annotation, VocObject, read_annotation
+from detrkit.data.wording import first_few
 from detrkit.errors import DataError, closest
 
 __all__ = ["LOOKED_FOR", "explain_missing_split", "find_splits", "read_split", "read_voc"]
@@ -55,15 +57,25 @@ class _Image:
 _WITHOUT_OBJECTS = Annotation("", None, None, ())
 
 
-def read_voc(folder: str | Path, split: str, *, name: str | None = None) -> DetectionDataset:
+def read_voc(
+    folder: str | Path,
+    split: str,
+    *,
+    name: str | None = None,
+    orientation: Orientation = "auto",
+    stretch_16bit: bool = False,
+) -> DetectionDataset:
     """One split of a Pascal VOC data set.
 
     Args:
         folder: in one of the layouts that `voc_layout` knows, such as `JPEGImages`, `Annotations` and `ImageSets/Main`.
         split: `train`, `val`, `test` or the name of a list in `ImageSets/Main`.
         name: for messages; by default the folder's name and the split.
+        orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out by sizes and boxes.
+        stretch_16bit: whether 16-bit grey pictures are stretched to the whole range, see `read_image`.
 
     Raises:
+        NoImagesError: the split lists no images.
         DataError: a list, an annotation file or an image is missing or cannot be used; the message names the file and the remedy.
     """
     folder = Path(folder)
@@ -74,7 +86,8 @@ def read_voc(folder: str | Path, split: str, *, name: str | None = None) -> Dete
     if spelling is None:
         reason = explain_missing_split(splits) or closest(split, splits)
         raise DataError(f"{folder} has no split '{split}': {reason}")
-    return read_split(splits[spelling], name or f"{folder.resolve().name} {split}")
+    name = name or f"{folder.resolve().name} {split}"
+    return read_split(splits[spelling], name, orientation=orientation, stretch_16bit=stretch_16bit)
 
 
 def read_split(
@@ -95,6 +108,7 @@ def read_split(
     area_notes = _check_boxes(images, source)
     ids = _image_ids(source, listed.values(), images)
     records, size_notes = settle_sizes(_image_records(images, ids), [image.file for image in images], pictures)
+    corner_notes = _check_corners(images, records, pictures, source)
     categories = _category_records(annotations.values())
     contents = {
         "images": records,
@@ -112,8 +126,16 @@ def read_split(
     assumed = (
         ["Nothing says which split the pictures are, so all of them are 'train'."] if split_is_assumed(splits) else []
     )
-    notes = [*assumed, *list_notes, *picture_notes, *size_notes, *area_notes, *_object_notes(images), *dataset.notes]
-    return dataclasses.replace(dataset, notes=tuple(notes))
+    read_notes = [
+        *assumed,
+        *list_notes,
+        *picture_notes,
+        *size_notes,
+        *area_notes,
+        *corner_notes,
+        *_object_notes(images),
+    ]
+    return dataclasses.replace(dataset, notes=(*read_notes, *dataset.notes))
 
 
 def _read_annotations(files: Sequence[Path]) -> dict[Path, Annotation]:
@@ -125,7 +147,7 @@ def _read_annotations(files: Sequence[Path]) -> dict[Path, Annotation]:
         except DataError as error:
             errors[file] = error
     if errors:
-        names = first_names([file.name for file in errors])
+        names = first_few([file.name for file in errors])
         more = f" ({len(errors)} of the {len(files)} XML files cannot be used: {names}.)" if len(errors) > 1 else ""
         raise DataError(f"{next(iter(errors.values()))}{more}")
     return annotations
@@ -246,21 +268,33 @@ def _counted(images: Sequence[_Image], is_meant: Callable[[VocObject], bool]) ->
     if not places:
         return None
     image, number = places[0]
-    return _Count(len(places), f"object {number} of {image.file.name if image.file else image.picture}")
+    return _Count(len(places), _place(image, number))
+
+
+def _check_corners(images: Sequence[_Image], records: Sequence[Record], folder: Path, source: Path) -> list[str]:
+    """Refuses boxes whose corners are left, top, width and height; notes swapped corners."""
+    if not any(each.is_swapped for image in images for each in image.annotation.objects):
+        return []
+    placed = []
+    for image, record in zip(images, records, strict=True):
+        known = record["height"] is not None and record["width"] is not None
+        size = (record["height"], record["width"]) if known else size_in_header(folder / image.picture)
+        for number, each in enumerate(image.annotation.objects, start=1):
+            if each.has_area:
+                placed.append(PlacedObject(each, size, _place(image, number)))
+    return check_corners(placed, sum(len(image.annotation.objects) for image in images), source)
+
+
+def _place(image: _Image, number: int) -> str:
+    return f"object {number} of {image.file.name if image.file else image.picture}"
 
 
 def _object_notes(images: Sequence[_Image]) -> list[str]:
     total = sum(len(image.annotation.objects) for image in images)
-    swapped = _counted(images, lambda each: each.is_swapped)
     polygons = _counted(images, lambda each: each.from_polygon)
     commas = _counted(images, lambda each: each.decimal_commas)
     difficult = _counted(images, lambda each: each.difficult and each.has_area)
     notes = []
-    if swapped:
-        notes.append(
-            f"{swapped.count} of {total} boxes have swapped corners (xmin above xmax, or ymin above ymax), which were swapped back "
-            f"(the first: {swapped.first})."
-        )
     if polygons:
         notes.append(
             f"{polygons.count} of {total} objects have a polygon and no bndbox, and got the box around it (the first: {polygons.first})."

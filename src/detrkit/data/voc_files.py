@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from detrkit.data.file_names import folded
 from detrkit.data.voc_layout import (
     ANNOTATION_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -20,9 +20,9 @@ from detrkit.data.voc_layout import (
     serves_all_splits,
     visible_files,
 )
+from detrkit.data.wording import first_few
 from detrkit.errors import DataError
 
-_NAMES_SHOWN = 3
 _ENDINGS = ANNOTATION_SUFFIXES + PICTURE_SUFFIXES
 _PICTURE_AND_ANNOTATION = re.compile(r"(?P<picture>.*\S)\s+(?P<annotation>\S.*\.xml)", re.IGNORECASE)
 
@@ -51,8 +51,8 @@ class FileIndex:
         for file, name in self.names.items():
             for spelling in (name, without_ending(name)):
                 self._exact[spelling].append(file)
-                self._folded[_folded(spelling)].append(file)
-            self._bare[_folded(without_ending(file.name))].append(file)
+                self._folded[folded(spelling)].append(file)
+            self._bare[folded(without_ending(file.name))].append(file)
 
     def key(self, file: Path) -> str:
         """The name of one of the files without its ending."""
@@ -68,10 +68,10 @@ class FileIndex:
         for tail in tails:
             if tail in self._exact:
                 return self._exact[tail]
-        for tail in map(_folded, tails):
+        for tail in map(folded, tails):
             if tail in self._folded:
                 return self._folded[tail]
-        anywhere = self._bare.get(_folded(tails[-1]), [])
+        anywhere = self._bare.get(folded(tails[-1]), [])
         return anywhere if len({self.key(file) for file in anywhere}) == 1 else []
 
 
@@ -160,12 +160,6 @@ def without_ending(name: str) -> str:
     return name[: len(name) - len(ending)] or name
 
 
-def first_names(names: Sequence[object]) -> str:
-    """The first few of many names, for a message."""
-    shown = [str(name) for name in names[:_NAMES_SHOWN]]
-    return ", ".join(shown) + (", …" if len(names) > _NAMES_SHOWN else "")
-
-
 def _listed_image(line: str, index: FileIndex, *, rated: bool) -> ListedImage:
     """The image that a line means: all of it is the name, or the first of two columns, or the second one names the XML file."""
     readings = [line]
@@ -188,7 +182,7 @@ def _check_list(source: Path, images: Sequence[ListedImage], folder: Path, *, ne
         seen: set[str] = set()
         twice = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
         more = (
-            "" if len(twice) == 1 else f" ({len(twice)} of its {len(names)} lines repeat others: {first_names(twice)}.)"
+            "" if len(twice) == 1 else f" ({len(twice)} of its {len(names)} lines repeat others: {first_few(twice)}.)"
         )
         raise DataError(f"{source} lists {twice[0]} twice: remove one of the two lines.{more}")
     missing = [image.name for image in images if image.annotation is None]
@@ -201,8 +195,8 @@ def _check_list(source: Path, images: Sequence[ListedImage], folder: Path, *, ne
 
 def _of_all(items: Sequence[object], count: int, what: str) -> str:
     """The end of a sentence: the full stop, and how many others there are."""
-    names = [item.name if isinstance(item, Path) else item for item in items]
-    return "." if len(items) == 1 else f". ({len(items)} of {count} {what}: {first_names(names)}.)"
+    names = [item.name if isinstance(item, Path) else str(item) for item in items]
+    return "." if len(items) == 1 else f". ({len(items)} of {count} {what}: {first_few(names)}.)"
 
 
 def _best_index(annotations: Path, keys: Iterable[str]) -> FileIndex:
@@ -261,8 +255,3 @@ def _tails(name: str) -> list[str]:
     """A name with all of its folders, without the first one, and so on down to the bare name."""
     parts = name.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
-
-
-def _folded(name: str) -> str:
-    """The same for names that differ only in case or in how accents are composed."""
-    return unicodedata.normalize("NFC", name).casefold()

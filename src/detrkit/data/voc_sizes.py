@@ -11,10 +11,10 @@ from PIL import Image
 
 from detrkit.data.coco import Record
 from detrkit.data.images import ImageFacts, inspect_image
+from detrkit.data.wording import first_few
 from detrkit.errors import DataError
 
 _THREADS = 8
-_NAMES_SHOWN = 3
 _TOLERANCE = 1  # pixels by which tools miss a width or height
 
 Size = tuple[int, int]  # height and width
@@ -60,7 +60,7 @@ def settle_sizes(
         DataError: sizes differ by more than a pixel; all of them are counted and the first ones named.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        headers = list(pool.map(lambda record: _size_in_header(folder / record["file_name"]), records))
+        headers = list(pool.map(lambda record: size_in_header(folder / record["file_name"]), records))
     differences = []
     for position, (record, file, header) in enumerate(zip(records, files, headers, strict=True)):
         given = (record["height"], record["width"])
@@ -80,7 +80,7 @@ def settle_sizes(
 
 
 def _wrong_sizes(wrong: Sequence[_Difference], count: int) -> DataError:
-    names = "; ".join(map(str, wrong[:_NAMES_SHOWN])) + ("; …" if len(wrong) > _NAMES_SHOWN else "")
+    names = first_few(list(map(str, wrong)))
     exchanged = sum(each.is_exchanged for each in wrong)
     if exchanged == len(wrong):
         remedy = (
@@ -104,7 +104,7 @@ def _notes(differences: Sequence[_Difference], count: int) -> list[str]:
     ]
 
 
-def _size_in_header(path: Path) -> Size | None:
+def size_in_header(path: Path) -> Size | None:
     """Height and width as stored, or None if the picture cannot be opened: the check of all pictures says why."""
     try:
         with Image.open(path) as image:

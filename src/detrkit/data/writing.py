@@ -25,9 +25,10 @@ import yaml
 from PIL import ExifTags, Image
 
 from detrkit.data.dataset import DetectionDataset, ImageFiles
+from detrkit.data.file_names import folded
 from detrkit.data.findings import Changes
 from detrkit.data.pictures import PICTURE_SUFFIXES
-from detrkit.data.yolo_description import describe_file
+from detrkit.data.yolo_description import check_split_name, described_so_far
 from detrkit.errors import OutputError
 from detrkit.files import write_json, write_text
 
@@ -77,6 +78,7 @@ def write_yolo(dataset: DetectionDataset, folder: Path, split: str) -> list[str]
         Notes: what could not be kept, in plain sentences with counts.
 
     Raises:
+        DataError: the split has a name that means something else in the YAML file.
         OutputError: a file cannot be written.
     """
     dataset, notes = as_shown(dataset)
@@ -91,6 +93,8 @@ def write_yolo(dataset: DetectionDataset, folder: Path, split: str) -> list[str]
     sentences = {
         "crowd": "{count} crowd regions were left out, which YOLO cannot mark (the first: in {first}).",
         "clipped": "{count} boxes were clipped to their picture, for YOLO's numbers end there (the first: in {first}).",
+        "repeated": "{count} boxes repeat another of their class in the same picture and were written once, for YOLO's readers leave repeated "
+        "lines out (the first: in {first}).",
         "outside": "{count} boxes lie outside their picture and were left out (the first: in {first}).",
     }
     return [*notes, *changes.notes(sentences)]
@@ -98,19 +102,19 @@ def write_yolo(dataset: DetectionDataset, folder: Path, split: str) -> list[str]
 
 def _describe_split(dataset: DetectionDataset, file: Path, split: str) -> list[int]:
     """Adds a split and its classes to the YAML file; returns the number of each category."""
-    earlier = describe_file(file) if file.is_file() else None
-    splits = {key: places[0] for key, places in earlier.splits.items()} if earlier else {}
-    numbers = {name: number for number, name in (earlier.names or {}).items()} if earlier else {}
+    check_split_name(split)
+    splits, names = described_so_far(file) if file.is_file() else ({}, {})
+    numbers = {name: number for number, name in names.items()}
     for category in dataset.categories:
-        numbers.setdefault(category.name, len(numbers))
+        numbers.setdefault(category.name, max(numbers.values(), default=-1) + 1)
     content = {**splits, split: f"images/{split}", "names": {number: name for name, number in numbers.items()}}
     write_text(file, yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
     return [numbers[category.name] for category in dataset.categories]
 
 
 def _label_lines(dataset: DetectionDataset, index: int, numbers: Sequence[int], changes: Changes) -> list[str]:
-    """The lines of one label file: class, centre and size as fractions of the picture."""
-    lines = []
+    """The lines of one label file: class, centre and size as fractions of the picture; each line once, for readers drop repeated ones."""
+    lines: dict[str, None] = {}  # each once, in order
     height, width = dataset.sizes[index].tolist()
     objects, name = dataset.objects(index), dataset.image_name(index)
     for label, crowd, (left, top, right, bottom) in zip(
@@ -127,14 +131,18 @@ def _label_lines(dataset: DetectionDataset, index: int, numbers: Sequence[int], 
                 continue
             changes.add("clipped", name)
             numbers_cxcywh = _fractions(clipped, width, height)
-        lines.append(" ".join([str(numbers[label]), *(f"{number:.{_DECIMALS}f}" for number in numbers_cxcywh)]))
-    return lines
+        line = " ".join([str(numbers[label]), *(f"{number:.{_DECIMALS}f}" for number in numbers_cxcywh)])
+        if line in lines:
+            changes.add("repeated", name)
+        else:
+            lines[line] = None
+    return list(lines)
 
 
 def _fractions(box_xyxy: tuple[float, float, float, float], width: int, height: int) -> tuple[float, ...]:
     left, top, right, bottom = box_xyxy
     numbers = ((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)
-    return tuple(round(number, _DECIMALS) for number in numbers)
+    return tuple(round(number, _DECIMALS) + 0.0 for number in numbers)  # never -0.0, whose text would differ
 
 
 def copy_pictures(dataset: DetectionDataset, folder: Path) -> list[str]:
@@ -193,7 +201,7 @@ def _unique_names(names: Sequence[str]) -> list[str]:
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).stem.casefold()
+    return folded(PurePosixPath(name).stem)
 
 
 def as_shown(dataset: DetectionDataset) -> tuple[DetectionDataset, list[str]]:

@@ -6,7 +6,6 @@ import filecmp
 import io
 import re
 import shutil
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from detrkit.data.dataset import DetectionDataset, ImageFiles
+from detrkit.data.file_names import folded
 from detrkit.data.voc_files import without_ending
 from detrkit.data.voc_layout import PICTURE_SUFFIXES, SPLIT_LISTS
+from detrkit.data.wording import first_few
 from detrkit.errors import DataError, OutputError
 from detrkit.files import prepare_folder, write_atomically, write_text
 
@@ -29,7 +30,6 @@ _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]") 
 _UNSAFE = re.compile(
     r'[<>:"|?*\x00-\x1f\x7f\x85\u2028\u2029\ufffe\uffff\ud800-\udfff]'
 )  # what some file systems refuse, and line breaks
-_NAMES_SHOWN = 5
 
 Corners = tuple[Decimal, Decimal, Decimal, Decimal]
 
@@ -128,7 +128,7 @@ class _Names:
         self.taken: dict[str, None] = {}
         self._folder = folder
         present = [file for part in (_ANNOTATIONS, _PICTURES) for file in (folder / part).iterdir()]
-        self._others = {_folded(without_ending(file.name)) for file in present}
+        self._others = {folded(without_ending(file.name)) for file in present}
         self._own: set[str] = set()
 
     def spellings(self, image_name: str) -> Iterator[str]:
@@ -139,18 +139,18 @@ class _Names:
         yield from (f"{plain}_{number}" for number in count(2))
 
     def is_free(self, name: str) -> bool:
-        return _folded(name) not in self._others | self._own
+        return folded(name) not in self._others and folded(name) not in self._own
 
     def is_shared(self, name: str, annotation: str, picture: _Picture, place: Path) -> bool:
         """Whether another split has left the same image here, with the same objects."""
         file = self._folder / _ANNOTATIONS / f"{name}.xml"
-        if _folded(name) in self._own or not file.is_file() or file.read_text(encoding="utf-8") != annotation:
+        if folded(name) in self._own or not file.is_file() or file.read_text(encoding="utf-8") != annotation:
             return False
         return picture.is_in(place)
 
     def take(self, name: str) -> None:
         self.taken[name] = None
-        self._own.add(_folded(name))
+        self._own.add(folded(name))
 
 
 def _check_classes(dataset: DetectionDataset) -> None:
@@ -231,10 +231,9 @@ def _notes(dataset: DetectionDataset, too_small: list[str]) -> list[str]:
     used = set(dataset.labels.tolist())
     unused = [category.name for category in dataset.categories if category.index not in used]
     if unused:
-        shown = ", ".join(unused[:_NAMES_SHOWN]) + (", …" if len(unused) > _NAMES_SHOWN else "")
         notes.append(
             f"{len(unused)} of {len(dataset.categories)} classes have no objects here, and Pascal VOC has no list of classes; unless another "
-            f"split has objects of them, they are lost: {shown}."
+            f"split has objects of them, they are lost: {first_few(unused)}."
         )
     return notes
 
@@ -245,7 +244,3 @@ def _copy(source: Path, place: Path) -> None:
 
 def _write_bytes(place: Path, content: bytes) -> None:
     place.write_bytes(content)
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()

@@ -18,31 +18,41 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.coco import Record, build_dataset
-from detrkit.data.dataset import DetectionDataset
+from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.pictures import common_folder, shown_sizes
+from detrkit.data.split_names import spellings
 from detrkit.data.yolo_description import YoloDescription
 from detrkit.data.yolo_labels import LabelledObject, LabelReader, class_numbers
-from detrkit.data.yolo_layout import YoloSplit, find_splits, find_splits_in_file, pair_pictures
+from detrkit.data.yolo_layout import YoloSplit, find_splits, find_splits_in_file, pair_pictures, splits_without_pictures
 from detrkit.errors import DataError
 
 
-def read_yolo(data: str | Path, split: str, *, name: str | None = None) -> DetectionDataset:
+def read_yolo(
+    data: str | Path, split: str, *, name: str | None = None, stretch_16bit: bool = False
+) -> DetectionDataset:
     """One split of a YOLO data set.
 
     Args:
         data: a YAML file, or a folder with one, or with `images` and `labels`.
-        split: as the YAML file or the folders name it, such as `train`.
+        split: as the YAML file or the folders name it, such as `train`; `val`, `valid` and `validation` mean the same.
         name: for messages; by default the folder's name and the split.
+        stretch_16bit: whether 16-bit grey pictures are stretched to the whole range, see `read_image`.
 
     Raises:
+        NoImagesError: the split has no pictures.
         DataError: the description, a list, a label file or a picture is missing or cannot be used; the message names the file and the remedy.
     """
     path = Path(data)
     splits = find_splits(path) if path.is_dir() else find_splits_in_file(path)
-    if split not in splits:
+    spelling = next((spelling for spelling in spellings(split) if spelling in splits), None)
+    if spelling is None:
+        empty = splits_without_pictures(splits) if splits else {}
+        named = next((spelling for spelling in spellings(split) if spelling in empty), None)
+        if named is not None:
+            raise NoImagesError(empty[named])
         raise DataError(f"{path} has no split '{split}' in YOLO's layout, but {', '.join(splits) or 'none'}.")
     folder = path if path.is_dir() else path.parent
-    return read_split(splits[split], name or f"{folder.resolve().name} {split}")
+    return read_split(splits[spelling], name or f"{folder.resolve().name} {split}", stretch_16bit=stretch_16bit)
 
 
 def read_split(split: YoloSplit, name: str, *, stretch_16bit: bool = False) -> DetectionDataset:

@@ -1,26 +1,42 @@
 """What a YOLO data set says about itself: the YAML file with its splits and class names, or folders and `classes.txt` without one.
 
-Nothing is searched for here except that file: where a split's pictures lie is `yolo_layout`'s question.
+`train`, `val` and `test`, by any of their names, are splits. Any other key is one if its value is a place with pictures, or a text file
+that lists some, so that sets with splits of their own (`minival`, CVAT's `default`) are read, too.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from detrkit.data.pictures import has_pictures, is_picture
 from detrkit.data.split_names import plain_split
 from detrkit.data.text_files import read_lines, read_text
+from detrkit.data.wording import first_few
+from detrkit.data.yaml_files import parse_yaml
+from detrkit.data.yolo_places import Places
 from detrkit.errors import DataError
 
 YAML_SUFFIXES = (".yaml", ".yml")
 _USUAL_NAMES = ("data", "dataset")
 _SPLITS = ("train", "val", "test")
-_NAMES_SHOWN = 5
+_OTHER_KEYS = (
+    "path",
+    "names",
+    "nc",
+    "kpt_shape",
+    "flip_idx",
+    "channels",
+    "colors",
+    "download",
+    "yaml_file",
+    "roboflow",
+)
 _CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names")
 
 
@@ -49,6 +65,11 @@ class YoloDescription:
         """The folder that the description lies in."""
         return self.source if self.source.is_dir() else self.source.parent
 
+    @property
+    def places(self) -> Places:
+        """Finds what `splits` says."""
+        return Places(self.folder, self.root)
+
 
 def describe_folder(folder: Path) -> YoloDescription | None:
     """The description of a folder's YOLO data set: its YAML file, or else `images` and `labels`; None if it has neither.
@@ -66,16 +87,39 @@ def describe_file(file: Path) -> YoloDescription:
         DataError: the file cannot be read, or does not describe a YOLO data set.
     """
     content = _parsed(file)
-    if not _describes_splits(content):
+    if not _describes_splits(content, file):
         raise DataError(
             f"{file} does not describe a YOLO data set: it needs 'names' and at least one of 'train', 'val' and 'test'."
         )
     return _from_content(content, file)
 
 
+def described_so_far(file: Path) -> tuple[dict[str, Any], dict[int, str]]:
+    """The splits, as they are written, and the classes in a YAML file to which another split is added.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    content = _parsed(file)
+    if not isinstance(content, dict):
+        raise DataError(f"{file} does not describe a YOLO data set: move it away, or choose another folder.")
+    splits = {key: value for key, value in content.items() if key not in _OTHER_KEYS and _written_places(value)}
+    return splits, _class_names(content, file)[0]
+
+
+def check_split_name(split: str) -> None:
+    """Refuses names of splits that mean something else in a YAML file.
+
+    Raises:
+        DataError: it is one of them.
+    """
+    if split in _OTHER_KEYS:
+        raise DataError(f"YOLO's YAML file has another use for the key '{split}': give the split another name.")
+
+
 def _from_yaml_in(folder: Path) -> YoloDescription | None:
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in YAML_SUFFIXES and file.is_file())
-    fitting = {file: content for file in files if _describes_splits(content := _parsed_if_yolo(file))}
+    fitting = {file: content for file in files if _describes_splits(content := _parsed_if_yolo(file), file)}
     if not fitting:
         return None
     usual = [file for name in _USUAL_NAMES for file in fitting if file.stem.lower() == name]
@@ -90,7 +134,7 @@ def _from_yaml_in(folder: Path) -> YoloDescription | None:
     if not others:
         return described
     note = f"{file.name} was read; {' and '.join(others)} beside it would describe the data set differently."
-    return YoloDescription(**{**vars(described), "notes": (note, *described.notes)})
+    return replace(described, notes=(note, *described.notes))
 
 
 def _parsed_if_yolo(file: Path) -> Any:
@@ -106,19 +150,54 @@ def _parsed_if_yolo(file: Path) -> Any:
 def _parsed(file: Path) -> Any:
     """A YAML file with all scalars as text: the class names `no`, `on` and `1e3` stay what they are."""
     try:
-        return yaml.load(read_text(file), Loader=yaml.BaseLoader)
+        return parse_yaml(read_text(file), file)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise DataError(f"{file} cannot be parsed as YAML ({problem}): correct it or export it again.") from None
 
 
-def _describes_splits(content: Any) -> bool:
-    return isinstance(content, dict) and ("names" in content or "nc" in content) and bool(_split_keys(content))
+def _describes_splits(content: Any, file: Path) -> bool:
+    return isinstance(content, dict) and ("names" in content or "nc" in content) and bool(_split_keys(content, file))
 
 
-def _split_keys(content: dict[str, Any]) -> list[str]:
+def _split_keys(content: dict[str, Any], file: Path) -> list[str]:
     """The keys that stand for splits; those without a value are templates that nobody filled in."""
-    return [key for key in content if plain_split(key) in _SPLITS and not _is_empty(content[key])]
+    usual = [key for key in content if plain_split(key) in _SPLITS and not _is_empty(content[key])]
+    root = content.get("path")
+    places = Places(file.parent, None if not isinstance(root, str) or _is_empty(root) else root)
+    named = [place for key in usual for place in _found(content[key], places)]
+    # What contains the folder of a split is no split itself: `root: .`, `images: images`.
+    above = {file.parent.absolute(), *file.parent.absolute().parents}
+    above |= {parent for place in named for parent in place.absolute().parents}
+    kept = []
+    for key, value in content.items():
+        found = _found(value, places) if key not in (*usual, *_OTHER_KEYS) else []
+        if key in usual or (found and all(_has_pictures(each) and each.absolute() not in above for each in found)):
+            kept.append(key)
+    return kept
+
+
+def _written_places(value: Any) -> list[str]:
+    """The texts that may be places; empty if the value is anything else."""
+    places = value if isinstance(value, list) else [value]
+    return places if all(isinstance(place, str) and place.strip() for place in places) else []
+
+
+def _found(value: Any, places: Places) -> list[Path]:
+    """The places that a value names, all of which exist; otherwise empty."""
+    found = [places.find(place.strip()) for place in _written_places(value)]
+    return [place for place in found if place is not None] if None not in found else []
+
+
+def _has_pictures(place: Path) -> bool:
+    """Whether it is a folder with pictures, or a text file whose first line is the name of one."""
+    if place.is_dir():
+        return has_pictures(place)
+    try:
+        lines = (line.strip().strip("\"'") for line in read_lines(place))
+    except DataError:
+        return False
+    return is_picture(Path(next(filter(None, lines), "").replace("\\", "/")).name)
 
 
 def _is_empty(value: Any) -> bool:
@@ -133,7 +212,7 @@ def _from_content(content: dict[str, Any], file: Path) -> YoloDescription:
     return YoloDescription(
         source=file,
         root=None if _is_empty(root) else root,
-        splits={key: _places(content[key], key, file) for key in _split_keys(content)},
+        splits={key: _places(content[key], key, file) for key in _split_keys(content, file)},
         names=names,
         key_points=_key_points(content, file),
         notes=tuple(notes),
@@ -141,8 +220,8 @@ def _from_content(content: dict[str, Any], file: Path) -> YoloDescription:
 
 
 def _places(value: Any, key: str, file: Path) -> tuple[str, ...]:
-    places = value if isinstance(value, list) else [value]
-    if not all(isinstance(place, str) and place.strip() for place in places):
+    places = _written_places(value)
+    if not places:
         raise DataError(f"{file}: '{key}' is {value!r}; give a folder, a text file, or a list of them.")
     return tuple(place.strip() for place in places)
 
@@ -159,7 +238,7 @@ def _class_names(content: dict[str, Any], file: Path) -> tuple[dict[int, str], l
         return {number: str(number) for number in range(count)}, [note]
     names = _listed_names(given, file) if isinstance(given, list) else _mapped_names(given, file)
     if count is not None and count not in (len(names), max(names) + 1):
-        first = ", ".join([*names.values()][:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+        first = first_few(list(names.values()))
         raise DataError(f"{file}: nc is {count}, but names has {len(names)} ({first}): make the two agree.")
     return names, []
 

@@ -10,20 +10,21 @@
 
 from __future__ import annotations
 
-import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from detrkit.data.dataset import NoImagesError
+from detrkit.data.file_names import folded
 from detrkit.data.findings import Changes
 from detrkit.data.pictures import PICTURE_SUFFIXES, has_pictures, is_picture, pictures_below
 from detrkit.data.text_files import read_lines
+from detrkit.data.wording import first_few
 from detrkit.data.yolo_description import YoloDescription, describe_file, describe_folder, subfolder
+from detrkit.data.yolo_places import joined, tails
 from detrkit.errors import DataError
 
 LOOKED_FOR = ("data.yaml", "images/<split>/ with labels/<split>/")
-_PLACES_SHOWN = 4
 _LABEL_SUFFIX = ".txt"
 _NOT_LABELS = ("classes", "labels", "notes", "train", "val", "valid", "test")  # and whatever begins with "readme"
 
@@ -54,7 +55,8 @@ class PairedPictures:
 def find_splits(folder: Path) -> dict[str, YoloSplit]:
     """A folder's splits, keyed as its YAML file or its folders name them; empty if it is not a YOLO data set.
 
-    Where other splits have pictures, one whose folder is empty does not count: Roboflow's exports name `valid` and `test` in any case.
+    Where other splits have pictures, one whose folder is empty or missing does not count: Roboflow's exports name `valid` and `test` in any
+    case.
     """
     return _splits_of(describe_folder(folder))
 
@@ -72,30 +74,46 @@ def _splits_of(description: YoloDescription | None) -> dict[str, YoloSplit]:
     return {key: YoloSplit(description, key) for key in kept}
 
 
-def explain_missing_split(splits: dict[str, YoloSplit]) -> str:
-    """Why a split that the YAML file names is not among these, as the end of a message; empty if it names no other."""
-    description = next(iter(splits.values())).description
-    empty = [f"{', '.join(places)} for '{key}'" for key, places in _empty_splits(description).items()]
-    if not empty:
-        return ""
-    return f"{description.source} gives {' and '.join(empty)}, where no pictures are: put pictures there"
+def splits_without_pictures(splits: dict[str, YoloSplit]) -> dict[str, str]:
+    """The splits that the YAML file names but that are not among these, because no pictures are there, each with a sentence about it."""
+    sentences = {}
+    for key in _empty_splits(next(iter(splits.values())).description):
+        if key not in splits:
+            try:
+                _find_pictures(YoloSplit(next(iter(splits.values())).description, key))
+            except DataError as error:
+                sentences[key] = str(error)
+    return sentences
 
 
-def _empty_splits(description: YoloDescription) -> dict[str, list[str]]:
-    """The splits whose folders exist and hold no pictures, with these folders."""
-    empty = {}
-    for key, written in description.splits.items():
-        places = [_find_place(description, place) for place in written]
-        if all(place is not None and place.is_dir() and not has_pictures(place) for place in places):
-            empty[key] = [str(place) for place in places]
-    return empty
+def _empty_splits(description: YoloDescription) -> list[str]:
+    """The splits whose places do not exist or hold no pictures."""
+    return [key for key in description.splits if _is_empty(description, key)]
+
+
+def _is_empty(description: YoloDescription, key: str) -> bool:
+    places = [description.places.find(written) for written in description.splits[key]]
+    return all(place is None or _holds_nothing(place) for place in places)
+
+
+def _holds_nothing(place: Path) -> bool:
+    """Whether a folder has no pictures, or a text file no lines."""
+    return not has_pictures(place) if place.is_dir() else not any(map(str.strip, _lines_if_text(place)))
+
+
+def _lines_if_text(file: Path) -> list[str]:
+    try:
+        return read_lines(file)
+    except DataError as error:  # what is wrong is said when the split is read
+        return [str(error)]
 
 
 def pair_pictures(split: YoloSplit) -> PairedPictures:
     """Finds the pictures of a split and their labels.
 
     Raises:
-        DataError: there are no pictures, a listed one is nowhere, or none has labels.
+        NoImagesError: there are no pictures, or the places of the split do not exist.
+        DataError: a place or a listed picture is nowhere, or no picture has labels.
     """
     pictures, notes = _find_pictures(split)
     folders: dict[Path, list[Path]] = {}
@@ -104,10 +122,11 @@ def pair_pictures(split: YoloSplit) -> PairedPictures:
     labels: dict[Path, Path] = {}
     changes = Changes()
     unused: dict[Path, set[str]] = {}
+    places = _LabelFolders()
     for folder, inside in folders.items():
-        _match(folder, inside, labels, unused, changes)
+        _match(folder, inside, places, labels, unused, changes)
     if not labels:
-        searched = _shown([place for folder in folders for place in _label_folders(folder)])
+        searched = _shown([place for folder in folders for place in places.of(folder)])
         raise DataError(
             f"No picture of '{split.key}' in {split.description.source} has a label file: looked for "
             f"{pictures[0].stem}{_LABEL_SUFFIX} and the others in {searched}; put the labels into one of them."
@@ -130,51 +149,66 @@ def pair_pictures(split: YoloSplit) -> PairedPictures:
     return PairedPictures(tuple(pictures), tuple(labels.get(picture) for picture in pictures), tuple(notes))
 
 
+class _LabelFolders:
+    """The folders that may hold the labels of pictures, and what is in them; each folder is looked into once."""
+
+    def __init__(self) -> None:
+        self._labels_in: dict[Path, Path] = {}
+        self._files: dict[Path, dict[str, str]] = {}
+        self._similar: dict[Path, dict[str, str]] = {}
+
+    def of(self, folder: Path) -> list[Path]:
+        """Where the labels of the pictures in this folder may lie, the usual place first."""
+        parts = folder.parts
+        last = next((index for index in reversed(range(len(parts))) if parts[index].lower() == "images"), None)
+        usual = [] if last is None else [self._labels(Path(*parts[:last])).joinpath(*parts[last + 1 :])]
+        beside = self._labels(folder.parent)
+        return list(dict.fromkeys([*usual, folder, self._labels(folder), beside / folder.name, beside]))
+
+    def files(self, place: Path) -> dict[str, str]:
+        """The text files in a folder by their stems."""
+        if place not in self._files:
+            files = sorted(file for file in place.iterdir() if file.suffix.lower() == _LABEL_SUFFIX)
+            self._files[place] = {file.stem: file.name for file in files if not file.name.startswith(".")}
+            self._similar[place] = {folded(stem): name for stem, name in self._files[place].items()}
+        return self._files[place]
+
+    def label(self, place: Path, stem: str) -> str | None:
+        """The text file with this stem, which may differ in case and accents; None if there is none."""
+        return self.files(place).get(stem) or self._similar[place].get(folded(stem))
+
+    def _labels(self, folder: Path) -> Path:
+        if folder not in self._labels_in:
+            self._labels_in[folder] = subfolder(folder, "labels")
+        return self._labels_in[folder]
+
+
 def _match(
-    folder: Path, pictures: list[Path], labels: dict[Path, Path], unused: dict[Path, set[str]], changes: Changes
+    folder: Path,
+    pictures: list[Path],
+    places: _LabelFolders,
+    labels: dict[Path, Path],
+    unused: dict[Path, set[str]],
+    changes: Changes,
 ) -> None:
     """Adds the labels of the pictures in one folder, from the first place that has one, and remembers those that are nobody's."""
-    for place in filter(Path.is_dir, _label_folders(folder)):
-        files = _label_files(place)
-        similar = {_plain(stem): name for stem, name in files.items()}
-        matched = {}
-        for picture in pictures:
-            name = files.get(picture.stem) or similar.get(_plain(picture.stem))
-            if name is not None:
-                matched[picture] = name
+    for place in filter(Path.is_dir, places.of(folder)):
+        found = {picture: places.label(place, picture.stem) for picture in pictures}
+        matched = {picture: name for picture, name in found.items() if name is not None}
         if not matched:
             continue
+        files = places.files(place)
         for picture, name in matched.items():
             labels[picture] = place / name
             if name not in (files.get(picture.stem), None):
                 changes.add("other spelling", name)
         if place == folder.parent / "labels" and folder.name.lower() != "images":
             return  # it may hold the labels of all splits
-        taken = {_plain(file.stem) for file in folder.iterdir() if is_picture(file.name)}
-        orphans = {name for stem, name in files.items() if _plain(stem) not in taken and not _is_other_text(stem)}
+        taken = {folded(file.stem) for file in folder.iterdir() if is_picture(file.name)}
+        orphans = {name for stem, name in files.items() if folded(stem) not in taken and not _is_other_text(stem)}
         # Several folders of pictures may share one of labels: a label is nobody's if none of them has its picture.
         unused[place] = unused[place] & orphans if place in unused else orphans
         return
-
-
-def _label_folders(folder: Path) -> list[Path]:
-    """Where the labels of the pictures in this folder may lie, the usual place first."""
-    parts = folder.parts
-    last = next((index for index in reversed(range(len(parts))) if parts[index].lower() == "images"), None)
-    usual = [] if last is None else [subfolder(Path(*parts[:last]), "labels").joinpath(*parts[last + 1 :])]
-    beside = subfolder(folder.parent, "labels")
-    return list(dict.fromkeys([*usual, folder, subfolder(folder, "labels"), beside / folder.name, beside]))
-
-
-def _label_files(folder: Path) -> dict[str, str]:
-    """The text files in a folder by their stems."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == _LABEL_SUFFIX)
-    return {file.stem: file.name for file in files if not file.name.startswith(".")}
-
-
-def _plain(stem: str) -> str:
-    """A name without what differs between systems: case, and accents that are one character or two."""
-    return unicodedata.normalize("NFC", stem).casefold()
 
 
 def _is_other_text(stem: str) -> bool:
@@ -198,7 +232,7 @@ def _find_pictures(split: YoloSplit) -> tuple[list[Path], list[str]]:
             found, notes = found + listed, notes + more
     if not found:
         suffixes = ", ".join(sorted(PICTURE_SUFFIXES)[:3])
-        raise DataError(
+        raise NoImagesError(
             f"{description.source}: '{split.key}' is {', '.join(description.splits[split.key])}, where no pictures are: put "
             f"pictures ({suffixes}, …) there, or correct the folder."
         )
@@ -213,82 +247,31 @@ def _existing_place(description: YoloDescription, key: str, written: str) -> tup
     """The folder or text file that a split names, and whether it is where the YAML file says.
 
     Raises:
+        NoImagesError: it exists nowhere, and the split has no other place with pictures.
         DataError: it exists nowhere.
     """
-    literal = _literal_places(description, written)
-    place = _find_place(description, written)
+    literal = description.places.literal(written)
+    place = description.places.find(written)
     if place is not None:
         return place, place in literal
-    others = _other_places(description, written)
-    raise DataError(
+    others = description.places.others(written)
+    kind = NoImagesError if _is_empty(description, key) else DataError
+    raise kind(
         f"{description.source}: '{key}' is {_where(description, written)}, but there is neither a folder nor a text file at "
         f"{_shown([*literal, *others])}: correct it, put the pictures there, or remove '{key}'."
     )
 
 
-def _find_place(description: YoloDescription, written: str) -> Path | None:
-    """The first place that exists: where the YAML file says, otherwise beside it."""
-    for place in (*_literal_places(description, written), *_other_places(description, written)):
-        if place.is_dir() or (place.is_file() and place.suffix.lower() not in PICTURE_SUFFIXES):
-            return place
-    return None
-
-
-def _literal_places(description: YoloDescription, written: str) -> list[Path]:
-    return [_joined(root, written) for root in _roots(description)]
-
-
-def _roots(description: YoloDescription) -> list[Path]:
-    """The folders that places may be relative to, as the YAML file says."""
-    if description.root is None:
-        return [description.folder, Path.cwd()]
-    return [_joined(root, description.root) for root in (description.folder, Path.cwd())]
-
-
-def _other_places(description: YoloDescription, written: str) -> Iterator[Path]:
-    """Where a place may be on this computer, although the YAML file says otherwise: beside that file."""
-    folder = description.folder
-    roots = [folder]
-    if description.root is not None:
-        moved = [_joined(folder, tail) for tail in _tails(description.root)]
-        roots = [_joined(folder.parent, description.root), *moved, folder]
-    plain = _without_steps_up(written)
-    for root in roots:
-        yield _joined(root, plain)
-    for tail in _tails(written):
-        if tail.lower() != "images":  # it would be the pictures of all splits
-            yield _joined(folder, tail)
-
-
-def _tails(written: str) -> list[str]:
-    """The ends of a path, the longest first: of `/home/me/set/train` `home/me/set/train`, `me/set/train`, `set/train`, `train`."""
-    parts = PurePosixPath(_without_steps_up(written).lstrip("/")).parts
-    return ["/".join(parts[start:]) for start in range(len(parts))]
-
-
-def _without_steps_up(written: str) -> str:
-    path = written.replace("\\", "/")
-    while path.startswith(("../", "./")):
-        path = path.partition("/")[2]
-    return path
-
-
-def _joined(root: Path, written: str) -> Path:
-    path = Path(written.replace("\\", "/"))
-    # Pictures get their names below a common folder, so `..` must not remain.
-    return Path(os.path.normpath(root / (path.expanduser() if written.startswith("~") else path)))
-
-
 def _listed_pictures(file: Path, description: YoloDescription) -> tuple[list[Path], list[str]]:
     """The pictures that a text file lists, one in each line."""
     lines = [line.strip().strip("\"'") for line in read_lines(file)]
-    bases = list(dict.fromkeys([file.parent, *_roots(description)]))
+    bases = list(dict.fromkeys([file.parent, *description.places.roots()]))
     found: dict[Path, None] = {}
     changes, missing = Changes(), []
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
-        literal = next((path for base in bases if (path := _joined(base, line)).is_file()), None)
+        literal = next((path for base in bases if (path := joined(base, line)).is_file()), None)
         elsewhere = (path for base in (file.parent, description.folder) for path in _moved(base, line))
         picture = literal or next((path for path in elsewhere if path.is_file()), None)
         if picture is None:
@@ -316,10 +299,9 @@ def _listed_pictures(file: Path, description: YoloDescription) -> tuple[list[Pat
 
 
 def _moved(base: Path, line: str) -> Iterator[Path]:
-    for tail in _tails(line):
-        yield _joined(base, tail)
+    for tail in tails(line):
+        yield joined(base, tail)
 
 
 def _shown(places: Sequence[Path]) -> str:
-    texts = list(dict.fromkeys(str(place) for place in places))
-    return ", ".join(texts[:_PLACES_SHOWN]) + (" or other places" if len(texts) > _PLACES_SHOWN else "")
+    return first_few(list(dict.fromkeys(map(str, places))))

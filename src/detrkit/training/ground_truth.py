@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from detrkit.data import DetectionDataset, NoImagesError, available_splits, open_dataset
+from detrkit.data import DetectionDataset, NoImagesError, available_splits, open_dataset, plain_split
 from detrkit.data.classes import unite_classes
 from detrkit.errors import DataError
 from detrkit.training.training_options import TrainingOptions
@@ -21,13 +21,7 @@ def open_splits(options: TrainingOptions, console: Console) -> tuple[DetectionDa
     training = _opened(options, options.train_split)
     _describe(training, console)
     check_something_to_learn(training)
-    validation = None
-    if options.val_split != "val" or "val" in available_splits(options.data):  # a split that was asked for must exist
-        validation = _with_images(options)
-        if validation is None:
-            console.print(f"Note: {options.data} {options.val_split} has no images, {_WITHOUT_EVALUATION}")
-    else:
-        console.print(f"Note: {options.data} has no split '{options.val_split}', {_WITHOUT_EVALUATION}")
+    validation = _validation(options, console)
     if validation is None:
         return training, None
     _describe(validation, console)
@@ -63,12 +57,26 @@ def what_lacks(dataset: DetectionDataset) -> str | None:
     return None
 
 
-def _with_images(options: TrainingOptions) -> DetectionDataset | None:
-    """The validation split; None if it lists no images, as exports write for a split that nothing was assigned to."""
+def _validation(options: TrainingOptions, console: Console) -> DetectionDataset | None:
+    """The validation split; None, with a note, if there is none or it has no images, as exports write where nothing was assigned to it.
+
+    Raises:
+        DataError: it cannot be used, or another split than `val` was asked for, which must exist.
+    """
+    available = available_splits(options.data)
+    is_there = "val" in map(plain_split, available)
     try:
-        return _opened(options, options.val_split)
-    except NoImagesError:
+        if options.val_split != "val" or available:
+            return _opened(options, options.val_split)
+    except NoImagesError as problem:
+        reason = "" if is_there else f" ({str(problem).rstrip('.')})"
+        console.print(f"Note: {options.data} {options.val_split} has no images{reason}, {_WITHOUT_EVALUATION}")
         return None
+    except DataError:
+        if options.val_split != "val" or is_there:
+            raise
+    console.print(f"Note: {options.data} has no split '{options.val_split}', {_WITHOUT_EVALUATION}")
+    return None
 
 
 def _opened(options: TrainingOptions, split: str) -> DetectionDataset:

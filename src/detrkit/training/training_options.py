@@ -44,8 +44,9 @@ class TrainingOptions:
         evaluate_every: epochs between two evaluations.
         train_split: split to train on.
         val_split: split to evaluate on.
-        orientation: for COCO data, whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out.
-        stretch_16bit: for COCO data, whether 16-bit grey pictures are stretched from their darkest to their brightest value.
+        orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
+            Pascal VOC.
+        stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
     """
 
     variant: str

@@ -1,0 +1,51 @@
+"""YAML as people write it into data sets, read without guesses about what texts mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detrkit.errors import DataError
+
+
+def parse_yaml(text: str, file: Path, *, first_line: int = 1) -> Any:
+    """The content of a YAML text with all scalars as text: the class names `no`, `on` and `1e3` stay what they are.
+
+    Args:
+        text: to be parsed.
+        file: it comes from, for messages.
+        first_line: the number of its first line in that file.
+
+    Raises:
+        DataError: a key is in a mapping twice; YAML would keep the last one only.
+        yaml.YAMLError: it cannot be parsed.
+    """
+    loader = yaml.BaseLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_keys(node, file, first_line, set())
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(node: yaml.Node, file: Path, first_line: int, visited: set[int]) -> None:
+    if id(node) in visited:  # an alias, perhaps of a node around it
+        return
+    visited.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = first_line + key.start_mark.line
+                    raise DataError(f"{file}, line {line} has the key '{key.value}' again: remove one of the two.")
+                seen.add(key.value)
+            _check_keys(value, file, first_line, visited)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_keys(value, file, first_line, visited)
