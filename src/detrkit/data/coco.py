@@ -14,6 +14,7 @@ The data set's notes say what was dropped or changed; an error that cannot be re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 
 from detrkit.cards import Category
 from detrkit.data.coco_frames import Frames, Orientation, choose_frames
+from detrkit.data.coco_names import name_text
 from detrkit.data.coco_truth import Record, Table, Truth, load_annotations, read_truth
 from detrkit.data.coco_units import check_units
 from detrkit.data.dataset import DetectionDataset, ImageFiles, NoImagesError
@@ -185,26 +187,27 @@ def _inspect(files: Sequence[Path]) -> list[ImageFacts]:
 
 def _categories(truth: Truth, source: Path) -> tuple[tuple[Category, ...], list[str]]:
     """The classes in the order of their ids, without placeholders: categories that have no objects and are only parents of others."""
-    records, used = truth.category_records, set(truth.table.category_ids.tolist())
-    kept: list[Category] = []
+    parents = [name_text(record.get("supercategory")) for record in truth.category_records]
+    children = Counter(parents)
+    used = set(truth.table.category_ids.tolist())
+    kept: dict[str, Category] = {}
     notes: list[str] = []
-    for number, record in sorted(zip(truth.categories.numbers, records, strict=True), key=lambda pair: pair[0]):
-        name, identifier = record.get("name"), record["id"]
-        if not isinstance(name, str) or not name:
-            raise DataError(f"{source}: category {identifier} has the name {name!r}; give it a string.")
-        is_parent = any(other is not record and other.get("supercategory") == name for other in records)
+    for number, name, own_parent, record in sorted(
+        zip(truth.categories.numbers, truth.category_names, parents, truth.category_records, strict=True),
+        key=lambda entry: entry[0],
+    ):
+        is_parent = children[name] > (own_parent == name)  # a category may call itself its parent
         if is_parent and number not in used:
             notes.append(
-                f"Category {identifier} '{name}' has no objects and is only the parent of others, so it is not a class."
+                f"Category {record['id']} '{name}' has no objects and is only the parent of others, so it is not a class."
             )
             continue
-        twin = next((category for category in kept if category.name == name), None)
-        if twin is not None:
-            raise DataError(f"{source}: categories {twin.id} and {number} are both named {name!r}; rename one.")
-        kept.append(Category(id=number, name=name, index=len(kept)))
+        if name in kept:
+            raise DataError(f"{source}: categories {kept[name].id} and {number} are both named {name!r}; rename one.")
+        kept[name] = Category(id=number, name=name, index=len(kept))
     if not kept:
         raise DataError(f"{source} has no categories to learn: add categories with an id and a name.")
-    return tuple(kept), notes
+    return tuple(kept.values()), notes
 
 
 def _edge_notes(table: Table, images: ImageFiles, frames: Frames) -> list[str]:
