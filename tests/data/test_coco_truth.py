@@ -74,7 +74,11 @@ class TestNames:
         [
             (5, "5", "1 of 2 categories have a number as name, which is taken as text (the first: category 1 is '5')."),
             (0, "0", "1 of 2 categories have a number as name, which is taken as text (the first: category 1 is '0')."),
-            (5.0, "5", "1 of 2 categories have a number as name, which is taken as text (the first: category 1 is '5')."),
+            (
+                5.0,
+                "5",
+                "1 of 2 categories have a number as name, which is taken as text (the first: category 1 is '5').",
+            ),
             (
                 *(0.5, "0.5"),
                 "1 of 2 categories have a number as name, which is taken as text (the first: category 1 is '0.5').",
@@ -147,7 +151,9 @@ def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path, text: str) 
         match=r"deep\.json is nested too deeply to be a COCO annotation file: export the data as COCO instances\.$",
     ):
         open_dataset(tmp_path / "deep.json", "train")
-    with pytest.raises(DataError, match=r"deep\.json is nested too deeply to be annotations or results: create it again\.$"):
+    with pytest.raises(
+        DataError, match=r"deep\.json is nested too deeply to be annotations or results: create it again\.$"
+    ):
         evaluate_detections(tmp_path / "deep.json", [])
     (tmp_path / "truth.json").write_text(json.dumps(coco()))
     with pytest.raises(DataError, match=r"deep\.json is nested too deeply to be annotations or results"):

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +26,15 @@ from detrkit.data.coco_names import name_text
 from detrkit.data.coco_truth import Record, Table, Truth, load_annotations, read_truth
 from detrkit.data.coco_units import check_units
 from detrkit.data.dataset import DetectionDataset, ImageFiles, NoImagesError
-from detrkit.data.images import ImageFacts, inspect_image
+from detrkit.data.images import ImageFacts
 from detrkit.data.picture_files import PictureFolders, find_pictures
+from detrkit.data.pictures import inspect_pictures
 from detrkit.data.sixteen_bit import narrow_range_notes
 from detrkit.data.wording import counted_of, first_few, shown_value
 from detrkit.errors import DataError
 
 __all__ = ["Record", "build_dataset", "load_annotations", "read_coco"]
 
-_THREADS = 8
 _EDGE_TOLERANCE = 1.0  # pixels by which a box may extend beyond the image without a note: annotation tools round
 
 
@@ -77,6 +76,8 @@ def build_dataset(
     name: str,
     *,
     folders: PictureFolders | None = None,
+    facts: Sequence[ImageFacts] | None = None,
+    units: bool = True,
     orientation: Orientation = "auto",
     stretch_16bit: bool = False,
 ) -> DetectionDataset:
@@ -88,6 +89,8 @@ def build_dataset(
         image_folder: the folder that the file names of the images start from.
         name: of the data set, for messages.
         folders: where else pictures may lie; by default only in the image folder and its sub-folders.
+        facts: of the pictures, in the order of the images, if they have been checked under these names already; by default they are checked.
+        units: whether to look for boxes that are not in pixels; False for boxes that a reader has converted.
         orientation: as for `read_coco`.
         stretch_16bit: as for `read_coco`.
 
@@ -101,11 +104,12 @@ def build_dataset(
     table = truth.table
     names = _file_names(contents["images"], truth, source)
     files, name_notes = find_pictures(names, folders or PictureFolders(image_folder), str(source))
-    facts = _inspect([image_folder / file for file in (names if files is None else files.tolist())])
+    if facts is None or files is not None:
+        facts = inspect_pictures([image_folder / file for file in (names if files is None else files.tolist())])
     frames = choose_frames(contents["images"], names, facts, table, orientation, str(source))
     images = ImageFiles(image_folder, np.array(names), frames.as_stored, files, stretch_16bit)
     categories, category_notes = _categories(truth, source)
-    unit_notes = check_units(table, frames.sizes, str(source))
+    unit_notes = check_units(table, frames.sizes, str(source)) if units else []
     picture_notes = (*name_notes, *frames.notes, *narrow_range_notes(images, facts))
     box_notes = (*truth.notes, *unit_notes, *_edge_notes(table, images, frames))
     return _assembled(name, images, frames, truth, categories, (*category_notes, *picture_notes, *box_notes))
@@ -165,24 +169,6 @@ def _file_names(records: Sequence[Record], truth: Truth, source: Path) -> list[s
             f"{source}: {counted_of(len(nameless), len(names), 'images')} have no 'file_name': {first_few(nameless)}; give each one."
         )
     return [str(name) for name in names]
-
-
-def _inspect(files: Sequence[Path]) -> list[ImageFacts]:
-    """Checks every image file."""
-
-    def inspect(file: Path) -> ImageFacts | DataError:
-        try:
-            return inspect_image(file)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        outcomes = list(pool.map(inspect, files))
-    errors = [outcome for outcome in outcomes if isinstance(outcome, DataError)]
-    if errors:
-        more = f" ({len(errors)} of the {len(files)} images cannot be used.)" if len(errors) > 1 else ""
-        raise DataError(f"{errors[0]}{more}")
-    return [outcome for outcome in outcomes if isinstance(outcome, ImageFacts)]
 
 
 def _categories(truth: Truth, source: Path) -> tuple[tuple[Category, ...], list[str]]:
