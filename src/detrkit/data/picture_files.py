@@ -34,7 +34,7 @@ class PictureFolders:
     Attributes:
         start: the folder that names start from.
         others: folders that may hold pictures which are not there.
-        skipped: names of sub-folders that hold pictures of other splits; they are not searched.
+        skipped: names, in lower case, of sub-folders that hold pictures of other splits; they are not searched.
     """
 
     start: Path
@@ -152,7 +152,7 @@ def _endings(parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 def _files(folder: Path, skipped: frozenset[str]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
     """A folder and its sub-folders: the parts of the relative path of each, and the names of its files."""
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in skipped and not name.startswith("."))
+        folders[:] = sorted(name for name in folders if name.lower() not in skipped and not name.startswith("."))
         yield Path(place).relative_to(folder).parts, sorted(files)
 
 
