@@ -19,7 +19,14 @@ import pytest
 from coco_files import HEIGHT, WIDTH, Contents, coco, write_pictures
 from PIL import Image
 
-from detrkit.data import DetectionDataset, NoImagesError, available_splits, open_dataset, read_image
+from detrkit.data import (
+    DetectionDataset,
+    NoImagesError,
+    available_splits,
+    open_dataset,
+    picture_files,
+    read_image,
+)
 from detrkit.data.images import grey_range
 from detrkit.errors import DataError
 
@@ -198,6 +205,88 @@ class TestNames:
         assert [dataset.image_name(index) for index in range(3)] == written
         if dataset.notes:
             assert dataset.notes[0].startswith("3 of 3 pictures are ")
+
+    @pytest.mark.parametrize(
+        ("name", "file"),
+        [
+            ("up/what?.png", "what?.png"),
+            ("up/what?.png", "deep/WHAT?.png"),
+            ("up?/what?.png", "what?.png"),
+            ("up/wh?t/a.png", "a.png"),
+            ("up/wh?t/a.png", "wh?t/a.png"),
+            ("up\\a?b=c.png", "a?b=c.png"),
+            ("s3://host/x/a#0.png", "a#0.png"),
+            ("s3://host/cam#1/a.png", "cam#1/a.png"),
+            ("https://host/x/a%230.png", "a#0.png"),
+            ("https://host/x/a%3F.png", "a?.png"),
+            ("https://host/x/what?.png", "what?.png"),
+            ("https://host/x/a.png#top", "a.png"),
+            ("https://host/x/a.png?v=1#top", "a.png"),
+            ("https://host/x/a#0.png?v=b/2.png", "a#0.png"),
+            ("https://[host/a.png", "a.png"),
+            ("up/a#0.png", "a#0.png"),
+            ("/data/local-files/?d=up/a?.png", "a?.png"),
+        ],
+    )
+    def test_question_marks_and_hashes(self, tmp_path: Path, name: str, file: str) -> None:
+        dataset = self.opened(tmp_path, ["1.png", "2.png", name], ["val/1.png", "val/2.png", f"val/{file}"])
+        assert dataset.image(2).getpixel((0, 0)) == (3, 0, 0)
+        assert dataset.image_name(2) == name
+        assert dataset.notes[0].startswith("1 of 3 pictures are ")
+        assert f"(the first: {name!r} is {file})" in dataset.notes[0]
+
+    @pytest.mark.parametrize(
+        "name", ["https://host/x/a.png?token=y/3.png", "x/a.png?token=y/3.png", "https://host", "?"]
+    )
+    def test_a_query_names_no_other_picture(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(DataError) as caught:
+            self.opened(tmp_path, ["1.png", "2.png", name], ["val/1.png", "val/2.png", "val/3.png"])
+        assert f": 1 of 3 pictures are missing: {name}; the others" in str(caught.value)
+
+    def test_many_files_of_one_bare_name_are_not_compared_with_every_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With 1600 folders that would take minutes."""
+        count, looks = 200, 0
+        for number in range(count):
+            (tmp_path / f"images/c{number}").mkdir(parents=True)
+            (tmp_path / f"images/c{number}/0001.jpg").touch()
+        key = picture_files._key
+
+        def counted(name: str) -> str:
+            nonlocal looks
+            looks += 1
+            return key(name)
+
+        monkeypatch.setattr(picture_files, "_key", counted)
+        names = [f"/mnt/old/c{number}/0001.jpg" for number in range(count)]
+        files, notes = picture_files.find_pictures(names, picture_files.PictureFolders(tmp_path), "truth.json")
+        assert files is not None
+        assert files.tolist() == [f"images/c{number}/0001.jpg" for number in range(count)]
+        assert notes == [
+            "200 of 200 pictures are not in the folders that their names give, and were found by their bare names (the first: "
+            "'/mnt/old/c0/0001.jpg' is images/c0/0001.jpg)."
+        ]
+        assert looks <= 8 * count
+
+    def test_many_files_that_fit_every_name(self, tmp_path: Path) -> None:
+        for number in range(10):
+            (tmp_path / f"c{number}").mkdir()
+            (tmp_path / f"c{number}/0001.jpg").touch()
+        folders = picture_files.PictureFolders(tmp_path)
+        with pytest.raises(DataError) as caught:
+            picture_files.find_pictures([f"x{number}/0001.jpg" for number in range(5)], folders, "truth.json")
+        assert str(caught.value) == (
+            "truth.json: 5 of 5 pictures fit several files: 'x0/0001.jpg' may be c0/0001.jpg or c1/0001.jpg or c2/0001.jpg, 'x1/0001.jpg' may "
+            "be c0/0001.jpg or c1/0001.jpg or c2/0001.jpg, 'x2/0001.jpg' may be c0/0001.jpg or c1/0001.jpg or c2/0001.jpg and 2 more; write "
+            "the right ones into the annotation file."
+        )
+
+    def test_files_of_other_names_leave_one_namesake(self, tmp_path: Path) -> None:
+        """The folder that fits best holds a file that another entry names, so the other one is meant."""
+        names = ["cam1/a.png", "old/cam1/a.png", "b.png"]
+        dataset = self.opened(tmp_path, names, ["val/cam1/a.png", "val/cam2/a.png", "val/b.png"])
+        assert dataset.image(1).getpixel((0, 0)) == (2, 0, 0)
 
     def test_folders_tell_namesakes_apart(self, tmp_path: Path) -> None:
         names = ["/home/me/cam1/a.png", "/home/me/cam2/a.png", "/home/me/cam2/b.png"]

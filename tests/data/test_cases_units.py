@@ -5,15 +5,17 @@ Here: boxes in other units and forms.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from coco_files import BOXES, HEIGHT, WIDTH, Contents, boxes_xywh, coco
+from coco_files import BOXES, HEIGHT, WIDTH, Contents, boxes_xywh, coco, write_pictures
 
-from detrkit.data import DetectionDataset, open_dataset
+from detrkit.data import DetectionDataset, open_dataset, pictures
+from detrkit.data.images import ImageFacts
 from detrkit.errors import DataError
 
 Read = Callable[..., DetectionDataset]
@@ -169,3 +171,76 @@ class TestUnits:
     def test_real_data_are_read(self, shared: Path) -> None:
         for split in ("train", "val"):
             assert open_dataset(shared / "data/coco", split).notes == ()
+
+
+def write_metadata(folder: Path, box: list[float]) -> None:
+    (folder / "train").mkdir()
+    write_pictures(folder / "train", ["a.png"], (640, 480))
+    line = {"file_name": "a.png", "objects": {"bbox": [box], "categories": ["x"]}}
+    (folder / "train/metadata.jsonl").write_text(json.dumps(line))
+
+
+@pytest.mark.parametrize(
+    ("box", "end"),
+    [
+        (
+            [0.1, 0.2, 0.5, 0.5],
+            "1 of 1 boxes lie within 0..1, so they are fractions of the image; boxes are left, top, width, height in pixels: multiply them "
+            "by the image's width and height.",
+        ),
+        (
+            [300, 200, 620, 470],
+            "1 of 1 boxes would leave their image, and nearly all fit as left, top, right, bottom, so the boxes are corners; boxes are left, "
+            "top, width, height in pixels: subtract left from right and top from bottom.",
+        ),
+    ],
+)
+def test_coco_is_not_named_to_users_of_other_formats(tmp_path: Path, box: list[float], end: str) -> None:
+    write_metadata(tmp_path, box)
+    with pytest.raises(DataError) as caught:
+        open_dataset(tmp_path, "train")
+    assert str(caught.value) == f"{tmp_path / 'train/metadata.jsonl'}: {end}"
+
+
+def test_yolo_boxes_are_fractions_already(tmp_path: Path) -> None:
+    """Objects of a pixel, or in the first hundredth of the picture, are no reason to ask for another unit."""
+    write_pictures(tmp_path / "images", [f"{number}.png" for number in range(4)], (640, 480))
+    (tmp_path / "data.yaml").write_text("names: [a]\ntrain: images\n")
+    (tmp_path / "labels").mkdir()
+    for number in range(4):
+        (tmp_path / f"labels/{number}.txt").write_text("0 .0008 .0008 .0014 .0014\n0 .001 .001 .001 .001\n")
+    dataset = open_dataset(tmp_path, "train")
+    assert dataset.boxes_xyxy[0].tolist() == pytest.approx([0.064, 0.048, 0.96, 0.72])
+    assert dataset.notes == ()
+
+
+class TestPicturesAreCheckedOnce:
+    @pytest.fixture
+    def checked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The names of the pictures that are checked."""
+        names: list[str] = []
+        look = pictures.inspect_image
+
+        def inspect(picture: Path) -> ImageFacts:
+            names.append(picture.name)
+            return look(picture)
+
+        monkeypatch.setattr(pictures, "inspect_image", inspect)
+        return names
+
+    def test_of_yolo(self, tmp_path: Path, checked: list[str]) -> None:
+        write_pictures(tmp_path / "images", ["1.png", "2.png"])
+        (tmp_path / "data.yaml").write_text("names: [a]\ntrain: images\n")
+        (tmp_path / "labels").mkdir()
+        (tmp_path / "labels/1.txt").write_text("0 .5 .5 .2 .2\n")
+        assert open_dataset(tmp_path, "train").sizes.tolist() == [[HEIGHT, WIDTH]] * 2
+        assert sorted(checked) == ["1.png", "2.png"]
+
+    def test_of_an_image_folder(self, tmp_path: Path, checked: list[str]) -> None:
+        write_metadata(tmp_path, [100, 120, 20, 30])
+        assert open_dataset(tmp_path, "train").sizes.tolist() == [[480, 640]]
+        assert checked == ["a.png"]
+
+    def test_of_coco(self, read: Read, checked: list[str]) -> None:
+        read(coco())
+        assert sorted(checked) == ["1.png", "2.png", "3.png"]

@@ -248,7 +248,10 @@ def change(*path: Any) -> Callable[[Contents], None]:
             r": 1 of 3 categories have no usable id: 'x' \(True\); give each a whole",
         ),
         (change("categories", 1, "name", "y"), r"categories 0 and 5 are both named 'y'; rename one"),
-        (change("categories", 1, "name", 7), r"category 0 has the name 7; give it a string"),
+        (
+            change("categories", 1, "name", ["x"]),
+            r": 1 of 3 categories have a name that is no text: category 0 \(\['x'\]\); give each a text\.",
+        ),
         (
             change("annotations", 0, "image_id", 4),
             r": 1 of 3 annotations belong to an image that the file does not list: annotation 100 \(4\); add the images or",

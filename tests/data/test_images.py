@@ -75,6 +75,25 @@ def test_32_bit_values_within_16_bits_are_scaled_and_others_refused(tmp_path: Pa
         read_image(tmp_path / "float.tif")
 
 
+def test_depths_that_cannot_be_read_are_found_by_the_check(tmp_path: Path) -> None:
+    float_values = np.array([[0, 0.5]], dtype=np.float32)
+    for name, values, fault in (
+        ("large", np.array([[0, 65536]], dtype=np.int32), "values beyond 16 bits"),
+        ("negative", np.array([[-1, 7]], dtype=np.int32), "values beyond 16 bits"),
+        ("float", float_values, "floating-point values"),
+    ):
+        file = tmp_path / f"{name}.tif"
+        Image.fromarray(values).save(file)
+        for look in (check_image, inspect_image, read_image):
+            with pytest.raises(DataError) as caught:
+                look(file)
+            assert str(caught.value) == f"{file} has {fault}: save it with 8 or 16 bits per channel."
+    Image.fromarray(np.array([[0, 65535]], dtype=np.int32)).save(tmp_path / "fits.tif")
+    assert inspect_image(tmp_path / "fits.tif").mode == "I"
+    with pytest.raises(DataError, match=r"The given PIL image has floating-point values"):
+        to_pil(Image.fromarray(float_values))
+
+
 def test_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK").save(tmp_path / "a.jpg", quality=100)
     assert np.abs(np.asarray(read_image(tmp_path / "a.jpg"), dtype=int) - (200, 40, 90)).max() <= 4

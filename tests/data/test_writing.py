@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coco_files import HEIGHT, WIDTH, coco, write_pictures
 from data.yolo_files import write_picture, write_text
 from PIL import Image, ImageOps
 
@@ -324,3 +325,37 @@ def test_yolo_classes_get_numbers_that_are_free(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path / "out", "train")
     assert [(each.id, each.name) for each in dataset.categories] == [(1, "dog"), (2, "cow"), (3, "no"), (4, "cat")]
     assert [dataset.categories[label].name for label in dataset.labels] == ["cat"]
+
+
+TEXT_IDS: list[list[Any]] = [["b/2", "a", "c"], ["b/2", 3, "0"], ["7", "07", "007"], [10**30, 2, 1]]
+
+
+@pytest.mark.parametrize("images", TEXT_IDS)
+@pytest.mark.parametrize("categories", [["c1", "c0"], [2, "x"], [5, 9]])
+def test_coco_keeps_the_ids_that_the_file_uses(tmp_path: Path, images: list[Any], categories: list[Any]) -> None:
+    contents = coco()
+    for entry in contents["annotations"]:
+        entry["image_id"] = images[entry["image_id"] - 1]
+        entry["category_id"] = categories[entry["category_id"] - 1]
+    for entries, ids in ((contents["images"], images), (contents["categories"], categories)):
+        for entry, identifier in zip(entries, ids, strict=True):
+            entry["id"] = identifier
+    write_pictures(tmp_path / "in", ["1.png", "2.png", "3.png"])
+    (tmp_path / "in/truth.json").write_text(json.dumps(contents))
+    dataset = open_dataset(tmp_path / "in/truth.json", "train")
+    assert write_coco(dataset, tmp_path / "out", "train") == []
+    written = json.loads((tmp_path / "out/annotations/instances_train.json").read_text())
+    assert [entry["id"] for entry in written["images"]] == images
+    assert [entry["id"] for entry in written["categories"]] == categories
+    for key in ("image_id", "category_id", "bbox", "area"):
+        assert [entry[key] for entry in written["annotations"]] == [
+            entry[key] for entry in sorted(contents["annotations"], key=lambda entry: images.index(entry["image_id"]))
+        ]
+    found = open_dataset(tmp_path / "out", "train")
+    results = [entry | {"score": 1.0} for entry in found.with_file_ids(found.to_coco()["annotations"])]
+    assert evaluate_detections(tmp_path / "in/truth.json", results).figures["AP"] == 1.0
+    assert_same(found, dataset, rounding=0)
+    part = dataset.subset([2]).to_coco(own_ids=True)
+    assert part["images"] == [{"id": images[2], "file_name": "3.png", "height": HEIGHT, "width": WIDTH}]
+    assert {entry["image_id"] for entry in part["annotations"]} == {images[2]}
+    assert [entry["id"] for entry in dataset.to_coco()["images"]] == [1, 2, 3]  # evaluators need numbers

@@ -14,26 +14,27 @@ The data set's notes say what was dropped or changed; an error that cannot be re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from detrkit.cards import Category
 from detrkit.data.coco_frames import Frames, Orientation, choose_frames
+from detrkit.data.coco_names import name_text
 from detrkit.data.coco_truth import Record, Table, Truth, load_annotations, read_truth
 from detrkit.data.coco_units import check_units
 from detrkit.data.dataset import DetectionDataset, ImageFiles, NoImagesError
-from detrkit.data.images import ImageFacts, inspect_image
+from detrkit.data.images import ImageFacts
 from detrkit.data.picture_files import PictureFolders, find_pictures
+from detrkit.data.pictures import inspect_pictures
 from detrkit.data.sixteen_bit import narrow_range_notes
 from detrkit.data.wording import counted_of, first_few, shown_value
 from detrkit.errors import DataError
 
 __all__ = ["Record", "build_dataset", "load_annotations", "read_coco"]
 
-_THREADS = 8
 _EDGE_TOLERANCE = 1.0  # pixels by which a box may extend beyond the image without a note: annotation tools round
 
 
@@ -75,6 +76,8 @@ def build_dataset(
     name: str,
     *,
     folders: PictureFolders | None = None,
+    facts: Sequence[ImageFacts] | None = None,
+    units: bool = True,
     orientation: Orientation = "auto",
     stretch_16bit: bool = False,
 ) -> DetectionDataset:
@@ -86,6 +89,8 @@ def build_dataset(
         image_folder: the folder that the file names of the images start from.
         name: of the data set, for messages.
         folders: where else pictures may lie; by default only in the image folder and its sub-folders.
+        facts: of the pictures, in the order of the images, if they have been checked under these names already; by default they are checked.
+        units: whether to look for boxes that are not in pixels; False for boxes that a reader has converted.
         orientation: as for `read_coco`.
         stretch_16bit: as for `read_coco`.
 
@@ -99,11 +104,12 @@ def build_dataset(
     table = truth.table
     names = _file_names(contents["images"], truth, source)
     files, name_notes = find_pictures(names, folders or PictureFolders(image_folder), str(source))
-    facts = _inspect([image_folder / file for file in (names if files is None else files.tolist())])
+    if facts is None or files is not None:
+        facts = inspect_pictures([image_folder / file for file in (names if files is None else files.tolist())])
     frames = choose_frames(contents["images"], names, facts, table, orientation, str(source))
     images = ImageFiles(image_folder, np.array(names), frames.as_stored, files, stretch_16bit)
     categories, category_notes = _categories(truth, source)
-    unit_notes = check_units(table, frames.sizes, str(source))
+    unit_notes = check_units(table, frames.sizes, str(source)) if units else []
     picture_notes = (*name_notes, *frames.notes, *narrow_range_notes(images, facts))
     box_notes = (*truth.notes, *unit_notes, *_edge_notes(table, images, frames))
     return _assembled(name, images, frames, truth, categories, (*category_notes, *picture_notes, *box_notes))
@@ -165,46 +171,29 @@ def _file_names(records: Sequence[Record], truth: Truth, source: Path) -> list[s
     return [str(name) for name in names]
 
 
-def _inspect(files: Sequence[Path]) -> list[ImageFacts]:
-    """Checks every image file."""
-
-    def inspect(file: Path) -> ImageFacts | DataError:
-        try:
-            return inspect_image(file)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        outcomes = list(pool.map(inspect, files))
-    errors = [outcome for outcome in outcomes if isinstance(outcome, DataError)]
-    if errors:
-        more = f" ({len(errors)} of the {len(files)} images cannot be used.)" if len(errors) > 1 else ""
-        raise DataError(f"{errors[0]}{more}")
-    return [outcome for outcome in outcomes if isinstance(outcome, ImageFacts)]
-
-
 def _categories(truth: Truth, source: Path) -> tuple[tuple[Category, ...], list[str]]:
     """The classes in the order of their ids, without placeholders: categories that have no objects and are only parents of others."""
-    records, used = truth.category_records, set(truth.table.category_ids.tolist())
-    kept: list[Category] = []
+    parents = [name_text(record.get("supercategory")) for record in truth.category_records]
+    children = Counter(parents)
+    used = set(truth.table.category_ids.tolist())
+    kept: dict[str, Category] = {}
     notes: list[str] = []
-    for number, record in sorted(zip(truth.categories.numbers, records, strict=True), key=lambda pair: pair[0]):
-        name, identifier = record.get("name"), record["id"]
-        if not isinstance(name, str) or not name:
-            raise DataError(f"{source}: category {identifier} has the name {name!r}; give it a string.")
-        is_parent = any(other is not record and other.get("supercategory") == name for other in records)
+    for number, name, own_parent, record in sorted(
+        zip(truth.categories.numbers, truth.category_names, parents, truth.category_records, strict=True),
+        key=lambda entry: entry[0],
+    ):
+        is_parent = children[name] > (own_parent == name)  # a category may call itself its parent
         if is_parent and number not in used:
             notes.append(
-                f"Category {identifier} '{name}' has no objects and is only the parent of others, so it is not a class."
+                f"Category {record['id']} '{name}' has no objects and is only the parent of others, so it is not a class."
             )
             continue
-        twin = next((category for category in kept if category.name == name), None)
-        if twin is not None:
-            raise DataError(f"{source}: categories {twin.id} and {number} are both named {name!r}; rename one.")
-        kept.append(Category(id=number, name=name, index=len(kept)))
+        if name in kept:
+            raise DataError(f"{source}: categories {kept[name].id} and {number} are both named {name!r}; rename one.")
+        kept[name] = Category(id=number, name=name, index=len(kept))
     if not kept:
         raise DataError(f"{source} has no categories to learn: add categories with an id and a name.")
-    return tuple(kept), notes
+    return tuple(kept.values()), notes
 
 
 def _edge_notes(table: Table, images: ImageFiles, frames: Frames) -> list[str]:

@@ -3,30 +3,86 @@
 - The official layout: `annotations/instances_<split>.json`, also with `2017` or `2014` after the split; the pictures in `<split>/`,
   `<split>2017/`, `images/<split>/`, `images/` or the folder itself, whichever holds most of the pictures.
 - Roboflow's export: `<split>/_annotations.coco.json` with the pictures beside it.
-- Any other annotation file, with the pictures beside it or placed as above.
+- Files named after splits, such as `train.json` or `val_annotations.coco.json`, in the data set's folder, in `annotations/` or `labels/`, or
+  a file of any name in `<split>/`.
+- One annotation file of any other name in one of these folders, such as `result.json` with `images/` (Label Studio): its split is `train`,
+  or called as the data set's folder if that is the name of a split. Other formats are looked for before this one.
+- Any other annotation file that is given by itself, with the pictures beside it or placed as above.
+
+Folders may be written in any case. `coco_files` says which JSON files are taken for annotations.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from detrkit.data.coco import build_dataset, load_annotations
+from detrkit.data.coco_files import annotation_files, split_in_name, split_named
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.picture_files import PictureFolders, choose_folder
 from detrkit.data.split_names import plain_split, spellings
+from detrkit.data.wording import first_few
+from detrkit.errors import DataError
 
 _USUAL_SPLITS = ("train", "val", "test")
+_ASSUMED_SPLIT = "train"
 _PREFIX, _ROBOFLOW_FILE = "instances_", "_annotations.coco.json"
-LOOKED_FOR = (f"annotations/{_PREFIX}<split>.json", f"<split>/{_ROBOFLOW_FILE}")
+_ANNOTATIONS = ("annotations", "annotation", "labels")
+_PICTURES = ("images", "image", "imgs", "img", "data", "jpegimages", "pictures", "photos")
+LOOKED_FOR = (f"annotations/{_PREFIX}<split>.json", f"<split>/{_ROBOFLOW_FILE}", "<split>.json")
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
-    """A folder's annotation files, keyed by the split as the file or its folder names it; empty if it has none."""
-    files = {file.stem.removeprefix(_PREFIX): file for file in sorted(folder.glob(f"annotations/{_PREFIX}*.json"))}
-    for file in sorted(folder.glob(f"*/{_ROBOFLOW_FILE}")):
-        files.setdefault(file.parent.name, file)
-    return files
+    """A folder's annotation files, keyed by the split as the file or its folder names it; empty if it has none that say their split.
+
+    Raises:
+        DataError: two files are the same split, and not one of them is called like it and nothing else.
+    """
+    files: dict[str, list[Path]] = {}
+    for split, file in _named(folder):
+        files.setdefault(split, []).append(file)
+    return {split: _only(split, found) for split, found in files.items()}
+
+
+def find_unnamed(folder: Path) -> dict[str, Path]:
+    """The only annotation file of a folder where none says which split it is; empty without any.
+
+    Raises:
+        DataError: there are several.
+    """
+    files = _unnamed(folder)
+    if len(files) > 1:
+        names = first_few([file.relative_to(folder).as_posix() for file in files])
+        raise DataError(
+            f"{folder} has {len(files)} COCO annotation files and none says which split it is: {names}; give one of them by itself "
+            f"(--data {files[0]}), or name them after splits, such as train.json and val.json."
+        )
+    return {_split_of_folder(folder) or _ASSUMED_SPLIT: file for file in files}
+
+
+def explain_missing_split(splits: dict[str, Path]) -> str:
+    """Why a split is missing where `find_unnamed` found the only file, as the end of a message; empty where the folder names its split."""
+    (split, file), *_ = splits.items()
+    if _split_of_folder(_root(file, in_split_folder=False)) is not None:
+        return ""
+    return (
+        f"nothing says which split {file.name} is, so all its pictures are the split '{split}'; name annotation files after splits, such as "
+        "train.json and val.json."
+    )
+
+
+def read_unnamed(
+    annotation_file: Path, name: str, *, orientation: Orientation = "auto", stretch_16bit: bool = False
+) -> DetectionDataset:
+    """As `read_split`, for the file of `find_unnamed`, with a note that its split is assumed."""
+    dataset = read_split(annotation_file, name, orientation=orientation, stretch_16bit=stretch_16bit)
+    if not explain_missing_split({_ASSUMED_SPLIT: annotation_file}):
+        return dataset
+    note = f"Nothing says which split {annotation_file.name} is, so all its pictures are '{_ASSUMED_SPLIT}'."
+    return dataclasses.replace(dataset, notes=(note, *dataset.notes))
 
 
 def read_split(
@@ -55,29 +111,99 @@ def read_split(
 
 def split_of_file(annotation_file: Path) -> str | None:
     """The split that the name or folder of an annotation file says, or None."""
-    if annotation_file.name == _ROBOFLOW_FILE:
-        return annotation_file.resolve().parent.name
-    if annotation_file.name.startswith(_PREFIX):
-        return annotation_file.stem.removeprefix(_PREFIX)
-    return None
+    if annotation_file.name != _ROBOFLOW_FILE:
+        return _split_of_name(annotation_file)
+    return _split_of_folder(annotation_file.parent)
 
 
 def root_of_file(annotation_file: Path) -> Path:
     """The folder of the data set that an annotation file belongs to."""
+    return _root(annotation_file, in_split_folder=annotation_file.name == _ROBOFLOW_FILE)
+
+
+def _root(annotation_file: Path, *, in_split_folder: bool) -> Path:
     folder = annotation_file.resolve().parent
-    inside = folder.name == "annotations" or annotation_file.name == _ROBOFLOW_FILE
+    inside = folder.name.lower() in _ANNOTATIONS or (in_split_folder and split_of_file(annotation_file) is not None)
     return folder.parent if inside else folder
+
+
+def _split_of_name(file: Path) -> str | None:
+    if not file.name.startswith(_PREFIX):
+        return split_in_name(file.stem)
+    split = file.stem.removeprefix(_PREFIX)
+    return split_named(split) or split
+
+
+def _split_of_folder(folder: Path) -> str | None:
+    return split_named(folder.resolve().name)
+
+
+def _plain(folder: Path) -> str:
+    """The name of a split's folder, as it is usually written."""
+    return split_named(folder.name) or folder.name
+
+
+def _only(split: str, files: list[Path]) -> Path:
+    chosen = files if len(files) == 1 else [file for file in files if split_named(file.stem)]
+    if len(chosen) != 1:
+        raise DataError(
+            f"{' and '.join(str(file) for file in files[:3])} are all the split '{split}': remove all but one, or give the right one by itself "
+            f"(--data {files[0]})."
+        )
+    return chosen[0]
+
+
+def _named(folder: Path) -> list[tuple[str, Path]]:
+    """The annotation files that say which split they are; those of the official layout and of Roboflow's need no look into them."""
+    official = [
+        (_split_of_name(file) or "", file)
+        for place in _children(folder, _ANNOTATIONS[:1])
+        for file in sorted(place.glob(f"{_PREFIX}*.json"))
+    ]
+    taken = {split for split, _ in official}
+    exports = [(_plain(file.parent), file) for file in sorted(folder.glob(f"*/{_ROBOFLOW_FILE}"))]
+    found = [*official, *((split, file) for split, file in exports if split not in taken)]
+    return found or list(_named_otherwise(folder))
+
+
+def _named_otherwise(folder: Path) -> Iterator[tuple[str, Path]]:
+    for place in (folder, *_children(folder, _ANNOTATIONS)):
+        for file in annotation_files(place):
+            split = _split_of_name(file)
+            if split is not None:
+                yield split, file
+    for place in sorted(child for child in folder.iterdir() if child.is_dir() and _split_of_folder(child)):
+        for inside in (place, *_children(place, _ANNOTATIONS)):
+            for file in annotation_files(inside):
+                yield _plain(place), file
+
+
+def _unnamed(folder: Path) -> list[Path]:
+    places = (folder, *_children(folder, _ANNOTATIONS))
+    return [file for place in places for file in annotation_files(place) if _split_of_name(file) is None]
+
+
+def _children(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The folders directly inside another that have one of these names in lower case, in the order of the names."""
+    order = {name.lower(): place for place, name in reversed(list(enumerate(names)))}
+    try:
+        found = [child for child in folder.iterdir() if child.name.lower() in order and child.is_dir()]
+    except OSError:
+        return []
+    return sorted(found, key=lambda child: (order[child.name.lower()], child.name))
 
 
 def _picture_folders(annotation_file: Path) -> list[Path]:
     """All folders that may hold the pictures of an annotation file, the likeliest first."""
     root, beside = root_of_file(annotation_file), annotation_file.parent
     if annotation_file.name == _ROBOFLOW_FILE:
-        return [beside]
+        return [beside, *_children(beside, _PICTURES)]
     split = split_of_file(annotation_file) or annotation_file.stem
-    names = dict.fromkeys([split, *spellings(plain_split(split))])
-    candidates = [root / name for name in names] + [root / "images" / name for name in names] + [root / "images", root]
-    return candidates if beside == root else [*candidates, beside]
+    names = list(dict.fromkeys([split, *spellings(plain_split(split))]))
+    pictures = _children(root, _PICTURES)
+    of_split = [*_children(root, names), *(inner for place in pictures for inner in _children(place, names))]
+    candidates = [*of_split, *pictures, root]
+    return candidates if beside == root else [*candidates, beside, *_children(beside, _PICTURES)]
 
 
 def _other_splits(annotation_file: Path) -> frozenset[str]:
@@ -85,5 +211,6 @@ def _other_splits(annotation_file: Path) -> frozenset[str]:
     split = split_of_file(annotation_file)
     if split is None:
         return frozenset()
-    others = {*_USUAL_SPLITS, *map(plain_split, find_splits(root_of_file(annotation_file)))} - {plain_split(split)}
-    return frozenset(name for other in others for name in spellings(other))
+    named = [plain_split(each) for each, _ in _named(root_of_file(annotation_file))]
+    others = {*_USUAL_SPLITS, *named} - {plain_split(split)}
+    return frozenset(name.lower() for other in others for name in spellings(other))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.data.coco_ids import Ids, read_ids, whole_number
+from detrkit.data.coco_names import read_names
 from detrkit.data.coco_values import Box, box_of_outline, crowd_flag, given_box, is_finite
 from detrkit.data.wording import counted_of, first_few, shown_value
 from detrkit.errors import DataError
@@ -68,6 +69,7 @@ class Truth:
         images: the ids of its images.
         categories: the ids of its categories.
         category_records: the entries that these ids belong to.
+        category_names: what they are called, never empty.
         table: the objects; none of them lacks a category or an area.
         notes: what was dropped or changed.
     """
@@ -75,6 +77,7 @@ class Truth:
     images: Ids
     categories: Ids
     category_records: tuple[Record, ...]
+    category_names: tuple[str, ...]
     table: Table
     notes: tuple[str, ...]
 
@@ -93,6 +96,10 @@ def load_annotations(source: Path) -> dict[str, list[Record]]:
         raise DataError(f"{source} is not text in UTF-8, UTF-16 or UTF-32: save it as UTF-8.") from None
     except ValueError as error:
         raise DataError(f"{source} is not complete JSON ({error}): copy or export the file again.") from None
+    except RecursionError:
+        raise DataError(
+            f"{source} is nested too deeply to be a COCO annotation file: export the data as COCO instances."
+        ) from None
     return checked_lists(contents, str(source))
 
 
@@ -120,7 +127,7 @@ def checked_lists(contents: Any, source: str) -> dict[str, list[Record]]:
 
 
 def read_truth(contents: dict[str, list[Record]], source: str) -> Truth:
-    """Checks ids, references, numbers and boxes.
+    """Checks ids, names, references, numbers and boxes.
 
     Args:
         contents: what `checked_lists` returned.
@@ -136,10 +143,12 @@ def read_truth(contents: dict[str, list[Record]], source: str) -> Truth:
     if assumed is not None and assumed not in category_records:
         category_records = [assumed]
         categories = read_ids(category_records, "category", source)
+    names, name_notes = read_names(category_records, source)
     reader = _Reader(records, images, categories, None if assumed is None else categories.find(assumed["id"]))
     table = reader.table(places, source)
     table, empty_notes = _without_empty_boxes(table, contents["images"])
-    return Truth(images, categories, tuple(category_records), table, (*notes, *reader.notes(), *empty_notes))
+    all_notes = (*notes, *name_notes, *reader.notes(), *empty_notes)
+    return Truth(images, categories, tuple(category_records), names, table, all_notes)
 
 
 def _with_category(
@@ -238,7 +247,7 @@ class _Reader:
 
     def _box(self, place: int, record: Record) -> Box:
         box = given_box(record.get("bbox"))
-        if box is not None and any(box):
+        if box is not None and box[2] > 0 and box[3] > 0:
             return box
         of_outline = box_of_outline(record.get("segmentation"))
         if of_outline is not None:

@@ -19,7 +19,7 @@ _NEARLY_ALL = 0.98
 _FEW = 20
 _FRACTION_LIMIT, _PERCENT_LIMIT = 1.01, 101.0  # rounding and careless clicks
 _SMALLEST_JUDGED = 2  # pixels: in smaller images fractions and pixels are the same
-_COCO_BOXES = "COCO boxes are left, top, width, height in pixels"
+_RIGHT_FORM = "boxes are left, top, width, height in pixels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,11 @@ def check_units(table: Table, sizes: np.ndarray, source: str) -> list[str]:
     return notes
 
 
+def _right_form(source: str) -> str:
+    """How boxes are meant to be; the check also serves formats that other tools than COCO's write."""
+    return f"COCO {_RIGHT_FORM}" if source.lower().endswith(".json") else _RIGHT_FORM
+
+
 def _check_fractions(boxes: _Boxes, source: str) -> np.ndarray:
     """Refuses fractions; returns which boxes look like some, (N,) bool."""
     values = boxes.values
@@ -100,7 +105,7 @@ def _check_fractions(boxes: _Boxes, source: str) -> np.ndarray:
     if counts[form] > _MOST * len(values):
         raise DataError(
             f"{source}: {counted_of(counts[form], len(values), 'boxes')} lie within 0..1, so they are fractions of the image{form}; "
-            f"{_COCO_BOXES}: multiply them by the image's width and height{_conversion(form)}."
+            f"{_right_form(source)}: multiply them by the image's width and height{_conversion(form)}."
         )
     fractions: np.ndarray = inside & forms[""] & ~meant
     return fractions
@@ -127,7 +132,7 @@ def _check_corners(boxes: _Boxes, source: str) -> None:
     else:
         return
     raise DataError(
-        f"{source}: {reason} as left, top, right, bottom, so the boxes are corners; {_COCO_BOXES}: subtract left from right and top from bottom."
+        f"{source}: {reason} as left, top, right, bottom, so the boxes are corners; {_right_form(source)}: subtract left from right and top from bottom."
     )
 
 
@@ -154,7 +159,7 @@ def _check_percent(boxes: _Boxes, source: str) -> list[str]:
     else:
         return _percent_note(boxes, corners, pixels)
     raise DataError(
-        f"{source}: {reason} as percentages, so the boxes are percentages of the image; {_COCO_BOXES}: multiply them by its "
+        f"{source}: {reason} as percentages, so the boxes are percentages of the image; {_right_form(source)}: multiply them by its "
         "width and height and divide by 100."
     )
 

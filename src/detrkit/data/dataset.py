@@ -183,10 +183,15 @@ class DetectionDataset:
             f"{_counted(len(self.categories), 'class', 'classes')}: {', '.join(names)}"
         )
 
-    def to_coco(self) -> dict[str, list[dict[str, Any]]]:
-        """The ground truth in COCO's format, as evaluators read it, with the file's image and category ids.
+    def to_coco(self, *, own_ids: bool = False) -> dict[str, list[dict[str, Any]]]:
+        """The ground truth in COCO's format, as evaluators read it.
 
         Annotations are numbered from 1: COCO's evaluation takes the id 0, which occurs in real files, for "no match".
+
+        Args:
+            own_ids: whether images and categories have the ids that the annotation file uses itself, which may be texts; otherwise they
+                have the whole numbers of `image_ids` and `categories`, which evaluators need. The two differ only for ids that are no
+                whole numbers.
         """
         images = [
             {"id": image_id, "file_name": self.images.name(index), "height": height, "width": width}
@@ -209,6 +214,17 @@ class DetectionDataset:
             {"id": number, **dict(zip(names, row, strict=True))} for number, row in enumerate(columns, start=1)
         ]
         categories = [{"id": category.id, "name": category.name} for category in self.categories]
+        if own_ids:
+            annotations = self.with_file_ids(annotations)
+            own_images, own_categories = self._own_ids()
+            images = [
+                {**entry, "id": own_images.get(image_id, image_id)}
+                for entry, image_id in zip(images, self.image_ids.tolist(), strict=True)
+            ]
+            categories = [
+                {"id": own_categories.get(category.id, category.id), "name": category.name}
+                for category in self.categories
+            ]
         return {"images": images, "annotations": annotations, "categories": categories}
 
     def with_file_ids(self, entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -217,15 +233,19 @@ class DetectionDataset:
         Args:
             entries: with the ids of `image_ids` and `categories`.
         """
-        images, categories = self.file_image_ids, self.file_category_ids
-        own_images = None if images is None else dict(zip(self.image_ids.tolist(), images, strict=True))
+        own_images, own_categories = self._own_ids()
         changed = [dict(entry) for entry in entries]
         for entry in changed:
-            if own_images is not None:
+            if own_images:
                 entry["image_id"] = own_images[entry["image_id"]]
-            if categories is not None:
-                entry["category_id"] = categories[entry["category_id"]]
+            if own_categories:
+                entry["category_id"] = own_categories[entry["category_id"]]
         return changed
+
+    def _own_ids(self) -> tuple[Mapping[int, Any], Mapping[int, Any]]:
+        """What the annotation file calls images and categories, from their whole numbers; empty where its ids are these numbers."""
+        images = {} if self.file_image_ids is None else zip(self.image_ids.tolist(), self.file_image_ids, strict=True)
+        return dict(images), self.file_category_ids or {}
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> DetectionDataset:
         """Some of the images, in the given order, with all categories."""

@@ -27,7 +27,7 @@ from detrkit.data.coco import Record, build_dataset
 from detrkit.data.coco_values import is_finite
 from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.findings import Changes, Faults
-from detrkit.data.pictures import pictures_below, shown_sizes
+from detrkit.data.pictures import inspect_pictures, pictures_below
 from detrkit.data.split_names import plain_split
 from detrkit.data.text_files import read_lines, read_text
 from detrkit.data.wording import shown_value
@@ -114,7 +114,8 @@ def read_split(split: MetadataSplit, name: str, *, stretch_16bit: bool = False) 
     _check_listed_once(lines)
     others = [line for file in split.files if file != split.file for line in _usable_lines(file)]
     categories, notes = _categories([*in_file, *others], split)
-    sizes = shown_sizes([folder / line.file_name for line in lines])
+    facts = inspect_pictures([folder / line.file_name for line in lines])
+    sizes = [each.shown_size for each in facts]
     ids = {category["name"] if category["is_text"] else category["id"]: category["id"] for category in categories}
     contents: dict[str, list[Record]] = {
         "images": [
@@ -124,7 +125,9 @@ def read_split(split: MetadataSplit, name: str, *, stretch_16bit: bool = False) 
         "annotations": _annotations(lines, ids),
         "categories": [{"id": category["id"], "name": category["name"]} for category in categories],
     }
-    dataset = build_dataset(contents, split.file, folder, name, orientation="shown", stretch_16bit=stretch_16bit)
+    dataset = build_dataset(
+        contents, split.file, folder, name, facts=facts, orientation="shown", stretch_16bit=stretch_16bit
+    )
     return dataclasses.replace(dataset, notes=(*notes, *_null_notes(lines), *_unlisted(lines, split), *dataset.notes))
 
 

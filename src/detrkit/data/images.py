@@ -33,6 +33,7 @@ _DECODING_ERRORS = (
     zlib.error,
 )
 _JPEG_END, _PNG_START, _TAIL_BYTES = b"\xff\xd9", b"\x89PNG\r\n\x1a\n", 1024
+_HIGHEST_16_BITS = 65535
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
@@ -89,13 +90,13 @@ def grey_range(path: str | Path) -> tuple[int, int]:
 
 
 def check_image(path: str | Path) -> tuple[int, int]:
-    """Checks that an image file is complete; returns the picture's height and width after EXIF orientation.
+    """Checks that an image file is complete and can be read as RGB; returns the picture's height and width after EXIF orientation.
 
     Of JPEG files, only the header and the end are read: damage in between changes pixels, and neither a quick look nor decoding can tell for
     sure. Of PNG files, the checksums of all parts are compared. Other formats are decoded.
 
     Raises:
-        DataError: the file is missing, damaged, cut off or not an image.
+        DataError: the file is missing, damaged, cut off, not an image, or has values that do not fit 16 bits.
     """
     return inspect_image(path).shown_size
 
@@ -104,12 +105,13 @@ def inspect_image(path: str | Path) -> ImageFacts:
     """The same check as `check_image`, but returns both the stored and the shown size.
 
     Raises:
-        DataError: the file is missing, damaged, cut off or not an image.
+        DataError: see `check_image`.
     """
     path = Path(path)
     with _readable(str(path)), Image.open(path) as image:
         if not _surely_complete(path, image.format):
             image.load()
+        _refuse_other_depths(image, str(path))
         width, height = image.size
         orientation = _orientation(image)
     shown_size = (width, height) if orientation in _QUARTER_TURNS else (height, width)
@@ -215,21 +217,28 @@ def _has_16_bits(mode: str) -> bool:
     return mode == "I" or mode.startswith("I;16")
 
 
+def _refuse_other_depths(image: Image.Image, name: str) -> None:
+    """Refuses floating-point values, and whole numbers beyond 16 bits; only pictures that may have such numbers are decoded."""
+    if image.mode == "F":
+        raise DataError(f"{name} has floating-point values: save it with 8 or 16 bits per channel.")
+    if image.mode == "I":
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > _HIGHEST_16_BITS:
+            raise DataError(f"{name} has values beyond 16 bits: save it with 8 or 16 bits per channel.")
+
+
 def _to_rgb(image: Image.Image, name: str, *, stretch_16bit: bool = False) -> Image.Image:
     """Converts any mode to RGB; 16-bit values are scaled, where Pillow would clip them at 255."""
     if image.mode == "RGB":
         return image
+    _refuse_other_depths(image, name)
     if _has_16_bits(image.mode):
         values = np.asarray(image).astype(np.int64)
         lowest, highest = int(values.min()), int(values.max())
-        if lowest < 0 or highest > 65535:
-            raise DataError(f"{name} has values beyond 16 bits: save it with 8 or 16 bits per channel.")
         if not stretch_16bit or lowest == highest:
-            lowest, highest = 0, 65535
+            lowest, highest = 0, _HIGHEST_16_BITS
         levels = ((values - lowest) * 255 + (highest - lowest) // 2) // (highest - lowest)
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise DataError(f"{name} has floating-point values: save it with 8 or 16 bits per channel.")
     if image.mode in ("P", "La", "RGBa", "PA"):
         image = image.convert("RGBA")  # palettes with transparency cannot be converted to RGB directly
     return image.convert("RGB")

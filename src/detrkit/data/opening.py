@@ -58,6 +58,8 @@ FORMATS = (
     _YOLO,
     Format(voc.LOOKED_FOR, voc.find_splits, voc.read_split, voc.explain_missing_split),
     Format(image_folder.LOOKED_FOR, image_folder.find_splits, image_folder.read_split, options=("stretch_16bit",)),
+    # A COCO file that does not say its split may lie beside the files of any other format.
+    Format((), coco_layout.find_unnamed, coco_layout.read_unnamed, coco_layout.explain_missing_split),
 )
 
 

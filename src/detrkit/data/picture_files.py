@@ -2,18 +2,19 @@
 
 A name that leads to a file is taken as it is. Otherwise backslashes are read as `/`, folders that are not there (absolute paths of other machines,
 addresses, prefixes such as `/data/upload/`) are left out until a file fits, and names may differ in case, in `.jpg` / `.jpeg` and in how
-accents are encoded. A file is only taken if it is the only one that fits and no other name means it.
+accents are encoded. `?` and `#` are read as parts of a name before they are read as those of an address. A file is only taken if it is the only one that fits and no other name means it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from detrkit.data.wording import counted_of, first_few
 from detrkit.errors import DataError
 
 _SAMPLE = 200  # names that choose a folder
+_FILES_SHOWN = 3  # of those that a name may mean
+_HOST = re.compile(r"\A[a-z][a-z0-9+.-]*://[^/]*", re.IGNORECASE)
 _SAME_ENDINGS = {".jpeg": ".jpg", ".jpe": ".jpg", ".tiff": ".tif"}
 
 
@@ -31,7 +34,7 @@ class PictureFolders:
     Attributes:
         start: the folder that names start from.
         others: folders that may hold pictures which are not there.
-        skipped: names of sub-folders that hold pictures of other splits; they are not searched.
+        skipped: names, in lower case, of sub-folders that hold pictures of other splits; they are not searched.
     """
 
     start: Path
@@ -50,7 +53,7 @@ def choose_folder(names: Sequence[str], candidates: Sequence[Path]) -> Path:
     existing = [folder for folder in candidates if folder.is_dir()]
     for forms in (
         [[name, _with_slashes(name)] for name in sample],
-        [[parts[-1]] if (parts := _parts(name)) else [] for name in sample],
+        [[parts[-1] for parts in _readings(name)] for name in sample],
     ):
         counts = [sum(any(_is_file(folder / form) for form in each) for each in forms) for folder in existing]
         if max(counts, default=0) > 0:
@@ -100,80 +103,84 @@ def _is_file(path: Path) -> bool:
 
 
 class _Search:
-    """The files of all folders, by the last part of their names; each folder is listed when it is needed."""
+    """The files of all folders, by what names have in common that may mean them; each folder is listed when it is needed."""
 
     def __init__(self, folders: PictureFolders, taken: set[str]) -> None:
-        self._folders = folders
+        self._start = folders.start
+        self._searched = folders.searched()
+        self._skipped = folders.skipped
         self._taken = taken
-        self._indices: dict[Path, dict[str, list[tuple[str, ...]]]] = {}
+        self._indices: dict[Path, dict[tuple[str, ...], list[str]]] = {}
 
     def candidates(self, name: str) -> list[str]:
-        """The files that a name may mean: those of the first folder that has any, of which those that share most of the name's folders."""
-        parts = _parts(name)
-        if not parts:
-            return []
-        for folder in self._folders.searched():
-            files = [
-                file
-                for file in self._index(folder).get(_key(parts[-1]), [])
-                if os.path.normpath(folder.joinpath(*file)) not in self._taken
-            ]
-            if files:
-                shared = [_shared(parts, file) for file in files]
-                best = [file for file, count in zip(files, shared, strict=True) if count == max(shared)]
-                return [self._path(folder.joinpath(*file)) for file in best]
+        """The first few files that a name may mean: of the first folder that has any, those that share most of the name's folders."""
+        for parts in _readings(name):
+            keys = tuple(map(_key, parts))
+            for folder in self._searched:
+                index = self._index(folder)
+                if keys[-1:] not in index:
+                    continue
+                best = next(ending for ending in _endings(keys) if ending in index)
+                return [self._path(folder / file) for file in index[best]]
         return []
 
     def _path(self, file: Path) -> str:
-        start = self._folders.start
-        return file.relative_to(start).as_posix() if file.is_relative_to(start) else str(file.resolve())
+        return file.relative_to(self._start).as_posix() if file.is_relative_to(self._start) else str(file.resolve())
 
-    def _index(self, folder: Path) -> dict[str, list[tuple[str, ...]]]:
+    def _index(self, folder: Path) -> dict[tuple[str, ...], list[str]]:
+        """The first few files of a folder that no name leads to, by every ending of their relative paths: many may have the same bare name."""
         if folder not in self._indices:
-            index: dict[str, list[tuple[str, ...]]] = defaultdict(list)
-            for file in _files(folder, self._folders.skipped):
-                index[_key(file[-1])].append(file)
-            self._indices[folder] = index
+            index: dict[tuple[str, ...], list[str]] = defaultdict(list)
+            for inside, names in _files(folder, self._skipped):
+                keys = tuple(map(_key, inside))
+                for name in names:
+                    file = os.path.join(*inside, name)  # noqa: PTH118 - a path object for each of many files is slow
+                    if os.path.normpath(folder / file) in self._taken:
+                        continue
+                    for ending in _endings((*keys, _key(name))):
+                        if len(index[ending]) < _FILES_SHOWN:
+                            index[ending].append(file)
+            self._indices[folder] = dict(index)
         return self._indices[folder]
 
 
-def _files(folder: Path, skipped: frozenset[str]) -> Iterator[tuple[str, ...]]:
-    """The files of a folder and its sub-folders, each as the parts of its relative path."""
+def _endings(parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The last parts of a path, from all of them to the last one alone."""
+    return (parts[start:] for start in range(len(parts)))
+
+
+def _files(folder: Path, skipped: frozenset[str]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """A folder and its sub-folders: the parts of the relative path of each, and the names of its files."""
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in skipped and not name.startswith("."))
-        inside = Path(place).relative_to(folder).parts
-        for name in sorted(files):
-            yield (*inside, name)
+        folders[:] = sorted(name for name in folders if name.lower() not in skipped and not name.startswith("."))
+        yield Path(place).relative_to(folder).parts, sorted(files)
 
 
 def _with_slashes(name: str) -> str:
     return name.replace("\\", "/")
 
 
-def _parts(name: str) -> list[str]:
-    """The folders and the file of a name; addresses lose their host and, unless the file is named there, their query."""
+def _readings(name: str) -> list[list[str]]:
+    """What a name may mean, the likeliest first: folders and the file, without the host, query and fragment of an address."""
     text = _with_slashes(name.strip())
-    if "://" in text or "?" in text:
-        address = urlsplit(text)
-        names_file = bool(address.path) and not address.path.endswith("/")
-        text = unquote(address.path if names_file else address.query.rpartition("=")[2])
-    return [part for part in text.split("/") if part not in ("", ".")]
+    path = _HOST.sub("/", text)
+    before, mark, query = path.partition("?")
+    forms = [] if "/" in query else [path]
+    if (mark or path != text) and not before.endswith("/"):
+        forms.append(unquote(before))
+        forms.append(unquote(before.partition("#")[0]))
+    if before.endswith("/"):  # the file is named in the query
+        forms.append(unquote(query.rpartition("=")[2]))
+    elif mark and path == text and not PurePosixPath(before).suffix:  # a folder with a question mark in its name
+        forms.append(path)
+    readings = [[part for part in form.split("/") if part not in ("", ".")] for form in dict.fromkeys(forms)]
+    return [parts for parts in readings if parts]
 
 
 def _key(name: str) -> str:
     """What names have in common that mean the same file."""
     plain = PurePosixPath(unicodedata.normalize("NFC", unquote(name)).casefold().strip())
     return plain.stem.strip() + _SAME_ENDINGS.get(plain.suffix, plain.suffix)
-
-
-def _shared(parts: Sequence[str], file: Sequence[str]) -> int:
-    """How well a file fits a name: the number of folders that agree, counted from the file, and whether the spelling agrees."""
-    count = 0
-    for one, other in zip(reversed(parts[:-1]), reversed(file[:-1]), strict=False):
-        if _key(one) != _key(other):
-            break
-        count += 1
-    return count
 
 
 def _drop_shared(found: dict[int, str], names: Sequence[str]) -> None:
@@ -185,7 +192,7 @@ def _drop_shared(found: dict[int, str], names: Sequence[str]) -> None:
 
 def _refuse_several(several: dict[int, list[str]], names: Sequence[str], source: str) -> None:
     if several:
-        shown = [f"{names[place]!r} may be {' or '.join(files[:3])}" for place, files in several.items()]
+        shown = [f"{names[place]!r} may be {' or '.join(files)}" for place, files in several.items()]
         raise DataError(
             f"{source}: {counted_of(len(several), len(names), 'pictures')} fit several files: {first_few(shown)}; "
             "write the right ones into the annotation file."
@@ -210,10 +217,10 @@ def _refuse_missing(missing: Sequence[int], names: Sequence[str], folders: Pictu
 def _notes(found: dict[int, str], names: Sequence[str]) -> list[str]:
     backslashes, elsewhere, respelled = [], [], []
     for place, file in found.items():
-        name, bare, parts = names[place], Path(file).name, _parts(names[place])
+        name, bare = names[place], Path(file).name
         if Path(_with_slashes(name)) == Path(file):
             backslashes.append(place)
-        elif name == bare or (len(parts) > 1 and parts[-1] == bare):
+        elif name == bare or any(len(parts) > 1 and parts[-1] == bare for parts in _readings(name)):
             elsewhere.append(place)
         else:
             respelled.append(place)

@@ -1,4 +1,4 @@
-"""Folders of pictures: which files are pictures, where they lie, and how large they are."""
+"""Folders of pictures: which files are pictures, where they lie, and what each is like."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from detrkit.data.images import inspect_image
+from detrkit.data.images import ImageFacts, inspect_image
 from detrkit.errors import DataError
 
 # Compared in lower case.
@@ -45,26 +45,26 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in files if is_picture(name))
 
 
-def shown_sizes(pictures: Sequence[Path]) -> list[tuple[int, int]]:
-    """Height and width of each picture after its EXIF orientation is applied.
+def inspect_pictures(pictures: Sequence[Path]) -> list[ImageFacts]:
+    """Checks every picture, several at a time, and says what each is like.
 
     Raises:
-        DataError: a picture is missing or damaged; the message names the first and counts them.
+        DataError: a picture cannot be used; the message names the first and counts them.
     """
 
-    def size(picture: Path) -> tuple[int, int] | DataError:
+    def inspect(picture: Path) -> ImageFacts | DataError:
         try:
-            return inspect_image(picture).shown_size
+            return inspect_image(picture)
         except DataError as error:
             return error
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        outcomes = list(pool.map(size, pictures))
+        outcomes = list(pool.map(inspect, pictures))
     errors = [outcome for outcome in outcomes if isinstance(outcome, DataError)]
     if errors:
         more = f" ({len(errors)} of the {len(pictures)} images cannot be used.)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0]}{more}")
-    return [outcome for outcome in outcomes if not isinstance(outcome, DataError)]
+    return [outcome for outcome in outcomes if isinstance(outcome, ImageFacts)]
 
 
 def common_folder(pictures: Sequence[Path]) -> Path:

@@ -21,5 +21,8 @@ def counted_of(number: int, total: int, plural: str) -> str:
 
 def shown_value(value: Any) -> str:
     """A value as Python writes it, cut to a length that fits a sentence."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # nested nearly as deeply as a JSON file can be
+        return f"a deeply nested {type(value).__name__}"
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

@@ -51,7 +51,7 @@ def write_coco(dataset: DetectionDataset, folder: Path, split: str) -> list[str]
         OutputError: a file cannot be written.
     """
     dataset, notes = as_shown(dataset)
-    content = dataset.to_coco()
+    content = dataset.to_coco(own_ids=True)
     ids = dataset.annotation_ids
     if len(np.unique(ids)) == len(ids) and not (ids == 0).any():
         for entry, annotation_id in zip(content["annotations"], ids.tolist(), strict=True):

@@ -19,7 +19,7 @@ from typing import Any
 
 from detrkit.data.coco import Record, build_dataset
 from detrkit.data.dataset import DetectionDataset, NoImagesError
-from detrkit.data.pictures import common_folder, shown_sizes
+from detrkit.data.pictures import common_folder, inspect_pictures
 from detrkit.data.split_names import spellings
 from detrkit.data.yolo_description import YoloDescription
 from detrkit.data.yolo_labels import LabelledObject, LabelReader, class_numbers
@@ -62,7 +62,8 @@ def read_split(split: YoloSplit, name: str, *, stretch_16bit: bool = False) -> D
     names, notes = _class_names(description)
     reader = LabelReader(names, description.key_points, description.source)
     objects = [reader.read(file) if file is not None else [] for file in paired.labels]
-    sizes = shown_sizes(paired.pictures)
+    facts = inspect_pictures(paired.pictures)
+    sizes = [each.shown_size for each in facts]
     reader.check(sizes)
     folder = common_folder(paired.pictures)
     images = [
@@ -75,7 +76,14 @@ def read_split(split: YoloSplit, name: str, *, stretch_16bit: bool = False) -> D
         "categories": [{"id": number, "name": class_name} for number, class_name in names.items()],
     }
     dataset = build_dataset(
-        contents, description.source, folder, name, orientation="shown", stretch_16bit=stretch_16bit
+        contents,
+        description.source,
+        folder,
+        name,
+        facts=facts,
+        units=False,
+        orientation="shown",
+        stretch_16bit=stretch_16bit,
     )
     return dataclasses.replace(dataset, notes=(*notes, *paired.notes, *reader.notes(), *dataset.notes))
 

@@ -109,7 +109,7 @@ def _evaluated(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval
 
 def _class_figures(evaluator: COCOeval_faster, truth: dict[str, Any]) -> tuple[ClassFigures, ...]:
     precision = evaluator.eval["precision"][:, :, :, ALL_SIZES, TOP_100]  # (IoU, recall, class)
-    names = {category["id"]: str(category["name"]) for category in truth["categories"]}
+    names = {category["id"]: category["name"] for category in truth["categories"]}
     objects = Counter(entry["category_id"] for entry in truth["annotations"] if not entry["iscrowd"])
     figures = []
     for index, category_id in enumerate(int(number) for number in evaluator.params.catIds):
@@ -145,6 +145,8 @@ def _named_contents(source: Any, default_name: str) -> tuple[str, Any]:
         raise DataError(
             f"{source} is not valid JSON ({error}): it may have been cut off while it was written or copied; create or copy it again."
         ) from error
+    except RecursionError:
+        raise DataError(f"{source} is nested too deeply to be annotations or results: create it again.") from None
 
 
 def _read_truth(truth: Any, source: str) -> tuple[dict[str, Any], Truth]:
@@ -164,8 +166,8 @@ def _read_truth(truth: Any, source: str) -> tuple[dict[str, Any], Truth]:
     rows = zip(*(column.tolist() for column in columns), strict=True)
     annotations = [{"id": number, **dict(zip(names, row, strict=True))} for number, row in enumerate(rows, start=1)]
     categories = [
-        {"id": number, "name": entry.get("name", number)}
-        for number, entry in zip(checked.categories.numbers, checked.category_records, strict=True)
+        {"id": number, "name": name}
+        for number, name in zip(checked.categories.numbers, checked.category_names, strict=True)
     ]
     images = [{"id": number} for number in checked.images.numbers]
     return {"images": images, "annotations": annotations, "categories": categories}, checked
