@@ -242,7 +242,7 @@ class DetectionDataset:
                 entry["category_id"] = own_categories[entry["category_id"]]
         return changed
 
-    def _own_ids(self) -> tuple[Mapping[int, Any], Mapping[int, Any]]:
+    def _own_ids(self) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:
         """What the annotation file calls images and categories, from their whole numbers; empty where its ids are these numbers."""
         images = {} if self.file_image_ids is None else zip(self.image_ids.tolist(), self.file_image_ids, strict=True)
         return dict(images), self.file_category_ids or {}
