@@ -258,5 +258,5 @@ def test_whole_numbers_with_a_point_are_categories(tmp_path: Path) -> None:
 def test_a_class_number_that_the_readme_has_twice(tmp_path: Path) -> None:
     write_lines(tmp_path / "train/metadata.jsonl", {"file_name": "a.png", "objects": objects(1)})
     write_text(tmp_path / "README.md", README.replace("'2': cow", "'1': cow"))
-    with pytest.raises(DataError, match=r"README\.md, line 14 has the key '1' again: remove one of the two\.$"):
+    with pytest.raises(DataError, match=r"README\.md, line 15 has the key '1' again: remove one of the two\.$"):
         open_dataset(tmp_path, "train")

@@ -151,7 +151,7 @@ def test_annotations_without_pictures(tmp_path: Path) -> None:
     write_picture(tmp_path / "z.jpg", 10)
     message = (
         f"{tmp_path}/b.xml has no picture of its own in {tmp_path}: put one there that is named like it, or remove the XML file. (5 of 6 XML "
-        "files have none: b.xml, c.xml, d.xml, ….)"
+        "files have none: b.xml, c.xml, d.xml and 2 more.)"
     )
     with pytest.raises(DataError, match=re.escape(message)):
         open_dataset(tmp_path, "train")

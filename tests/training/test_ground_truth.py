@@ -36,7 +36,7 @@ def opened(data: Path, **options: Any) -> tuple[bool, list[str]]:
     """Whether there is validation, and the notes on the console."""
     text = io.StringIO()
     given = TrainingOptions(variant="detr-compact", data=str(data), **options)
-    training, validation = open_splits(given, Console(file=text, width=400))
+    training, validation = open_splits(given, Console(file=text, width=2000))
     assert len(training) == 12
     return validation is not None, [line for line in text.getvalue().splitlines() if line.startswith("Note")]
 

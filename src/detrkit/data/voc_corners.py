@@ -15,7 +15,7 @@ from detrkit.errors import DataError
 
 _ENOUGH = 4  # boxes from which on it is no chance that all fit
 _STRAYS = 20  # one box in so many may reach beyond its picture all the same
-_TOLERANCE = 1  # pixels
+_TOLERANCE = 0.01  # by which a box may reach beyond its picture, as a share of the side
 
 Size = tuple[int, int]  # height and width
 
@@ -34,8 +34,8 @@ class PlacedObject:
         left, top, width, height = self.object.corners
         if self.size is None:
             return True
-        beyond = (left + width - 1 - self.size[1], top + height - 1 - self.size[0])
-        return min(left, top, width, height) >= 0 and max(beyond) <= _TOLERANCE
+        ends = ((left + width - 1, self.size[1]), (top + height - 1, self.size[0]))
+        return min(left, top, width, height) >= 0 and all(float(end) <= side * (1 + _TOLERANCE) for end, side in ends)
 
 
 def check_corners(placed: Sequence[PlacedObject], total: int, source: Path) -> list[str]:

@@ -11,10 +11,10 @@ from PIL import Image
 
 from detrkit.data.coco import Record
 from detrkit.data.images import ImageFacts, inspect_image
-from detrkit.data.wording import first_few
 from detrkit.errors import DataError
 
 _THREADS = 8
+_NAMES_SHOWN = 3
 _TOLERANCE = 1  # pixels by which tools miss a width or height
 
 Size = tuple[int, int]  # height and width
@@ -80,7 +80,7 @@ def settle_sizes(
 
 
 def _wrong_sizes(wrong: Sequence[_Difference], count: int) -> DataError:
-    names = first_few(list(map(str, wrong)))
+    names = "; ".join(map(str, wrong[:_NAMES_SHOWN])) + ("; …" if len(wrong) > _NAMES_SHOWN else "")
     exchanged = sum(each.is_exchanged for each in wrong)
     if exchanged == len(wrong):
         remedy = (
