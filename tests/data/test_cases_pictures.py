@@ -164,7 +164,7 @@ class TestNames:
         for split, count in (("train", 7), ("val", 4)):
             with pytest.raises(DataError) as caught:
                 open_dataset(shared / "cases/first_picture_missing", split)
-            folder = shared / "cases/first_picture_missing" / split
+            folder = (shared / "cases/first_picture_missing" / split).resolve()
             assert str(caught.value).endswith(
                 f"instances_{split}.json: 1 of {count} pictures are missing: gone.jpg; the others were found in {folder}: "
                 "put the missing ones there too, or remove their entries."

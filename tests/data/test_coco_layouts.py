@@ -137,7 +137,7 @@ def test_a_file_by_itself_that_says_another_split(tmp_path: Path) -> None:
     lay_out(tmp_path, ["labels/cats_val.json"], "images")
     assert available_splits(tmp_path / "labels/cats_val.json") == ["val"]
     with pytest.raises(
-        DataError, match=r"cats_val\.json is the split 'val', not 'train': ask for 'val' \(--train-split val"
+        DataError, match=r"cats_val\.json is the split 'val', not 'train': ask for that one \(in training"
     ):
         open_dataset(tmp_path / "labels/cats_val.json", "train")
 
