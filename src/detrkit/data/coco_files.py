@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from detrkit.data.split_names import SPLIT_NAME, usual_name
+
 _LOOKED_AT = 32 * 1024  # bytes of the beginning, and of the end
 _MOST_UNNAMED = 50  # a folder with more files has one for each picture, in another format
 _IGNORED = ("captions_", "panoptic_", "stuff_", "image_info_")  # official files beside instances_
@@ -16,11 +18,8 @@ _MARKS = b"\xef\xbb\xbf\xff\xfe \t\r\n"  # byte order marks and blanks
 _LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _ENTRY = re.compile(rb'"(file_name|image_id|category_id)"\s*:')
 _OTHER_CONTENTS = re.compile(rb'"(segments_info|caption)"\s*:')
-_SPLIT = re.compile(
-    r"(?:^|[\s_.-])(train|training|val|valid|validation|test|testing|trainval)(?:[_-]?(\d{4}))?(?=$|[\s_.-])"
-)
+_SPLIT = re.compile(rf"(?:^|[\s_.-]){SPLIT_NAME}(?=$|[\s_.-])")
 _KINDS = re.compile(r"(?:[\s_.-]+(?:annotations?|coco|instances|labels?|bbox|boxes|gt|json))*")
-_SHORT = {"training": "train", "testing": "test"}
 
 
 def annotation_files(folder: Path) -> list[Path]:
@@ -61,15 +60,4 @@ def split_in_name(name: str) -> str | None:
     "train" for `Train`, `cats-train`, `instances_train` and `train_annotations.coco`; None for `train_small` and `train_val`.
     """
     found = list(_SPLIT.finditer(name.lower()))
-    return _plain(found[0]) if len(found) == 1 and _KINDS.fullmatch(name.lower(), found[0].end()) else None
-
-
-def split_named(name: str) -> str | None:
-    """The same for a name that is a split and nothing else."""
-    found = _SPLIT.fullmatch(name.lower())
-    return None if found is None else _plain(found)
-
-
-def _plain(found: re.Match[str]) -> str:
-    split, year = found.groups()
-    return _SHORT.get(split, split) + (year or "")
+    return usual_name(found[0]) if len(found) == 1 and _KINDS.fullmatch(name.lower(), found[0].end()) else None

@@ -19,16 +19,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from detrkit.data.coco import build_dataset, load_annotations
-from detrkit.data.coco_files import annotation_files, split_in_name, split_named
+from detrkit.data.coco_files import annotation_files, split_in_name
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.picture_files import PictureFolders, choose_folder
-from detrkit.data.split_names import plain_split, spellings
+from detrkit.data.split_names import ASSUMED_SPLIT, plain_split, spellings, split_named
 from detrkit.data.wording import first_few
 from detrkit.errors import DataError
 
 _USUAL_SPLITS = ("train", "val", "test")
-_ASSUMED_SPLIT = "train"
 _PREFIX, _ROBOFLOW_FILE = "instances_", "_annotations.coco.json"
 _ANNOTATIONS = ("annotations", "annotation", "labels")
 _PICTURES = ("images", "image", "imgs", "img", "data", "jpegimages", "pictures", "photos")
@@ -60,7 +59,7 @@ def find_unnamed(folder: Path) -> dict[str, Path]:
             f"{folder} has {len(files)} COCO annotation files and none says which split it is: {names}; give one of them by itself "
             f"(--data {files[0]}), or name them after splits, such as train.json and val.json."
         )
-    return {_split_of_folder(folder) or _ASSUMED_SPLIT: file for file in files}
+    return {_split_of_folder(folder) or ASSUMED_SPLIT: file for file in files}
 
 
 def explain_missing_split(splits: dict[str, Path]) -> str:
@@ -79,9 +78,9 @@ def read_unnamed(
 ) -> DetectionDataset:
     """As `read_split`, for the file of `find_unnamed`, with a note that its split is assumed."""
     dataset = read_split(annotation_file, name, orientation=orientation, stretch_16bit=stretch_16bit)
-    if not explain_missing_split({_ASSUMED_SPLIT: annotation_file}):
+    if not explain_missing_split({ASSUMED_SPLIT: annotation_file}):
         return dataset
-    note = f"Nothing says which split {annotation_file.name} is, so all its pictures are '{_ASSUMED_SPLIT}'."
+    note = f"Nothing says which split {annotation_file.name} is, so all its pictures are '{ASSUMED_SPLIT}'."
     return dataclasses.replace(dataset, notes=(note, *dataset.notes))
 
 

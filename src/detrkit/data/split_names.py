@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
 YEARS = ("2017", "2014")
 _VALIDATION = ("val", "valid", "validation")
 _USUAL_ORDER = ("train", "val", "test")
+ASSUMED_SPLIT = "train"  # where nothing says which split the pictures are
+SPLIT_NAME = (
+    r"(train|training|val|valid|validation|test|testing|trainval)(?:[_-]?(\d{4}))?"  # in lower case, with its year
+)
+_SHORT = {"training": "train", "testing": "test"}
+
+
+def split_named(name: str) -> str | None:
+    """The split that a name is and nothing else, in lower case and as it is usually written: "train2017" for `Training_2017`; or None."""
+    found = re.fullmatch(SPLIT_NAME, name.lower())
+    return None if found is None else usual_name(found)
+
+
+def usual_name(found: re.Match[str]) -> str:
+    """A split's name as it is usually written, from a match of `SPLIT_NAME`."""
+    split, year = found.groups()
+    return _SHORT.get(split, split) + (year or "")
 
 
 def plain_split(split: str) -> str:

@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from detrkit.data.split_names import plain_split
+from detrkit.data.split_names import ASSUMED_SPLIT, plain_split, split_named
 from detrkit.data.text_files import read_lines
 from detrkit.errors import DataError
 
 SPLIT_LISTS = "ImageSets/Main"
 LOOKED_FOR = (f"{SPLIT_LISTS}/<split>.txt", "Annotations/*.xml", "<split>/*.xml", "*.xml")
-ASSUMED_SPLIT = "train"  # where nothing says which split the pictures are
 ANNOTATION_SUFFIXES = (".xml",)
 # Of several pictures that differ in their ending only, the first one wins.
 PICTURE_SUFFIXES = (
@@ -35,8 +34,6 @@ PICTURE_SUFFIXES = (
 _ANNOTATIONS = ("annotations", "annotation", "xmls", "xml", "annots", "labels")
 _PICTURES = ("jpegimages", "images", "image", "imgs", "img", "pngimages", "pictures", "photos")
 _LISTS = ("imagesets", "imageset")
-_SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing|trainval)([_-]?\d{4})?", re.IGNORECASE)
-_SHORT = {"training": "train", "validation": "val", "testing": "test"}
 _LEVELS = 4  # how deep below its data set a split's folder can lie, with one to spare
 _SNIFFED_FILES, _SNIFFED_BYTES = 5, 4096
 _ROOT_ELEMENT = re.compile(rb"<(?:[\w.-]+:)?annotation[\s/>]", re.IGNORECASE)
@@ -84,7 +81,7 @@ def explain_missing_split(splits: dict[str, Path]) -> str:
 
 def is_split(name: str) -> bool:
     """Whether this is a usual name of a split, in any case, with or without a year."""
-    return _SPLIT.fullmatch(name) is not None
+    return split_named(name) is not None
 
 
 def root_of_list(list_file: Path) -> Path:
@@ -242,7 +239,7 @@ def _keyed(sources: list[Path]) -> dict[str, Path]:
 
 def _plain(name: str) -> str:
     """A split's name as it is usually written; other names stay as they are."""
-    return _SHORT.get(name.lower(), name.lower()) if is_split(name) else name
+    return split_named(name) or name
 
 
 def _folders(folder: Path) -> list[Path]:
