@@ -82,6 +82,7 @@ class ModelCard:
         categories: the classes that it can report; an output of the class head without a category is never reported.
         preprocessing: how images must be prepared.
         threshold: the lowest score at which a detection is worth showing.
+        class_thresholds: the same for single classes, by `Category.index`; `threshold` applies to the others.
         metrics: figures measured with these weights, by name.
     """
 
@@ -91,6 +92,7 @@ class ModelCard:
     categories: tuple[Category, ...]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     threshold: float = 0.5
+    class_thresholds: Mapping[int, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -32,7 +32,7 @@ def small_model(variant: str = "detr-compact", dtype: torch.dtype = torch.float3
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
                 tensor.copy_(torch.rand(tensor.shape, dtype=torch.float64))
-    model.card = dataclasses.replace(model.card, threshold=0.37, metrics={"AP": 0.123, "AP50": 0.5})
+    model.card = dataclasses.replace(model.card, threshold=0.37, class_thresholds={1: 0.2}, metrics={"AP": 0.123, "AP50": 0.5})
     return model
 
 
@@ -102,6 +102,7 @@ def test_the_card_comes_back(tmp_path: Path) -> None:
     assert again.card.preprocessing == Preprocessing(128, 200)
     assert again.card.categories == (Category(90, "toothbrush", 0), Category(3, "é × car", 1))
     assert (again.card.threshold, again.card.metrics) == (0.37, {"AP": 0.123, "AP50": 0.5})
+    assert again.card.class_thresholds == {1: 0.2}
     save(again, tmp_path / "again.safetensors")
     assert header_of(tmp_path / "again.safetensors") == header_of(tmp_path / "model.safetensors")
 

@@ -116,6 +116,8 @@ def _card(header: Mapping[str, Any]) -> ModelCard:
         categories=tuple(Category(**entry) for entry in header["categories"]),
         preprocessing=Preprocessing(**preprocessing),
         threshold=header["threshold"],
+        # JSON turns numbers that are keys into texts; files from before there were such thresholds have none.
+        class_thresholds={int(index): value for index, value in header.get("class_thresholds", {}).items()},
         metrics=header["metrics"],
     )
 
