@@ -166,9 +166,9 @@ def _existing(data: str | Path) -> Path:
     path = Path(data).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix.lower() in (".json", *DESCRIPTION_SUFFIXES)):
         return path
-    state = "is neither a .json nor a .yaml file" if path.is_file() else "does not exist"
+    state = "is neither a .json, a .yaml nor a .data file" if path.is_file() else "does not exist"
     raise DataError(
-        f"{path} {state}: give a data set's folder, a COCO annotation file (.json), the .yaml file of a YOLO data set, or '{BUILT_IN}' for "
+        f"{path} {state}: give a data set's folder, a COCO annotation file (.json), the .yaml or .data file of a YOLO data set, or '{BUILT_IN}' for "
         "the built-in set."
     )
 

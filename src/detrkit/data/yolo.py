@@ -81,7 +81,7 @@ def read_split(split: YoloSplit, name: str, *, stretch_16bit: bool = False) -> D
         folder,
         name,
         facts=facts,
-        units=False,
+        units=None,
         orientation="shown",
         stretch_16bit=stretch_16bit,
     )

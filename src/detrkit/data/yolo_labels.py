@@ -330,8 +330,8 @@ class LabelReader:
             "left, top, right, bottom": lambda box: box[2] > box[0] and box[3] > box[1],
             "left, top, width, height": lambda box: max(box[0] + box[2], box[1] + box[3]) <= 1 + _TOLERANCE,
         }
-        words = next((words for words, fits in meanings.items() if all(map(fits, boxes))), None)
-        return _OtherMeaning(words, leaving, len(boxes)) if leaving and words else None
+        fitting = [words for words, fits in meanings.items() if all(map(fits, boxes))] if leaving else []
+        return _OtherMeaning(" or ".join(fitting), leaving, len(boxes)) if fitting else None
 
 
 def class_numbers(files: Collection[Path]) -> set[int]:

@@ -229,7 +229,7 @@ def _find_pictures(split: YoloSplit) -> tuple[list[Path], list[str]]:
         if not is_literal:
             notes.append(
                 f"{description.source.name}: '{split.key}' is {_where(description, written)}, which does not exist here; "
-                f"{_shown(places)} was read."
+                f"{_shown(places)} {'was' if len(places) == 1 else 'were'} read."
             )
         for place in places:
             if place.is_dir():

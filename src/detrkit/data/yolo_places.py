@@ -98,5 +98,5 @@ def _without_steps_up(written: str) -> str:
 
 def _is_every_split(tail: str) -> bool:
     """Whether the end of a path would be the pictures of all splits: `images`, `images/*.jpg`, `*.jpg`."""
-    inside = tail.lower().removeprefix("images").lstrip("/").partition("/")[0]
-    return not inside or glob.has_magic(inside)
+    inside = tail.lower().removeprefix("images").lstrip("/")
+    return not inside or PurePosixPath(inside.removeprefix("**/")).stem in ("*", "**")

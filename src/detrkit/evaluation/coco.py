@@ -6,6 +6,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
+from detrkit.data.coco_layout import picture_is_turned
+from detrkit.data.coco_outside import without_boxes_outside_stated
 from detrkit.data.coco_truth import Truth, checked_lists, read_truth
 from detrkit.errors import DataError
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted
@@ -34,7 +38,7 @@ def evaluate_detections(
 
     Args:
         ground_truth: an annotation file in COCO's format, or its contents. It is read as data sets read it: an area that
-            is missing or not above 0 is that of the box, and boxes without area are left out.
+            is missing or not above 0 is that of the box, and boxes without area or wholly outside their image are left out.
         detections: a result file, or its entries: `image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels, `score`,
             with the ids of the annotation file, which may be texts. Only the 100 best of each image count.
         name: what to call the data in tables; by default the annotation file's name.
@@ -45,7 +49,7 @@ def evaluate_detections(
     """
     truth_name, truth = _named_contents(ground_truth, "the given ground truth")
     results_name, results = _named_contents(detections, "the given detections")
-    truth, stated = _read_truth(truth, truth_name)
+    truth, stated = _read_truth(truth, truth_name, None if isinstance(ground_truth, dict) else Path(ground_truth))
     results = _checked_results(results, results_name, stated, truth_name)
     evaluator = _evaluated(truth, results)
     crowds = sum(annotation["iscrowd"] for annotation in truth["annotations"])
@@ -149,7 +153,7 @@ def _named_contents(source: Any, default_name: str) -> tuple[str, Any]:
         raise DataError(f"{source} is nested too deeply to be annotations or results: create it again.") from None
 
 
-def _read_truth(truth: Any, source: str) -> tuple[dict[str, Any], Truth]:
+def _read_truth(truth: Any, source: str, file: Path | None) -> tuple[dict[str, Any], Truth]:
     """What the evaluator gets, as plain numbers, and what it was made of; read as data sets read it.
 
     Annotations are numbered from 1, because the evaluator takes the id 0 for "not matched".
@@ -158,7 +162,8 @@ def _read_truth(truth: Any, source: str) -> tuple[dict[str, Any], Truth]:
     if not lists["images"]:
         raise DataError(f"{source} lists no images: there is nothing to evaluate.")
     checked = read_truth(lists, source)
-    table = checked.table
+    table, outside_notes = without_boxes_outside_stated(checked.table, lists["images"], partial(_is_turned, file))
+    checked = replace(checked, table=table, notes=(*checked.notes, *outside_notes))
     image_ids = np.array(checked.images.numbers, dtype=np.int64)[table.image_positions]
     boxes_xywh = np.concatenate([table.boxes_xyxy[:, :2], table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]], axis=1)
     columns = (image_ids, table.category_ids, boxes_xywh, table.areas, table.crowd.astype(np.int64))
@@ -171,6 +176,11 @@ def _read_truth(truth: Any, source: str) -> tuple[dict[str, Any], Truth]:
     ]
     images = [{"id": number} for number in checked.images.numbers]
     return {"images": images, "annotations": annotations, "categories": categories}, checked
+
+
+def _is_turned(file: Path | None, image: dict[str, Any]) -> bool | None:
+    """Whether an image's picture is turned by its EXIF orientation; None if that is not known."""
+    return None if file is None else picture_is_turned(file, str(image.get("file_name")))
 
 
 def _checked_results(results: Any, source: str, truth: Truth, truth_source: str) -> list[dict[str, Any]]:
