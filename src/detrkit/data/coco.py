@@ -115,7 +115,7 @@ def build_dataset(
     categories, category_notes = _categories(truth, source)
     unit_notes = check_units(table, frames.sizes, str(source), voc=units == "voc") if units else []
     picture_notes = (*name_notes, *frames.notes, *narrow_range_notes(images, facts))
-    table, outside_notes = without_boxes_outside(table, frames.sizes, names)
+    table, outside_notes = without_boxes_outside(table, frames.sizes, names, str(source))
     truth = replace(truth, table=table)
     box_notes = (*truth.notes, *unit_notes, *outside_notes, *_edge_notes(table, images, frames))
     return _assembled(name, images, frames, truth, categories, (*category_notes, *picture_notes, *box_notes))
@@ -183,6 +183,7 @@ def _categories(truth: Truth, source: Path) -> tuple[tuple[Category, ...], list[
     children = Counter(parents)
     used = set(truth.table.category_ids.tolist())
     kept: dict[str, Category] = {}
+    twins: list[str] = []
     notes: list[str] = []
     for number, name, own_parent, record in sorted(
         zip(truth.categories.numbers, truth.category_names, parents, truth.category_records, strict=True),
@@ -195,8 +196,12 @@ def _categories(truth: Truth, source: Path) -> tuple[tuple[Category, ...], list[
             )
             continue
         if name in kept:
-            raise DataError(f"{source}: categories {kept[name].id} and {number} are both named {name!r}; rename one.")
+            twins.append(f"categories {kept[name].id} and {number} are both named {name!r}")
+            continue
         kept[name] = Category(id=number, name=name, index=len(kept))
+    if twins:
+        more = f" ({len(twins)} categories have the name of another.)" if len(twins) > 1 else ""
+        raise DataError(f"{source}: {twins[0]}; rename one.{more}")
     if not kept:
         raise DataError(f"{source} has no categories to learn: add categories with an id and a name.")
     return tuple(kept.values()), notes

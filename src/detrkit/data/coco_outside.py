@@ -13,23 +13,31 @@ import numpy as np
 from detrkit.data.coco_frames import boxes_inside, stated_size
 from detrkit.data.coco_truth import Record, Table
 from detrkit.data.wording import counted_of
+from detrkit.errors import DataError
 
+_MANY, _MOST = 20, 0.5  # boxes, and the share of them, that are no strays
 _TURNED_TOLERANCE = 0.01  # of the longer side
 
 
-def without_boxes_outside(table: Table, sizes: np.ndarray, names: Sequence[str]) -> tuple[Table, list[str]]:
+def without_boxes_outside(
+    table: Table, sizes: np.ndarray, names: Sequence[str], source: str
+) -> tuple[Table, list[str]]:
     """The boxes that have an area in common with their image, and a note about the others.
 
     Args:
         table: the boxes.
         sizes: (I, 2) height and width of the images.
         names: what the images are called.
+        source: the file, for messages.
+
+    Raises:
+        DataError: most of many boxes lie outside, so they belong to other pictures, or are in another unit.
     """
-    return _without(table, _outside(table.boxes_xyxy, sizes[table.image_positions]), names)
+    return _without(table, _outside(table.boxes_xyxy, sizes[table.image_positions]), names, source)
 
 
 def without_boxes_outside_stated(
-    table: Table, records: Sequence[Record], is_turned: Callable[[Record], bool | None]
+    table: Table, records: Sequence[Record], is_turned: Callable[[Record], bool | None], source: str
 ) -> tuple[Table, list[str]]:
     """The same by the sizes that an annotation file states; images without one keep their boxes.
 
@@ -37,6 +45,10 @@ def without_boxes_outside_stated(
         table: the boxes.
         records: the images of the file.
         is_turned: whether an image's picture is shown with its width and height exchanged; None if the picture cannot be found.
+        source: the file, for messages.
+
+    Raises:
+        DataError: most of many boxes lie outside.
     """
     stated = [stated_size(record) for record in records]
     known = np.array([size is not None and min(size) > 0 for size in stated], dtype=np.bool_)
@@ -53,7 +65,7 @@ def without_boxes_outside_stated(
             kept |= outside & rows & (turned is None)
             outside &= ~rows
     names = [str(record.get("file_name", record.get("id"))) for record in records]
-    inside, notes = _without(table, outside, names)
+    inside, notes = _without(table, outside, names, source)
     return inside, [*notes, *_kept_note(table, kept, names)]
 
 
@@ -63,9 +75,15 @@ def _outside(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return outside
 
 
-def _without(table: Table, outside: np.ndarray, names: Sequence[str]) -> tuple[Table, list[str]]:
+def _without(table: Table, outside: np.ndarray, names: Sequence[str], source: str) -> tuple[Table, list[str]]:
     if not outside.any():
         return table, []
+    if len(table) >= _MANY and outside.mean() > _MOST:
+        raise DataError(
+            f"{source}: {counted_of(int(outside.sum()), len(outside), 'boxes')} lie wholly outside their image (the first: "
+            f"{_first(table, outside, names)}), so they belong to other pictures or are not in pixels: use the pictures that were annotated, or "
+            "export the boxes again."
+        )
     note = (
         f"{counted_of(int(outside.sum()), len(outside), 'boxes')} lie wholly outside their image and were left out (the first: "
         f"{_first(table, outside, names)}); COCO's own evaluation would count each as an object that was missed."

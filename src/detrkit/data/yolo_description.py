@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 
+from detrkit.data.findings import Faults
 from detrkit.data.pictures import has_pictures, is_picture
 from detrkit.data.split_names import plain_split
 from detrkit.data.text_files import read_lines, read_text
-from detrkit.data.wording import first_few
+from detrkit.data.wording import counted_of, first_few
 from detrkit.data.yaml_files import parse_yaml
 from detrkit.data.yolo_darknet import DARKNET_SUFFIX, darknet_file, parse_darknet, read_class_file, with_names
 from detrkit.data.yolo_places import Places
@@ -309,25 +310,29 @@ def _class_names(content: dict[str, Any], file: Path) -> tuple[dict[int, str], l
 
 
 def _listed_names(given: list[Any], file: Path) -> dict[int, str]:
-    for name in given:
-        if not isinstance(name, str):
-            raise DataError(f"{file}: names has the entry {name!r}; give a list of texts.")
+    wrong = [name for name in given if not isinstance(name, str)]
+    if wrong:
+        more = f" ({counted_of(len(wrong), len(given), 'entries')} are no texts.)" if len(wrong) > 1 else ""
+        raise DataError(f"{file}: names has the entry {wrong[0]!r}; give a list of texts.{more}")
     return dict(enumerate(given))
 
 
 def _mapped_names(given: Any, file: Path) -> dict[int, str]:
     if not isinstance(given, dict):
         raise DataError(f"{file}: names is {given!r}; give a list of texts.")
-    names = {}
+    names: dict[int, str] = {}
+    faults = Faults()
     for key, name in given.items():
         number = _whole_number(key)
         if number is None or number < 0:
-            raise DataError(f"{file}: names has the key {key!r}; give whole numbers from 0, each with its name.")
-        if not isinstance(name, str):
-            raise DataError(f"{file}: names has {name!r} for class {number}; give a text.")
-        if number in names:
-            raise DataError(f"{file}: names has class {number} twice; remove one of the two.")
-        names[number] = name
+            faults.add("key", f"{file}:", f"names has the key {key!r}; give whole numbers from 0, each with its name.")
+        elif not isinstance(name, str):
+            faults.add("name", f"{file}:", f"names has {name!r} for class {number}; give a text.")
+        elif number in names:
+            faults.add("twice", f"{file}:", f"names has class {number} twice; remove one of the two.")
+        else:
+            names[number] = name
+    faults.check()
     return dict(sorted(names.items()))
 
 
