@@ -324,7 +324,7 @@ class LabelReader:
 
     def _other_meaning(self) -> _OtherMeaning | None:
         """What the four numbers may be instead of centre and size, if some boxes leave their pictures and none would by that meaning."""
-        leaving = [(_overhang(box), where) for box, where in self._centred if _overhang(box) > _TOLERANCE]
+        leaving = [(_overhang(box), where) for box, where in self._centred if _overhang(box) > _TOLERANCE + 1e-9]
         boxes = [box for box, _ in self._centred]
         meanings = {
             "left, top, right, bottom": lambda box: box[2] > box[0] and box[3] > box[1],
