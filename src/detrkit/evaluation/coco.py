@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from detrkit.data.coco_layout import picture_is_turned
 from detrkit.data.coco_outside import without_boxes_outside_stated
 from detrkit.data.coco_truth import Truth, checked_lists, read_truth
+from detrkit.data.wording import counted_of
 from detrkit.errors import DataError
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted
 
@@ -186,20 +187,24 @@ def _is_turned(file: Path | None, image: dict[str, Any]) -> bool | None:
 def _checked_results(results: Any, source: str, truth: Truth, truth_source: str) -> list[dict[str, Any]]:
     if isinstance(results, str | bytes | dict) or not isinstance(results, Iterable):
         raise DataError(f"{source} is not a list of results: each entry needs image_id, category_id, bbox and score.")
-    checked = []
+    checked: list[dict[str, Any]] = []
+    errors: list[DataError] = []
     for index, entry in enumerate(results):
-        where = f"{source}, entry {index} (counting from 0)"
-        result = _checked_result(entry, where, truth, truth_source)
-        if min(result["bbox"][2:]) < 0:
-            raise DataError(
-                f"{where} has a bbox of negative size, {result['bbox']}: write it as [x, y, width, height] in pixels."
+        try:
+            checked.append(
+                _checked_result(entry, f"{source}, entry {index} (counting from 0)", truth, truth_source)
             )
-        checked.append(result | {"score": _number(_value(entry, "score", where), where, "score")})
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        total = len(checked) + len(errors)
+        more = f" ({counted_of(len(errors), total, 'entries')} cannot be used.)" if len(errors) > 1 else ""
+        raise DataError(f"{errors[0]}{more}")
     return checked
 
 
 def _checked_result(entry: Any, where: str, truth: Truth, truth_source: str) -> dict[str, Any]:
-    """The image, category and box of a result, as plain numbers."""
+    """The image, category, box and score of a result, as plain numbers."""
     if not isinstance(entry, dict):
         raise DataError(f"{where} is {str(entry)[:40]!r}, not an object with image_id, category_id and bbox.")
     if entry.get("segmentation") and not entry.get("bbox"):
@@ -224,6 +229,11 @@ def _checked_result(entry: Any, where: str, truth: Truth, truth_source: str) -> 
     if not hasattr(box, "__len__") or len(box) != 4:
         raise DataError(f"{where} has the bbox {box!r}, which is not [x, y, width, height] in pixels.")
     checked["bbox"] = [_number(value, where, "bbox") for value in box]
+    if min(checked["bbox"][2:]) < 0:
+        raise DataError(
+            f"{where} has a bbox of negative size, {checked['bbox']}: write it as [x, y, width, height] in pixels."
+        )
+    checked["score"] = _number(_value(entry, "score", where), where, "score")
     return checked
 
 
