@@ -112,7 +112,15 @@ def test_results_are_compared_with_a_folder(form: str, data: Path, checkpoint: P
     converted = detrkit_command("convert", data, "--to", form, "--output", "set", folder=tmp_path)
     assert converted.returncode == 0, converted.stderr
     evaluated = detrkit_command(
-        "evaluate", checkpoint, "--data", "set", "--output", "figures.json", "--results", "results.json", folder=tmp_path
+        "evaluate",
+        checkpoint,
+        "--data",
+        "set",
+        "--output",
+        "figures.json",
+        "--results",
+        "results.json",
+        folder=tmp_path,
     )
     assert evaluated.returncode == 0, evaluated.stderr
     again = detrkit_command("evaluate", "results.json", "--data", "set", "--output", "again.json", folder=tmp_path)
@@ -134,7 +142,8 @@ def test_results_with_ids_that_are_texts_are_compared_with_a_folder(data: Path, 
         entry |= {key: f"number {entry[key]}" for key in ("image_id", "category_id")}
     truth.write_text(json.dumps(content))
     results = [
-        {key: entry[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5} for entry in content["annotations"]
+        {key: entry[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5}
+        for entry in content["annotations"]
     ]
     (tmp_path / "found.json").write_text(json.dumps(results))
     for place, output in ((data, "folder.json"), (truth, "file.json")):

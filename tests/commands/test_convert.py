@@ -227,7 +227,10 @@ def test_notes_name_the_commands_that_have_their_option(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "in/a.png")
     code, printed = convert(tmp_path / "in", "--to", "yolo", "--output", tmp_path / "out")
     assert code == 0, printed
-    assert "open the data with stretch_16bit=True (--stretch-16bit of train, evaluate and predict) to stretch it.\n" in printed
+    assert (
+        "open the data with stretch_16bit=True (--stretch-16bit of train, evaluate and predict) to stretch it.\n"
+        in printed
+    )
     assert "--stretch-16bit" in refusal("in", "--to", "yolo", "--output", "x", "--stretch-16bit")
 
 

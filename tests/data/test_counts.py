@@ -21,7 +21,10 @@ from detrkit.evaluation import evaluate_detections
     ("entries", "end"),
     [
         ([{}, 7], "entry 1 of 'images' is 7, not an object; export the file again."),
-        ([None, {}, 7], "entry 0 of 'images' is None, not an object; export the file again. (2 of 3 entries are none.)"),
+        (
+            [None, {}, 7],
+            "entry 0 of 'images' is None, not an object; export the file again. (2 of 3 entries are none.)",
+        ),
     ],
 )
 def test_entries_that_are_no_objects(entries: list[Any], end: str) -> None:

@@ -308,7 +308,10 @@ def test_several_years_are_named(tmp_path: Path, kit: str) -> None:
     for number, year in enumerate(("VOC2007", "VOC2012"), start=2):
         write_year(tmp_path / kit / year, number)
     folder = tmp_path / kit.partition("/")[0]
-    inside = [f"{(tmp_path / kit).relative_to(folder).as_posix()}/{year}".removeprefix("./") for year in ("VOC2007", "VOC2012")]
+    inside = [
+        f"{(tmp_path / kit).relative_to(folder).as_posix()}/{year}".removeprefix("./")
+        for year in ("VOC2007", "VOC2012")
+    ]
     with pytest.raises(DataError) as caught:
         open_dataset(folder, "train")
     assert str(caught.value) == (

@@ -61,10 +61,14 @@ def test_whole_percentages_are_noted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(640, 480), (50, 40)])
 @pytest.mark.parametrize(
-    "form", [lambda box: box, lambda box: ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1])]
+    "form",
+    [lambda box: box, lambda box: ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1])],
 )
 def test_fractions_in_every_form(tmp_path: Path, size: tuple[int, int], form: Callable[[Box], Box]) -> None:
-    with pytest.raises(DataError, match=r"train\.txt: all boxes lie within 0\.\.1, so they are fractions of the image; multiply them by"):
+    with pytest.raises(
+        DataError,
+        match=r"train\.txt: all boxes lie within 0\.\.1, so they are fractions of the image; multiply them by",
+    ):
         read(tmp_path, [form(box) for box in SHARES], size)
 
 

@@ -133,11 +133,15 @@ class TestPatterns:
             for split in ("train", "val"):
                 write_picture(tmp_path / f"{part}/{split}/images/{part}.png")
                 write_text(tmp_path / f"{part}/{split}/labels/{part}.txt", "0 .5 .5 .2 .2")
-        write_text(tmp_path / "data.yaml", "names: [cat]\ntrain: '*/train/images'\nval: '**/val/images'\nmini: 'x/*/images'\n")
+        write_text(
+            tmp_path / "data.yaml", "names: [cat]\ntrain: '*/train/images'\nval: '**/val/images'\nmini: 'x/*/images'\n"
+        )
         assert available_splits(tmp_path) == ["train", "val", "mini"]
         for split in ("train", "val"):
             dataset = open_dataset(tmp_path, split)
-            assert [dataset.image_name(index) for index in range(2)] == [f"{part}/{split}/images/{part}.png" for part in "xy"]
+            assert [dataset.image_name(index) for index in range(2)] == [
+                f"{part}/{split}/images/{part}.png" for part in "xy"
+            ]
 
     def test_a_pattern_from_another_computer(self, letters: Path) -> None:
         write_text(letters / "data.yaml", "names: [cat]\npath: /home/me/set\ntrain: images/a*.png\n")
@@ -152,7 +156,10 @@ class TestPatterns:
     def test_a_pattern_that_nothing_fits(self, letters: Path, written: str) -> None:
         """All pictures of `images` may be those of other splits."""
         write_text(letters / "data.yaml", f"names: [cat]\ntrain: {written}\n")
-        with pytest.raises(DataError, match=rf"data\.yaml: 'train' is '{written.replace('*', '[*]')}', but no picture, folder or text file fits /"):
+        with pytest.raises(
+            DataError,
+            match=rf"data\.yaml: 'train' is '{written.replace('*', '[*]')}', but no picture, folder or text file fits /",
+        ):
             open_dataset(letters, "train")
         write_text(letters / "data.yaml", f"names: [cat]\ntrain: {written}\nval: images/a*.png")
         assert available_splits(letters) == ["val"]

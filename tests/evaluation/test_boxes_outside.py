@@ -40,9 +40,15 @@ def write(folder: Path, contents: Contents, orientation: int = 1, size: tuple[in
 
 @pytest.mark.parametrize(
     "boxes",
-    [([WIDTH, 5, 10, 10], [5, HEIGHT + 3, 10, 10]), ([-10, 5, 10, 10], [5, -30, 10, 10]), ([500, 500, 1, 1], [-9, 9, 2, 2])],
+    [
+        ([WIDTH, 5, 10, 10], [5, HEIGHT + 3, 10, 10]),
+        ([-10, 5, 10, 10], [5, -30, 10, 10]),
+        ([500, 500, 1, 1], [-9, 9, 2, 2]),
+    ],
 )
-def test_the_data_set_and_the_file_have_the_same_objects(tmp_path: Path, boxes: tuple[list[float], list[float]]) -> None:
+def test_the_data_set_and_the_file_have_the_same_objects(
+    tmp_path: Path, boxes: tuple[list[float], list[float]]
+) -> None:
     contents = with_boxes(*boxes)
     contents["annotations"][1]["iscrowd"] = 1
     results = perfect_results(contents)[2:]

@@ -62,7 +62,9 @@ def _next_command(output: Path, splits: list[str]) -> str:
     # Whatever has another name is for training, and the next such one for validation: `default`, `minival`.
     training = next(split for split in ordered if plain_split(split) not in ("val", "test"))
     named = [split for split in ordered if plain_split(split) == "val"]
-    validation = next((split for split in [*named, *ordered] if split != training and plain_split(split) != "test"), "val")
+    validation = next(
+        (split for split in [*named, *ordered] if split != training and plain_split(split) != "test"), "val"
+    )
     given = (("train", training), ("val", validation))
     return f"detrkit train VARIANT --data {output}" + "".join(
         f" --{key}-split {split}" for key, split in given if plain_split(split) != key

@@ -105,7 +105,11 @@ def _refuse_other_sizes(
     if not wrong:
         return
     exchanged = sum(_near(stated[place], facts[place].shown_size[::-1]) for place in wrong)  # type: ignore[arg-type]
-    hint = f" (width and height are exchanged{f' in {exchanged} of them' if exchanged < len(wrong) else ''})" if exchanged else ""
+    hint = (
+        f" (width and height are exchanged{f' in {exchanged} of them' if exchanged < len(wrong) else ''})"
+        if exchanged
+        else ""
+    )
     shown = [
         f"{names[place]!r} is annotated as {_in_pixels(stated[place])} pixels, but the file has {_in_pixels(facts[place].shown_size)}"
         for place in wrong

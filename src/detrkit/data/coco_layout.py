@@ -114,7 +114,9 @@ def picture_is_turned(annotation_file: Path, name: str) -> bool | None:
     candidates = _picture_folders(annotation_file)
     folder = choose_folder([name], candidates)
     try:
-        files, _ = find_pictures([name], PictureFolders(folder, tuple(candidates), _other_splits(annotation_file)), name)
+        files, _ = find_pictures(
+            [name], PictureFolders(folder, tuple(candidates), _other_splits(annotation_file)), name
+        )
         facts = inspect_image(folder / (name if files is None else str(files[0])))
     except DataError:
         return None

@@ -280,9 +280,7 @@ def _names_beside(file: Path, splits: list[str]) -> tuple[dict[int, str] | None,
     class_file = _class_file(file.parent, splits)
     if class_file is not None:
         return read_class_file(class_file), [f"{file.name} has no 'names', so they were read from {class_file.name}."]
-    return None, [
-        f"{file.name} has no 'names', so its classes are called by their numbers: list them under 'names'."
-    ]
+    return None, [f"{file.name} has no 'names', so its classes are called by their numbers: list them under 'names'."]
 
 
 def _places(value: Any, key: str, file: Path) -> tuple[str, ...]:
@@ -357,14 +355,19 @@ def _whole_number(text: Any) -> int | None:
 def _from_darknet_in(folder: Path) -> YoloDescription | None:
     file = darknet_file(folder)
     content = None if file is None else parse_darknet(file)
-    if file is None or content is None or not any(_found(content[key], Places(file.parent)) for key in _split_keys(content, file)):
+    if (
+        file is None
+        or content is None
+        or not any(_found(content[key], Places(file.parent)) for key in _split_keys(content, file))
+    ):
         return None
     return _from_content(with_names(content, file), file)
 
 
 def _from_folders(folder: Path, names_file: Path | None = None) -> YoloDescription | None:
-    """A data set whose splits no file names: `images/<split>` and `labels/<split>`, `<split>/images` and `<split>/labels`, or `images` and
-    `labels`. A YAML file may still name the classes.
+    """A data set whose splits no file names, though a YAML file may name the classes.
+
+    `images/<split>` and `labels/<split>`, `<split>/images` and `<split>/labels`, or `images` and `labels`.
     """
     images, labels = subfolder(folder, "images"), subfolder(folder, "labels")
     pairs = [(each.name, each, labels / each.name) for each in _folders_in(images)]
@@ -390,7 +393,9 @@ def _with_names_of_folder(described: YoloDescription, names_file: Path | None) -
         if _has_names(content):
             names, notes = _class_names(content, file)
             note = f"{file.name} names no splits, so they are those of the folders."
-            return replace(described, source=file, names=names, key_points=_key_points(content, file), notes=(note, *notes))
+            return replace(
+                described, source=file, names=names, key_points=_key_points(content, file), notes=(note, *notes)
+            )
     class_file = _class_file(folder, list(described.splits))
     if class_file is not None:
         return replace(described, names=read_class_file(class_file))

@@ -27,7 +27,10 @@ _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _ENOUGH = 4  # boxes from which on another meaning of the four numbers can be told
 _FEW, _FAR = 2, 0.05  # so many boxes tell it, too, if they leave their picture by so much
 _PERCENT_LIMIT = 100 * (1 + _TOLERANCE)
-_LARGE, _LARGER = 202, 404  # pixels: pictures in which it is hardly a chance that all numbers lie in the first 100 pixels: in large ones
+_LARGE, _LARGER = (
+    202,
+    404,
+)  # pixels: pictures in which it is hardly a chance that all numbers lie in the first 100 pixels: in large ones
 _MANY_NUMBERS = 80  # so many numbers, in larger ones any
 _NAMES_SHOWN = 5
 _SENTENCES = {

@@ -46,7 +46,7 @@ class Places:
             return []
         escaped = Places(Path(glob.escape(str(self.folder))), None if self.root is None else glob.escape(self.root))
         for place in escaped.others(pattern) if moved else escaped.literal(pattern):
-            found = [Path(name) for name in glob.iglob(str(place), recursive=True)]
+            found = [Path(name) for name in glob.iglob(str(place), recursive=True)]  # noqa: PTH207 - it takes absolute patterns
             kept = [each for each in found if each.is_dir() or is_picture(each.name) or each.suffix.lower() == ".txt"]
             if kept:
                 return sorted(kept)

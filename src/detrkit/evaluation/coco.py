@@ -163,7 +163,9 @@ def _read_truth(truth: Any, source: str, file: Path | None) -> tuple[dict[str, A
     if not lists["images"]:
         raise DataError(f"{source} lists no images: there is nothing to evaluate.")
     checked = read_truth(lists, source)
-    table, outside_notes = without_boxes_outside_stated(checked.table, lists["images"], partial(_is_turned, file), source)
+    table, outside_notes = without_boxes_outside_stated(
+        checked.table, lists["images"], partial(_is_turned, file), source
+    )
     checked = replace(checked, table=table, notes=(*checked.notes, *outside_notes))
     image_ids = np.array(checked.images.numbers, dtype=np.int64)[table.image_positions]
     boxes_xywh = np.concatenate([table.boxes_xyxy[:, :2], table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]], axis=1)
@@ -191,9 +193,7 @@ def _checked_results(results: Any, source: str, truth: Truth, truth_source: str)
     errors: list[DataError] = []
     for index, entry in enumerate(results):
         try:
-            checked.append(
-                _checked_result(entry, f"{source}, entry {index} (counting from 0)", truth, truth_source)
-            )
+            checked.append(_checked_result(entry, f"{source}, entry {index} (counting from 0)", truth, truth_source))
         except DataError as error:
             errors.append(error)
     if errors:
