@@ -99,3 +99,7 @@ def test_entries_of_a_result_file() -> None:
         "the given detections, entry 1 (counting from 0) has image_id 9, but the given ground truth has no such image (its ids run from 1 to 3, 3 "
         "in all): use results and annotations that belong together. (2 of 4 entries cannot be used.)"
     )
+    with pytest.raises(
+        DataError, match=r"entry 1 \(counting from 0\) has image_id 9, but practice val has no such image \("
+    ):
+        evaluate_detections(coco(), results, name="practice val")

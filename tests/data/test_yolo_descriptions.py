@@ -164,6 +164,15 @@ class TestPatterns:
         write_text(letters / "data.yaml", f"names: [cat]\ntrain: {written}\nval: images/a*.png")
         assert available_splits(letters) == ["val"]
 
+    def test_a_pattern_without_quotes(self, letters: Path) -> None:
+        for written in ("*/a0.png", "**/a*.png", "*"):
+            write_text(letters / "data.yaml", f"names: [cat]\ntrain: {written}\n")
+            with pytest.raises(
+                DataError,
+                match=r"data\.yaml cannot be parsed as YAML \(.*\): put places that begin with \* into quotes\.$",
+            ):
+                open_dataset(letters, "train")
+
     def test_signs_in_names_of_folders(self, tmp_path: Path) -> None:
         folder = tmp_path / "set [1]"
         write_picture(folder / "images/[x]/a.png")

@@ -33,7 +33,7 @@ def read_yolo(
     """One split of a YOLO data set.
 
     Args:
-        data: a YAML file, or a folder with one, or with `images` and `labels`.
+        data: a YAML file or Darknet's `obj.data`, or a folder with one, or with `images` and `labels`.
         split: as the YAML file or the folders name it, such as `train`; `val`, `valid` and `validation` mean the same.
         name: for messages; by default the folder's name and the split.
         stretch_16bit: whether 16-bit grey pictures are stretched to the whole range, see `read_image`.

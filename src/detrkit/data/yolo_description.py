@@ -178,7 +178,9 @@ def _parsed(file: Path) -> Any:
         return parse_yaml(read_text(file), file)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise DataError(f"{file} cannot be parsed as YAML ({problem}): correct it or export it again.") from None
+        # Patterns such as */images are aliases without quotes.
+        quotes = "put places that begin with * into quotes" if "alias" in problem else "correct it or export it again"
+        raise DataError(f"{file} cannot be parsed as YAML ({problem}): {quotes}.") from None
 
 
 def _has_names(content: Any) -> bool:

@@ -48,7 +48,7 @@ def evaluate_detections(
     Raises:
         DataError: a file cannot be read, or an entry is malformed, not finite, or of an image or category that the ground truth lacks.
     """
-    truth_name, truth = _named_contents(ground_truth, "the given ground truth")
+    truth_name, truth = _named_contents(ground_truth, name or "the given ground truth")
     results_name, results = _named_contents(detections, "the given detections")
     truth, stated = _read_truth(truth, truth_name, None if isinstance(ground_truth, dict) else Path(ground_truth))
     results = _checked_results(results, results_name, stated, truth_name)
