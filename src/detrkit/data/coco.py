@@ -116,9 +116,15 @@ def build_dataset(
     unit_notes = check_units(table, frames.sizes, str(source), voc=units == "voc") if units else []
     picture_notes = (*name_notes, *frames.notes, *narrow_range_notes(images, facts))
     table, outside_notes = without_boxes_outside(table, frames.sizes, names, str(source))
-    truth = replace(truth, table=table)
-    box_notes = (*truth.notes, *unit_notes, *outside_notes, *_edge_notes(table, images, frames))
-    return _assembled(name, images, frames, truth, categories, (*category_notes, *picture_notes, *box_notes))
+    notes = (
+        *category_notes,
+        *picture_notes,
+        *truth.notes,
+        *unit_notes,
+        *outside_notes,
+        *_edge_notes(table, images, frames),
+    )
+    return _assembled(name, images, frames, replace(truth, table=table), categories, notes)
 
 
 def _assembled(
