@@ -107,6 +107,53 @@ def test_results_have_the_ids_of_the_annotation_file(data: Path, checkpoint: Pat
     assert figures[1] == pytest.approx(figures[0], abs=1e-6)
 
 
+@pytest.mark.parametrize("form", ["coco", "yolo", "voc"])
+def test_results_are_compared_with_a_folder(form: str, data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    converted = detrkit_command("convert", data, "--to", form, "--output", "set", folder=tmp_path)
+    assert converted.returncode == 0, converted.stderr
+    evaluated = detrkit_command(
+        "evaluate",
+        checkpoint,
+        "--data",
+        "set",
+        "--output",
+        "figures.json",
+        "--results",
+        "results.json",
+        folder=tmp_path,
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    again = detrkit_command("evaluate", "results.json", "--data", "set", "--output", "again.json", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "set val" in again.stdout
+    figures = [json.loads((tmp_path / name).read_text()) for name in ("figures.json", "again.json")]
+    assert figures[1]["figures"] == pytest.approx(figures[0]["figures"], abs=1e-6)
+    assert figures[1]["images"] == figures[0]["images"]
+    other = detrkit_command("evaluate", "results.json", "--data", "set", "--split", "test", folder=tmp_path)
+    assert (other.returncode, "set has no split 'test'" in other.stderr) == (2, True)
+
+
+def test_results_with_ids_that_are_texts_are_compared_with_a_folder(data: Path, tmp_path: Path) -> None:
+    truth = data / "annotations" / "instances_val.json"
+    content = json.loads(truth.read_text())
+    for entry in (*content["images"], *content["categories"]):
+        entry["id"] = f"number {entry['id']}"
+    for entry in content["annotations"]:
+        entry |= {key: f"number {entry[key]}" for key in ("image_id", "category_id")}
+    truth.write_text(json.dumps(content))
+    results = [
+        {key: entry[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5}
+        for entry in content["annotations"]
+    ]
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    for place, output in ((data, "folder.json"), (truth, "file.json")):
+        done = detrkit_command("evaluate", "found.json", "--data", place, "--output", output, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+    figures = [json.loads((tmp_path / name).read_text())["figures"] for name in ("folder.json", "file.json")]
+    assert figures[0] == figures[1]
+    assert figures[0]["AP"] == pytest.approx(1.0)
+
+
 def test_train_evaluate_predict(data: Path, tmp_path: Path) -> None:
     trained = detrkit_command(
         "train", "detr-compact", "--data", data, "--output", "run", "--steps", 3, "--batch-size", 4, "--short-side", 64,

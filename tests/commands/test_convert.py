@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data.yolo_files import write_picture, write_text, write_yolo_set
+from PIL import Image
 
 from detrkit.__main__ import main
 from detrkit.data import available_splits, open_dataset
@@ -188,6 +189,49 @@ def test_splits_without_pictures_are_left_out(tmp_path: Path) -> None:
     assert available_splits(tmp_path / "back") == ["train"]
     (tmp_path / "coco/annotations/instances_train.json").unlink()
     assert "lists no images" in refusal(tmp_path / "coco", "--to", "yolo", "--output", tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("splits", "command"),
+    [
+        (("train",), "train VARIANT --data OUT"),
+        (("train", "val"), "train VARIANT --data OUT"),
+        (("train", "val", "test"), "train VARIANT --data OUT"),
+        (("train", "test"), "train VARIANT --data OUT"),  # without evaluation: what the test split is for comes later
+        (("val",), "evaluate CHECKPOINT --data OUT"),
+        (("val2017",), "evaluate CHECKPOINT --data OUT"),
+        (("test",), "evaluate CHECKPOINT --data OUT --split test"),
+        (("val", "test"), "evaluate CHECKPOINT --data OUT --split val"),
+        (("val2014", "val2017"), "evaluate CHECKPOINT --data OUT --split val2014"),
+        (("default",), "train VARIANT --data OUT --train-split default"),
+        (("default", "val"), "train VARIANT --data OUT --train-split default"),
+        (("train", "minival"), "train VARIANT --data OUT --val-split minival"),
+        (("a", "b"), "train VARIANT --data OUT --train-split a --val-split b"),
+        (("trainval", "test"), "train VARIANT --data OUT --train-split trainval"),
+    ],
+)  # fmt: skip
+def test_the_next_command_fits_the_splits(tmp_path: Path, splits: tuple[str, ...], command: str) -> None:
+    for split in splits:
+        write_coco_split(tmp_path / f"in/annotations/instances_{split}.json", "a.png")
+        write_picture(tmp_path / f"in/{split}/a.png")
+    code, printed = convert(tmp_path / "in", "--to", "coco", "--output", tmp_path / "out")
+    assert code == 0, printed
+    assert printed.splitlines()[-1] == f"Next: detrkit {command.replace('OUT', str(tmp_path / 'out'))}"
+    asked = command.partition("-split ")[2].split()
+    assert {*asked[:1]} <= {*available_splits(tmp_path / "out"), "val"}
+
+
+def test_notes_name_the_commands_that_have_their_option(tmp_path: Path) -> None:
+    write_coco_split(tmp_path / "in/annotations/instances_train.json", "a.png")
+    pixels = (np.arange(800, dtype=np.uint16) % 900).reshape(20, 40)
+    Image.fromarray(pixels).save(tmp_path / "in/a.png")
+    code, printed = convert(tmp_path / "in", "--to", "yolo", "--output", tmp_path / "out")
+    assert code == 0, printed
+    assert (
+        "open the data with stretch_16bit=True (--stretch-16bit of train, evaluate and predict) to stretch it.\n"
+        in printed
+    )
+    assert "--stretch-16bit" in refusal("in", "--to", "yolo", "--output", "x", "--stretch-16bit")
 
 
 def test_orientation(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ class TestOrientation:
         contents["images"][2]["width"] = "wide"
         with pytest.raises(
             DataError,
-            match=r": the sizes of 3 of 3 images differ from their files \(width and height are exchanged in 2 of 3 of them\): '1\.png' is "
+            match=r": the sizes of 3 of 3 images differ from their files \(width and height are exchanged in 2 of them\): '1\.png' is "
             r"annotated as 72 × 96 pixels, but the file has 96 × 72, .*'3\.png' is annotated as \? × 96 pixels",
         ):
             read(contents)

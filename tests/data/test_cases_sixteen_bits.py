@@ -22,7 +22,7 @@ class TestSixteenBits:
         dataset = open_dataset(file, "train")
         assert dataset.notes == (
             "2 of 2 16-bit pictures that were looked at use a small part of their range (the first: t0.png has values from 51266 to 52181, "
-            "which leaves 5 of 256 grey levels); open the data with stretch_16bit=True (--stretch-16bit) to stretch it.",
+            "which leaves 5 of 256 grey levels); open the data with stretch_16bit=True (--stretch-16bit of train, evaluate and predict) to stretch it.",
         )
         assert len(np.unique(np.asarray(dataset.image(0)))) == 5
         stretched = open_dataset(file, "train", stretch_16bit=True)

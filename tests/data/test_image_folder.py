@@ -260,3 +260,16 @@ def test_a_class_number_that_the_readme_has_twice(tmp_path: Path) -> None:
     write_text(tmp_path / "README.md", README.replace("'2': cow", "'1': cow"))
     with pytest.raises(DataError, match=r"README\.md, line 15 has the key '1' again: remove one of the two\.$"):
         open_dataset(tmp_path, "train")
+
+
+def test_boxes_outside_their_picture_are_left_out(tmp_path: Path) -> None:
+    write_picture(tmp_path / "train/a.png")
+    objects = {"bbox": [[40, 1, 4, 4], [1, 1, 4, 4], [5, -9, 4, 9]], "categories": ["cat", "dog", "cat"]}
+    write_text(tmp_path / "train/metadata.jsonl", json.dumps({"file_name": "a.png", "objects": objects}))
+    dataset = open_dataset(tmp_path, "train")
+    assert dataset.boxes_xyxy.tolist() == [[1, 1, 5, 5]]
+    assert [category.name for category in dataset.categories] == ["cat", "dog"]
+    assert dataset.notes == (
+        "2 of 3 boxes lie wholly outside their image and were left out (the first: annotation 1 of a.png); COCO's own evaluation would count each "
+        "as an object that was missed.",
+    )

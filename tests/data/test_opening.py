@@ -170,12 +170,12 @@ def test_a_path_that_cannot_be_opened_is_explained(tmp_path: Path) -> None:
         open_dataset(tmp_path / "nowhere", "val")
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(
-        DataError, match=r"notes\.txt is neither a \.json nor a \.yaml file: give a data set's folder, a COCO"
+        DataError, match=r"notes\.txt is neither a \.json, a \.yaml nor a \.data file: give a data set's folder, a COCO"
     ):
         open_dataset(tmp_path / "notes.txt", "val")
     (tmp_path / "labels").mkdir()
     message = (
-        r"looked for annotations/instances_<split>\.json, <split>/_annotations\.coco\.json, <split>\.json, data\.yaml, images/<split>/ with labels/<split>/, "
+        r"looked for annotations/instances_<split>\.json, <split>/_annotations\.coco\.json, <split>\.json, data\.yaml, obj\.data, images/<split>/ with labels/<split>/, "
         r"ImageSets/Main/<split>\.txt, Annotations/\*\.xml, <split>/\*\.xml, \*\.xml and <split>/metadata\.jsonl, found labels/, notes\.txt\."
     )
     with pytest.raises(DataError, match=message):

@@ -285,3 +285,36 @@ def test_reported_cases(shared: Path, case: str) -> None:
 def test_real_folders_of_other_formats_are_not_taken_for_voc(shared: Path) -> None:
     for name in ("coco", "yolo_sample", "roboflow_sample"):
         assert find_splits(shared / "data" / name) == {}
+
+
+def write_year(folder: Path, number: int) -> None:
+    write_pair(folder / "Annotations/a.xml", folder / "JPEGImages/a.png", number)
+    write_text(folder / "ImageSets/Main/train.txt", "a\n")
+
+
+@pytest.mark.parametrize("kit", ["VOCdevkit", "download/VOCdevkit", "anything"])
+def test_the_folder_above_a_year_is_that_year(tmp_path: Path, kit: str) -> None:
+    write_year(tmp_path / kit / "VOC2012", 3)
+    folder = tmp_path / kit.partition("/")[0]
+    (folder / "VOC2007").mkdir()  # nothing is in it
+    assert available_splits(folder) == ["train"]
+    dataset = open_dataset(folder, "train")
+    assert contents(dataset) == [("a.png", [3.0])]
+    assert dataset.name == f"{folder.name} train"
+
+
+@pytest.mark.parametrize("kit", ["VOCdevkit", "download/VOCdevkit"])
+def test_several_years_are_named(tmp_path: Path, kit: str) -> None:
+    for number, year in enumerate(("VOC2007", "VOC2012"), start=2):
+        write_year(tmp_path / kit / year, number)
+    folder = tmp_path / kit.partition("/")[0]
+    inside = [
+        f"{(tmp_path / kit).relative_to(folder).as_posix()}/{year}".removeprefix("./")
+        for year in ("VOC2007", "VOC2012")
+    ]
+    with pytest.raises(DataError) as caught:
+        open_dataset(folder, "train")
+    assert str(caught.value) == (
+        f"{folder} holds 2 Pascal VOC data sets: {', '.join(inside)}; give one of them (--data {tmp_path}/{kit}/VOC2007)."
+    )
+    assert contents(open_dataset(tmp_path / kit / "VOC2012", "train")) == [("a.png", [3.0])]

@@ -48,7 +48,27 @@ def convert(
             console.print(f"{name}: {dataset.description()}")
             for note in (*dataset.notes, *notes):
                 console.print(f"Note: {note}")
-    console.print(f"Written to {output}\nNext: detrkit train VARIANT --data {output}")
+    console.print(f"Written to {output}\nNext: {_next_command(output, list(opened))}")
+
+
+def _next_command(output: Path, splits: list[str]) -> str:
+    """What fits the splits that were written: evaluation if they are only for that, otherwise training."""
+    from detrkit.data.split_names import in_usual_order, plain_split
+
+    ordered = in_usual_order(splits)
+    if all(plain_split(split) in ("val", "test") for split in splits):
+        option = "" if plain_split(ordered[0]) == "val" and len(splits) == 1 else f" --split {ordered[0]}"
+        return f"detrkit evaluate CHECKPOINT --data {output}{option}"
+    # Whatever has another name is for training, and the next such one for validation: `default`, `minival`.
+    training = next(split for split in ordered if plain_split(split) not in ("val", "test"))
+    named = [split for split in ordered if plain_split(split) == "val"]
+    validation = next(
+        (split for split in [*named, *ordered] if split != training and plain_split(split) != "test"), "val"
+    )
+    given = (("train", training), ("val", validation))
+    return f"detrkit train VARIANT --data {output}" + "".join(
+        f" --{key}-split {split}" for key, split in given if plain_split(split) != key
+    )
 
 
 def _open_splits(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from detrkit.evaluation import Evaluation
 
 
 def evaluate(
@@ -25,8 +28,8 @@ def evaluate(
 
     Args:
         checkpoint: a checkpoint, or a JSON file with results in COCO's format.
-        data: folder or annotation file of a data set, or "digits"; for a result file, the JSON file with the ground truth.
-        split: split to evaluate on.
+        data: folder or annotation file of a data set, or "digits"; a result file needs no pictures beside an annotation file.
+        split: split to evaluate on; annotation files that result files are compared with are taken as a whole.
         variant: name of the checkpoint's variant, if the file does not say.
         batch_size: images that go through the model together; the figures do not depend on it.
         workers: processes that load images.
@@ -39,7 +42,7 @@ def evaluate(
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
     """
     from detrkit.errors import ConfigurationError
-    from detrkit.evaluation import compare, detect, evaluate_detections
+    from detrkit.evaluation import compare, detect
     from detrkit.evaluation.report import Section, evaluation_sections, example_pictures, write_report
     from detrkit.files import prepare_folder, write_json
     from detrkit.terminal import terminal
@@ -52,7 +55,7 @@ def evaluate(
     if checkpoint.suffix.lower() == ".json" and results is not None:
         raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
     if checkpoint.suffix.lower() == ".json":
-        evaluation = evaluate_detections(Path(data), checkpoint)
+        evaluation = _compare_file(checkpoint, data, split, orientation=orientation, stretch_16bit=stretch_16bit)
     else:
         from detrkit.checkpoints import load
         from detrkit.data import open_dataset
@@ -73,3 +76,16 @@ def evaluate(
         write_json(output, evaluation.to_json())
     if report is not None:
         write_report(report, f"Evaluation of {checkpoint.name}", [*evaluation_sections(evaluation), *pictures])
+
+
+def _compare_file(results: Path, data: str, split: str, **options: Any) -> Evaluation:
+    """Compares a result file with an annotation file, or with the split of any other data set, by the ids that its own files have."""
+    from detrkit.evaluation import evaluate_detections
+
+    file = Path(data).expanduser()
+    if file.suffix.lower() == ".json" and not file.is_dir():
+        return evaluate_detections(file, results)
+    from detrkit.data import open_dataset
+
+    dataset = open_dataset(data, split, **options)
+    return evaluate_detections(dataset.to_coco(own_ids=True), results, name=dataset.name, notes=dataset.notes)

@@ -4,7 +4,8 @@ Rules that a user may want to know:
 
 - Category and image ids may be any integers or texts; internally, classes count from 0 in the order of their ids. A category without objects
   that is only the parent of others (Roboflow writes one) does not become a class; every other category does.
-- Crowd regions and images without objects are kept, boxes without area are dropped, boxes beyond the image's edge stay as annotated.
+- Crowd regions and images without objects are kept, boxes without area or wholly outside their image are dropped, boxes beyond its edge
+  stay as annotated.
 - EXIF orientation is applied, except to pictures that were annotated on their stored pixels: `coco_frames` says how they are recognised.
 - File names may come from another machine: `picture_files` says how the pictures are found.
 - Every image file is checked before anything else starts.
@@ -16,13 +17,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from detrkit.cards import Category
 from detrkit.data.coco_frames import Frames, Orientation, choose_frames
 from detrkit.data.coco_names import name_text
+from detrkit.data.coco_outside import without_boxes_outside
 from detrkit.data.coco_truth import Record, Table, Truth, load_annotations, read_truth
 from detrkit.data.coco_units import check_units
 from detrkit.data.dataset import DetectionDataset, ImageFiles, NoImagesError
@@ -77,7 +81,7 @@ def build_dataset(
     *,
     folders: PictureFolders | None = None,
     facts: Sequence[ImageFacts] | None = None,
-    units: bool = True,
+    units: Literal["coco", "voc"] | None = "coco",
     orientation: Orientation = "auto",
     stretch_16bit: bool = False,
 ) -> DetectionDataset:
@@ -90,7 +94,7 @@ def build_dataset(
         name: of the data set, for messages.
         folders: where else pictures may lie; by default only in the image folder and its sub-folders.
         facts: of the pictures, in the order of the images, if they have been checked under these names already; by default they are checked.
-        units: whether to look for boxes that are not in pixels; False for boxes that a reader has converted.
+        units: the form of boxes that may not be in pixels, which is looked for; None for boxes that a reader has converted.
         orientation: as for `read_coco`.
         stretch_16bit: as for `read_coco`.
 
@@ -109,10 +113,18 @@ def build_dataset(
     frames = choose_frames(contents["images"], names, facts, table, orientation, str(source))
     images = ImageFiles(image_folder, np.array(names), frames.as_stored, files, stretch_16bit)
     categories, category_notes = _categories(truth, source)
-    unit_notes = check_units(table, frames.sizes, str(source)) if units else []
+    unit_notes = check_units(table, frames.sizes, str(source), voc=units == "voc") if units else []
     picture_notes = (*name_notes, *frames.notes, *narrow_range_notes(images, facts))
-    box_notes = (*truth.notes, *unit_notes, *_edge_notes(table, images, frames))
-    return _assembled(name, images, frames, truth, categories, (*category_notes, *picture_notes, *box_notes))
+    table, outside_notes = without_boxes_outside(table, frames.sizes, names, str(source))
+    notes = (
+        *category_notes,
+        *picture_notes,
+        *truth.notes,
+        *unit_notes,
+        *outside_notes,
+        *_edge_notes(table, images, frames),
+    )
+    return _assembled(name, images, frames, replace(truth, table=table), categories, notes)
 
 
 def _assembled(
@@ -177,6 +189,7 @@ def _categories(truth: Truth, source: Path) -> tuple[tuple[Category, ...], list[
     children = Counter(parents)
     used = set(truth.table.category_ids.tolist())
     kept: dict[str, Category] = {}
+    twins: list[str] = []
     notes: list[str] = []
     for number, name, own_parent, record in sorted(
         zip(truth.categories.numbers, truth.category_names, parents, truth.category_records, strict=True),
@@ -189,8 +202,12 @@ def _categories(truth: Truth, source: Path) -> tuple[tuple[Category, ...], list[
             )
             continue
         if name in kept:
-            raise DataError(f"{source}: categories {kept[name].id} and {number} are both named {name!r}; rename one.")
+            twins.append(f"categories {kept[name].id} and {number} are both named {name!r}")
+            continue
         kept[name] = Category(id=number, name=name, index=len(kept))
+    if twins:
+        more = f" ({len(twins)} categories have the name of another.)" if len(twins) > 1 else ""
+        raise DataError(f"{source}: {twins[0]}; rename one.{more}")
     if not kept:
         raise DataError(f"{source} has no categories to learn: add categories with an id and a name.")
     return tuple(kept.values()), notes

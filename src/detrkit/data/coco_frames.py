@@ -62,7 +62,7 @@ def choose_frames(
     """
     if orientation not in get_args(Orientation):
         raise DataError(f"There is no orientation {orientation!r}: choose 'auto', 'stored' or 'shown'.")
-    stated = [_stated_size(record) for record in records]
+    stated = [stated_size(record) for record in records]
     _refuse_other_sizes(stated, names, facts, source)
     turned = [place for place, fact in enumerate(facts) if fact.orientation != 1]
     if orientation == "auto":
@@ -75,7 +75,7 @@ def choose_frames(
     return Frames(as_stored, np.array(sizes, dtype=np.int64).reshape(-1, 2), tuple(notes))
 
 
-def _stated_size(record: dict[str, Any]) -> _Size | None:
+def stated_size(record: dict[str, Any]) -> _Size | None:
     """Height and width as the annotation file states them; None where it does not."""
     given = record.get("height"), record.get("width")
     if any(side in (None, "", 0, "0") for side in given):  # tools write 0 for an unknown size
@@ -105,7 +105,11 @@ def _refuse_other_sizes(
     if not wrong:
         return
     exchanged = sum(_near(stated[place], facts[place].shown_size[::-1]) for place in wrong)  # type: ignore[arg-type]
-    hint = f" (width and height are exchanged in {counted_of(exchanged, len(wrong), 'of them')})" if exchanged else ""
+    hint = (
+        f" (width and height are exchanged{f' in {exchanged} of them' if exchanged < len(wrong) else ''})"
+        if exchanged
+        else ""
+    )
     shown = [
         f"{names[place]!r} is annotated as {_in_pixels(stated[place])} pixels, but the file has {_in_pixels(facts[place].shown_size)}"
         for place in wrong
@@ -192,13 +196,14 @@ def _boxes_by_image(places: Sequence[int], table: Table) -> dict[int, np.ndarray
 def _vote(boxes_xyxy: np.ndarray, fact: ImageFacts) -> bool | None:
     """Whether the boxes of a picture fit only its stored frame (True) or only its shown one (False); None if they do not tell."""
     for tolerance in _TOLERANCES:
-        stored, shown = (_inside(boxes_xyxy, frame, tolerance) for frame in (fact.stored_size, fact.shown_size))
+        stored, shown = (boxes_inside(boxes_xyxy, frame, tolerance) for frame in (fact.stored_size, fact.shown_size))
         if stored or shown:
             return None if stored and shown else stored
     return None
 
 
-def _inside(boxes_xyxy: np.ndarray, frame: _Size, share: float) -> bool:
+def boxes_inside(boxes_xyxy: np.ndarray, frame: _Size, share: float) -> bool:
+    """Whether all boxes (n, 4) lie inside a frame of this height and width, or beyond it by no more than a share of its longer side."""
     height, width = frame
     tolerance = max(1.0, share * max(frame))
     limits = np.array([width, height, width, height]) + tolerance

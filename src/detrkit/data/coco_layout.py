@@ -22,7 +22,8 @@ from detrkit.data.coco import build_dataset, load_annotations
 from detrkit.data.coco_files import annotation_files, split_in_name
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.picture_files import PictureFolders, choose_folder
+from detrkit.data.images import inspect_image
+from detrkit.data.picture_files import PictureFolders, choose_folder, find_pictures
 from detrkit.data.split_names import ASSUMED_SPLIT, plain_split, spellings, split_named
 from detrkit.data.wording import first_few
 from detrkit.errors import DataError
@@ -106,6 +107,20 @@ def read_split(
     return build_dataset(
         contents, annotation_file, folder, name, folders=folders, orientation=orientation, stretch_16bit=stretch_16bit
     )
+
+
+def picture_is_turned(annotation_file: Path, name: str) -> bool | None:
+    """Whether the picture of a file name is shown with its width and height exchanged; None if it cannot be found or opened."""
+    candidates = _picture_folders(annotation_file)
+    folder = choose_folder([name], candidates)
+    try:
+        files, _ = find_pictures(
+            [name], PictureFolders(folder, tuple(candidates), _other_splits(annotation_file)), name
+        )
+        facts = inspect_image(folder / (name if files is None else str(files[0])))
+    except DataError:
+        return None
+    return facts.shown_size != facts.stored_size
 
 
 def split_of_file(annotation_file: Path) -> str | None:

@@ -118,11 +118,12 @@ def checked_lists(contents: Any, source: str) -> dict[str, list[Record]]:
             f"{source} is not a COCO annotation file, it has no list of {' or '.join(missing)}: export the data as COCO instances."
         )
     for key in _LISTS:
-        for position, record in enumerate(lists[key]):
-            if not isinstance(record, dict):
-                raise DataError(
-                    f"{source}: entry {position} of '{key}' is {shown_value(record)}, not an object; export the file again."
-                )
+        wrong = [place for place, record in enumerate(lists[key]) if not isinstance(record, dict)]
+        if wrong:
+            more = f" ({counted_of(len(wrong), len(lists[key]), 'entries')} are none.)" if len(wrong) > 1 else ""
+            raise DataError(
+                f"{source}: entry {wrong[0]} of '{key}' is {shown_value(lists[key][wrong[0]])}, not an object; export the file again.{more}"
+            )
     return {key: lists[key] for key in _LISTS}
 
 

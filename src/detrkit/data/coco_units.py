@@ -20,6 +20,7 @@ _FEW = 20
 _FRACTION_LIMIT, _PERCENT_LIMIT = 1.01, 101.0  # rounding and careless clicks
 _SMALLEST_JUDGED = 2  # pixels: in smaller images fractions and pixels are the same
 _RIGHT_FORM = "boxes are left, top, width, height in pixels"
+_VOC_FORM = "Pascal VOC's boxes are xmin, ymin, xmax, ymax in pixels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,24 +54,28 @@ class _Boxes:
         return beyond
 
 
-def check_units(table: Table, sizes: np.ndarray, source: str) -> list[str]:
+def check_units(table: Table, sizes: np.ndarray, source: str, *, voc: bool = False) -> list[str]:
     """Refuses boxes in another unit or another form; returns notes about those that may be.
 
     Args:
         table: the boxes, all with an area.
         sizes: (I, 2) height and width of the images.
         source: the file, for messages.
+        voc: whether the boxes come from Pascal VOC's corners, whose pixels count from 1 and belong to the box.
 
     Raises:
         DataError: most of the boxes are fractions, percentages or corners.
     """
     if not len(table):
         return []
-    values = np.concatenate([table.boxes_xyxy[:, :2], table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]], axis=1)
+    left_top = table.boxes_xyxy[:, :2] + (1 if voc else 0)  # what the file says
+    values = np.concatenate([left_top, table.boxes_xyxy[:, 2:] - left_top], axis=1)
     boxes = _Boxes(values, sizes[table.image_positions][:, ::-1].astype(np.float64), table.stated_areas)
+    if voc:
+        return _check_percent(boxes, source, _VOC_FORM)
     fractions = _check_fractions(boxes, source)
     _check_corners(boxes, source)
-    notes = _check_percent(boxes, source)
+    notes = _check_percent(boxes, source, _right_form(source))
     if fractions.any():
         first = int(np.argmax(fractions))
         notes.append(
@@ -136,7 +141,7 @@ def _check_corners(boxes: _Boxes, source: str) -> None:
     )
 
 
-def _check_percent(boxes: _Boxes, source: str) -> list[str]:
+def _check_percent(boxes: _Boxes, source: str, right_form: str) -> list[str]:
     """Refuses percentages where something besides their small values shows them; otherwise returns a note."""
     values, count = boxes.values, len(boxes.values)
     corners = values[:, :2] + values[:, 2:]
@@ -159,7 +164,7 @@ def _check_percent(boxes: _Boxes, source: str) -> list[str]:
     else:
         return _percent_note(boxes, corners, pixels)
     raise DataError(
-        f"{source}: {reason} as percentages, so the boxes are percentages of the image; {_right_form(source)}: multiply them by its "
+        f"{source}: {reason} as percentages, so the boxes are percentages of the image; {right_form}: multiply them by its "
         "width and height and divide by 100."
     )
 

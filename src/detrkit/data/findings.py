@@ -29,14 +29,19 @@ class Faults:
         """Nothing, if there was no fault.
 
         Raises:
-            DataError: the first fault, and how many there are of its kind.
+            DataError: the first fault, how many there are of its kind, and how many of other kinds.
         """
-        for found in self._found.values():
-            where, sentence = found[0]
-            others = [place for place in dict.fromkeys(place for place, _ in found) if place != where]
-            also = f", also in {' and '.join(others[: _PLACES_SHOWN - 1])}" if others else ""
-            more = f" ({len(found)} of this kind{also}.)" if len(found) > 1 else ""
-            raise DataError(f"{where} {sentence}{more}")
+        if not self._found:
+            return
+        first, *other_kinds = self._found.values()
+        where, sentence = first[0]
+        others = [place for place in dict.fromkeys(place for place, _ in first) if place != where]
+        also = f", also in {' and '.join(others[: _PLACES_SHOWN - 1])}" if others else ""
+        more = f" ({len(first)} of this kind{also}.)" if len(first) > 1 else ""
+        if other_kinds:
+            count = sum(map(len, other_kinds))
+            more += f" ({count} of other kinds, the first: {other_kinds[0][0][0].removesuffix(':')}.)"
+        raise DataError(f"{where} {sentence}{more}")
 
 
 class Changes:

@@ -30,7 +30,7 @@ from detrkit.data.findings import Changes, Faults
 from detrkit.data.pictures import inspect_pictures, pictures_below
 from detrkit.data.split_names import plain_split
 from detrkit.data.text_files import read_lines, read_text
-from detrkit.data.wording import shown_value
+from detrkit.data.wording import counted_of, shown_value
 from detrkit.data.yaml_files import parse_yaml
 from detrkit.errors import DataError
 
@@ -253,9 +253,10 @@ def _categories(lines: Iterable[_Line], split: MetadataSplit) -> tuple[list[dict
     names = _names_in_readme(split.root / "README.md")
     unnamed = [number for number in numbers if number not in names]
     if names and unnamed:
+        more = f" ({counted_of(len(unnamed), len(numbers), 'categories')} are not named.)" if len(unnamed) > 1 else ""
         raise DataError(
             f"{found[unnamed[0]]} has the category {unnamed[0]}, but {split.root / 'README.md'} names {len(names)} classes from "
-            f"{min(names)} to {max(names)}: correct one of the two."
+            f"{min(names)} to {max(names)}: correct one of the two.{more}"
         )
     note = (
         f"{split.file.name} gives classes as numbers and no README.md names them (dataset_info, class_label), so they are called by their "

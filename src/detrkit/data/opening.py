@@ -2,7 +2,7 @@
 
 A folder is in the first of these formats whose files it has: COCO (also as Roboflow exports it), YOLO, Pascal VOC, Hugging Face's image
 folder. Each format's module says which files these are. `val`, `valid` and `validation` mean the same everywhere. An annotation file in
-COCO's format and the YAML file of a YOLO data set are opened by themselves, and `digits` is the built-in set.
+COCO's format and the YAML file (or Darknet's `obj.data`) of a YOLO data set are opened by themselves, and `digits` is the built-in set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.digits import DIGIT_SPLITS, read_digits
 from detrkit.data.split_names import in_usual_order, plain_split, plain_where_unique, spellings
-from detrkit.data.yolo_description import YAML_SUFFIXES
+from detrkit.data.yolo_description import DESCRIPTION_SUFFIXES, what_is_missing
 from detrkit.errors import DataError, closest
 
 BUILT_IN = "digits"
@@ -69,7 +69,8 @@ def open_dataset(
     """Opens one split of a data set.
 
     Args:
-        data: a folder in a known format, a COCO `.json` file, the `.yaml` file of a YOLO data set, or `digits` for the built-in set.
+        data: a folder in a known format, a COCO `.json` file, the `.yaml` or `.data` file of a YOLO data set, or `digits` for the
+            built-in set.
         split: `train`, `val`, `test` or whatever the data set calls it. If the name or folder of an annotation file says which split it
             is, only that split can be opened. Any other annotation file is used for every split.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and VOC.
@@ -163,11 +164,11 @@ def name_in_data(data: str | Path, split: str) -> str:
 
 def _existing(data: str | Path) -> Path:
     path = Path(data).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in (".json", *YAML_SUFFIXES)):
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in (".json", *DESCRIPTION_SUFFIXES)):
         return path
-    state = "is neither a .json nor a .yaml file" if path.is_file() else "does not exist"
+    state = "is neither a .json, a .yaml nor a .data file" if path.is_file() else "does not exist"
     raise DataError(
-        f"{path} {state}: give a data set's folder, a COCO annotation file (.json), the .yaml file of a YOLO data set, or '{BUILT_IN}' for "
+        f"{path} {state}: give a data set's folder, a COCO annotation file (.json), the .yaml or .data file of a YOLO data set, or '{BUILT_IN}' for "
         "the built-in set."
     )
 
@@ -202,6 +203,9 @@ def _nothing_readable(folder: Path) -> DataError:
     """Says what was looked for and what is there."""
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     shown = ", ".join(entries[:_ENTRIES_SHOWN]) + (", …" if len(entries) > _ENTRIES_SHOWN else "")
+    missing = what_is_missing(folder)
+    if missing:
+        return DataError(f"{folder} contains no readable data set: {missing}.")
     looked_for = [name for form in FORMATS for name in form.looked_for]
     return DataError(
         f"{folder} contains no readable data set: looked for {', '.join(looked_for[:-1])} and {looked_for[-1]}, "

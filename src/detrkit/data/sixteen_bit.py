@@ -38,5 +38,5 @@ def narrow_range_notes(images: ImageFiles, facts: Sequence[ImageFacts]) -> list[
     return [
         f"{counted_of(len(narrow), len(ranges), '16-bit pictures')} that were looked at use a small part of their range (the first: "
         f"{images.name(first)} has values from {lowest} to {highest}, which leaves {levels} of 256 grey levels); open the data with "
-        "stretch_16bit=True (--stretch-16bit) to stretch it."
+        "stretch_16bit=True (--stretch-16bit of train, evaluate and predict) to stretch it."
     ]

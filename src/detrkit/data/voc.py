@@ -120,6 +120,7 @@ def read_split(
         annotation_folder(source),
         pictures,
         name,
+        units="voc",
         orientation=orientation,
         stretch_16bit=stretch_16bit,
     )

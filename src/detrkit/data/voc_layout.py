@@ -7,6 +7,8 @@
 - One split without a name: `Annotations/` and `JPEGImages/`, or pictures and XML files together in one folder, as labelImg saves them. The
   split is called as its folder if that is the name of a split, otherwise `train`.
 
+A folder such as `VOCdevkit` with the data set of one year, `VOC2012/`, is that data set.
+
 Folders may be written in any case and by their usual synonyms, such as `images` and `xmls`. Hidden files are passed over.
 A folder is taken for VOC by its lists or by the beginning of a few of its XML files; no file is parsed for it.
 """
@@ -34,14 +36,19 @@ PICTURE_SUFFIXES = (
 _ANNOTATIONS = ("annotations", "annotation", "xmls", "xml", "annots", "labels")
 _PICTURES = ("jpegimages", "images", "image", "imgs", "img", "pngimages", "pictures", "photos")
 _LISTS = ("imagesets", "imageset")
+_DEVKIT, _YEAR = "vocdevkit", re.compile(r"voc[\s_-]?\d{4}.*")
 _LEVELS = 4  # how deep below its data set a split's folder can lie, with one to spare
 _SNIFFED_FILES, _SNIFFED_BYTES = 5, 4096
 _ROOT_ELEMENT = re.compile(rb"<(?:[\w.-]+:)?annotation[\s/>]", re.IGNORECASE)
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
-    """The list or the folder of XML files of each split, keyed by the split's name; empty if it is not a VOC folder."""
-    return _lists(folder) or _split_folders(folder) or _only_split(folder)
+    """The list or the folder of XML files of each split, keyed by the split's name; empty if it is not a VOC folder.
+
+    Raises:
+        DataError: it holds the data sets of several years.
+    """
+    return _lists(folder) or _split_folders(folder) or _only_split(folder) or _of_only_year(folder)
 
 
 def splits_beside(source: Path) -> dict[str, Path]:
@@ -201,6 +208,19 @@ def _only_split(folder: Path) -> dict[str, Path]:
     place = _with_annotations(folder) or _subfolder(folder, _PICTURES, _has_voc)
     name = folder.resolve().name
     return {} if place is None else {_plain(name) if is_split(name) else ASSUMED_SPLIT: place}
+
+
+def _of_only_year(folder: Path) -> dict[str, Path]:
+    """The splits of the only year in a folder such as `VOCdevkit`, which may itself lie in the given one."""
+    kits = [folder, *(child for child in _folders(folder) if child.name.lower() == _DEVKIT)]
+    years = [child for kit in kits for child in _folders(kit) if _YEAR.fullmatch(child.name.lower())]
+    splits = {year: found for year in years if (found := _lists(year) or _split_folders(year) or _only_split(year))}
+    if len(splits) > 1:
+        names = ", ".join(year.relative_to(folder).as_posix() for year in splits)
+        raise DataError(
+            f"{folder} holds {len(splits)} Pascal VOC data sets: {names}; give one of them (--data {next(iter(splits))})."
+        )
+    return next(iter(splits.values()), {})
 
 
 def _with_annotations(folder: Path) -> Path | None:

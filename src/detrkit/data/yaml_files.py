@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,18 @@ def parse_yaml(text: str, file: Path, *, first_line: int = 1) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _check_keys(node, file, first_line, set())
+        repeated = list(_repeated_keys(node, set()))
+        if repeated:
+            key, line = repeated[0]
+            more = f" ({len(repeated)} keys are there again.)" if len(repeated) > 1 else ""
+            raise DataError(f"{file}, line {first_line + line} has the key '{key}' again: remove one of the two.{more}")
         return loader.construct_document(node)
     finally:
         loader.dispose()
 
 
-def _check_keys(node: yaml.Node, file: Path, first_line: int, visited: set[int]) -> None:
+def _repeated_keys(node: yaml.Node, visited: set[int]) -> Iterator[tuple[str, int]]:
+    """The keys that a mapping has already, and their lines, counted from 0."""
     if id(node) in visited:  # an alias, perhaps of a node around it
         return
     visited.add(id(node))
@@ -42,10 +48,9 @@ def _check_keys(node: yaml.Node, file: Path, first_line: int, visited: set[int])
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    line = first_line + key.start_mark.line
-                    raise DataError(f"{file}, line {line} has the key '{key.value}' again: remove one of the two.")
+                    yield key.value, key.start_mark.line
                 seen.add(key.value)
-            _check_keys(value, file, first_line, visited)
+            yield from _repeated_keys(value, visited)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _check_keys(value, file, first_line, visited)
+            yield from _repeated_keys(value, visited)

@@ -33,7 +33,7 @@ def read_yolo(
     """One split of a YOLO data set.
 
     Args:
-        data: a YAML file, or a folder with one, or with `images` and `labels`.
+        data: a YAML file or Darknet's `obj.data`, or a folder with one, or with `images` and `labels`.
         split: as the YAML file or the folders name it, such as `train`; `val`, `valid` and `validation` mean the same.
         name: for messages; by default the folder's name and the split.
         stretch_16bit: whether 16-bit grey pictures are stretched to the whole range, see `read_image`.
@@ -59,12 +59,12 @@ def read_split(split: YoloSplit, name: str, *, stretch_16bit: bool = False) -> D
     """The same, for one of `yolo_layout.find_splits`; the option is as for `read_coco`."""
     paired = pair_pictures(split)
     description = split.description
-    names, notes = _class_names(description)
+    names = _class_names(description)
     reader = LabelReader(names, description.key_points, description.source)
     objects = [reader.read(file) if file is not None else [] for file in paired.labels]
     facts = inspect_pictures(paired.pictures)
     sizes = [each.shown_size for each in facts]
-    reader.check(sizes)
+    reader.check([size for size, file in zip(sizes, paired.labels, strict=True) if file is not None])
     folder = common_folder(paired.pictures)
     images = [
         {"id": number, "file_name": picture.relative_to(folder).as_posix(), "height": height, "width": width}
@@ -81,22 +81,20 @@ def read_split(split: YoloSplit, name: str, *, stretch_16bit: bool = False) -> D
         folder,
         name,
         facts=facts,
-        units=False,
+        units=None,
         orientation="shown",
         stretch_16bit=stretch_16bit,
     )
-    return dataclasses.replace(dataset, notes=(*notes, *paired.notes, *reader.notes(), *dataset.notes))
+    return dataclasses.replace(dataset, notes=(*paired.notes, *reader.notes(), *dataset.notes, *reader.doubts()))
 
 
-def _class_names(description: YoloDescription) -> tuple[dict[int, str], list[str]]:
-    """The classes by their numbers, and a note if they have no names."""
+def _class_names(description: YoloDescription) -> dict[int, str]:
+    """The classes by their numbers; those that have no names are called by their numbers."""
     if description.names is not None:
-        return description.names, []
+        return description.names
     # Every split is looked at, so that all have the same classes.
     files = [file for key in description.splits for file in _label_files(YoloSplit(description, key))]
-    numbers = sorted(class_numbers(files))
-    note = f"{description.source} has neither a YAML file nor classes.txt, so its classes are called by their numbers."
-    return {number: str(number) for number in numbers}, [note]
+    return {number: str(number) for number in sorted(class_numbers(files))}
 
 
 def _label_files(split: YoloSplit) -> list[Path]:

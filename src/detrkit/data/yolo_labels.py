@@ -19,11 +19,19 @@ from pathlib import Path
 
 from detrkit.data.findings import Changes, Faults
 from detrkit.data.text_files import read_lines
+from detrkit.data.wording import counted_of
 from detrkit.errors import DataError
 
 _TOLERANCE = 0.01  # by which a fraction may leave 0..1 through rounding
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _ENOUGH = 4  # boxes from which on another meaning of the four numbers can be told
+_FEW, _FAR = 2, 0.05  # so many boxes tell it, too, if they leave their picture by so much
+_PERCENT_LIMIT = 100 * (1 + _TOLERANCE)
+_LARGE, _LARGER = (
+    202,
+    404,
+)  # pixels: pictures in which it is hardly a chance that all numbers lie in the first 100 pixels: in large ones
+_MANY_NUMBERS = 80  # so many numbers, in larger ones any
 _NAMES_SHOWN = 5
 _SENTENCES = {
     "clipped": "{count} lines have numbers that leave 0..1 by no more than a hundredth; they were clipped (the first: {first}).",
@@ -34,6 +42,7 @@ _SENTENCES = {
 }
 
 Box = tuple[float, float, float, float]
+Extent = tuple[float, float]  # the largest number for x and for y
 
 
 @dataclass(frozen=True)
@@ -59,14 +68,98 @@ class _Units:
     beyond: int = 0
     largest: float = 0.0
     first: str = ""
+    _extents: dict[int, Extent] = field(default_factory=dict)
 
-    def count(self, coordinates: Sequence[float], where: str) -> None:
+    def count(self, coordinates: Sequence[float], file_number: int, where: str) -> None:
+        """Adds the numbers of one line, x and y in turn, of the label file with this number."""
         beyond = [number for number in coordinates if number > 1 + _TOLERANCE]
         if beyond and not self.beyond:
             self.first = where
         self.numbers += len(coordinates)
         self.beyond += len(beyond)
         self.largest = max(self.largest, *coordinates)
+        width, height = self._extents.get(file_number, (0.0, 0.0))
+        self._extents[file_number] = (max(width, *coordinates[::2]), max(height, *coordinates[1::2]))
+
+    def check(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Nothing, unless most numbers are too large for fractions.
+
+        Args:
+            sizes: height and width of the picture of each label file.
+
+        Raises:
+            DataError: they are; the message says what they may be, and the remedy.
+        """
+        if self.beyond <= self.numbers / 2:
+            return
+        percent, pixels = self._may_be_percent(sizes), self._may_be_pixels(sizes)
+        if percent and pixels:
+            meaning = "percent or pixels"
+            remedy = "divide them by 100 if they are percent, and by the picture's width and height if they are pixels"
+        elif percent:
+            meaning, remedy = "percent", "divide them by 100"
+        else:
+            meaning, remedy = "pixels", "divide them by the picture's width and height"
+        raise DataError(
+            f"{self.first} has numbers above 1, as most of the labels have ({self.beyond} of {self.numbers} numbers): they are {meaning}, "
+            f"not fractions of the picture; {remedy}."
+        )
+
+    def _may_be_percent(self, sizes: Sequence[tuple[int, int]]) -> bool:
+        if self.largest > _PERCENT_LIMIT:
+            return False
+        # In pictures of fewer than 100 pixels, percent shows by numbers that are no pixels.
+        return min(max(size) for size in sizes) > _PERCENT_LIMIT or self.largest > 50 or not self._fit(sizes)
+
+    def _may_be_pixels(self, sizes: Sequence[tuple[int, int]]) -> bool:
+        if self.largest > _PERCENT_LIMIT:
+            return True
+        smallest = min(max(size) for size in sizes)
+        by_chance = smallest <= _LARGE or (smallest <= _LARGER and self.numbers < _MANY_NUMBERS)
+        return by_chance and self._fit(sizes)
+
+    def _fit(self, sizes: Sequence[tuple[int, int]]) -> bool:
+        """Whether the numbers of every file are pixels of its picture; one more is rounding."""
+        return all(
+            extent[0] <= sizes[number][1] + 1 and extent[1] <= sizes[number][0] + 1
+            for number, extent in self._extents.items()
+        )
+
+
+@dataclass(frozen=True)
+class _OtherMeaning:
+    """What the numbers of boxes may be instead of centre and size.
+
+    Attributes:
+        words: what they would be.
+        leaving: how far boxes leave their pictures as they are, and where they are; at least one.
+        total: the number of all boxes, which would all lie inside.
+    """
+
+    words: str
+    leaving: list[tuple[float, str]]
+    total: int
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is more than chance: most boxes leave their pictures, and they are many or leave them by far."""
+        far = [overhang for overhang, _ in self.leaving if overhang > _FAR - 1e-9]
+        is_most = 2 * len(self.leaving) > self.total
+        return is_most and (len(self.leaving) >= _ENOUGH or (len(far) >= _FEW and 2 * len(far) > self.total))
+
+    def refusal(self) -> DataError:
+        return DataError(
+            f"{self.leaving[0][1]} and others ({counted_of(len(self.leaving), self.total, 'boxes')}) leave their pictures, but would lie inside if "
+            f"their numbers were {self.words}: YOLO's are the centre, width and height; export the labels again, or clip the boxes if they do "
+            "reach beyond their pictures."
+        )
+
+    def doubt(self) -> str:
+        count = counted_of(len(self.leaving), self.total, "boxes")
+        return (
+            f"{count} leave their pictures, but would lie inside if their numbers were {self.words} (the first: {self.leaving[0][1]}); "
+            "that may be chance, so they were read as YOLO's centre, width and height."
+        )
 
 
 @dataclass
@@ -86,6 +179,7 @@ class LabelReader:
     _changes: Changes = field(default_factory=Changes)
     _units: _Units = field(default_factory=_Units)
     _centred: list[tuple[Box, str]] = field(default_factory=list)
+    _files: int = 0
 
     def read(self, file: Path) -> list[LabelledObject]:
         """The objects of a label file that can be used, in the order of its lines; faults are kept for `check`."""
@@ -107,31 +201,32 @@ class LabelReader:
             else:
                 objects.append(found)
             seen.add(key)
+        self._files += 1
         return objects
 
     def check(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Nothing, if every line could be used.
 
         Args:
-            sizes: height and width of the pictures.
+            sizes: height and width of the picture of each file that was read, in that order.
 
         Raises:
             DataError: the numbers have another unit or meaning, or lines are wrong; the message names the first and counts them.
         """
-        units = self._units
-        if units.beyond > units.numbers / 2:
-            percent = units.largest <= 100 * (1 + _TOLERANCE) < min(max(size) for size in sizes)
-            remedy = "divide them by 100" if percent else "divide them by the picture's width and height"
-            raise DataError(
-                f"{units.first} has numbers above 1, as most of the labels have ({units.beyond} of {units.numbers} numbers): they are "
-                f"{'percent' if percent else 'pixels'}, not fractions of the picture; {remedy}."
-            )
+        self._units.check(sizes)
         self._faults.check()
-        self._check_meaning()
+        meaning = self._other_meaning()
+        if meaning is not None and meaning.is_sure:
+            raise meaning.refusal()
 
     def notes(self) -> list[str]:
         """What was changed, in plain sentences."""
         return self._changes.notes(_SENTENCES)
+
+    def doubts(self) -> list[str]:
+        """A sentence if boxes may be meant otherwise than they were read, but too few say so."""
+        meaning = self._other_meaning()
+        return [] if meaning is None else [meaning.doubt()]
 
     def _numbers(self, line: str, where: str) -> list[float] | None:
         """The numbers of a line, however they are separated; None if there is something else, which is a fault."""
@@ -160,7 +255,7 @@ class LabelReader:
         coordinates = self._coordinates(numbers, where)
         if coordinates is None:
             return None
-        self._units.count(coordinates, where)
+        self._units.count(coordinates, self._files, where)
         if not self._is_class(numbers[0], where):
             return None
         if min(coordinates) < 0 or max(coordinates) > 1:
@@ -230,24 +325,16 @@ class LabelReader:
         self._faults.add("outside", where, sentence)
         return False
 
-    def _check_meaning(self) -> None:
-        """Finds boxes that are given by their corners, or by the left upper corner and the size, instead of by their centre."""
-        leaving = [pair for pair in self._centred if _leaves_picture(pair[0])]
-        if len(leaving) < _ENOUGH or len(leaving) <= len(self._centred) / 2:
-            return
+    def _other_meaning(self) -> _OtherMeaning | None:
+        """What the four numbers may be instead of centre and size, if some boxes leave their pictures and none would by that meaning."""
+        leaving = [(_overhang(box), where) for box, where in self._centred if _overhang(box) > _TOLERANCE + 1e-9]
         boxes = [box for box, _ in self._centred]
         meanings = {
-            "left, top, right, bottom": all(right > left and bottom > top for left, top, right, bottom in boxes),
-            "left, top, width, height": all(
-                left + width <= 1 + _TOLERANCE and top + height <= 1 + _TOLERANCE for left, top, width, height in boxes
-            ),
+            "left, top, right, bottom": lambda box: box[2] > box[0] and box[3] > box[1],
+            "left, top, width, height": lambda box: max(box[0] + box[2], box[1] + box[3]) <= 1 + _TOLERANCE,
         }
-        for meaning, fits in meanings.items():
-            if fits:
-                raise DataError(
-                    f"{leaving[0][1]} and {len(leaving) - 1} of {len(boxes)} boxes leave their pictures, but would lie inside if their numbers "
-                    f"were {meaning}: YOLO's are the centre, width and height; export the labels again."
-                )
+        fitting = [words for words, fits in meanings.items() if all(map(fits, boxes))] if leaving else []
+        return _OtherMeaning(" or ".join(fitting), leaving, len(boxes)) if fitting else None
 
 
 def class_numbers(files: Collection[Path]) -> set[int]:
@@ -298,7 +385,8 @@ def _look_like_key_points(numbers: Sequence[float]) -> bool:
     return (len(numbers) - 5) % 3 == 0 and 2 in visible and all(number in (0, 1, 2) for number in visible)
 
 
-def _leaves_picture(box_cxcywh: Box) -> bool:
+def _overhang(box_cxcywh: Box) -> float:
+    """By how much a box leaves its picture, as a fraction of it; below 0 inside."""
     center_x, center_y, width, height = box_cxcywh
     low, high = min(center_x - width / 2, center_y - height / 2), max(center_x + width / 2, center_y + height / 2)
-    return low < -_TOLERANCE or high > 1 + _TOLERANCE
+    return max(-low, high - 1)

@@ -3,7 +3,9 @@
 - `data.yaml` (or any YAML file with `names` and a split): `path`, `train`, `val` and `test` are taken as they are written, relative to the
   YAML file or to the current folder. What does not exist, because it was written on another computer or as Roboflow writes it
   (`../train/images` for `train/images`), is looked for beside the YAML file, with a note.
-- Without YAML: `images/<split>` and `labels/<split>`, `<split>/images` and `<split>/labels`, or `images` and `labels`, which is `train`.
+- A place may be a pattern such as `images/*.jpg` or `parts/*/images`, which stands for all pictures, folders and text files that fit.
+- Darknet's `obj.data`: see `yolo_darknet`.
+- Without these: `images/<split>` and `labels/<split>`, `<split>/images` and `<split>/labels`, or `images` and `labels`, which is `train`.
 - The labels of a picture: `labels` in place of the last `images` in its path, else beside the picture, else in `labels` beside or inside
   the picture's folder; the first of these folders that has a label for one of the pictures.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 
 from detrkit.data.dataset import NoImagesError
@@ -24,7 +27,7 @@ from detrkit.data.yolo_description import YoloDescription, describe_file, descri
 from detrkit.data.yolo_places import joined, tails
 from detrkit.errors import DataError
 
-LOOKED_FOR = ("data.yaml", "images/<split>/ with labels/<split>/")
+LOOKED_FOR = ("data.yaml", "obj.data", "images/<split>/ with labels/<split>/")
 _LABEL_SUFFIX = ".txt"
 _NOT_LABELS = ("classes", "labels", "notes", "train", "val", "valid", "test")  # and whatever begins with "readme"
 
@@ -92,13 +95,15 @@ def _empty_splits(description: YoloDescription) -> list[str]:
 
 
 def _is_empty(description: YoloDescription, key: str) -> bool:
-    places = [description.places.find(written) for written in description.splits[key]]
-    return all(place is None or _holds_nothing(place) for place in places)
+    places = [place for written in description.splits[key] for place in description.places.every(written)]
+    return all(map(_holds_nothing, places))
 
 
 def _holds_nothing(place: Path) -> bool:
     """Whether a folder has no pictures, or a text file no lines."""
-    return not has_pictures(place) if place.is_dir() else not any(map(str.strip, _lines_if_text(place)))
+    if place.is_dir():
+        return not has_pictures(place)
+    return not is_picture(place.name) and not any(map(str.strip, _lines_if_text(place)))
 
 
 def _lines_if_text(file: Path) -> list[str]:
@@ -220,16 +225,20 @@ def _find_pictures(split: YoloSplit) -> tuple[list[Path], list[str]]:
     description, notes = split.description, list(split.description.notes)
     found: list[Path] = []
     for written in description.splits[split.key]:
-        place, is_literal = _existing_place(description, split.key, written)
+        places, is_literal = _existing_places(description, split.key, written)
         if not is_literal:
             notes.append(
-                f"{description.source.name}: '{split.key}' is {_where(description, written)}, which does not exist here; {place} was read."
+                f"{description.source.name}: '{split.key}' is {_where(description, written)}, which does not exist here; "
+                f"{_shown(places)} {'was' if len(places) == 1 else 'were'} read."
             )
-        if place.is_dir():
-            found += pictures_below(place)
-        else:
-            listed, more = _listed_pictures(place, description)
-            found, notes = found + listed, notes + more
+        for place in places:
+            if place.is_dir():
+                found += pictures_below(place)
+            elif is_picture(place.name):
+                found.append(place)
+            else:
+                listed, more = _listed_pictures(place, description)
+                found, notes = found + listed, notes + more
     if not found:
         suffixes = ", ".join(sorted(PICTURE_SUFFIXES)[:3])
         raise NoImagesError(
@@ -243,22 +252,27 @@ def _where(description: YoloDescription, written: str) -> str:
     return f"'{written}'" + (f" below '{description.root}'" if description.root else "")
 
 
-def _existing_place(description: YoloDescription, key: str, written: str) -> tuple[Path, bool]:
-    """The folder or text file that a split names, and whether it is where the YAML file says.
+def _existing_places(description: YoloDescription, key: str, written: str) -> tuple[list[Path], bool]:
+    """The folder or text file that a split names, or all that its pattern stands for, and whether they are where the YAML file says.
 
     Raises:
-        NoImagesError: it exists nowhere, and the split has no other place with pictures.
-        DataError: it exists nowhere.
+        NoImagesError: nothing exists, and the split has no other place with pictures.
+        DataError: nothing exists.
     """
-    literal = description.places.literal(written)
-    place = description.places.find(written)
-    if place is not None:
-        return place, place in literal
-    others = description.places.others(written)
+    places = description.places
+    literal = places.literal(written)
+    found = places.every(written)
+    if found:
+        return found, found[0] in literal or found == places.matching(written)
     kind = NoImagesError if _is_empty(description, key) else DataError
+    if has_magic(written):
+        raise kind(
+            f"{description.source}: '{key}' is {_where(description, written)}, but no picture, folder or text file fits "
+            f"{_shown(literal)}: correct it, put the pictures there, or remove '{key}'."
+        )
     raise kind(
         f"{description.source}: '{key}' is {_where(description, written)}, but there is neither a folder nor a text file at "
-        f"{_shown([*literal, *others])}: correct it, put the pictures there, or remove '{key}'."
+        f"{_shown([*literal, *places.others(written)])}: correct it, put the pictures there, or remove '{key}'."
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from detrkit.data.pictures import PICTURE_SUFFIXES
+from detrkit.data.pictures import PICTURE_SUFFIXES, is_picture
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,28 @@ class Places:
                 return place
         return None
 
+    def every(self, written: str) -> list[Path]:
+        """The place that `find` finds, or else whatever a pattern such as `images/*.jpg` or `parts/*/images` stands for."""
+        place = self.find(written)
+        return [place] if place is not None else self.matching(written) or self.matching(written, moved=True)
+
+    def matching(self, pattern: str, *, moved: bool = False) -> list[Path]:
+        """The folders, pictures and text files that a pattern stands for, sorted; empty where it is none.
+
+        Args:
+            pattern: as the YAML file writes it.
+            moved: whether to look beside the YAML file instead of where it says.
+        """
+        if not glob.has_magic(pattern):
+            return []
+        escaped = Places(Path(glob.escape(str(self.folder))), None if self.root is None else glob.escape(self.root))
+        for place in escaped.others(pattern) if moved else escaped.literal(pattern):
+            found = [Path(name) for name in glob.iglob(str(place), recursive=True)]  # noqa: PTH207 - it takes absolute patterns
+            kept = [each for each in found if each.is_dir() or is_picture(each.name) or each.suffix.lower() == ".txt"]
+            if kept:
+                return sorted(kept)
+        return []
+
     def literal(self, written: str) -> list[Path]:
         """Where the YAML file says that a place is."""
         return [joined(root, written) for root in self.roots()]
@@ -49,7 +72,7 @@ class Places:
         for root in roots:
             yield joined(root, plain)
         for tail in tails(written):
-            if tail.lower() != "images":  # it would be the pictures of all splits
+            if not _is_every_split(tail):
                 yield joined(self.folder, tail)
 
 
@@ -71,3 +94,9 @@ def _without_steps_up(written: str) -> str:
     while path.startswith(("../", "./")):
         path = path.partition("/")[2]
     return path
+
+
+def _is_every_split(tail: str) -> bool:
+    """Whether the end of a path would be the pictures of all splits: `images`, `images/*.jpg`, `*.jpg`."""
+    inside = tail.lower().removeprefix("images").lstrip("/")
+    return not inside or PurePosixPath(inside.removeprefix("**/")).stem in ("*", "**")

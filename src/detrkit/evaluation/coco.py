@@ -6,6 +6,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,10 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
+from detrkit.data.coco_layout import picture_is_turned
+from detrkit.data.coco_outside import without_boxes_outside_stated
 from detrkit.data.coco_truth import Truth, checked_lists, read_truth
+from detrkit.data.wording import counted_of
 from detrkit.errors import DataError
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted
 
@@ -34,7 +39,7 @@ def evaluate_detections(
 
     Args:
         ground_truth: an annotation file in COCO's format, or its contents. It is read as data sets read it: an area that
-            is missing or not above 0 is that of the box, and boxes without area are left out.
+            is missing or not above 0 is that of the box, and boxes without area or wholly outside their image are left out.
         detections: a result file, or its entries: `image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels, `score`,
             with the ids of the annotation file, which may be texts. Only the 100 best of each image count.
         name: what to call the data in tables; by default the annotation file's name.
@@ -43,9 +48,9 @@ def evaluate_detections(
     Raises:
         DataError: a file cannot be read, or an entry is malformed, not finite, or of an image or category that the ground truth lacks.
     """
-    truth_name, truth = _named_contents(ground_truth, "the given ground truth")
+    truth_name, truth = _named_contents(ground_truth, name or "the given ground truth")
     results_name, results = _named_contents(detections, "the given detections")
-    truth, stated = _read_truth(truth, truth_name)
+    truth, stated = _read_truth(truth, truth_name, None if isinstance(ground_truth, dict) else Path(ground_truth))
     results = _checked_results(results, results_name, stated, truth_name)
     evaluator = _evaluated(truth, results)
     crowds = sum(annotation["iscrowd"] for annotation in truth["annotations"])
@@ -149,7 +154,7 @@ def _named_contents(source: Any, default_name: str) -> tuple[str, Any]:
         raise DataError(f"{source} is nested too deeply to be annotations or results: create it again.") from None
 
 
-def _read_truth(truth: Any, source: str) -> tuple[dict[str, Any], Truth]:
+def _read_truth(truth: Any, source: str, file: Path | None) -> tuple[dict[str, Any], Truth]:
     """What the evaluator gets, as plain numbers, and what it was made of; read as data sets read it.
 
     Annotations are numbered from 1, because the evaluator takes the id 0 for "not matched".
@@ -158,7 +163,10 @@ def _read_truth(truth: Any, source: str) -> tuple[dict[str, Any], Truth]:
     if not lists["images"]:
         raise DataError(f"{source} lists no images: there is nothing to evaluate.")
     checked = read_truth(lists, source)
-    table = checked.table
+    table, outside_notes = without_boxes_outside_stated(
+        checked.table, lists["images"], partial(_is_turned, file), source
+    )
+    checked = replace(checked, table=table, notes=(*checked.notes, *outside_notes))
     image_ids = np.array(checked.images.numbers, dtype=np.int64)[table.image_positions]
     boxes_xywh = np.concatenate([table.boxes_xyxy[:, :2], table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]], axis=1)
     columns = (image_ids, table.category_ids, boxes_xywh, table.areas, table.crowd.astype(np.int64))
@@ -173,23 +181,30 @@ def _read_truth(truth: Any, source: str) -> tuple[dict[str, Any], Truth]:
     return {"images": images, "annotations": annotations, "categories": categories}, checked
 
 
+def _is_turned(file: Path | None, image: dict[str, Any]) -> bool | None:
+    """Whether an image's picture is turned by its EXIF orientation; None if that is not known."""
+    return None if file is None else picture_is_turned(file, str(image.get("file_name")))
+
+
 def _checked_results(results: Any, source: str, truth: Truth, truth_source: str) -> list[dict[str, Any]]:
     if isinstance(results, str | bytes | dict) or not isinstance(results, Iterable):
         raise DataError(f"{source} is not a list of results: each entry needs image_id, category_id, bbox and score.")
-    checked = []
+    checked: list[dict[str, Any]] = []
+    errors: list[DataError] = []
     for index, entry in enumerate(results):
-        where = f"{source}, entry {index} (counting from 0)"
-        result = _checked_result(entry, where, truth, truth_source)
-        if min(result["bbox"][2:]) < 0:
-            raise DataError(
-                f"{where} has a bbox of negative size, {result['bbox']}: write it as [x, y, width, height] in pixels."
-            )
-        checked.append(result | {"score": _number(_value(entry, "score", where), where, "score")})
+        try:
+            checked.append(_checked_result(entry, f"{source}, entry {index} (counting from 0)", truth, truth_source))
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        total = len(checked) + len(errors)
+        more = f" ({counted_of(len(errors), total, 'entries')} cannot be used.)" if len(errors) > 1 else ""
+        raise DataError(f"{errors[0]}{more}")
     return checked
 
 
 def _checked_result(entry: Any, where: str, truth: Truth, truth_source: str) -> dict[str, Any]:
-    """The image, category and box of a result, as plain numbers."""
+    """The image, category, box and score of a result, as plain numbers."""
     if not isinstance(entry, dict):
         raise DataError(f"{where} is {str(entry)[:40]!r}, not an object with image_id, category_id and bbox.")
     if entry.get("segmentation") and not entry.get("bbox"):
@@ -214,6 +229,11 @@ def _checked_result(entry: Any, where: str, truth: Truth, truth_source: str) -> 
     if not hasattr(box, "__len__") or len(box) != 4:
         raise DataError(f"{where} has the bbox {box!r}, which is not [x, y, width, height] in pixels.")
     checked["bbox"] = [_number(value, where, "bbox") for value in box]
+    if min(checked["bbox"][2:]) < 0:
+        raise DataError(
+            f"{where} has a bbox of negative size, {checked['bbox']}: write it as [x, y, width, height] in pixels."
+        )
+    checked["score"] = _number(_value(entry, "score", where), where, "score")
     return checked
 
 
