@@ -126,7 +126,7 @@ def test_paths_in_the_place_of_models(tmp_path: Path) -> None:
         expected = detrkit.Predictor(model, threshold=0)(digits.image(0))
         np.testing.assert_array_equal(found.xyxy, expected.xyxy)
         assert detrkit.evaluate(given, digits).figures == detrkit.evaluate(model, digits).figures
-    with pytest.raises(CheckpointError, match="there is no weight file gone.pth: check the path"):
+    with pytest.raises(CheckpointError, match=r"^there is no weight file gone\.pth: check the path$"):
         detrkit.Predictor("gone.pth")
 
 

@@ -78,7 +78,7 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     model = detrkit.load(result.best)
     assert [category.name for category in model.card.categories] == [str(digit) for digit in range(10)]
     assert model.card.metrics["AP"] == pytest.approx(metrics["best"]["AP"])
-    with pytest.raises(CheckpointError, match=r"resume\.ckpt holds detrkit's weights without their header"):
+    with pytest.raises(CheckpointError, match=r"resume\.ckpt holds the weights of a detrkit model without its card"):
         detrkit.load(folder / "resume.ckpt")
 
 
@@ -416,8 +416,11 @@ def test_a_batch_job_of_a_cluster_trains(digits_folder: Path, tmp_path: Path, mo
 
 
 def test_resume_takes_no_other_options(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="leave out lr"):
-        detrkit.train(resume=tmp_path, lr=0.1)
+    with pytest.raises(ConfigurationError) as caught:
+        detrkit.train("detr-r50", resume=tmp_path, lr=0.1, epochs=3)
+    assert str(caught.value) == (
+        "resume continues a run with its own options, of which only data, epochs and steps may be given anew: leave out variant, lr"
+    )
     with pytest.raises(ConfigurationError, match="not the folder of a run"):
         detrkit.train(resume=tmp_path)
 

@@ -41,20 +41,20 @@ def evaluate(
     from detrkit.errors import ConfigurationError
     from detrkit.evaluation import compare, detect, evaluate_detections
     from detrkit.evaluation.report import Section, evaluation_sections, example_pictures, write_report
-    from detrkit.files import prepare_folder, write_json
+    from detrkit.files import expanded, prepare_folder, write_json
     from detrkit.terminal import terminal
 
     for file in (output, results, report):
         if file is not None:
-            prepare_folder(file.parent)
+            prepare_folder(expanded(file).parent)
     pictures: list[Section] = []
     file_entries: list[dict[str, Any]] = []
     if checkpoint.suffix.lower() == ".json" and results is not None:
         raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
     if checkpoint.suffix.lower() == ".json":
-        evaluation = evaluate_detections(Path(data), checkpoint)
+        evaluation = evaluate_detections(expanded(data), expanded(checkpoint))
     else:
-        from detrkit.checkpoints import load
+        from detrkit.commands.checkpoints import load
         from detrkit.data import open_dataset
         from detrkit.training.options import choose_device
 
@@ -66,10 +66,10 @@ def evaluate(
         if report is not None:
             examples = example_pictures(dataset, entries, threshold=model.card.threshold)
             pictures = [Section("Examples", (), examples)]
-    terminal().print(evaluation.table())
     if results is not None:
         write_json(results, file_entries)
     if output is not None:
         write_json(output, evaluation.to_json())
     if report is not None:
         write_report(report, f"Evaluation of {checkpoint.name}", [*evaluation_sections(evaluation), *pictures])
+    terminal().print(evaluation.table())  # at the end, since nobody may be there to read it
