@@ -18,6 +18,7 @@ from detrkit.models.catalog import CATALOG, changed_config
 from detrkit.models.detr import Config
 from detrkit.training import run_folder
 from detrkit.training.options import resolve
+from detrkit.training.resuming import check_same_data
 from detrkit.training.run_folder import (
     append_to_log,
     create,
@@ -25,7 +26,6 @@ from detrkit.training.run_folder import (
     remove_earlier_demo,
     reopen,
 )
-from detrkit.training.resuming import check_same_data
 from detrkit.training.training_options import TrainingOptions
 
 

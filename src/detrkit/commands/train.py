@@ -39,7 +39,7 @@ def _signature() -> inspect.Signature:
     resumed = Annotated[
         str | None,
         Parameter(
-            help="folder of a run to continue with its own options, of which --data, --epochs and --steps may be given anew."
+            help="folder of a run to continue with its own options; only data, epochs and steps may be given anew."
         ),
     ]
     resume = inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=resumed)

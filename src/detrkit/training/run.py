@@ -31,6 +31,7 @@ from detrkit.data import (
 )
 from detrkit.errors import ConfigurationError, closest
 from detrkit.evaluation import Evaluation, compare, detect
+from detrkit.evaluation.figures import counted
 from detrkit.evaluation.report import (
     Section,
     curves_figure,
@@ -143,7 +144,7 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console) -> Traini
         return _run(now, Resumed(folder, before, done), console)
     record(folder, before, now, done)
     console.print(
-        f"{folder.path} is finished: it has trained for {done.epochs} epochs ({done.steps} steps). "
+        f"{folder.path} is finished: it has trained for {counted(done.epochs, 'epoch', 'epochs')} ({done.steps} steps). "
         "To train longer, give a larger number of epochs or steps."
     )
     if folder.report.is_file():
