@@ -14,17 +14,23 @@ from typing import Any
 from detrkit.errors import OutputError
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with the user's folder in the place of a leading `~`, as a shell would read it; otherwise as it was given."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser fails where a user is unknown
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
     """Lets `write` fill a temporary file beside `path`, then renames it to `path`.
 
     Args:
-        path: the file to write; its folder is created if it is missing.
+        path: the file to write; its folder is created if it is missing, and `~` is the user's folder.
         write: takes the temporary file's path (with the same suffix) and writes to it.
 
     Raises:
         OutputError: the folder or file cannot be written.
     """
     temporary: Path | None = None
+    path = expanded(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -57,6 +63,7 @@ def prepare_folder(path: Path) -> Path:
     Raises:
         OutputError: it cannot be created, is a file, or cannot be written to.
     """
+    path = expanded(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -80,6 +87,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the path is a file or a folder with contents, or cannot be written.
     """
+    path = expanded(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise OutputError(f"{path} exists and is {'not empty' if path.is_dir() else 'a file'}: choose a new folder")
     try:

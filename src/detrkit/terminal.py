@@ -2,18 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import io
+import sys
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+# What Python does by itself with characters that a stream's encoding lacks, where it must not simply fail.
+_FAILING = ("strict", "surrogateescape")
+
 
 def terminal(*, stderr: bool = False) -> Console:
     """A console that prints text unchanged: names of classes and files may contain brackets, and paths are not wrapped.
+
+    Characters that the stream's encoding lacks are printed as question marks, since no work should be lost for them.
 
     Args:
         stderr: whether to print to the error stream.
     """
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    stream = sys.stderr if stderr else sys.stdout
+    stream = getattr(stream, "rich_proxied_file", stream)  # a progress bar puts a proxy in the stream's place
+    file: Any = None if stream is None else _Lossy(stream)
+    return Console(file=file, stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def print_any_character() -> None:
+    """Makes the streams of this process print question marks in the place of characters that their encoding lacks; for commands alone."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in _FAILING:
+            with contextlib.suppress(ValueError, OSError):  # a stream that is closed
+                stream.reconfigure(errors="replace")
+
+
+class _Lossy:
+    """A text stream that prints question marks in the place of characters that its encoding lacks.
+
+    Args:
+        stream: the stream, which stays as it is; everything but `write` goes to it.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes a text; returns its length."""
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = getattr(self._stream, "encoding", None) or "ascii"
+            self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        return len(text)

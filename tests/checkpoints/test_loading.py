@@ -321,7 +321,8 @@ class TestFilesThatDoNotFit:
         weights = {prefix + name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
         path = write(tmp_path / "resume.ckpt", {"state_dict": weights, "epoch": 3})
         assert complaint(path) == (
-            f"{path} holds detrkit's weights without their header: load the .safetensors that detrkit.save or training wrote"
+            f"{path} holds the weights of a detrkit model without its card (variant, classes, preprocessing): load the .safetensors that "
+            "detrkit.save or training wrote, or give `variant`, and `classes` for their names"
         )
 
     def test_one_tensor_of_another_paper(self, tmp_path: Path) -> None:

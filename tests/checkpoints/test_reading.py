@@ -246,7 +246,9 @@ class TestFilesThatAreNoWeights:
     def test_a_missing_file(self, tmp_path: Path) -> None:
         path = tmp_path / "none.pth"
         assert complaint(path) == f"there is no weight file {path}: check the path"
-        assert complaint(tmp_path) == f"there is no weight file {tmp_path}: check the path"
+        assert complaint(tmp_path) == (
+            f"{tmp_path} is a folder without best.safetensors, model.safetensors or pytorch_model.bin: give a weight file"
+        )
 
     @pytest.mark.parametrize(
         "content", ["", "hello", "version https://git-lfs.github.com/spec/v1\n", "<html>\n", "." * 99, "q"]

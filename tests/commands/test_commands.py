@@ -425,5 +425,7 @@ def test_a_real_process_exits_with_2_and_only_debug_shows_the_traceback(tmp_path
     assert plain.stderr.startswith("detrkit: nowhere")
     assert len(plain.stderr.splitlines()) == 1
     debugged = subprocess.run([*command, "--debug"], capture_output=True, text=True, cwd=tmp_path)
-    assert debugged.returncode == 1
-    assert "Traceback" in debugged.stderr
+    assert debugged.returncode == 2
+    lines = debugged.stderr.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1] == plain.stderr.strip()

@@ -18,9 +18,9 @@ from detrkit.models.catalog import CATALOG, changed_config
 from detrkit.models.detr import Config
 from detrkit.training import run_folder
 from detrkit.training.options import resolve
+from detrkit.training.resuming import check_same_data
 from detrkit.training.run_folder import (
     append_to_log,
-    check_same_data,
     create,
     read_log,
     remove_earlier_demo,
@@ -130,8 +130,12 @@ def test_a_folder_without_a_readable_configuration_is_no_run(tmp_path: Path, tex
 def test_other_data_are_refused(tmp_path: Path) -> None:
     folder = create(options(tmp_path / "run"), read_digits("val", images=2, size=64))
     check_same_data(folder, read_digits("val", images=2, size=64))
-    with pytest.raises(ConfigurationError, match="began with other images"):
+    with pytest.raises(ConfigurationError) as caught:
         check_same_data(folder, read_digits("val", images=3, size=64))
+    assert str(caught.value) == (
+        f"{folder.path} began with other images than digits val has now: bring the old data back (if they were moved, give data), or start a "
+        "new run"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import json
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from training.small_runs import NOISY, SMALL, rows, run
 
 import detrkit
 from detrkit.errors import CheckpointError, ConfigurationError, DataError, NonFiniteError
@@ -22,32 +22,6 @@ from detrkit.models.catalog import CATALOG
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.module import TrainingModule
 from detrkit.training.run_folder import RunFolder
-
-SMALL: dict[str, Any] = {
-    "short_side": 64,
-    "long_side": 64,
-    "batch_size": 4,
-    "flip": 0.0,
-    "settings": {"queries": 8, "width": 32, "hidden": 32, "encoder_layers": 1, "decoder_layers": 2, "dropout": 0.1},
-}
-
-
-# A model that draws noise in training, in addition to dropout.
-NOISY: dict[str, Any] = {
-    "variant": "light-detr-compact",
-    "settings": {**SMALL["settings"], "width": 64, "denoising": 8},
-}
-
-
-def run(data: Path, output: Path, variant: str = "detr-compact", **options: Any) -> tuple[Any, str]:
-    text = io.StringIO()
-    result = detrkit.train(variant, data, output=str(output), console=Console(file=text, width=200), **SMALL | options)
-    return result, text.getvalue()
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "log.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> None:
@@ -78,7 +52,7 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     model = detrkit.load(result.best)
     assert [category.name for category in model.card.categories] == [str(digit) for digit in range(10)]
     assert model.card.metrics["AP"] == pytest.approx(metrics["best"]["AP"])
-    with pytest.raises(CheckpointError, match=r"resume\.ckpt holds detrkit's weights without their header"):
+    with pytest.raises(CheckpointError, match=r"resume\.ckpt holds the weights of a detrkit model without its card"):
         detrkit.load(folder / "resume.ckpt")
 
 
@@ -416,8 +390,11 @@ def test_a_batch_job_of_a_cluster_trains(digits_folder: Path, tmp_path: Path, mo
 
 
 def test_resume_takes_no_other_options(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="leave out lr"):
-        detrkit.train(resume=tmp_path, lr=0.1)
+    with pytest.raises(ConfigurationError) as caught:
+        detrkit.train("detr-r50", resume=tmp_path, lr=0.1, epochs=3)
+    assert str(caught.value) == (
+        "resume continues a run with its own options, of which only data, epochs and steps may be given anew: leave out variant, lr"
+    )
     with pytest.raises(ConfigurationError, match="not the folder of a run"):
         detrkit.train(resume=tmp_path)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from detrkit.backbones import Backbone
+from detrkit.checkpoints.names import by_prefix
 from detrkit.checkpoints.reading import read_weights
 from detrkit.errors import CheckpointError
 
@@ -15,14 +19,15 @@ def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
     Args:
         backbone: changed in place.
         path: `.safetensors` or `.pth`; float16 is converted to the backbone's type. The classifier, stages that the backbone
-            does not have and the counters of batch norm are ignored; everything else must fit.
+            does not have and the counters of batch norm are ignored; everything else must fit. A prefix that all names have in common
+            is taken off.
 
     Raises:
         CheckpointError: the file cannot be read or holds another network.
     """
     file = read_weights(path)
     expected = backbone.state_dict()
-    given = {_own_name(name): tensor for name, tensor in file.tensors.items()}
+    given = _own_names(file.tensors, expected)
     given = {
         name: tensor
         for name, tensor in given.items()
@@ -42,6 +47,12 @@ def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
             f"{path} is of another network: '{unfit[0]}' does not fit; give weights of the same network"
         )
     backbone.load_state_dict(given)
+
+
+def _own_names(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """The tensors by our names, without a prefix that all have in common."""
+    levels = [{_own_name(name): tensor for name, tensor in level.items()} for level in by_prefix(tensors)]
+    return next((level for level in levels if any(name in expected for name in level)), levels[0])
 
 
 def _own_name(name: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrkit.cards import Category
 from detrkit.checkpoints.key_mapping import KeyMapping
+from detrkit.checkpoints.names import as_in_files, by_prefix
 from detrkit.checkpoints.own_format import is_own, restore
 from detrkit.checkpoints.reading import WeightFile, read_weights
 from detrkit.checkpoints.recognition import TABLES, recognise
@@ -17,9 +19,9 @@ from detrkit.checkpoints.shared import fitting_backbones, stored_dilation
 from detrkit.errors import CheckpointError, ConfigurationError
 from detrkit.models.catalog import CATALOG, as_categories, build_from_config, config_of, find_variant
 from detrkit.models.coco_categories import COCO_LAYOUTS
-from detrkit.models.detector import Detector
+from detrkit.models.detector import Detector, unwrapped
 
-# A name in every detrkit model and in no other code's; a run's resume.ckpt has "model." before it.
+# A name in every detrkit model and in no other code's.
 _OUR_NAME = "decoder.layers.0.feed_forward.expand.weight"
 
 
@@ -27,8 +29,10 @@ def load(path: str | Path, *, variant: str | None = None, classes: Sequence[str 
     """A trained detector, in eval mode.
 
     Args:
-        path: a file that detrkit, the paper's authors or Hugging Face wrote.
-        variant: its name in the catalog; needed only if names, shapes and stored options do not determine it (as for dilation).
+        path: a file that detrkit, the paper's authors or Hugging Face wrote; the folder of a run stands for its best model. A prefix that
+            all names in the file have in common is taken off.
+        variant: its name in the catalog; needed only if names, shapes and stored options do not determine it (as for dilation), and for
+            the bare state dict of a detrkit model. What such a file does not show, such as preprocessing, is then as in the variant.
         classes: names of the class head's outputs if the file does not contain them; an authors' file with 91 outputs has COCO's classes.
 
     Raises:
@@ -77,15 +81,56 @@ def _official(model: Detector) -> KeyMapping:
     return TABLES[model.card.family].official(config_of(model))
 
 
+def as_detector(model: Detector | nn.Module | str | Path) -> Detector:
+    """The detector that a user means: the one in a file, or in a wrapper of PyTorch.
+
+    A compiled detector stays compiled, since it has the attributes of the one within. Other wrappers, such as DataParallel, are for training.
+
+    Raises:
+        CheckpointError: the file cannot be read; see `load`.
+        ConfigurationError: this is no detector.
+    """
+    if isinstance(model, str | Path):
+        return load(model)
+    detector = unwrapped(model)
+    return model if getattr(model, "_orig_mod", None) is detector else detector  # type: ignore[return-value]
+
+
 def _load_foreign(file: WeightFile, variant: str | None, classes: Sequence[str | Category] | None) -> Detector:
     given = None if classes is None else as_categories(classes)
+    file = _without_prefix(file)
+    if _OUR_NAME in file.tensors:
+        return _load_bare(file, variant, given)
     family = _find_family(file, variant)
-    table = TABLES[family]
-    weights = table.layout(file.tensors).from_foreign(file.tensors)
-    name = _find_variant_name(file, family, weights, variant)
+    weights = TABLES[family].layout(file.tensors).from_foreign(file.tensors)
+    return _assemble(file, family, _find_variant_name(file, family, weights, variant), weights, given)
+
+
+def _load_bare(file: WeightFile, variant: str | None, given: tuple[Category, ...] | None) -> Detector:
+    """A detrkit model whose weights were saved without its card, so that only the user knows its variant."""
+    if variant is None:
+        raise CheckpointError(
+            f"{file.path} holds the weights of a detrkit model without its card (variant, classes, preprocessing): load the .safetensors "
+            "that detrkit.save or training wrote, or give `variant`, and `classes` for their names"
+        )
+    family, file = find_variant(variant).family, replace(file, arguments={})
+    try:
+        name = _find_variant_name(file, family, file.tensors, variant)
+        TABLES[family].fit_config(find_variant(name).config, file.tensors, {})
+    except CheckpointError as problem:
+        raise CheckpointError(
+            f"{file.path} holds a detrkit model's weights that do not fit {variant}: give the variant that it was trained as"
+        ) from problem
+    return _assemble(file, family, name, file.tensors, given)
+
+
+def _assemble(
+    file: WeightFile, family: str, name: str, weights: Mapping[str, Tensor], given: tuple[Category, ...] | None
+) -> Detector:
+    """The model of this variant with these weights, by our names, and with the settings that they show."""
     entry = find_variant(name)
     try:
-        config = table.fit_config(entry.config, weights, file.arguments)
+        config = TABLES[family].fit_config(entry.config, weights, file.arguments)
         categories = _categories(file, config.class_count, given)
         model = build_from_config(family, name, config, categories=categories, preprocessing=entry.preprocessing)
     except ConfigurationError as problem:
@@ -115,13 +160,17 @@ def _check_fit(file: WeightFile, variant: str, weights: Mapping[str, Tensor], mo
             )
 
 
+def _without_prefix(file: WeightFile) -> WeightFile:
+    """The file with tensors that a paper's table or detrkit itself knows, if there are such below prefixes that all names share."""
+    for tensors in map(as_in_files, by_prefix(file.tensors)):
+        if _OUR_NAME in tensors or recognise(tensors) is not None:
+            return replace(file, tensors=tensors)
+    return file
+
+
 def _find_family(file: WeightFile, variant: str | None) -> str:
     """The family that a file belongs to; it must be one that detrkit builds, and the given variant's family if there is one."""
     recognised = recognise(file.tensors)
-    if recognised is None and any(name.removeprefix("model.") == _OUR_NAME for name in file.tensors):
-        raise CheckpointError(
-            f"{file.path} holds detrkit's weights without their header: load the .safetensors that detrkit.save or training wrote"
-        )
     if recognised is None:
         raise CheckpointError(
             f"{file.path} holds none of the models that detrkit knows ({', '.join(TABLES)}): "

@@ -11,35 +11,40 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import nn
 
 from detrkit.cards import Category, ModelCard, Preprocessing
 from detrkit.checkpoints.reading import WeightFile
 from detrkit.errors import CheckpointError, ConfigurationError
-from detrkit.files import write_atomically
+from detrkit.files import expanded, write_atomically
 from detrkit.models.catalog import FAMILIES, build_from_config, changed_config
-from detrkit.models.detector import Detector
+from detrkit.models.detector import Detector, unwrapped
 
 _HEADER = "detrkit"
 # Format 1 had other names for parameters and settings (heads.classes, for example, became heads.class_head).
 _FORMAT = 2
+# torch.compile adds the first to names, parallel modules the second.
+_WRAPPERS = ("_orig_mod", "module")
 
 
-def save(model: Detector, path: str | Path) -> Path:
+def save(model: Detector | nn.Module, path: str | Path) -> Path:
     """Writes a model so that `load` restores it bit for bit, with its classes, preprocessing and metrics.
 
     Args:
-        model: any detector; its card goes into the header.
+        model: any detector; its card goes into the header. What torch.compile, DataParallel and similar wrappers add to names, around the
+            whole or a part, is left out.
         path: the file to write; must end in `.safetensors`.
 
     Raises:
         CheckpointError: another ending.
+        ConfigurationError: this is no detector.
         OutputError: the file cannot be written.
     """
-    path = Path(path)
+    detector, path = unwrapped(model), expanded(path)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} must end in .safetensors: that is the only format detrkit writes")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    header = {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(model.card)})}
+    tensors = {_plain_name(name): tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
+    header = {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(detector.card)})}
 
     def write(temporary: Path) -> None:
         try:
@@ -48,6 +53,11 @@ def save(model: Detector, path: str | Path) -> Path:
             raise OSError(str(problem)) from problem
 
     return write_atomically(path, write)
+
+
+def _plain_name(name: str) -> str:
+    """A tensor's name without what wrappers of a part add to it; no part of a detector has such a name."""
+    return ".".join(component for component in name.split(".") if component not in _WRAPPERS)
 
 
 def is_own(file: WeightFile) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from detrkit.checkpoints.names import without_wrappers
 from detrkit.errors import CheckpointError
+from detrkit.files import expanded
+from detrkit.models.catalog import CATALOG
 
 # Where files with other content keep the weights. The running average, which authors release and evaluate, comes first: RT-DETR and its
 # descendants keep it under `ema`, DINO under `ema_model`.
@@ -88,15 +92,50 @@ def read_weights(path: str | Path) -> WeightFile:
     Raises:
         CheckpointError: the file is missing, damaged, holds no tensors, or holds objects that would run code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"there is no weight file {path}: check the path")
+    path = find_weights(path)
     try:
         return _read_safetensors(path) if _looks_like_safetensors(path) else _read_torch(path)
     except OSError as problem:
         raise CheckpointError(
             f"{path} cannot be read ({problem.strerror or problem}): check its permissions"
         ) from problem
+
+
+# What a folder is asked for: the best model of a run, and the weights of a Hugging Face repository.
+_FILES_OF_FOLDERS = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
+
+
+def find_weights(path: str | Path) -> Path:
+    """The weight file that a user means: the file itself, or in the folder of a run its best model.
+
+    Args:
+        path: a file, the folder of a run, or a folder as Hugging Face writes it; `~` is the user's folder.
+
+    Raises:
+        CheckpointError: there is no such file, or the folder has none.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise CheckpointError(f"a weight file is given by its path, not by {_described(path)}: give the file's name")
+    given, path = str(path), expanded(path)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        files = [path / name for name in _FILES_OF_FOLDERS if (path / name).is_file()]
+        if not files:
+            raise CheckpointError(
+                f"{path} is a folder without {', '.join(_FILES_OF_FOLDERS[:-1])} or {_FILES_OF_FOLDERS[-1]}: give a weight file"
+            )
+        return files[0]
+    if given in CATALOG:
+        raise CheckpointError(
+            f"'{given}' is the name of a variant, but a weight file is needed: give one that training wrote, or that was downloaded "
+            "(`detrkit models` lists the addresses of published ones)"
+        )
+    raise CheckpointError(f"there is no weight file {path}: check the path")
+
+
+def _described(value: object) -> str:
+    return f"an object of type {type(value).__name__}"
 
 
 def _looks_like_safetensors(path: Path) -> bool:
@@ -117,7 +156,9 @@ def _read_safetensors(path: Path) -> WeightFile:
         ) from problem
     if not tensors:
         raise CheckpointError(f"{path} holds no weights: give a file with a model's tensors")
-    return WeightFile(path, tensors, metadata, {} if "detrkit" in metadata else _settings_beside(path))
+    if "detrkit" in metadata:
+        return WeightFile(path, tensors, metadata)
+    return WeightFile(path, without_wrappers(tensors), metadata, _settings_beside(path))
 
 
 def _read_torch(path: Path) -> WeightFile:
@@ -129,9 +170,11 @@ def _read_torch(path: Path) -> WeightFile:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # any error of the parser means a damaged file
         if isinstance(problem, pickle.UnpicklingError) and "GLOBAL" in str(problem):
+            remedy = "keep the weights alone in it, with torch.save({'model': model.state_dict()}, file)"
+            if "detrkit." in str(problem):
+                remedy = "write the model with detrkit.save(model, file)"
             raise CheckpointError(
-                f"{path} holds Python objects besides tensors, which could run code when loaded: keep the weights alone in it, "
-                "with torch.save({'model': model.state_dict()}, file)"
+                f"{path} holds Python objects besides tensors, which could run code when loaded: {remedy}"
             ) from problem
         raise CheckpointError(damaged) from problem
     return WeightFile(path, _weights_in(path, content), {}, _arguments_in(content) or _settings_beside(path))
@@ -151,10 +194,7 @@ def _weights_in(path: Path, content: Any) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} holds no weights: expected tensors by name, alone or under 'model' or 'state_dict'"
         )
-    # DistributedDataParallel and running averages add this prefix.
-    while all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return tensors
+    return without_wrappers(tensors)
 
 
 def _entry(content: Any, names: tuple[str, ...]) -> Mapping[Any, Any] | None:
@@ -185,7 +225,7 @@ def _settings_beside(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = json.loads(file.read_bytes())
     except ValueError as problem:
         raise CheckpointError(f"{file} is not complete JSON ({problem}): copy or download it again") from problem
     return settings if isinstance(settings, dict) else {}

@@ -143,11 +143,9 @@ _KNOWN: dict[str, Table | Paper] = {
     "detr_segmentation": Paper(
         "panoptic DETR",
         (
-            {"detr.query_embed.weight": ("Q", "D"), "bbox_attention.q_linear.weight": ("D", "D")},
-            {
-                "detr.model.query_position_embeddings.weight": ("Q", "D"),
-                "detr.class_labels_classifier.weight": ("K", "D"),
-            },
+            # The attention to boxes that masks begin with, also in `transformers` and around other detectors than DETR.
+            {"bbox_attention.q_linear.weight": ("D", "D")},
+            {"bbox_attention.q_proj.weight": ("D", "D")},
         ),
     ),
     "detr": detr.TABLE,

@@ -34,20 +34,20 @@ def convert(
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
     """
-    from detrkit.files import new_folder
+    from detrkit.files import expanded, new_folder
     from detrkit.terminal import terminal
 
     console = terminal()
-    output = output.expanduser()
+    output = expanded(output)
     with new_folder(output) as folder:
         opened, empty = _open_splits(path, split, orientation)
-        for note in empty:
-            console.print(f"Note: {note} This split was left out.")
+        lines = [f"Note: {note} This split was left out." for note in empty]
         for name, dataset in opened.items():
             notes = _write(to, dataset, folder, name)
-            console.print(f"{name}: {dataset.description()}")
-            for note in (*dataset.notes, *notes):
-                console.print(f"Note: {note}")
+            lines.append(f"{name}: {dataset.description()}")
+            lines += [f"Note: {note}" for note in (*dataset.notes, *notes)]
+    for line in lines:  # a reader that goes away must not take the folder with it
+        console.print(line)
     console.print(f"Written to {output}\nNext: {_next_command(output, list(opened))}")
 
 

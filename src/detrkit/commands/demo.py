@@ -20,12 +20,14 @@ def demo(*, steps: int = 1600, output: Path = Path("runs/demo"), seed: int = 0, 
         seed: seed of weights, order, augmentation, dropout and noise.
         device: auto, cpu, cuda, cuda:1 or mps.
     """
+    from detrkit.files import expanded
     from detrkit.terminal import terminal
     from detrkit.training import TrainingOptions, train
     from detrkit.training.options import resolve
     from detrkit.training.run_folder import remove_earlier_demo
 
     console = terminal()
+    output = expanded(output)
     console.print(
         "A small two-stage detector learns to find handwritten digits, from random weights.",
     )

@@ -44,12 +44,12 @@ def evaluate(
     from detrkit.errors import ConfigurationError
     from detrkit.evaluation import compare, detect
     from detrkit.evaluation.report import Section, evaluation_sections, example_pictures, write_report
-    from detrkit.files import prepare_folder, write_json
+    from detrkit.files import expanded, prepare_folder, write_json
     from detrkit.terminal import terminal
 
     for file in (output, results, report):
         if file is not None:
-            prepare_folder(file.parent)
+            prepare_folder(expanded(file).parent)
     pictures: list[Section] = []
     file_entries: list[dict[str, Any]] = []
     if checkpoint.suffix.lower() == ".json" and results is not None:
@@ -57,7 +57,7 @@ def evaluate(
     if checkpoint.suffix.lower() == ".json":
         evaluation = _compare_file(checkpoint, data, split, orientation=orientation, stretch_16bit=stretch_16bit)
     else:
-        from detrkit.checkpoints import load
+        from detrkit.commands.checkpoints import load
         from detrkit.data import open_dataset
         from detrkit.training.options import choose_device
 
@@ -69,23 +69,24 @@ def evaluate(
         if report is not None:
             examples = example_pictures(dataset, entries, threshold=model.card.threshold)
             pictures = [Section("Examples", (), examples)]
-    terminal().print(evaluation.table())
     if results is not None:
         write_json(results, file_entries)
     if output is not None:
         write_json(output, evaluation.to_json())
     if report is not None:
         write_report(report, f"Evaluation of {checkpoint.name}", [*evaluation_sections(evaluation), *pictures])
+    terminal().print(evaluation.table())  # at the end, since nobody may be there to read it
 
 
 def _compare_file(results: Path, data: str, split: str, **options: Any) -> Evaluation:
     """Compares a result file with an annotation file, or with the split of any other data set, by the ids that its own files have."""
     from detrkit.evaluation import evaluate_detections
+    from detrkit.files import expanded
 
-    file = Path(data).expanduser()
+    file = expanded(data)
     if file.suffix.lower() == ".json" and not file.is_dir():
-        return evaluate_detections(file, results)
+        return evaluate_detections(file, expanded(results))
     from detrkit.data import open_dataset
 
     dataset = open_dataset(data, split, **options)
-    return evaluate_detections(dataset.to_coco(own_ids=True), results, name=dataset.name, notes=dataset.notes)
+    return evaluate_detections(dataset.to_coco(own_ids=True), expanded(results), name=dataset.name, notes=dataset.notes)

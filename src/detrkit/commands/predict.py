@@ -27,17 +27,17 @@ def predict(
     """
     from rich.progress import track
 
-    from detrkit.checkpoints import load
+    from detrkit.commands.checkpoints import load
     from detrkit.data import check_image, read_image
     from detrkit.errors import OutputError
-    from detrkit.files import prepare_folder, write_json
+    from detrkit.files import expanded, prepare_folder, write_json
     from detrkit.prediction import Predictor, draw, find_images, output_names, save_image, to_file_entries
     from detrkit.terminal import terminal
     from detrkit.training.options import choose_device
 
     console = terminal()
     paths = find_images(images)
-    prepare_folder(output)
+    output = prepare_folder(expanded(output))
     if any(path.parent.resolve() == output.resolve() for path in paths):
         raise OutputError(f"{output} contains the input images, which would be overwritten: choose another --output")
     for path in paths:

@@ -38,7 +38,9 @@ def _signature() -> inspect.Signature:
     variant = fields.pop("variant").replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
     resumed = Annotated[
         str | None,
-        Parameter(help="folder of a run to continue; its own options apply, so nothing else may be given."),
+        Parameter(
+            help="folder of a run to continue with its own options; only data, epochs and steps may be given anew."
+        ),
     ]
     resume = inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=resumed)
     return inspect.Signature([variant, fields.pop("data"), resume, *fields.values()])

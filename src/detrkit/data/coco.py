@@ -36,6 +36,7 @@ from detrkit.data.pictures import inspect_pictures
 from detrkit.data.sixteen_bit import narrow_range_notes
 from detrkit.data.wording import counted_of, first_few, shown_value
 from detrkit.errors import DataError
+from detrkit.files import expanded
 
 __all__ = ["Record", "build_dataset", "load_annotations", "read_coco"]
 
@@ -62,11 +63,11 @@ def read_coco(
     Raises:
         DataError: the annotation file or an image cannot be used; the message names the entry or file and the remedy.
     """
-    source = Path(annotation_file)
+    source = expanded(annotation_file)
     return build_dataset(
         load_annotations(source),
         source,
-        Path(image_folder),
+        expanded(image_folder),
         name or source.stem,
         orientation=orientation,
         stretch_16bit=stretch_16bit,

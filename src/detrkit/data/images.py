@@ -18,6 +18,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from detrkit.errors import DataError
+from detrkit.files import expanded
 
 # What Pillow's decoders raise on damaged files.
 _DECODING_ERRORS = (
@@ -71,6 +72,7 @@ def read_image(path: str | Path, *, apply_orientation: bool = True, stretch_16bi
     Raises:
         DataError: the file is missing, damaged, cut off or not an image.
     """
+    path = expanded(path)
     with _readable(str(path)), Image.open(path) as image:
         image.load()
         if apply_orientation:
@@ -107,7 +109,7 @@ def inspect_image(path: str | Path) -> ImageFacts:
     Raises:
         DataError: see `check_image`.
     """
-    path = Path(path)
+    path = expanded(path)
     with _readable(str(path)), Image.open(path) as image:
         if not _surely_complete(path, image.format):
             image.load()

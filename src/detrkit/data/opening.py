@@ -19,6 +19,7 @@ from detrkit.data.digits import DIGIT_SPLITS, read_digits
 from detrkit.data.split_names import in_usual_order, plain_split, plain_where_unique, spellings
 from detrkit.data.yolo_description import DESCRIPTION_SUFFIXES, what_is_missing
 from detrkit.errors import DataError, closest
+from detrkit.files import expanded
 
 BUILT_IN = "digits"
 _ENTRIES_SHOWN = 8
@@ -163,7 +164,7 @@ def name_in_data(data: str | Path, split: str) -> str:
 
 
 def _existing(data: str | Path) -> Path:
-    path = Path(data).expanduser()
+    path = expanded(data)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in (".json", *DESCRIPTION_SUFFIXES)):
         return path
     state = "is neither a .json, a .yaml nor a .data file" if path.is_file() else "does not exist"

@@ -40,6 +40,7 @@ from detrkit.data.voc_sizes import settle_sizes, size_in_header
 from detrkit.data.voc_xml import Annotation, VocObject, read_annotation
 from detrkit.data.wording import first_few
 from detrkit.errors import DataError, closest
+from detrkit.files import expanded
 
 __all__ = ["LOOKED_FOR", "explain_missing_split", "find_splits", "read_split", "read_voc"]
 
@@ -78,7 +79,7 @@ def read_voc(
         NoImagesError: the split lists no images.
         DataError: a list, an annotation file or an image is missing or cannot be used; the message names the file and the remedy.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     splits = find_splits(folder) if folder.is_dir() else {}
     if not splits:
         raise DataError(f"{folder} is not a Pascal VOC folder: it has none of {', '.join(LOOKED_FOR)}.")

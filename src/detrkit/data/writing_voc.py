@@ -22,7 +22,7 @@ from detrkit.data.voc_files import without_ending
 from detrkit.data.voc_layout import PICTURE_SUFFIXES, SPLIT_LISTS
 from detrkit.data.wording import first_few
 from detrkit.errors import DataError, OutputError
-from detrkit.files import prepare_folder, write_atomically, write_text
+from detrkit.files import expanded, prepare_folder, write_atomically, write_text
 
 _ANNOTATIONS, _PICTURES = "Annotations", "JPEGImages"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -60,7 +60,7 @@ def write_voc(dataset: DetectionDataset, folder: str | Path, split: str, *, link
         DataError: a picture cannot be read, or class names cannot be written.
         OutputError: the folder already has this split, or a file cannot be written.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     _check_classes(dataset)
     list_file = folder / SPLIT_LISTS / f"{split}.txt"
     if list_file.exists():

@@ -25,6 +25,7 @@ from detrkit.data.yolo_description import YoloDescription
 from detrkit.data.yolo_labels import LabelledObject, LabelReader, class_numbers
 from detrkit.data.yolo_layout import YoloSplit, find_splits, find_splits_in_file, pair_pictures, splits_without_pictures
 from detrkit.errors import DataError
+from detrkit.files import expanded
 
 
 def read_yolo(
@@ -42,7 +43,7 @@ def read_yolo(
         NoImagesError: the split has no pictures.
         DataError: the description, a list, a label file or a picture is missing or cannot be used; the message names the file and the remedy.
     """
-    path = Path(data)
+    path = expanded(data)
     splits = find_splits(path) if path.is_dir() else find_splits_in_file(path)
     spelling = next((spelling for spelling in spellings(split) if spelling in splits), None)
     if spelling is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from detrkit.data.pictures import PICTURE_SUFFIXES, is_picture
+from detrkit.files import expanded
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def joined(root: Path, written: str) -> Path:
     """A written path, relative to a folder unless it is absolute."""
     path = Path(written.replace("\\", "/"))
     # Pictures get their names below a common folder, so `..` must not remain.
-    return Path(os.path.normpath(root / (path.expanduser() if written.startswith("~") else path)))
+    return Path(os.path.normpath(root / (expanded(path) if written.startswith("~") else path)))
 
 
 def _without_steps_up(written: str) -> str:

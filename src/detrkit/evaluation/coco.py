@@ -22,6 +22,7 @@ from detrkit.data.coco_truth import Truth, checked_lists, read_truth
 from detrkit.data.wording import counted_of
 from detrkit.errors import DataError
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted
+from detrkit.files import expanded
 
 # Indices into the evaluator's arrays: IoU 0.50, objects of all sizes, 100 detections per image.
 IOU_50, ALL_SIZES, TOP_100 = 0, 0, -1
@@ -143,7 +144,7 @@ def _named_contents(source: Any, default_name: str) -> tuple[str, Any]:
     if not isinstance(source, str | Path):
         return default_name, source
     try:
-        return str(source), json.loads(Path(source).read_bytes())
+        return str(source), json.loads(expanded(source).read_bytes())
     except OSError as error:
         raise DataError(f"{source} cannot be read ({error.strerror}): give the path of a JSON file.") from error
     except ValueError as error:

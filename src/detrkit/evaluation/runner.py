@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from detrkit.cards import Category
+from detrkit.checkpoints.loading import as_detector
 from detrkit.data.batching import EvaluationData, collate, equal_size_batches
 from detrkit.data.classes import names_shown, same_classes, spelling_notes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import EvaluationTransform
-from detrkit.errors import DataError
+from detrkit.errors import ConfigurationError, DataError
 from detrkit.evaluation.coco import MAX_DETECTIONS, evaluate_detections
 from detrkit.evaluation.figures import Evaluation, counted
 from detrkit.models.catalog import selection_for
@@ -30,7 +32,7 @@ from detrkit.terminal import terminal
 
 
 def evaluate(
-    model: Detector,
+    model: Detector | nn.Module | str | Path,
     dataset: DetectionDataset,
     *,
     batch_size: int = 1,
@@ -41,8 +43,9 @@ def evaluate(
     """COCO's figures for a model on a data set.
 
     Args:
-        model: runs in eval mode; afterwards it has its previous mode again.
-        dataset: images and ground truth. Its classes are matched with the model's by name, or by id if they share no name.
+        model: runs in eval mode; afterwards it has its previous mode again. It may be compiled or otherwise wrapped by PyTorch, or the path
+            of a checkpoint.
+        dataset: images and ground truth, as `open_dataset` returns them. Its classes are matched with the model's by name, or by id if they share no name.
         batch_size: images that go through the model together. They must have the same size after resizing, so nothing is padded and the
             figures do not depend on it.
         device: where the model is moved to; None leaves it where it is.
@@ -50,9 +53,16 @@ def evaluate(
         progress: whether to show a progress bar on the error stream.
 
     Raises:
+        ConfigurationError: the model is no detector, or the data are no data set.
+        CheckpointError: the checkpoint cannot be read.
         DataError: the data set and the model have no class in common, or an image cannot be read.
         NonFiniteError: the model produces NaN or infinity.
     """
+    if not isinstance(dataset, DetectionDataset):
+        raise ConfigurationError(
+            f"evaluate needs an opened data set, not {dataset!r}: give detrkit.open_dataset(..., split), such as split 'val'"
+        )
+    model = as_detector(model)
     entries = detect(model, dataset, batch_size=batch_size, device=device, workers=workers, progress=progress)
     return compare(model, dataset, entries)
 
@@ -91,6 +101,7 @@ def detect(
     Returns:
         Entries image by image in the order of the data set, best first.
     """
+    model = as_detector(model)
     category_ids = match_categories(model.card.categories, dataset).ids
     preprocessing = model.card.preprocessing
     transform = EvaluationTransform(preprocessing)

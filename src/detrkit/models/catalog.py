@@ -18,7 +18,7 @@ from detrkit.errors import ConfigurationError, closest
 from detrkit.losses.criterion import Criterion
 from detrkit.models import conditional_detr, dab_deformable_detr, dab_detr, deformable_detr, detr, light_detr
 from detrkit.models.coco_categories import coco_categories
-from detrkit.models.detector import Detector
+from detrkit.models.detector import Detector, unwrapped
 from detrkit.structures import Detections, Output
 
 Selection = Callable[[Output, Tensor], list[Detections]]
@@ -123,7 +123,8 @@ def as_categories(classes: Sequence[str | Category]) -> tuple[Category, ...]:
     Raises:
         ConfigurationError: no classes, or a duplicate name or id.
     """
-    if isinstance(classes, str) or not classes:
+    names = not isinstance(classes, str) and isinstance(classes, Sequence)
+    if not (names and classes and all(isinstance(entry, str | Category) for entry in classes)):
         raise ConfigurationError(
             f'classes must be a list with at least one name, such as ["cat", "dog"], not {classes!r}'
         )
@@ -144,7 +145,8 @@ def as_categories(classes: Sequence[str | Category]) -> tuple[Category, ...]:
 
 def config_of(model: Detector) -> Any:
     """The configuration that a detector was built from."""
-    return FAMILIES[model.card.family].Config(**model.card.config)
+    card = unwrapped(model).card
+    return FAMILIES[card.family].Config(**card.config)
 
 
 def criterion_for(model: Detector) -> Criterion:
@@ -156,9 +158,11 @@ def criterion_for(model: Detector) -> Criterion:
     Returns:
         A module: `criterion(output, targets)` gives `Losses`; `criterion.weights` has the weight of every term.
     """
+    model = unwrapped(model)
     return FAMILIES[model.card.family].criterion(config_of(model), model)  # type: ignore[no-any-return]
 
 
 def selection_for(model: Detector) -> Selection:
     """The function that turns a detector's output into detections as in its paper: `select(output, original_sizes)`."""
+    model = unwrapped(model)
     return FAMILIES[model.card.family].selection(config_of(model), model.card.categories, model)  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import Backbone
 from detrkit.cards import ModelCard
+from detrkit.errors import ConfigurationError
 from detrkit.structures import GroupOutput, ImageBatch, Levels, Memory, Output, Queries, Stages, Target
 
 
@@ -70,6 +71,26 @@ class Detector(nn.Module, ABC):
     def coarsest_stride(self) -> int:
         """Pixels per cell of the coarsest level. An image must have at least one such cell."""
         return self.backbone.strides[-1]
+
+
+def unwrapped(model: nn.Module) -> Detector:
+    """The detector in a module that wraps it, such as torch.compile, DataParallel, DistributedDataParallel and AveragedModel do.
+
+    Raises:
+        ConfigurationError: it is no module, or holds no detector or several.
+    """
+    if isinstance(model, Detector):
+        return model
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(
+            f"{model!r} is not a detector: give a model that detrkit.build or detrkit.load has returned"
+        )
+    found = [module for module in model.modules() if isinstance(module, Detector)]
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"the {type(model).__name__} holds {len(found) or 'no'} detectors: give one that detrkit.build or detrkit.load has returned"
+        )
+    return found[0]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from detrkit.errors import DataError
+from detrkit.files import expanded
 
 # Files with these suffixes are taken from folders and patterns; a file that is named directly may have any suffix.
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
@@ -24,7 +25,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """
     files: dict[Path, Path] = {}
     for path in paths:
-        for file in _images_of(Path(path).expanduser()):
+        for file in _images_of(expanded(path)):
             files.setdefault(file.resolve(), file)
     if not files:
         raise DataError("No images were given: name files, folders or patterns such as 'photos/*.jpg'.")

@@ -11,8 +11,9 @@ import numpy as np
 import supervision as sv
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from detrkit.checkpoints.loading import as_detector
 from detrkit.data.batching import pad_images
 from detrkit.data.images import to_pil
 from detrkit.data.transforms import EvaluationTransform
@@ -30,34 +31,36 @@ class Predictor:
     The model is put in eval mode here (and moved, if a device is given). If it is put back in training mode later, calls raise an error.
 
     Args:
-        model: built or loaded.
+        model: built or loaded, also compiled or otherwise wrapped by PyTorch, or the path of a checkpoint.
         threshold: score in [0, 1] from which a detection is reported; None means the model's own threshold.
         device: where to run; None leaves the model where it is.
         batch_size: pictures that go through the model together. They must have the same size after resizing, so nothing is padded and
             results do not depend on it.
 
     Raises:
-        ConfigurationError: a threshold outside [0, 1] or a batch size below 1.
+        ConfigurationError: a threshold outside [0, 1], a batch size below 1, or a model that is no detector.
+        CheckpointError: the checkpoint cannot be read.
     """
 
     def __init__(
         self,
-        model: Detector,
+        model: Detector | nn.Module | str | Path,
         *,
         threshold: float | None = None,
         device: torch.device | str | None = None,
         batch_size: int = 1,
     ) -> None:
-        self.threshold = model.card.threshold if threshold is None else threshold
+        detector = as_detector(model)
+        self.threshold = detector.card.threshold if threshold is None else threshold
         if not 0 <= self.threshold <= 1:
             raise ConfigurationError(f"The threshold {self.threshold} is not a score: choose one from 0 to 1.")
         if batch_size < 1:
             raise ConfigurationError(f"The batch size {batch_size} is too small: choose 1 or more.")
         self.batch_size = batch_size
-        self.model = (model if device is None else model.to(device)).eval()
-        self._transform = EvaluationTransform(model.card.preprocessing)
-        self._select = selection_for(model)
-        self._categories = {category.index: category for category in model.card.categories}
+        self.model = (detector if device is None else detector.to(device)).eval()
+        self._transform = EvaluationTransform(detector.card.preprocessing)
+        self._select = selection_for(detector)
+        self._categories = {category.index: category for category in detector.card.categories}
 
     @overload
     def __call__(self, images: Picture) -> sv.Detections: ...

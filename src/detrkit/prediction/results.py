@@ -10,7 +10,7 @@ import supervision as sv
 from PIL import Image
 
 from detrkit.errors import OutputError
-from detrkit.files import write_atomically
+from detrkit.files import expanded, write_atomically
 
 KEPT_FORMATS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -93,7 +93,7 @@ def save_image(path: str | Path, image: Image.Image) -> Path:
     Raises:
         OutputError: the file cannot be written, or its suffix is not that of an image format.
     """
-    path = Path(path)
+    path = expanded(path)
     file_format = Image.registered_extensions().get(path.suffix.lower())
     if file_format not in Image.SAVE:
         raise OutputError(f"{path} does not end like an image file that can be written: use .jpg or .png.")

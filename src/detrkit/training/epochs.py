@@ -76,11 +76,11 @@ class EpochEnds(Callback):
             message += f"; about {duration(seconds * steps / max(1, self._steps(pl_module)))} left"
         self._write(pl_module, row, saves=saves)
         pl_module.logger.log_metrics({f"epoch/{name}": value for name, value in row.items()}, pl_module.global_step)  # type: ignore[union-attr]
+        if saves:
+            self._save_state(trainer)
         if saves or time.perf_counter() - self._printed > _PRINT_EVERY:
             self.console.print(message)
             self._printed = time.perf_counter()
-        if saves:
-            self._save_state(trainer)
 
     def _save_state(self, trainer: Trainer) -> None:
         # A temporary file is renamed at the end, so that a crash leaves the previous checkpoint in place.

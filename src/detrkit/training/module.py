@@ -80,6 +80,13 @@ class TrainingModule(LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Sets the rates of the first step: those in a checkpoint are of the length that the run had when it was written."""
+        scheduler = self.lr_schedulers()
+        groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)  # type: ignore[union-attr]
+        for group, rate, factor in groups:
+            group["lr"] = rate * factor(scheduler.last_epoch)  # type: ignore[union-attr]
+
     def train_dataloader(self) -> DataLoader[Sample]:
         """The images in this epoch's order; Lightning calls this in every epoch, so a resumed run sees the same order."""
         epoch = self.current_epoch

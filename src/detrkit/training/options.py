@@ -7,13 +7,13 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
 from detrkit.errors import ConfigurationError
+from detrkit.files import expanded
 from detrkit.models.catalog import changed_config, find_variant
 from detrkit.models.settings import check_type
 from detrkit.training.pieces import pieces
@@ -66,8 +66,7 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         ConfigurationError: an unknown variant, a value of the wrong type, an impossible value, or several processes.
     """
     check_single_process(os.environ)
-    _check_types(options)
-    _check(options)
+    check_values(options)
     variant = find_variant(options.variant)
     recipe, preprocessing = variant.recipe, variant.preprocessing
     short_side = _or(options.short_side, preprocessing.short_side)
@@ -79,7 +78,7 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
     config = changed_config(variant.config, options.settings)
     resolved = dataclasses.replace(
         options,
-        data=_absolute(options.data) if Path(options.data).exists() else options.data,
+        data=located(options.data),
         backbone_weights=None if options.backbone_weights is None else _absolute(options.backbone_weights),
         queries_from=None if options.queries_from is None else _absolute(options.queries_from),
         batch_size=batch_size,
@@ -154,6 +153,21 @@ def plan(options: TrainingOptions, images: int) -> Schedule:
     return Schedule(math.ceil(steps / steps_per_epoch), steps, steps_per_epoch, piece_size, accumulate)
 
 
+def located(data: str) -> str:
+    """The absolute path of a data set, so that the run can be resumed from any working directory; a name stays as it is."""
+    return _absolute(data) if expanded(data).exists() else data
+
+
+def check_values(options: TrainingOptions) -> None:
+    """Refuses values of the wrong type and impossible ones.
+
+    Raises:
+        ConfigurationError: there is such a value.
+    """
+    _check_types(options)
+    _check(options)
+
+
 def _all_settings(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
     """Every setting of the model with its value, so that a resumed run keeps its model even if the variant has changed."""
     settings = dataclasses.asdict(changed_config(config, changes))
@@ -162,8 +176,7 @@ def _all_settings(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    """An absolute path, so that the run can be resumed from any working directory."""
-    return str(Path(path).absolute())
+    return str(expanded(path).absolute())
 
 
 def _or(given: _Value | None, otherwise: _Value) -> _Value:

@@ -31,6 +31,7 @@ from detrkit.data import (
 )
 from detrkit.errors import ConfigurationError, closest
 from detrkit.evaluation import Evaluation, compare, detect
+from detrkit.evaluation.figures import counted
 from detrkit.evaluation.report import (
     Section,
     curves_figure,
@@ -49,7 +50,19 @@ from detrkit.training.ground_truth import open_splits
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
-from detrkit.training.run_folder import RunFolder, check_same_data, create, read_log, reopen
+from detrkit.training.resuming import (
+    Progress,
+    changed_options,
+    check_changeable,
+    check_data_are_there,
+    check_same_data,
+    continued,
+    is_finished,
+    length_note,
+    progress_of,
+    record,
+)
+from detrkit.training.run_folder import RunFolder, create, read_log, reopen
 from detrkit.training.training_options import TrainingOptions
 
 
@@ -60,12 +73,28 @@ class TrainingResult:
     Attributes:
         folder: the folder with everything that the run wrote.
         best: the checkpoint with the highest AP, or without a validation split the one with the lowest loss.
-        evaluation: evaluation of that checkpoint on the validation split; None if there is no such split.
+        evaluation: evaluation of that checkpoint on the validation split; None if there is no such split, or if a run that was finished
+            before was resumed and nothing was left to do.
     """
 
     folder: Path
     best: Path
     evaluation: Evaluation | None
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a run that goes on was.
+
+    Attributes:
+        folder: the run's.
+        options: those that it had so far.
+        done: how far it came.
+    """
+
+    folder: RunFolder
+    options: TrainingOptions
+    done: Progress
 
 
 def train(
@@ -81,7 +110,8 @@ def train(
     Args:
         variant: a name in the catalog, such as "detr-r50".
         data: a data set's folder or annotation file, or "digits".
-        resume: folder of a run to continue instead; its own options apply.
+        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs` and `steps` may be given anew, for
+            data that were moved and to train longer.
         console: the console that shows progress; None means the terminal.
         **options: any other field of `TrainingOptions`.
 
@@ -97,19 +127,31 @@ def train(
     check_single_process(os.environ)
     console = console or terminal()
     if resume is not None:
-        given = {"variant": variant, "data": data}
-        _check_nothing_else([name for name, value in given.items() if value is not None] + list(options))
-        folder, earlier = reopen(resume)
-        return _run(earlier, folder, console)
+        given = {"variant": variant, "data": data, **options}
+        return _resume(resume, {name: value for name, value in given.items() if value is not None}, console)
     if variant is None or data is None:
         raise ConfigurationError("training needs a variant and data, or the folder of a run to resume")
     return _run(resolve(_new_options(variant, data, options)), None, console)
 
 
-def _check_nothing_else(given: list[str]) -> None:
-    """Refuses options beside the folder of a run to resume."""
-    if given:
-        raise ConfigurationError(f"resume continues a run with its own options: leave out {', '.join(given)}")
+def _resume(path: str | Path, given: dict[str, Any], console: Console) -> TrainingResult:
+    """Goes on with a run; one that is finished only gets its report, if that is missing."""
+    check_changeable(list(given))
+    folder, before = reopen(path)
+    done = progress_of(folder)
+    now = changed_options(before, folder, done, given=given)
+    if not is_finished(now, folder, done):
+        return _run(now, Resumed(folder, before, done), console)
+    record(folder, before, now, done)
+    console.print(
+        f"{folder.path} is finished: it has trained for {counted(done.epochs, 'epoch', 'epochs')} ({done.steps} steps). "
+        "To train longer, give a larger number of epochs or steps."
+    )
+    if folder.report.is_file():
+        return TrainingResult(folder.path, _best_of(folder), None)
+    console.print("Its report is missing and is written again.")
+    check_data_are_there(now, folder)
+    return _finish(folder, open_splits(now, console)[1], now)
 
 
 def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> TrainingOptions:
@@ -126,24 +168,40 @@ def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> Train
     return TrainingOptions(variant=variant, data=str(data), **given)
 
 
-def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -> TrainingResult:
-    resumed = folder is not None
+def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) -> TrainingResult:
     choose_device(options.device)  # refuses an unavailable device before any data are read
+    if earlier is not None:
+        check_data_are_there(options, earlier.folder)
     training, validation = open_splits(options, console)
     torch.manual_seed(options.seed)
-    model = _build(options, training, resumed=resumed)
-    schedule = plan(options, len(training))
+    model = _build(options, training, resumed=earlier is not None)
     transform = TrainingTransform(_augmentation(options), model.card.preprocessing)
+    if earlier is None:
+        schedule = plan(options, len(training))
+    else:
+        check_same_data(earlier.folder, training)
+        schedule = continued(options, len(training), earlier.done)
     module = TrainingModule(
         model, criterion_for(model), TrainingData(training, transform, options.seed), options, schedule
     )
-    if folder is None:
-        folder = create(options, training)
-    else:
-        check_same_data(folder, training)
-    _announce(console, options, module, folder, resumed)
+    folder = create(options, training) if earlier is None else earlier.folder
+    _announce(console, options, module, folder, earlier is not None)
+    if earlier is not None:
+        record(folder, earlier.options, options, earlier.done)
+        note = length_note(continued(earlier.options, len(training), earlier.done), schedule)
+        if note is not None:
+            console.print(note)
+    _fit(module, folder, validation, console, resumed=earlier is not None)
+    return _finish(folder, validation, options)
+
+
+def _fit(
+    module: TrainingModule, folder: RunFolder, validation: DetectionDataset | None, console: Console, *, resumed: bool
+) -> None:
+    """Trains to the end, or says how to go on if it is stopped."""
     with _quiet_lightning():
-        trainer = _trainer(options, schedule, folder, [ProgressLines(console), EpochEnds(folder, validation, console)])
+        callbacks = [ProgressLines(console), EpochEnds(folder, validation, console)]
+        trainer = _trainer(module.options, module.schedule, folder, callbacks)
         try:
             trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
         except SystemExit as end:  # raised by Lightning on Ctrl-C and on SIGTERM, for the latter even with exit code 0
@@ -154,7 +212,6 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
                     f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}"
                 )
             raise KeyboardInterrupt from end
-    return _finish(folder, validation, options)
 
 
 def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
@@ -240,9 +297,13 @@ def _announce(
     console.print(f"Run folder: {folder.path}")
 
 
+def _best_of(folder: RunFolder) -> Path:
+    return folder.best if folder.best.exists() else folder.last
+
+
 def _finish(folder: RunFolder, validation: DetectionDataset | None, options: TrainingOptions) -> TrainingResult:
     """Evaluates the best model once more, and writes the report with curves, metrics and example images."""
-    best = folder.best if folder.best.exists() else folder.last
+    best = _best_of(folder)
     rows = read_log(folder.log)
     sections: list[Section] = [training_section(rows)]
     curves_figure(rows).savefig(folder.curves, dpi=150)

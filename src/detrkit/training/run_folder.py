@@ -20,7 +20,7 @@ import detrkit
 from detrkit.checkpoints.own_format import frozen
 from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError
-from detrkit.files import prepare_folder, write_json, write_text
+from detrkit.files import expanded, prepare_folder, write_json, write_text
 from detrkit.models.catalog import CATALOG
 from detrkit.training.training_options import TrainingOptions
 
@@ -97,7 +97,7 @@ def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
         ConfigurationError: the folder holds a run that can be resumed, or models of an earlier run.
         OutputError: the folder cannot be written to.
     """
-    folder = RunFolder(_default_path(options.variant) if options.output is None else Path(options.output))
+    folder = RunFolder(_default_path(options.variant) if options.output is None else expanded(options.output))
     prepare_folder(folder.path)
     if folder.state.exists():
         raise ConfigurationError(
@@ -112,7 +112,7 @@ def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
         "torchvision": torchvision.__version__,
         "lightning": lightning.__version__,
     }
-    content = {"options": dataclasses.asdict(options), "versions": versions, "learned_from": _learned_from(training)}
+    content = {"options": dataclasses.asdict(options), "versions": versions, "learned_from": learned_from(training)}
     write_json(folder.config, content)
     return folder
 
@@ -132,22 +132,9 @@ def _default_path(variant: str) -> Path:
             return path
 
 
-def _learned_from(training: DetectionDataset) -> dict[str, Any]:
+def learned_from(training: DetectionDataset) -> dict[str, Any]:
+    """What a run notes about its data, so that resuming can check that they are the same."""
     return {"images": len(training), "classes": [category.name for category in training.categories]}
-
-
-def check_same_data(folder: RunFolder, training: DetectionDataset) -> None:
-    """Refuses to resume a run with data that differ from those it began with.
-
-    Raises:
-        ConfigurationError: the classes or the number of images have changed.
-    """
-    before, now = json.loads(folder.config.read_text(encoding="utf-8")).get("learned_from"), _learned_from(training)
-    for name in ("classes", "images"):
-        if before is not None and before[name] != now[name]:
-            raise ConfigurationError(
-                f"{folder.path} began with other {name} than {training.name} has now: bring the old data back, or start a new run"
-            )
 
 
 def remove_earlier_demo(path: Path) -> None:
@@ -168,7 +155,7 @@ def reopen(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
         ConfigurationError: there is no run, it has no checkpoint yet, or another version of detrkit began it with options or settings that
             this version does not know.
     """
-    folder = RunFolder(Path(path))
+    folder = RunFolder(expanded(path))
     try:
         content = json.loads(folder.config.read_text(encoding="utf-8"))
         given, version = dict(content["options"]), content.get("versions", {}).get("detrkit", "another version")

@@ -1,0 +1,173 @@
+"""Going on with a run: how far it came, whether it is finished, and which options may change on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrkit.data.opening import BUILT_IN
+from detrkit.errors import ConfigurationError
+from detrkit.files import expanded, write_json
+from detrkit.training.options import Schedule, check_values, located, plan
+from detrkit.training.run_folder import RunFolder, learned_from
+from detrkit.training.training_options import TrainingOptions
+
+CHANGEABLE = ("data", "epochs", "steps")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run came.
+
+    Attributes:
+        epochs: finished ones.
+        steps: optimizer steps.
+    """
+
+    epochs: int
+    steps: int
+
+
+def check_changeable(given: list[str]) -> None:
+    """Refuses options that a run keeps from beginning to end.
+
+    Raises:
+        ConfigurationError: there is one among the given names.
+    """
+    fixed = [name for name in given if name not in CHANGEABLE]
+    if fixed:
+        raise ConfigurationError(
+            f"resume continues a run with its own options, of which only {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} may be given anew: "
+            f"leave out {', '.join(fixed)}"
+        )
+
+
+def progress_of(folder: RunFolder) -> Progress:
+    """How far the run in a folder came.
+
+    Raises:
+        ConfigurationError: the checkpoint that it would go on from cannot be read.
+    """
+    try:
+        state = torch.load(folder.state, map_location="cpu", weights_only=True, mmap=True)
+        return Progress(epochs=int(state["epoch"]) + 1, steps=int(state["global_step"]))
+    except Exception as problem:  # any error of the parser means a damaged file
+        raise ConfigurationError(
+            f"{folder.state} is damaged, so the run cannot go on: start a new run; its models are in {folder.path}"
+        ) from problem
+
+
+def changed_options(
+    options: TrainingOptions, folder: RunFolder, done: Progress, *, given: dict[str, Any]
+) -> TrainingOptions:
+    """The options with those that were given anew.
+
+    Args:
+        options: those that the run had so far.
+        folder: the run's.
+        done: how far it came.
+        given: new values of `CHANGEABLE` options; None where an option was not given.
+
+    Raises:
+        ConfigurationError: an impossible value, or a length below what the run has done already.
+    """
+    changes = {name: value for name, value in given.items() if value is not None}
+    if "data" in changes:
+        changes["data"] = located(str(changes["data"]))
+    if "epochs" in changes and "steps" not in changes:
+        changes["steps"] = None  # otherwise the steps of the run would take precedence
+    changed = dataclasses.replace(options, **changes)
+    check_values(changed)
+    for name, value, reached in (
+        ("epochs", given.get("epochs") if changed.steps is None else None, done.epochs),
+        ("steps", given.get("steps"), done.steps),
+    ):
+        if value is not None and value < reached:
+            raise ConfigurationError(
+                f"{folder.path} has trained for {reached} {name} already, so {name} cannot be {value}: give more than {reached} to train longer"
+            )
+    return changed
+
+
+def continued(options: TrainingOptions, images: int, done: Progress) -> Schedule:
+    """The length of a run that goes on, whose last epoch so far may have ended early, because of its number of steps.
+
+    Args:
+        options: the resolved options, perhaps with a new length.
+        images: number of images in the training split.
+        done: how far the run came.
+    """
+    schedule = plan(options, images)
+    if options.steps is None:
+        epochs = max(done.epochs, schedule.epochs)
+        return dataclasses.replace(
+            schedule, epochs=epochs, steps=done.steps + (epochs - done.epochs) * schedule.steps_per_epoch
+        )
+    left = max(0, schedule.steps - done.steps)
+    return dataclasses.replace(schedule, epochs=done.epochs + math.ceil(left / schedule.steps_per_epoch))
+
+
+def is_finished(options: TrainingOptions, folder: RunFolder, done: Progress) -> bool:
+    """Whether nothing is left to train; the number of images is the one that the run noted at its beginning."""
+    images = _content(folder).get("learned_from", {}).get("images")
+    return isinstance(images, int) and done.steps >= continued(options, images, done).steps
+
+
+def check_same_data(folder: RunFolder, training: Any) -> None:
+    """Refuses to resume a run with data that differ from those it began with.
+
+    Raises:
+        ConfigurationError: the classes or the number of images have changed.
+    """
+    before, now = _content(folder).get("learned_from"), learned_from(training)
+    for name in ("classes", "images"):
+        if before is not None and before[name] != now[name]:
+            raise ConfigurationError(
+                f"{folder.path} began with other {name} than {training.name} has now: bring the old data back (if they were moved, give "
+                "data), or start a new run"
+            )
+
+
+def check_data_are_there(options: TrainingOptions, folder: RunFolder) -> None:
+    """Refuses to resume a run whose data are no longer where they were, with the remedy.
+
+    Raises:
+        ConfigurationError: there is nothing at their path.
+    """
+    if options.data != BUILT_IN and not expanded(options.data).exists():
+        raise ConfigurationError(
+            f"{folder.path} was trained on {options.data}, which does not exist: if the data were moved, give their new place as data"
+        )
+
+
+def record(folder: RunFolder, before: TrainingOptions, now: TrainingOptions, done: Progress) -> None:
+    """Writes changed options into the run's configuration, and when they changed."""
+    changed = {name: getattr(now, name) for name in CHANGEABLE if getattr(now, name) != getattr(before, name)}
+    if not changed:
+        return
+    content = _content(folder)
+    content["options"] |= changed
+    earlier = {name: getattr(before, name) for name in changed}
+    content.setdefault("changes", []).append({"after_epochs": done.epochs, "from": earlier, "to": changed})
+    write_json(folder.config, content)
+
+
+def length_note(before: Schedule, now: Schedule) -> str | None:
+    """What a new length means for the learning rates, or None where the length is the old one."""
+    if before.steps == now.steps:
+        return None
+    return (
+        f"Note: the run now has {now.epochs} epochs ({now.steps} steps) instead of {before.epochs} ({before.steps}); from here on the learning "
+        "rates are those of a run of that length."
+    )
+
+
+def _content(folder: RunFolder) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(folder.config).read_text(encoding="utf-8"))
+    return content
