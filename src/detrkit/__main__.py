@@ -40,10 +40,10 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{problem.filename} cannot be used ({problem.strerror}): change its permissions, or choose another"
             )
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if debug:
             raise
-        print("stopped", file=sys.stderr)
+        print(stop.args[0] if stop.args else "stopped", file=sys.stderr)
         sys.exit(130)
 
 
