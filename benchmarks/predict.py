@@ -95,7 +95,9 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"model alone": [], "whole": []}
     for number in range(options.rounds):
         for name in seconds if number % 2 == 0 else reversed(seconds):
-            took = model_alone(predictor, prepared) if name == "model alone" else whole(predictor, photos, options.format)
+            took = (
+                model_alone(predictor, prepared) if name == "model alone" else whole(predictor, photos, options.format)
+            )
             seconds[name].append(took)
     for name, each in seconds.items():
         print(f"{name:12} {len(photos) / statistics.median(each):8.2f} images/s")

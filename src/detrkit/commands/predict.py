@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from detrkit.prediction import Outcome, Predictor, SlicedPredictor
 
 Format = Literal["json", "csv", "yolo", "images"]
+Merging = Literal["nms", "nmm"]
+
+_OVERLAP = 0.2
+_MERGE: Merging = "nms"
 
 
 def predict(
@@ -25,8 +29,8 @@ def predict(
         "images",
     ),
     slice_size: Annotated[int | None, Parameter(name="--slice")] = None,
-    overlap: float = 0.2,
-    merge: Literal["nms", "nmm"] = "nms",
+    overlap: float = _OVERLAP,
+    merge: Merging = _MERGE,
     batch_size: int = 1,
     variant: str | None = None,
     device: str = "auto",
@@ -54,12 +58,16 @@ def predict(
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value, as in training.
     """
     from detrkit.checkpoints import load
+    from detrkit.errors import ConfigurationError
     from detrkit.files import prepare_folder
     from detrkit.prediction import Predictor, SlicedPredictor, find_images
     from detrkit.prediction.inputs import without_results
     from detrkit.training.options import choose_device
 
-    paths, notes = without_results(find_images(images, recursive=recursive), prepare_folder(output))
+    if slice_size is None and (overlap, merge) != (_OVERLAP, _MERGE):
+        raise ConfigurationError("--overlap and --merge are about slices: add --slice with their size in pixels.")
+    searched = recursive or any("**" in image for image in images)
+    paths, notes = without_results(find_images(images, recursive=recursive), prepare_folder(output), searched=searched)
     plain = Predictor(
         load(checkpoint, variant=variant),
         threshold=threshold,
@@ -111,7 +119,7 @@ def _report(
     from detrkit.terminal import terminal
 
     console = terminal()
-    note = "" if threshold_given else threshold_note(predictor.model.card)
+    note = "" if threshold_given or not outcome.done else threshold_note(predictor.model.card)
     for problem in outcome.problems if outcome.total > 1 else ():
         console.print(f"Skipped: {problem}")
     for sentence in (*notes, note):

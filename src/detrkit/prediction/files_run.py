@@ -129,9 +129,9 @@ def thresholds_shown(predictor: Predictor) -> str:
     own = predictor.class_thresholds.values()
     if not own:
         return f"from score {predictor.threshold:.2f}"
-    rest = len(predictor.model.card.categories) - len(own)
-    others = f", {predictor.threshold:.2f} for the {rest} others" if rest else ""
-    return f"from each class's own score ({min(own):.2f} to {max(own):.2f}{others})"
+    scores = sorted({f"{score:.2f}" for score in own}, key=float)
+    others = f", {predictor.threshold:.2f} for other classes" if len(own) < len(predictor.model.card.categories) else ""
+    return f"from each class's own score ({' to '.join(dict.fromkeys((scores[0], scores[-1])))}{others})"
 
 
 def threshold_note(card: ModelCard) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from detrkit.data.pictures import is_picture, pictures_below
 from detrkit.data.text_files import read_lines
 from detrkit.data.wording import counted_of
-from detrkit.errors import DataError
+from detrkit.errors import DataError, OutputError
 
 _LIST_SUFFIX = ".txt"
 
@@ -36,27 +36,27 @@ def find_images(paths: Iterable[str | Path], *, recursive: bool = False) -> list
     return sorted(files.values(), key=natural_order)
 
 
-def without_results(paths: Sequence[Path], output: Path) -> tuple[list[Path], list[str]]:
+def without_results(paths: Sequence[Path], output: Path, *, searched: bool) -> tuple[list[Path], list[str]]:
     """Leaves out images that lie in the folder for the results, such as the drawings of an earlier run.
 
     Args:
         paths: the images that were found.
         output: the folder for the results.
+        searched: whether folders were searched for them, so that nobody may have meant these images.
 
     Returns:
         The other images, and a note about those that were left out.
 
     Raises:
-        DataError: all of them lie there.
+        OutputError: all of them lie there, or some do and were named.
     """
-    place = os.path.realpath(output)
-    folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
-    inside = {folder for folder, real in folders.items() if real == place or real.startswith(place + os.sep)}
+    place = output.resolve()
+    inside = {folder for folder in {path.parent for path in paths} if folder.resolve() == place}
     kept = [path for path in paths if path.parent not in inside]
-    if not kept:
-        raise DataError(f"{output} contains the input images, which would be overwritten: choose another --output.")
     if len(kept) == len(paths):
         return kept, []
+    if not kept or not searched:
+        raise OutputError(f"{output} contains the input images, which would be overwritten: choose another --output")
     first = next(path for path in paths if path.parent in inside)
     left_out = counted_of(len(paths) - len(kept), len(paths), "images")
     return kept, [

@@ -112,7 +112,7 @@ class Predictor:
     def stream(self, images: Iterable[Picture], *, skip_unreadable: bool = False) -> Generator[Prediction, None, None]:
         """Predictions one after another, for more pictures than fit in memory; threads read the next pictures while the model works.
 
-        A few pictures are taken ahead of the one whose prediction comes next: three, or four batches if the batch size is above 1. Close the
+        A few pictures are taken ahead of the one whose prediction comes next: three, or two batches if the batch size is above 1. Close the
         iterator (or leave its `for` loop) to stop early.
 
         Args:
@@ -144,8 +144,8 @@ class Predictor:
 
     def _above_threshold(self, detections: sv.Detections) -> sv.Detections:
         ids = [] if detections.class_id is None else detections.class_id.tolist()
-        limits = np.array([self.class_thresholds.get(category_id, self.threshold) for category_id in ids])
-        return cast(sv.Detections, detections[np.asarray(detections.confidence) >= limits])
+        limits = [self.class_thresholds.get(category_id, self.threshold) for category_id in ids]
+        return cast(sv.Detections, detections[np.asarray(detections.confidence) >= np.array(limits, dtype=np.float32)])
 
     def _run(self, group: Sequence[Prepared]) -> list[sv.Detections]:
         """All detections of pictures of one shape."""

@@ -19,7 +19,7 @@ from detrkit.errors import DataError
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 
 _READERS = 2
-_BATCHES_AHEAD = 4  # in which pictures of equal size are looked for
+_BATCHES_AHEAD = 2  # in which pictures of equal size are looked for
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def stream(
     predictor: Streamed, images: Iterable[Picture], *, skip_unreadable: bool
 ) -> Generator[Prediction, None, None]:
     """The predictions for pictures, in their order; see `Predictor.stream`."""
-    ahead = max(_READERS + 1, _BATCHES_AHEAD * predictor.batch_size if predictor.batch_size > 1 else 0)
+    ahead = max(_READERS + 1, _BATCHES_AHEAD * predictor.batch_size)
     source, waiting = iter(images), deque[_Slot]()
     pool = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
     try:
