@@ -152,9 +152,11 @@ def test_slices(checkpoint: Path, folder: Path) -> None:
 
 
 def test_which_thresholds_applied(folder: Path) -> None:
-    save(make_model(0.0, {0: 0.999, 1: 0.0}), "own.safetensors")
-    _, out, _ = predict("own.safetensors", "photos")
-    assert out.startswith("0 detections from each class's own score (0.00 to 1.00) in 3 images")
+    # The model takes everything for a dog.
+    for thresholds, found in (({0: 0.999, 1: 0.0}, 18), ({0: 0.0, 1: 0.999}, 0)):
+        save(make_model(0.0, thresholds), "own.safetensors")
+        _, out, _ = predict("own.safetensors", "photos")
+        assert out.startswith(f"{found} detections from each class's own score (0.00 to 1.00) in 3 images")
     _, out, _ = predict("own.safetensors", "photos", "--threshold", 0)
     assert out.startswith("18 detections from score 0.00")
     assert {entry["category_id"] for entry in entries(folder / "predictions")} == {1}
