@@ -115,6 +115,10 @@ def test_folders_inside_and_drawings_of_the_first_run(checkpoint: Path, folder: 
         code, out, _ = predict(checkpoint, ".", "--recursive", "--threshold", 0)
         assert code == 0
         assert "24 detections from score 0.00 in 4 images" in out
+    assert (
+        "Note: There were results of an earlier run (predictions/detections.json); files of the same names were replaced.\n"
+        in out
+    )
     assert "Note: 4 of 8 images lie in predictions, the folder for the results, and were left out" in out
 
 
@@ -130,7 +134,9 @@ def test_unreadable_images_are_skipped_and_named_with_code_2(checkpoint: Path, f
         f"The first: {reason}\n"
     )
     assert {entry["image_id"] for entry in entries(folder / "predictions")} == {1, 3}
+    before = (folder / "predictions" / "detections.json").read_bytes()
     assert refusal(checkpoint, "photos/b.jpg") == f"detrkit: {reason}"
+    assert (folder / "predictions" / "detections.json").read_bytes() == before
 
 
 def test_slices(checkpoint: Path, folder: Path) -> None:
@@ -155,13 +161,13 @@ def test_which_thresholds_applied(folder: Path) -> None:
     # The model takes everything for a dog.
     for thresholds, found in (({0: 0.999, 1: 0.0}, 18), ({0: 0.0, 1: 0.999}, 0)):
         save(make_model(0.0, thresholds), "own.safetensors")
-        _, out, _ = predict("own.safetensors", "photos")
+        _, out, _ = predict("own.safetensors", "photos", "--output", found)
         assert out.startswith(f"{found} detections from each class's own score (0.00 to 1.00) in 3 images")
     _, out, _ = predict("own.safetensors", "photos", "--threshold", 0)
     assert out.startswith("18 detections from score 0.00")
     assert {entry["category_id"] for entry in entries(folder / "predictions")} == {1}
     save(make_model(0.999), "measured.safetensors")
-    _, out, _ = predict("measured.safetensors", "photos")
+    _, out, _ = predict("measured.safetensors", "photos", "--output", "measured")
     assert out.startswith("0 detections from score 1.00 in 3 images")
     assert "\nNothing reaches the threshold; the highest score is 0." in out
     assert out.endswith(": --threshold sets a lower one.\n")
@@ -172,7 +178,7 @@ def test_a_threshold_that_nobody_measured_is_noted(checkpoint: Path, folder: Pat
     assert out.startswith(
         "Note: No threshold was measured for this model, so that of all untrained and published ones applies, 0.50; --threshold sets another.\n"
     )
-    assert "Note" not in predict(checkpoint, "photos", "--threshold", 0.5)[1]
+    assert "No threshold" not in predict(checkpoint, "photos", "--threshold", 0.5)[1]
 
 
 @pytest.mark.parametrize(

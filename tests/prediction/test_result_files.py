@@ -16,7 +16,15 @@ from PIL import Image
 from detrkit.cards import Category
 from detrkit.errors import OutputError
 from detrkit.prediction import result_files as module
-from detrkit.prediction.result_files import CsvFile, JsonFile, Result, places, result_files, yolo_lines
+from detrkit.prediction.result_files import (
+    CsvFile,
+    JsonFile,
+    Result,
+    places,
+    replaced_results,
+    result_files,
+    yolo_lines,
+)
 
 CATEGORIES = (Category(90, "tooth brush", 0), Category(3, 'car, "old"', 1), Category(7, "two\nlines", 2))
 IMAGES = [Path("a/dog.jpg"), Path("b/dog.png"), Path("c/cat.jpg")]
@@ -45,11 +53,11 @@ def test_the_json_file_is_complete_after_every_image(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     path.write_text("[" + "{}, " * 1000 + "{}]")  # of an earlier run, and longer
     file = JsonFile(path, IMAGES)
-    counts = [len(json.loads(path.read_text()))]
+    counts = [len(json.loads(path.read_text()))]  # nothing is known that could replace it
     for place, found in enumerate((NONE, TWO, ONE)):
         file.add(result(place, found))
         counts.append(len(json.loads(path.read_text())))
-    assert counts == [0, 0, 2, 3]
+    assert counts == [1001, 0, 2, 3]
     file.finish()
     assert json.loads(path.read_text()) == [
         {"image_id": 2, "category_id": 3, "bbox": [10, 20, 20, 40], "score": 0.75, "file_name": "b/dog.png"},
@@ -71,6 +79,7 @@ def test_numbers_as_names_are_image_ids_whatever_was_skipped(tmp_path: Path) -> 
 def test_the_json_file_replaces_its_end_in_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is killed between two writes must leave a complete file."""
     file = JsonFile(tmp_path / "found.json", IMAGES)
+    file.add(result(0, NONE))
     writes: list[str] = []
     write = file._write
     monkeypatch.setattr(file, "_write", lambda content, at: (writes.append(content.decode()), write(content, at)))
@@ -85,9 +94,10 @@ def test_the_json_file_replaces_its_end_in_one_write(tmp_path: Path, monkeypatch
 def test_rows_of_csv_are_quoted_and_numbers_keep_their_digits(tmp_path: Path) -> None:
     odd = Path(os.fsdecode(b'a, "b"/\xff.jpg'))
     file = CsvFile(tmp_path / "found.csv", [odd, *IMAGES])
+    assert not (tmp_path / "found.csv").exists()
+    file.add(result(1, NONE))
     assert (tmp_path / "found.csv").read_text() == "file,class,category_id,score,x1,y1,x2,y2\n"
     file.add(result(0, TWO))
-    file.add(result(1, NONE))
     file.add(result(2, detections(((1 / 3, 2, 3, 4), 7, 1 / 3))))
     with (tmp_path / "found.csv").open(newline="", errors="surrogateescape") as opened:
         rows = list(csv.DictReader(opened))
@@ -135,6 +145,16 @@ def test_all_formats_together(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_results_of_an_earlier_run_are_named(tmp_path: Path) -> None:
+    assert replaced_results(tmp_path, ["json", "csv", "yolo", "images"]) == []
+    (tmp_path / "detections.csv").touch()
+    (tmp_path / "labels").mkdir()
+    assert replaced_results(tmp_path, ["json", "csv", "yolo", "images"]) == [
+        f"There were results of an earlier run ({tmp_path / 'detections.csv'}, {tmp_path / 'labels'}); files of the same names were replaced."
+    ]
+    assert replaced_results(tmp_path, ["json", "images"]) == []
+
+
 def test_all_that_was_added_is_written_after_an_error(tmp_path: Path) -> None:
     def look() -> None:
         with result_files(tmp_path, ["json", "images"], IMAGES, CATEGORIES) as files:
@@ -167,6 +187,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, kind: Any, name
         pytest.raises(
             OutputError, match=rf"{name} cannot be written \(Is a directory\): make room, or choose another --output$"
         ),
-        result_files(tmp_path, [kind], IMAGES, CATEGORIES),
+        result_files(tmp_path, [kind], IMAGES, CATEGORIES) as files,
     ):
-        pass
+        files[0].add(result(0, TWO))

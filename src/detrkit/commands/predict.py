@@ -62,6 +62,7 @@ def predict(
     from detrkit.files import prepare_folder
     from detrkit.prediction import Predictor, SlicedPredictor, find_images
     from detrkit.prediction.inputs import without_results
+    from detrkit.prediction.result_files import replaced_results
     from detrkit.training.options import choose_device
 
     if slice_size is None and (overlap, merge) != (_OVERLAP, _MERGE):
@@ -76,6 +77,7 @@ def predict(
         stretch_16bit=stretch_16bit,
     )
     sliced = None if slice_size is None else SlicedPredictor(plain, slice_size, overlap=overlap, merge=merge)
+    notes += replaced_results(output, formats)
     outcome = _run(sliced or plain, paths, output, formats)
     _report(outcome, plain, output, formats, notes, threshold_given=threshold is not None)
 
@@ -119,10 +121,10 @@ def _report(
     from detrkit.terminal import terminal
 
     console = terminal()
-    note = "" if threshold_given or not outcome.done else threshold_note(predictor.model.card)
+    note = "" if threshold_given else threshold_note(predictor.model.card)
     for problem in outcome.problems if outcome.total > 1 else ():
         console.print(f"Skipped: {problem}")
-    for sentence in (*notes, note):
+    for sentence in (*notes, note) if outcome.done else ():
         if sentence:
             console.print(f"Note: {sentence}")
     if outcome.done:

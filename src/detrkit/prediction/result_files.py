@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -72,30 +73,34 @@ class JsonFile:
         self._images = images
         self._ids, self._named = image_ids(images)
         self._end = 1  # where the next entry begins: behind the opening bracket
-        with _written(path):
-            self._file = path.open("wb", buffering=0)
-            self._write(b"[\n]\n", at=0)
+        self._file: FileIO | None = None  # an earlier file is replaced once there is a result
 
     def add(self, result: Result) -> None:
         """Replaces the closing bracket by the image's entries and a new one, in one write."""
+        if self._file is None:
+            self._file = _opened(self.path)
+            self._write(b"[\n]\n", at=0)
         more = {"file_name": self._images[result.place].as_posix()} if self._named else {}
         entries = to_entries(result.detections, self._ids[result.place])
         if not entries:
             return
         text = ",\n".join(json.dumps(entry | more, allow_nan=False) for entry in entries)
         content = f"{',' if self._end > 1 else ''}\n{text}".encode()
-        with _written(self.path):
-            self._write(content + b"\n]\n", at=self._end)
+        self._write(content + b"\n]\n", at=self._end)
         self._end += len(content)
 
     def finish(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _write(self, content: bytes, at: int) -> None:
-        self._file.seek(at)
-        while content:
-            content = content[self._file.write(content) :]
+        if self._file is None:
+            raise ValueError(f"{self.path} is not open")
+        with _written(self.path):
+            self._file.seek(at)
+            while content:
+                content = content[self._file.write(content) :]
 
 
 class CsvFile:
@@ -104,31 +109,30 @@ class CsvFile:
     def __init__(self, path: Path, images: Sequence[Path]) -> None:
         self.path = path
         self._images = images
-        with _written(path):
-            self._file = path.open("wb", buffering=0)
-            self._add([CSV_COLUMNS])
+        self._file: FileIO | None = None  # an earlier file is replaced once there is a result
 
     def add(self, result: Result) -> None:
         """Adds the lines of an image, in one write."""
+        rows: list[tuple[object, ...]] = []
+        if self._file is None:
+            self._file = _opened(self.path)
+            rows.append(CSV_COLUMNS)
         detections, file = result.detections, self._images[result.place].as_posix()
         entries = to_entries(detections, 0)
+        rows += [
+            (file, name, entry["category_id"], entry["score"], *(f"{value:.9g}" for value in box))
+            for entry, name, box in zip(entries, detections.data["class_name"], detections.xyxy.tolist(), strict=True)
+        ]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
         with _written(self.path):
-            self._add(
-                (file, name, entry["category_id"], entry["score"], *(f"{value:.9g}" for value in box))
-                for entry, name, box in zip(
-                    entries, detections.data["class_name"], detections.xyxy.tolist(), strict=True
-                )
-            )
+            # File names of other encodings keep their bytes.
+            self._file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
     def finish(self) -> None:
         """Closes the file."""
-        self._file.close()
-
-    def _add(self, rows: Sequence[Sequence[object]] | Iterator[Sequence[object]]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        # File names of other encodings keep their bytes.
-        self._file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        if self._file is not None:
+            self._file.close()
 
 
 class YoloFiles:
@@ -138,11 +142,13 @@ class YoloFiles:
         self.folder = folder
         self._names = [Path(name).stem for name in output_names(images)]
         self._numbers = {category.id: number for number, category in enumerate(categories)}
-        names = [" ".join(category.name.split()) for category in categories]
-        write_text(folder.parent / CLASSES, "".join(f"{name}\n" for name in names))
+        self._classes: list[str] | None = [" ".join(category.name.split()) for category in categories]
 
     def add(self, result: Result) -> None:
-        """Writes the image's label file."""
+        """Writes the image's label file, and the names of the classes with the first."""
+        if self._classes is not None:
+            write_text(self.folder.parent / CLASSES, "".join(f"{name}\n" for name in self._classes))
+            self._classes = None
         lines = yolo_lines(result.detections, result.picture.width, result.picture.height, self._numbers)
         path = self.folder / f"{self._names[result.place]}.txt"
         write_text(path, "".join(f"{line}\n" for line in lines))
@@ -239,6 +245,20 @@ def places(output: Path, formats: Sequence[ResultFormat]) -> list[Path]:
         "images": output,
     }
     return [where[each] for each in dict.fromkeys(formats)]
+
+
+def replaced_results(output: Path, formats: Sequence[ResultFormat]) -> list[str]:
+    """A note if files or folders of an earlier run are there, which a new one replaces; call it before."""
+    there = [str(path) for path in places(output, formats) if path != output and path.exists()]
+    if not there:
+        return []
+    return [f"There were results of an earlier run ({', '.join(there)}); files of the same names were replaced."]
+
+
+def _opened(path: Path) -> FileIO:
+    """An empty file whose writes reach the system at once."""
+    with _written(path):
+        return FileIO(path, "wb")
 
 
 @contextmanager

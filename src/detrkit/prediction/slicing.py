@@ -93,13 +93,13 @@ class SlicedPredictor:
         """What is found in the slices of a picture, each object once."""
         seen: list[Found] = []
 
-        def look(slices: list[Image.Image]) -> list[sv.Detections]:
+        def look(slices: list[np.ndarray]) -> list[sv.Detections]:
             found = self._of_slices([self.predictor.prepare(each) for each in slices])
             seen.extend(found)
             return [_clipped(each.detections, part) for each, part in zip(found, slices, strict=True)]
 
         slicer = sv.InferenceSlicer(
-            look,  # type: ignore[arg-type]  # gets what it cuts from a PIL image: PIL images
+            look,
             slice_wh=self.slice_size,
             overlap_wh=self.overlap_pixels,
             overlap_filter=_FILTERS[self.merge],
@@ -107,7 +107,7 @@ class SlicedPredictor:
             overlap_metric=sv.OverlapMetric.IOS,
             batch_size=max(2, self.batch_size),  # with 1 it would call with a slice instead of a list
         )
-        merged = slicer(picture)
+        merged = slicer(np.asarray(picture))  # a PIL image would be converted as a whole for every slice
         # Where no slice shows anything, supervision gives detections without classes.
         detections = _best_first(merged) if len(merged) else seen[0].detections
         return Found(detections, max(each.best_score for each in seen))
@@ -123,9 +123,10 @@ class SlicedPredictor:
         return [results[place] for place in range(len(prepared))]
 
 
-def _clipped(detections: sv.Detections, part: Image.Image) -> sv.Detections:
+def _clipped(detections: sv.Detections, part: np.ndarray) -> sv.Detections:
     """Boxes that end where the slice does; supervision takes others for a mistake."""
-    limits = np.array([part.width, part.height, part.width, part.height], dtype=detections.xyxy.dtype)
+    height, width = part.shape[:2]
+    limits = np.array([width, height, width, height], dtype=detections.xyxy.dtype)
     return dataclasses.replace(detections, xyxy=np.clip(detections.xyxy, 0, limits))
 
 
