@@ -60,8 +60,8 @@ def _run(arguments: list[str]) -> None:
         raise _ExplainedError(
             f"detrkit: {problem.filename} cannot be used ({problem.strerror}): change its permissions, or choose another"
         ) from problem
-    except KeyboardInterrupt as problem:
-        raise _ExplainedError("stopped", 130) from problem
+    except KeyboardInterrupt as stop:
+        raise _ExplainedError(str(stop.args[0]) if stop.args else "stopped", 130) from stop
 
 
 def _drop_output() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.errors import OutputError
+
+_LONGEST_STEM = 40
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -33,11 +36,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
     path = expanded(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        # Not mkstemp, whose files only their owner may read: to find out what others may do, the umask has to be changed for a moment, for
+        # all threads. The name is cut, as it must not be too long where that of the file just fits.
+        hidden = path.parent / f".{path.stem[:_LONGEST_STEM]}-{secrets.token_hex(8)}{path.suffix}"
+        hidden.open("x").close()
+        temporary = hidden
         write(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp creates files that only their owner may read
         temporary.replace(path)
     except OSError as problem:
         raise OutputError(f"{path} cannot be written ({problem.strerror or problem}): choose another path") from problem

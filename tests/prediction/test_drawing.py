@@ -58,6 +58,17 @@ def test_lines_grow_with_the_picture() -> None:
     assert 10 <= thickness(2800) <= 11
 
 
+def test_lines_are_centred_on_the_edges() -> None:
+    row = np.asarray(draw(Image.new("RGB", (1400, 1400), WHITE), detections((700, 200, 1000, 600))))[500]
+    colored = np.flatnonzero((row != 255).any(axis=-1))
+    assert colored.tolist() == [*range(698, 703), *range(998, 1003)]
+
+
+def test_boxes_beyond_the_picture_and_without_area_are_drawn() -> None:
+    drawn = draw(Image.new("RGB", (300, 200), WHITE), detections((-20, -10, 320, 150), (120, 60, 120, 60)))
+    assert drawn.getpixel((290, 150)) == drawn.getpixel((120, 60)) == COLORS.by_idx(3).as_rgb()
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "RGB"])
 def test_without_detections_the_picture_is_unchanged(mode: str) -> None:
     image = Image.new(mode, (30, 20))

@@ -1,4 +1,4 @@
-"""Image files from files, folders and patterns as a user types them."""
+"""Image files from files, folders, patterns and lists as a user types them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.errors import DataError
-from detrkit.prediction.inputs import find_images, natural_order
+from detrkit.errors import DataError, OutputError
+from detrkit.prediction.inputs import find_images, natural_order, without_results
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "photos"
     (folder / "deeper").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
-    for name in ("p10.jpg", "p2.JPG", "p1.png", "notes.txt", ".hidden.jpg", "deeper/p3.jpg", "odd[1].jpg"):
+    for name in ("p10.jpg", "p2.JPG", "p1.png", "notes.data", ".hidden.jpg", "deeper/p3.jpg", "odd[1].jpg"):
         (folder / name).touch()
     monkeypatch.chdir(tmp_path)
     return folder
@@ -36,7 +36,7 @@ def test_files_patterns_and_folders_together_each_image_once(photos: Path) -> No
 
 
 def test_a_file_that_is_named_directly_may_have_any_suffix(photos: Path) -> None:
-    assert names(find_images(["photos/notes.txt"])) == ["notes.txt"]
+    assert names(find_images(["photos/notes.data"])) == ["notes.data"]
     assert names(find_images(["photos/odd[1].jpg"])) == ["odd[1].jpg"]
 
 
@@ -44,7 +44,11 @@ def test_a_file_that_is_named_directly_may_have_any_suffix(photos: Path) -> None
     ("given", "message"),
     [
         ([], "No images were given"),
-        (["empty"], "The folder empty contains no images"),
+        (
+            ["empty"],
+            r"The folder empty contains no images: name one that does, or add --recursive for the folders inside it\.$",
+        ),
+        (["@gone.txt"], "The list gone.txt does not exist: check the path; the current folder is"),
         (["photos/p4.jpg"], "photos/p4.jpg does not exist: check the path; the current folder is"),
         (["photos/*.bmp"], r"The pattern 'photos/\*.bmp' matches no images"),
         (["photos/p1.png", "missing"], "missing does not exist"),
@@ -55,6 +59,66 @@ def test_missing_images_are_an_error(photos: Path, given: list[str], message: st
         find_images(given)
 
 
+def test_folders_inside_are_searched_on_request(photos: Path) -> None:
+    (photos / "deeper" / "back").symlink_to(photos, target_is_directory=True)
+    (photos / ".hidden").mkdir()
+    (photos / ".hidden" / "p4.jpg").touch()
+    found = find_images([photos], recursive=True)
+    assert names(found) == ["p3.jpg", "odd[1].jpg", "p1.png", "p2.JPG", "p10.jpg"]
+    with pytest.raises(DataError, match=r"The folder empty contains no images: name one that does\.$"):
+        find_images(["empty"], recursive=True)
+
+
+def test_a_list_names_files_beside_it_or_in_the_current_folder(photos: Path, tmp_path: Path) -> None:
+    lines = ["p10.jpg", "", "  photos/p2.JPG ", str(photos / "deeper" / "p3.jpg"), "photos/../photos/p10.jpg"]
+    (photos / "list.txt").write_bytes("\r\n".join(lines).encode("utf-16"))
+    for given in ("photos/list.txt", "@photos/list.txt"):
+        assert names(find_images([given])) == ["p3.jpg", "p2.JPG", "p10.jpg"]
+    (photos / "list").write_text("p1.png\n")
+    assert names(find_images(["@photos/list"])) == ["p1.png"]
+    assert names(find_images(["photos/list"])) == ["list"]
+
+
+def test_a_file_that_is_missing_in_a_list_does_not_cost_the_others(photos: Path) -> None:
+    (photos / "list.txt").write_text("p1.png\ngone.jpg\n")
+    assert find_images(["photos/list.txt"]) == [Path("photos/gone.jpg"), Path("photos/p1.png")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            "gone.jpg\nlost.jpg\n",
+            r"names no file that exists \(the first: photos/gone.jpg\): write the path of an image on each",
+        ),
+        ("\n", "list.txt names no file that exists: write the path of an image on each line"),
+    ],
+)
+def test_a_list_without_files_is_refused(photos: Path, lines: str, message: str) -> None:
+    (photos / "list.txt").write_text(lines)
+    with pytest.raises(DataError, match=message):
+        find_images(["photos/list.txt"])
+
+
+def test_drawings_of_an_earlier_run_are_left_out_of_a_search(photos: Path, tmp_path: Path) -> None:
+    found = find_images(["photos"], recursive=True)
+    kept, notes = without_results(found, photos / "deeper", searched=True)
+    assert names(kept) == ["odd[1].jpg", "p1.png", "p2.JPG", "p10.jpg"]
+    assert notes == [
+        f"1 of 5 images lie in {photos / 'deeper'}, the folder for the results, and were left out (the first: photos/deeper/p3.jpg); "
+        "another --output includes them."
+    ]
+    assert without_results(found, tmp_path, searched=True) == (found, [])
+    refused = f"{photos / 'deeper'} contains the input images, which would be overwritten: choose another --output"
+    for images, searched in ((found, False), (found[:1], True)):
+        with pytest.raises(OutputError, match=refused):
+            without_results(images, photos / "deeper", searched=searched)
+
+
 def test_natural_order_compares_numbers() -> None:
     paths = [Path("b1"), Path("a10"), Path("a9b"), Path("A9")]
     assert sorted(paths, key=natural_order) == [Path("A9"), Path("a9b"), Path("a10"), Path("b1")]
+
+
+def test_signs_that_look_like_digits_have_an_order_too() -> None:
+    assert sorted([Path("²"), Path("a²2"), Path("a²10")], key=natural_order) == [Path("a²2"), Path("a²10"), Path("²")]

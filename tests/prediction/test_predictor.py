@@ -90,6 +90,31 @@ def test_the_threshold_is_the_models_own_unless_given() -> None:
     assert len(Predictor(model, threshold=0.9).raw([picture(20, 20)])[0]) == 2
 
 
+def test_classes_have_thresholds_of_their_own_unless_one_is_given() -> None:
+    model = FixedDetector(threshold=0.5)
+    model.card = dataclasses.replace(model.card, class_thresholds={0: 0.25})  # of the toothbrush
+    predictor = Predictor(model)
+    assert predictor.class_thresholds == {90: 0.25}
+    assert predictor(picture(20, 20)).data["class_name"].tolist() == ["car", "toothbrush"]
+    model.card = dataclasses.replace(model.card, class_thresholds={1: 0.85})  # of the car
+    assert len(Predictor(model)(picture(20, 20))) == 0
+    model.card = dataclasses.replace(model.card, class_thresholds={0: 0.25, 1: 0.85})
+    assert Predictor(model)(picture(20, 20)).data["class_name"].tolist() == ["toothbrush"]
+    given = Predictor(model, threshold=0.4)
+    assert given.class_thresholds == {}
+    assert given(picture(20, 20)).data["class_name"].tolist() == ["car"]
+
+
+def test_a_score_that_is_exactly_the_threshold_counts() -> None:
+    model = FixedDetector()
+    found = Predictor(model, threshold=0.0)(picture(20, 20))
+    assert found.confidence is not None
+    assert found.confidence.dtype == np.float32
+    for score in found.confidence.tolist():
+        assert score in Predictor(model, threshold=score)(picture(20, 20)).confidence
+    assert len(Predictor(model, threshold=0.8)(picture(20, 20))) == 1
+
+
 def test_one_picture_gives_detections_and_a_list_gives_a_list() -> None:
     predictor = Predictor(FixedDetector())
     assert isinstance(predictor(picture(20, 20)), sv.Detections)

@@ -81,6 +81,16 @@ def test_drawn_copies_get_unique_names() -> None:
     ]
 
 
+def test_drawn_copies_differ_without_their_endings_too_as_labels_are_named_after_them() -> None:
+    assert output_names([Path("a/dog.jpg"), Path("b/dog.png"), Path("b/DOG.webp")]) == [
+        "dog.jpg",
+        "dog_2.png",
+        "DOG_3.webp",
+    ]
+    many = output_names([Path(f"{number}/frame.jpg") for number in range(20_000)])
+    assert (many[0], many[-1], len(set(many))) == ("frame.jpg", "frame_20000.jpg", 20_000)
+
+
 @pytest.mark.parametrize("name", ["picture.doc", "picture", "picture.psd"])
 def test_a_picture_needs_the_suffix_of_a_format(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match=f"{name} does not end like an image file that can be written"):

@@ -11,6 +11,7 @@ app = App(
     help="Object detection with transformers: train, evaluate and run detectors of the DETR family.",
     help_epilogue="Every command: --help explains its options, --debug shows the traceback of an error.",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # `main` says where a run was stopped
 )
 app.command(
     "detrkit.commands.demo:demo", help="Train a small detector from scratch in minutes, and show what it learned."

@@ -120,22 +120,23 @@ def inspect_image(path: str | Path) -> ImageFacts:
     return ImageFacts((height, width), shown_size, orientation, image.mode)
 
 
-def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
+def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor, *, stretch_16bit: bool = False) -> Image.Image:
     """Any picture as an RGB PIL image.
 
     Args:
         image: a file name; a PIL image (used as it is, without applying EXIF orientation, so that boxes fit the picture that was given);
             a numpy array (H, W, 3) RGB or (H, W) grey, uint8; or a torch tensor (3, H, W) RGB, uint8.
+        stretch_16bit: as for `read_image`, for files and PIL images.
 
     Raises:
         DataError: the file cannot be read, or the array has another shape or type.
     """
     if isinstance(image, str | Path):
-        return read_image(image)
+        return read_image(image, stretch_16bit=stretch_16bit)
     if isinstance(image, Image.Image):
         with _readable("The given PIL image"):
             image.load()
-            return _to_rgb(image, "The given PIL image")
+            return _to_rgb(image, "The given PIL image", stretch_16bit=stretch_16bit)
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
             raise DataError(
@@ -169,8 +170,12 @@ def _readable(name: str) -> Iterator[None]:
         raise DataError(
             f"{name} is not a readable image file, whatever its name says: save it as JPEG or PNG, or remove it."
         ) from None
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name} is too large ({error}): cut it into smaller pictures.") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise DataError(
+            f"{name} is too large: a picture may have at most {limit:,} pixels (such as {int(limit**0.5):,} × {int(limit**0.5):,}); "
+            "cut it into smaller pictures."
+        ) from None
     except _DECODING_ERRORS as error:
         raise DataError(
             f"{name} is damaged or cut off ({error}): copy it again from its source, or remove it."

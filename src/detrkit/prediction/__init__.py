@@ -1,4 +1,4 @@
-"""Images in, detections out: a predictor, image files from paths and patterns, drawings, and result files."""
+"""Images in, detections out: predictors for pictures and streams, image files from paths and patterns, drawings, and result files."""
 
 import warnings
 
@@ -8,16 +8,23 @@ with warnings.catch_warnings():
     import supervision as _  # noqa: F401
 
 from detrkit.prediction.drawing import contact_sheet, draw, side_by_side, truth_of
+from detrkit.prediction.files_run import Outcome, predict_files
 from detrkit.prediction.inputs import find_images
 from detrkit.prediction.predictor import Predictor
 from detrkit.prediction.results import output_names, save_image, to_entries, to_file_entries
+from detrkit.prediction.slicing import SlicedPredictor
+from detrkit.prediction.streaming import Prediction
 
 __all__ = [
+    "Outcome",
+    "Prediction",
     "Predictor",
+    "SlicedPredictor",
     "contact_sheet",
     "draw",
     "find_images",
     "output_names",
+    "predict_files",
     "save_image",
     "side_by_side",
     "to_entries",

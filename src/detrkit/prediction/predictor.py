@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias, cast, overload
+from typing import cast, overload
 
 import numpy as np
 import supervision as sv
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from detrkit.checkpoints.loading import as_detector
 from detrkit.data.batching import pad_images
@@ -20,9 +19,8 @@ from detrkit.data.transforms import EvaluationTransform
 from detrkit.errors import ConfigurationError, NonFiniteError
 from detrkit.models.catalog import Selection, selection_for
 from detrkit.models.detector import Detector
+from detrkit.prediction.streaming import Found, Picture, Prediction, Prepared, stream
 from detrkit.structures import Detections, ImageBatch
-
-Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 
 
 class Predictor:
@@ -32,10 +30,16 @@ class Predictor:
 
     Args:
         model: built or loaded, also compiled or otherwise wrapped by PyTorch, or the path of a checkpoint.
-        threshold: score in [0, 1] from which a detection is reported; None means the model's own threshold.
+        threshold: score in [0, 1] from which a detection of any class is reported; None means the model's own thresholds: that of the class
+            where the model's card has one, otherwise the card's general one.
         device: where to run; None leaves the model where it is.
         batch_size: pictures that go through the model together. They must have the same size after resizing, so nothing is padded and
             results do not depend on it.
+        stretch_16bit: whether the values of 16-bit grey files and PIL images are stretched from their darkest to their brightest.
+
+    Attributes:
+        threshold: score from which a detection is reported, unless its class has a threshold of its own.
+        class_thresholds: those, by category id; empty where a threshold was given.
 
     Raises:
         ConfigurationError: a threshold outside [0, 1], a batch size below 1, or a model that is no detector.
@@ -49,6 +53,7 @@ class Predictor:
         threshold: float | None = None,
         device: torch.device | str | None = None,
         batch_size: int = 1,
+        stretch_16bit: bool = False,
     ) -> None:
         detector = as_detector(model)
         self.threshold = detector.card.threshold if threshold is None else threshold
@@ -57,10 +62,15 @@ class Predictor:
         if batch_size < 1:
             raise ConfigurationError(f"The batch size {batch_size} is too small: choose 1 or more.")
         self.batch_size = batch_size
+        self.stretch_16bit = stretch_16bit
         self.model = (detector if device is None else detector.to(device)).eval()
         self._transform = EvaluationTransform(detector.card.preprocessing)
         self._select = selection_for(detector)
         self._categories = {category.index: category for category in detector.card.categories}
+        own = detector.card.class_thresholds if threshold is None else {}
+        self.class_thresholds = {
+            category.id: own[category.index] for category in detector.card.categories if category.index in own
+        }
 
     @overload
     def __call__(self, images: Picture) -> sv.Detections: ...
@@ -91,36 +101,70 @@ class Predictor:
             images: as for calling the predictor, but always a list.
         """
         results: dict[int, sv.Detections] = {}
-        waiting: dict[tuple[int, ...], dict[int, tuple[Tensor, tuple[int, int]]]] = defaultdict(dict)
+        waiting: dict[tuple[int, ...], dict[int, Prepared]] = defaultdict(dict)
         for index, image in enumerate(images):
-            picture = to_pil(image)
-            pixels = self._transform(picture)
-            group = waiting[tuple(pixels.shape)]
-            group[index] = (pixels, (picture.height, picture.width))
+            prepared = self.prepare(image)
+            group = waiting[prepared.shape]
+            group[index] = prepared
             if len(group) == self.batch_size:
-                results |= self._run(group)
+                results |= zip(group, self._run(list(group.values())), strict=True)
                 group.clear()
         for group in waiting.values():
             if group:
-                results |= self._run(group)
+                results |= zip(group, self._run(list(group.values())), strict=True)
         return [results[index] for index in range(len(results))]
 
-    def _above_threshold(self, detections: sv.Detections) -> sv.Detections:
-        return cast(sv.Detections, detections[np.asarray(detections.confidence) >= self.threshold])
+    def stream(self, images: Iterable[Picture], *, skip_unreadable: bool = False) -> Generator[Prediction, None, None]:
+        """Predictions one after another, for more pictures than fit in memory; threads read the next pictures while the model works.
 
-    def _run(self, group: dict[int, tuple[Tensor, tuple[int, int]]]) -> dict[int, sv.Detections]:
-        """Detections of pictures of one size, keyed by their indices in the list."""
+        A few pictures are taken ahead of the one whose prediction comes next: three, or two batches if the batch size is above 1. Close the
+        iterator (or leave its `for` loop) to stop early.
+
+        Args:
+            images: any iterable of pictures as for calling the predictor.
+            skip_unreadable: whether a picture that cannot be read gives a prediction with a `problem`, rather than an error that ends the
+                stream.
+
+        Yields:
+            A prediction for each picture, in their order.
+
+        Raises:
+            DataError: a picture cannot be read.
+            NonFiniteError: the model produces NaN or infinity.
+        """
+        return stream(self, images, skip_unreadable=skip_unreadable)
+
+    def prepare(self, image: Picture) -> Prepared:
+        """Reads a picture and resizes it for the model, which a stream does in threads of its own.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        picture = to_pil(image, stretch_16bit=self.stretch_16bit)
+        return Prepared(picture, self._transform(picture))
+
+    def detect(self, group: Sequence[Prepared]) -> list[Found]:
+        """What is found in prepared pictures, which must have one shape."""
+        return [Found(self._above_threshold(each), best_score(each)) for each in self._run(group)]
+
+    def _above_threshold(self, detections: sv.Detections) -> sv.Detections:
+        ids = [] if detections.class_id is None else detections.class_id.tolist()
+        limits = [self.class_thresholds.get(category_id, self.threshold) for category_id in ids]
+        return cast(sv.Detections, detections[np.asarray(detections.confidence) >= np.array(limits, dtype=np.float32)])
+
+    def _run(self, group: Sequence[Prepared]) -> list[sv.Detections]:
+        """All detections of pictures of one shape."""
         if self.model.training:
             raise ConfigurationError(
                 "The model was put in training mode after its predictor was created: call model.eval() first."
             )
         pixels, padding = pad_images(
-            [pixels for pixels, _ in group.values()], smallest_side=self.model.card.preprocessing.smallest_side
+            [each.pixels for each in group if each.pixels is not None],
+            smallest_side=self.model.card.preprocessing.smallest_side,
         )
-        sizes = torch.tensor([size for _, size in group.values()])
+        sizes = torch.tensor([(each.picture.height, each.picture.width) for each in group])
         batch = ImageBatch(pixels, padding, original_sizes=sizes)
-        detections = detect_batch(self.model, self._select, batch)
-        return {index: self._named(each) for index, each in zip(group, detections, strict=True)}
+        return [self._named(each) for each in detect_batch(self.model, self._select, batch)]
 
     def _named(self, detections: Detections) -> sv.Detections:
         categories = [self._categories[label] for label in detections.labels.tolist()]
@@ -130,6 +174,11 @@ class Predictor:
             class_id=np.array([category.id for category in categories], dtype=np.int64),
             data={"class_name": np.array([category.name for category in categories], dtype=str)},
         )
+
+
+def best_score(detections: sv.Detections) -> float:
+    """The highest score, 0 where there is none."""
+    return 0.0 if detections.confidence is None else float(max(detections.confidence, default=0.0))
 
 
 @torch.inference_mode()

@@ -53,38 +53,46 @@ def to_file_entries(paths: Sequence[Path], detections: Sequence[sv.Detections]) 
         If all file names are different numbers, as in COCO (`000000000139.jpg`), they become the image ids. Otherwise images are numbered
         from 1, and each entry also has the `file_name`.
     """
-    stems = [path.stem for path in paths]
-    numbered = all(stem.isascii() and stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(
-        stems
-    )
+    ids, named = image_ids(paths)
     entries: list[dict[str, Any]] = []
-    for number, (path, image_detections) in enumerate(zip(paths, detections, strict=True), start=1):
-        if numbered:
-            entries += to_entries(image_detections, int(path.stem))
-        else:
-            entries += [entry | {"file_name": path.as_posix()} for entry in to_entries(image_detections, number)]
+    for path, image_id, image_detections in zip(paths, ids, detections, strict=True):
+        more = {"file_name": path.as_posix()} if named else {}
+        entries += [entry | more for entry in to_entries(image_detections, image_id)]
     return entries
+
+
+def image_ids(paths: Sequence[Path]) -> tuple[list[int], bool]:
+    """The ids of image files, and whether entries need the `file_name` as well; see `to_file_entries`."""
+    stems = [path.stem for path in paths]
+    if all(stem.isascii() and stem.isdigit() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers, False
+    return list(range(1, len(paths) + 1)), True
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
     """Names for the drawn copies of images, so that all of them can be saved in one folder.
 
     Args:
-        paths: of the images; equal names from different folders get numbers (`dog.jpg`, `dog_2.jpg`).
+        paths: of the images; names that are equal but for their folder, ending or case get numbers (`dog.jpg`, `dog_2.jpg`).
 
     Returns:
-        File names; images in formats other than JPEG, PNG and WebP become PNG files.
+        File names, different also without their endings; images in formats other than JPEG, PNG and WebP become PNG files.
     """
-    names: dict[str, str] = {}
+    taken: set[str] = set()
+    last_number: dict[str, int] = {}
+    names = []
     for path in paths:
-        suffix = path.suffix if path.suffix.lower() in KEPT_FORMATS else ".png"
-        number, name = 1, f"{path.stem}{suffix}"
-        # Some file systems ignore case.
-        while name.casefold() in names:
+        stem, folded = path.stem, path.stem.casefold()  # some file systems ignore case
+        number = last_number.get(folded, 0)
+        while not number or stem.casefold() in taken:
             number += 1
-            name = f"{path.stem}_{number}{suffix}"
-        names[name.casefold()] = name
-    return list(names.values())
+            stem = path.stem if number == 1 else f"{path.stem}_{number}"
+        last_number[folded] = number
+        taken.add(stem.casefold())
+        names.append(f"{stem}{path.suffix if path.suffix.lower() in KEPT_FORMATS else '.png'}")
+    return names
 
 
 def save_image(path: str | Path, image: Image.Image) -> Path:

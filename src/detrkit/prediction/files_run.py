@@ -1,0 +1,144 @@
+"""From image files to files of results: what `detrkit predict` does once the model is loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from detrkit.cards import ModelCard
+from detrkit.data.wording import counted_of
+from detrkit.prediction.predictor import Predictor
+from detrkit.prediction.result_files import Result, ResultFile, ResultFormat, result_files
+from detrkit.prediction.slicing import SlicedPredictor
+from detrkit.prediction.stopping import StopSignals
+from detrkit.prediction.streaming import Prediction
+
+_HIDDEN_SCORE = 0.005  # what two decimals show as 0.00
+
+
+@dataclass
+class Outcome:
+    """What became of the images of a run.
+
+    Attributes:
+        total: images that were given.
+        done: images whose results are written.
+        detections: in all of them.
+        best_score: the highest score in any of them, whatever the threshold.
+        problems: a sentence for each image that could not be read.
+        seconds: that the run took.
+        stopped: whether it was asked to stop before the end.
+    """
+
+    total: int
+    done: int = 0
+    detections: int = 0
+    best_score: float = 0.0
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    stopped: bool = False
+
+    @property
+    def looked_at(self) -> int:
+        """Images that are done or could not be read."""
+        return self.done + len(self.problems)
+
+    def summary(self, thresholds: str, where: Sequence[Path]) -> str:
+        """One line: what was found, how fast, and where it is."""
+        found = f"{self.detections} detections" if self.detections != 1 else "1 detection"
+        images = f"{self.done} images" if self.done != 1 else "1 image"
+        speed = f"{self.done / self.seconds:.3g} images/s" if self.seconds else "at once"
+        sentence = f"{found} {thresholds} in {images} ({speed}): see {', '.join(str(path) for path in where)}"
+        if not self.detections and self.done:
+            best = f"{self.best_score:.2f}" if self.best_score >= _HIDDEN_SCORE else f"{self.best_score:.1g}"
+            sentence += f"\nNothing reaches the threshold; the highest score is {best}: --threshold sets a lower one."
+        return sentence
+
+    def unreadable(self) -> str:
+        """A sentence about the images that could not be read, empty where there are none."""
+        if not self.problems:
+            return ""
+        if self.total == 1:
+            return self.problems[0]
+        rest = f"the results of the other {self.done} are written" if self.done else "nothing was written"
+        return (
+            f"{counted_of(len(self.problems), self.total, 'images')} could not be read and were skipped; {rest}. "
+            f"The first: {self.problems[0]}"
+        )
+
+
+def predict_files(
+    predictor: Predictor | SlicedPredictor,
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    formats: Sequence[ResultFormat] = ("json", "images"),
+    progress: Callable[[Iterable[Prediction]], Iterable[Prediction]] = iter,
+) -> Outcome:
+    """Looks at image files one after another and writes what is found in each before it goes on.
+
+    Images that cannot be read are skipped. Ctrl-C and SIGTERM end the run early: what is done stays, and the outcome says that it is not all.
+
+    Args:
+        predictor: plain or sliced.
+        paths: of the images; all of them decide about ids and names, see `to_file_entries` and `output_names`.
+        output: an existing folder; files of an earlier run with the same names are replaced.
+        formats: what is written.
+        progress: wraps the predictions, to show how far the run is.
+
+    Raises:
+        OutputError: results cannot be written.
+        NonFiniteError: the model produces NaN or infinity.
+    """
+    outcome, signals = Outcome(total=len(paths)), StopSignals()
+    card = (predictor.predictor if isinstance(predictor, SlicedPredictor) else predictor).model.card
+    began = time.perf_counter()
+    try:
+        with (
+            signals.watched(),
+            result_files(output, formats, paths, card.categories) as files,
+            closing(predictor.stream(paths, skip_unreadable=True)) as predictions,
+        ):
+            for place, prediction in enumerate(progress(predictions)):
+                with signals.protected():
+                    _write(files, outcome, place, prediction)
+    except KeyboardInterrupt:
+        outcome.stopped = True
+    outcome.seconds = time.perf_counter() - began
+    return outcome
+
+
+def _write(files: Sequence[ResultFile], outcome: Outcome, place: int, prediction: Prediction) -> None:
+    """Writes what was found in an image, or notes why it could not be read."""
+    if prediction.picture is None or prediction.detections is None:
+        outcome.problems.append(str(prediction.problem))
+        return
+    result = Result(place, prediction.picture, prediction.detections)
+    for file in files:
+        file.add(result)
+    outcome.done += 1
+    outcome.detections += len(prediction.detections)
+    outcome.best_score = max(outcome.best_score, prediction.best_score)
+
+
+def thresholds_shown(predictor: Predictor) -> str:
+    """From which scores detections count, such as "from score 0.50"."""
+    own = predictor.class_thresholds.values()
+    if not own:
+        return f"from score {predictor.threshold:.2f}"
+    scores = sorted({f"{score:.2f}" for score in own}, key=float)
+    others = f", {predictor.threshold:.2f} for other classes" if len(own) < len(predictor.model.card.categories) else ""
+    return f"from each class's own score ({' to '.join(dict.fromkeys((scores[0], scores[-1])))}{others})"
+
+
+def threshold_note(card: ModelCard) -> str:
+    """A sentence if nobody measured which scores are worth showing, empty otherwise."""
+    if card.class_thresholds or card.threshold != ModelCard.threshold:
+        return ""
+    return (
+        f"No threshold was measured for this model, so that of all untrained and published ones applies, {card.threshold:.2f}; "
+        "--threshold sets another."
+    )
