@@ -40,14 +40,14 @@ def evaluate(
     """
     from detrkit.errors import ConfigurationError
     from detrkit.evaluation import compare, detect, evaluate_detections
-    from detrkit.evaluation.report import Section, evaluation_sections, example_pictures, write_report
+    from detrkit.evaluation.report import evaluation_sections, write_report
     from detrkit.files import prepare_folder, write_json
     from detrkit.terminal import terminal
 
     for file in (output, results, report):
         if file is not None:
             prepare_folder(file.parent)
-    pictures: list[Section] = []
+    dataset, entries = None, []
     file_entries: list[dict[str, Any]] = []
     if checkpoint.suffix.lower() == ".json" and results is not None:
         raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
@@ -63,13 +63,12 @@ def evaluate(
         entries = detect(model, dataset, batch_size=batch_size, workers=workers, progress=True)
         evaluation = compare(model, dataset, entries)
         file_entries = dataset.with_file_ids(entries)
-        if report is not None:
-            examples = example_pictures(dataset, entries, threshold=model.card.threshold)
-            pictures = [Section("Examples", (), examples)]
     terminal().print(evaluation.table())
     if results is not None:
         write_json(results, file_entries)
     if output is not None:
         write_json(output, evaluation.to_json())
     if report is not None:
-        write_report(report, f"Evaluation of {checkpoint.name}", [*evaluation_sections(evaluation), *pictures])
+        write_report(
+            report, f"Evaluation of {checkpoint.name}", evaluation_sections(evaluation, None, dataset, entries)
+        )

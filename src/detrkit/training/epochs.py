@@ -94,6 +94,7 @@ class EpochEnds(Callback):
         learning = self._window.learning()
         row = {"epoch": float(epoch), "step": float(module.global_step), **learning.row()}
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["seconds"] = seconds
         row["images_per_second"] = len(self._window) * module.schedule.piece_size / seconds
         return row, f"epoch {epoch}/{module.schedule.epochs}: {learning.in_words()}"
 

@@ -31,24 +31,17 @@ from detrkit.data import (
 )
 from detrkit.errors import ConfigurationError, closest
 from detrkit.evaluation import Evaluation, compare, detect
-from detrkit.evaluation.report import (
-    Section,
-    curves_figure,
-    evaluation_sections,
-    example_pictures,
-    training_section,
-    write_report,
-)
+from detrkit.evaluation.report import curves_figure, evaluation_sections, write_charts, write_photos, write_report
 from detrkit.files import write_json
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
-from detrkit.prediction import save_image
 from detrkit.terminal import terminal
 from detrkit.training.epochs import EpochEnds, evaluation_batch
 from detrkit.training.ground_truth import open_splits
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
+from detrkit.training.report import training_sections
 from detrkit.training.run_folder import RunFolder, check_same_data, create, read_log, reopen
 from detrkit.training.training_options import TrainingOptions
 
@@ -154,7 +147,7 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
                     f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}"
                 )
             raise KeyboardInterrupt from end
-    return _finish(folder, validation, options)
+    return _finish(folder, training, validation, options)
 
 
 def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
@@ -240,24 +233,26 @@ def _announce(
     console.print(f"Run folder: {folder.path}")
 
 
-def _finish(folder: RunFolder, validation: DetectionDataset | None, options: TrainingOptions) -> TrainingResult:
-    """Evaluates the best model once more, and writes the report with curves, metrics and example images."""
+def _finish(
+    folder: RunFolder, training: DetectionDataset, validation: DetectionDataset | None, options: TrainingOptions
+) -> TrainingResult:
+    """Evaluates the best model once more, and writes the report with its charts and pictures."""
     best = folder.best if folder.best.exists() else folder.last
     rows = read_log(folder.log)
-    sections: list[Section] = [training_section(rows)]
     curves_figure(rows).savefig(folder.curves, dpi=150)
+    versions = json.loads(folder.config.read_text(encoding="utf-8")).get("versions", {})
+    sections = training_sections(options, rows, training, validation, versions=versions)
     evaluation = None
     if validation is not None:
         model = load(best).to(choose_device(options.device))
         workers = options.workers or 0
         entries = detect(model, validation, batch_size=evaluation_batch(options), workers=workers, progress=True)
         evaluation = compare(model, validation, entries)
-        pictures = example_pictures(validation, entries, threshold=model.card.threshold)
-        for number, picture in enumerate(pictures, start=1):
-            save_image(folder.pictures / f"{number}.png", picture)
-        sections = [*evaluation_sections(evaluation), *sections, Section("Examples", (), pictures)]
+        sections += evaluation_sections(evaluation, None, validation, entries)
         metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
         write_json(folder.metrics, {**metrics, "evaluation": evaluation.to_json()})
+    write_charts(folder.charts, sections)
+    write_photos(folder.pictures, sections)
     write_report(folder.report, f"Run {folder.path.name}", sections)
     return TrainingResult(folder.path, best, evaluation)
 

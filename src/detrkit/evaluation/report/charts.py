@@ -68,12 +68,20 @@ def class_figure(evaluation: Evaluation, intervals: Mapping[int, tuple[float, fl
             axes.plot(intervals[entry.id], (height, height), color=line_color(0), linewidth=3, alpha=0.35)
     axes.plot([entry.ap or 0.0 for entry in entries], heights, "o", color=line_color(0), markersize=5, label="AP")
     axes.plot(
-        [entry.ap50 or 0.0 for entry in entries], heights, "D", color=line_color(1), markersize=4, label="AP50", fillstyle="none"
+        [entry.ap50 or 0.0 for entry in entries],
+        heights,
+        "D",
+        color=line_color(1),
+        markersize=4,
+        label="AP50",
+        fillstyle="none",
     )
     axes.set_yticks(heights, [f"{plain(entry.name)} ({entry.objects})" for entry in entries])
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.7, len(entries) - 0.3))
     finish(axes, "average precision", "")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=9, labelcolor=INK
+    )
     return figure
 
 
@@ -125,9 +133,9 @@ def bars_figure(bars: Sequence[tuple[str, float, str]], label: str, *, numbers: 
 
 def name_line_ends(axes: Axes) -> None:
     """Writes the name of each line at its right end, in its colour, far enough from each other."""
-    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_") and len(line.get_xdata())]
+    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     low, high = axes.get_ylim()
-    wanted = [(float(line.get_ydata()[-1]) - low) / (high - low) for line in lines]
+    wanted = [(float(np.asarray(line.get_ydata())[-1]) - low) / (high - low) for line in lines]
     for line, height in zip(lines, spread(wanted, _CLOSEST_LABELS), strict=True):
         axes.annotate(
             str(line.get_label()),
@@ -175,7 +183,7 @@ def _draw_rows(axes: Axes, rows: Rows, label: str, columns: Sequence[str]) -> No
             markersize=3.5,
         )
     finish(axes, "epoch", label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # type: ignore[no-untyped-call]
     axes.set_ylim(bottom=0)
     if len(columns) > 1:
         name_line_ends(axes)

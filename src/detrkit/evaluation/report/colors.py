@@ -12,15 +12,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, PAPER = "#1F2328", "#FEFEFE"
 
 # Drawn on photos: bright enough for black text.
-CORRECT, MISSED, WRONG_CLASS, WRONG_PLACE, DUPLICATE, BACKGROUND, NEUTRAL = (
-    "#6FCDB0",
-    "#F0E442",
-    "#E69F00",
-    "#56B4E9",
-    "#CC79A7",
-    "#F27022",
-    "#C8CCD0",
-)
+CORRECT = "#3FC79A"
+MISSED = "#F0E442"
+WRONG_CLASS = "#E69F00"
+WRONG_PLACE = "#56B4E9"
+WRONG_BOTH = "#FFFFFF"
+DUPLICATE = "#E08BC0"
+BACKGROUND = "#F0641E"
+MISTAKEN = "#B8A8FF"
+NEUTRAL = "#B4BAC0"
 
 
 def line_color(number: int) -> str:

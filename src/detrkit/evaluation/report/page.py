@@ -16,6 +16,8 @@ from PIL import Image
 
 from detrkit.evaluation.report.drawing import png_of, svg_of
 from detrkit.files import write_atomically, write_text
+from detrkit.prediction.drawing import contact_sheet
+from detrkit.prediction.results import save_image
 
 LARGEST_FILE = 5_000_000  # bytes
 # What photos may take of it: base64 makes four bytes of three, and charts and tables need room, too.
@@ -106,11 +108,13 @@ class Photo:
     """A photo, or several that belong together and stand beside each other where there is room.
 
     Attributes:
+        name: of its file, without suffix; unique in a report.
         caption: of all of them.
         images: one or more.
         words: what each shows, for people who cannot see it.
     """
 
+    name: str
     caption: str
     images: tuple[Image.Image, ...]
     words: tuple[str, ...]
@@ -238,9 +242,33 @@ def write_charts(folder: Path, sections: Iterable[Section]) -> list[Path]:
     written = []
     for section in sections:
         for chart in _charts(section.blocks):
-            data = png_of(chart.figure)
-            written.append(write_atomically(folder / f"{chart.name}.png", lambda file, data=data: file.write_bytes(data)))
+            written.append(_write_png(folder / f"{chart.name}.png", chart.figure))
     return written
+
+
+def write_photos(folder: Path, sections: Iterable[Section]) -> list[Path]:
+    """Saves every photo of a report as a JPEG file in a folder; photos that belong together become one picture.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    photos = [photo for section in sections for photo in _photos(section.blocks)]
+    return [
+        save_image(
+            folder / f"{photo.name}.jpg",
+            contact_sheet(photo.images, width=photo.images[0].width, columns=len(photo.images)),
+        )
+        for photo in photos
+    ]
+
+
+def _write_png(path: Path, figure: Figure) -> Path:
+    data = png_of(figure)
+    return write_atomically(path, lambda file: _write_bytes(file, data))
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def _unique(sections: Sequence[Section]) -> list[Section]:
@@ -303,7 +331,7 @@ def _encoded(photos: Sequence[Photo], limit: int) -> dict[int, tuple[str, ...]]:
             break
     addresses: dict[int, tuple[str, ...]] = {}
     used = 0
-    for photo, group in zip(groups, encoded, strict=True):
+    for photo, group in zip(photos, encoded, strict=True):
         used += sum(map(len, group))
         fits = used <= limit
         addresses[id(photo)] = tuple(

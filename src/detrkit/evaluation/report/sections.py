@@ -1,264 +1,226 @@
-"""One HTML file with everything in it: figures, curves, pictures. It loads nothing else, so it can be mailed and archived."""
+"""The sections of an evaluation, from its summary to its notes."""
 
 from __future__ import annotations
 
-import base64
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import supervision as sv
-from jinja2 import Environment, PackageLoader
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from PIL import Image
-
 from detrkit.data.dataset import DetectionDataset
-from detrkit.evaluation.figures import MEANINGS, Evaluation, shown_value
-from detrkit.files import write_text
-from detrkit.prediction.drawing import side_by_side, truth_of
+from detrkit.evaluation.analysis import Analysis
+from detrkit.evaluation.bootstrap import Interval
+from detrkit.evaluation.errors import KINDS
+from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted, shown_value
+from detrkit.evaluation.report.analysis_sections import (
+    KIND_NAMES,
+    confusion_section,
+    error_section,
+    group_section,
+    threshold_section,
+    worst_images_section,
+)
+from detrkit.evaluation.report.charts import class_figure, precision_recall_figure
+from detrkit.evaluation.report.page import MISSING, Block, Cell, Chart, Folded, Points, Section, Table, Tile, Tiles
+from detrkit.evaluation.report.pictures import example_pictures
 
-LINE_COLORS = ("#1971C2", "#D9480F", "#2B8A3E", "#7048E8", "#D6336C", "#0B7285", "#8F5A00", "#5F7A00")
-MAX_NAMED_CURVES = len(LINE_COLORS)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts.
-
-    Attributes:
-        columns: headings.
-        rows: one cell for each column.
-        folded: whether it stays hidden until a reader unfolds it.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    folded: bool = False
+_FOLDED_FROM = 30  # classes whose chart is longer than a screen
+_WORST_CLASSES = 3
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of a report under one heading, shown in the order of the attributes.
-
-    Attributes:
-        title: the heading.
-        paragraphs: plain text.
-        pictures: photos (kept as JPEG) and diagrams (kept as PNG).
-        tables: below the pictures.
-    """
-
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    pictures: tuple[Image.Image | Figure, ...] = ()
-    tables: tuple[Table, ...] = ()
-
-
-def write_report(path: str | Path, title: str, sections: Iterable[Section]) -> Path:
-    """Writes a report as one self-contained HTML file.
+def evaluation_sections(
+    evaluation: Evaluation,
+    analysis: Analysis | None = None,
+    dataset: DetectionDataset | None = None,
+    entries: Iterable[Mapping[str, Any]] = (),
+    *,
+    pictures: int = 8,
+) -> list[Section]:
+    """All that an evaluation says, in the order in which people ask.
 
     Args:
-        path: of the file.
-        title: of the whole report.
-        sections: its parts, in order.
+        evaluation: COCO's figures.
+        analysis: of the same detections; without it, there are only figures and classes.
+        dataset: the images; without it, there are no pictures.
+        entries: the detections, as COCO result entries with the data set's ids; for examples.
+        pictures: maximum number of images with errors, and of examples.
 
     Raises:
-        OutputError: the file cannot be written.
+        DataError: an image cannot be read.
     """
-    environment = Environment(
-        loader=PackageLoader("detrkit.evaluation", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    sections = [_summary(evaluation, analysis), _figures(evaluation, analysis)]
+    if any(entry.ap is not None for entry in evaluation.classes):
+        sections.append(_classes(evaluation, analysis))
+    if analysis is not None and analysis.errors.objects:
+        sections += [
+            threshold_section(analysis),
+            confusion_section(analysis),
+            error_section(analysis),
+            group_section(analysis),
+        ]
+    if analysis is not None and analysis.images:
+        sections.append(worst_images_section(analysis, dataset, count=pictures))
+    if dataset is not None and pictures:
+        threshold = operating_thresholds(evaluation, analysis)
+        examples = example_pictures(dataset, entries, threshold=threshold, count=max(1, pictures * 3 // 4))
+        text = "Images that are evenly spaced in the data set, not chosen: predictions and the ground truth."
+        sections.append(Section("Examples", (text, *examples)))
+    notes = tuple(dict.fromkeys((*evaluation.notes, *(analysis.notes if analysis else ()))))
+    if notes:
+        sections.append(Section("Notes", (Points(tuple(("", note) for note in notes)),)))
+    return sections
+
+
+def operating_thresholds(evaluation: Evaluation, analysis: Analysis | None) -> dict[int, float]:
+    """The score from which detections of each class count, by category id: the analysis's, the best overall one, or 0.5."""
+    if analysis is not None:
+        return {entry.id: entry.threshold for entry in analysis.classes}
+    threshold = 0.5 if evaluation.best_threshold is None else evaluation.best_threshold
+    return {entry.id: threshold for entry in evaluation.classes}
+
+
+def finding_points(findings: Sequence[Any]) -> Points:
+    """Findings in a data set as a list, worst first.
+
+    Args:
+        findings: objects with the attributes `severity` ("error", "warning" or another word), `message` and `remedy` (may be empty).
+    """
+    order = {"error": 0, "warning": 1}
+    ranked = sorted(findings, key=lambda finding: order.get(str(finding.severity), 2))
+    points = tuple(
+        (f"{str(finding.severity).capitalize()}:", " ".join(filter(None, (finding.message, finding.remedy))))
+        for finding in ranked
     )
-    environment.filters["data_uri"] = _data_uri
-    environment.tests["diagram"] = lambda picture: isinstance(picture, Figure)
-    page = environment.get_template("report.html.jinja").render(title=title, sections=list(sections))
-    return write_text(Path(path), page)
+    return Points(points, tuple(str(finding.severity) if str(finding.severity) in order else "" for finding in ranked))
 
 
-def evaluation_sections(evaluation: Evaluation) -> list[Section]:
-    """The figures of an evaluation and its classes, as two sections of a report."""
-    rows = tuple((name, shown_value(name, value), MEANINGS[name]) for name, value in evaluation.figures.items())
-    paragraphs = [evaluation.basis()]
+def _summary(evaluation: Evaluation, analysis: Analysis | None) -> Section:
+    intervals: Mapping[str, Interval] = analysis.intervals.figures if analysis else {}
+    tiles = [
+        Tile(name, shown_value(name, evaluation.figures.get(name)), _interval_note(intervals.get(name)))
+        for name in ("AP", "AP50")
+    ]
+    tiles += [
+        Tile("Images", f"{evaluation.images:,}"),
+        Tile("Objects", f"{evaluation.objects:,}", f"of {counted(len(evaluation.classes), 'class', 'classes')}"),
+    ]
     if evaluation.best_threshold is not None:
-        paragraphs.append(
-            f"Keeping detections from score {evaluation.best_threshold:.3f} gives the best mean F1 (IoU 0.50)."
+        tiles.append(
+            Tile("Best threshold", f"{evaluation.best_threshold:.3f}", "of the score, for the best mean F1 (IoU 0.50)")
         )
-    figures = Section(
-        f"Figures: {evaluation.name}",
-        (*paragraphs, *evaluation.notes),
-        tables=(Table(("figure", "value", "meaning"), rows),),
-    )
+    points = [*_worst_classes(evaluation), *_commonest_error(analysis)]
+    if analysis and intervals:
+        points.append(
+            (
+                "How certain?",
+                f"With other images of this kind, AP would lie in the interval with a confidence of {analysis.intervals.confidence:.0%} "
+                f"(bootstrap over the images, {analysis.intervals.resamples} draws).",
+            )
+        )
+    blocks: list[Block] = [Tiles(tuple(tiles))]
+    if points:
+        blocks.append(Points(tuple(points)))
+    return Section(f"Summary: {evaluation.name}", (evaluation.basis(), *blocks), short="Summary")
+
+
+def _interval_note(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def _worst_classes(evaluation: Evaluation) -> list[tuple[str, str]]:
     measured = [entry for entry in evaluation.classes if entry.ap is not None]
-    if not measured:
-        return [figures]
-    missing = len(evaluation.classes) - len(measured)
-    note = (f"{missing} of {len(evaluation.classes)} classes have no objects here, so no figures.",) if missing else ()
-    class_rows = tuple(
-        (
-            entry.name,
-            str(entry.id),
-            str(entry.objects),
-            *(f"{value:.3f}" for value in (entry.ap, entry.ap50) if value is not None),
-        )
-        for entry in measured
-    )
-    table = Table(("class", "category id", "objects", "AP", "AP50"), class_rows, folded=True)
+    if len(measured) < 2:
+        return []
+    worst = sorted(measured, key=lambda entry: (entry.ap or 0.0, -entry.objects))[:_WORST_CLASSES]
+    named = ", ".join(f"{entry.name} (AP {entry.ap:.3f}, {counted(entry.objects, 'object')})" for entry in worst)
+    few = max(entry.objects for entry in worst) < 5 and len(measured) > _WORST_CLASSES
+    return [("Worst classes:", f"{named}.{' So few objects say little about a class.' if few else ''}")]
+
+
+def _commonest_error(analysis: Analysis | None) -> list[tuple[str, str]]:
+    if analysis is None or not any(analysis.errors.counts.values()):
+        return []
+    kind = max(KINDS, key=lambda each: analysis.errors.counts.get(each, 0))
+    number, all_errors = analysis.errors.counts[kind], sum(analysis.errors.counts.values())
     return [
-        figures,
-        Section("Classes", note, (class_figure(evaluation), precision_recall_figure(evaluation)), (table,)),
+        ("Commonest error:", f"{KIND_NAMES[kind].lower()} ({number} of {counted(all_errors, 'error')}): {KINDS[kind]}.")
     ]
 
 
-def training_section(rows: Sequence[Mapping[str, float | None]]) -> Section:
-    """The losses and figures of every epoch, as a section of a report.
-
-    Args:
-        rows: as for `curves_figure`.
-    """
-    columns = tuple(dict.fromkeys(name for row in rows for name in row))
-    cells = tuple(tuple(_short(row.get(name)) for name in columns) for row in rows)
-    return Section("Training", (), (curves_figure(rows),), (Table(columns, cells, folded=True),))
-
-
-def example_pictures(
-    dataset: DetectionDataset, entries: Iterable[Mapping[str, Any]], *, threshold: float, count: int = 8
-) -> tuple[Image.Image, ...]:
-    """Predictions beside the ground truth, for images that are evenly spaced in a data set.
-
-    Args:
-        dataset: the images and their ground truth.
-        entries: COCO result entries with the data set's ids, from a model or a file.
-        threshold: score from which a detection is drawn.
-        count: maximum number of pictures.
-    """
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
-    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for entry in entries:
-        if entry["score"] >= threshold:
-            by_image[entry["image_id"]].append(entry)
-    return tuple(
-        side_by_side(
-            dataset.image(index),
-            _detections_of(by_image[int(dataset.image_ids[index])], dataset),
-            truth_of(dataset, index),
+def _figures(evaluation: Evaluation, analysis: Analysis | None) -> Section:
+    intervals: Mapping[str, Interval] = analysis.intervals.figures if analysis else {}
+    columns = ("figure", "value", *(("interval",) if intervals else ()), "meaning")
+    rows = tuple(
+        (
+            name,
+            shown_value(name, value),
+            *((_interval_note(intervals.get(name)) or MISSING,) if intervals else ()),
+            MEANINGS[name],
         )
-        for index in chosen.tolist()
+        for name, value in evaluation.figures.items()
     )
-
-
-def _detections_of(entries: Sequence[Mapping[str, Any]], dataset: DetectionDataset) -> sv.Detections:
-    names = {category.id: category.name for category in dataset.categories}
-    boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return sv.Detections(
-        xyxy=boxes,
-        confidence=np.array([entry["score"] for entry in entries], dtype=np.float64),
-        class_id=np.array([entry["category_id"] for entry in entries], dtype=np.int64),
-        data={"class_name": np.array([names[entry["category_id"]] for entry in entries], dtype=str)},
-    )
-
-
-def curves_figure(rows: Sequence[Mapping[str, float | None]]) -> Figure:
-    """The total loss, its parts, and AP over the epochs, each in its own panel.
-
-    Args:
-        rows: one per epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50` and `AP75`; all but `epoch` may be
-            missing or None. Other columns are not drawn.
-    """
-    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
-    panels = {
-        "loss": [name for name in names if name == "loss"],
-        "loss of the last layer": [name for name in names if name.endswith("_loss")],
-        "average precision": [name for name in names if name in ("AP", "AP50", "AP75")],
-    }
-    panels = {label: columns for label, columns in panels.items() if columns}
-    figure = Figure(figsize=(4.6 * max(1, len(panels)), 3.2), layout="constrained")
-    for panel, (label, columns) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, len(panels), panel)
-        for number, column in enumerate(columns):
-            points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
-            marker = "o" if len(points) < 30 else None
-            axes.plot(*zip(*points, strict=True), color=_line_color(number), label=column, marker=marker, markersize=3)
-        _finish(axes, "epoch", label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def class_figure(evaluation: Evaluation) -> Figure:
-    """AP and AP50 of each class that has ground truth, best first."""
-    entries = sorted(
-        (entry for entry in reversed(evaluation.classes) if entry.ap is not None), key=lambda entry: entry.ap or 0.0
-    )
-    figure = Figure(figsize=(7.5, 1.2 + 0.24 * len(entries)), layout="constrained")
-    axes = figure.add_subplot()
-    heights = np.arange(len(entries))
-    axes.barh(heights, [entry.ap50 or 0.0 for entry in entries], height=0.75, color="#BBD6EE", label="AP50")
-    axes.barh(heights, [entry.ap or 0.0 for entry in entries], height=0.75, color=LINE_COLORS[0], label="AP")
-    axes.set_yticks(heights, [f"{entry.name} ({entry.objects})" for entry in entries])
-    axes.set(xlim=(0, 1), ylim=(-0.6, len(entries) - 0.4))
-    _finish(axes, "average precision", "class (objects)")
-    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    return figure
-
-
-def precision_recall_figure(evaluation: Evaluation) -> Figure:
-    """Precision over recall at IoU 0.50 of each class, and their mean. A few classes are named; if there are many, all are grey."""
+    blocks: list[Block] = [Table(columns, rows, "COCO's twelve figures")]
     entries = [entry for entry in evaluation.classes if entry.precisions]
-    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    recalls = np.linspace(0, 1, len(entries[0].precisions)) if entries else np.zeros(0)
-    named = len(entries) <= MAX_NAMED_CURVES
-    for number, entry in enumerate(entries):
-        style = (
-            {"color": _line_color(number), "label": entry.name}
-            if named
-            else {"color": "#999999", "alpha": 0.35, "linewidth": 0.8}
-        )
-        axes.plot(recalls, entry.precisions, **style)
-    if len(entries) > 1:
-        axes.plot(
-            recalls,
-            np.mean([entry.precisions for entry in entries], axis=0),
-            color="black",
-            linewidth=2,
-            label="mean of the classes",
-        )
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    _finish(axes, "recall (IoU 0.50)", "precision")
     if entries:
-        axes.legend(frameon=False, fontsize=8)
-    return figure
+        words = f"Precision falls as recall rises, at IoU 0.50: curves of {counted(len(entries), 'class', 'classes')} and their mean."
+        caption = (
+            "Each curve is a class: how many of the detections are right when so many of the objects are to be found."
+        )
+        blocks.append(Chart("precision_recall", precision_recall_figure(evaluation), words, caption))
+    if intervals and analysis is not None:
+        blocks.insert(
+            1,
+            f"The intervals hold {analysis.intervals.confidence:.0%} of {analysis.intervals.resamples} draws of as many images with replacement. "
+            "They say how much the figures depend on which images are here, not how much they depend on the training. "
+            "Two models whose intervals overlap widely cannot be ranked by these images.",
+        )
+    return Section("Figures", tuple(blocks))
 
 
-def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _classes(evaluation: Evaluation, analysis: Analysis | None) -> Section:
+    measured = [entry for entry in evaluation.classes if entry.ap is not None]
+    missing = len(evaluation.classes) - len(measured)
+    blocks: list[Block] = []
+    if missing:
+        blocks.append(f"{missing} of {len(evaluation.classes)} classes have no objects here, so no figures.")
+    table = _class_table(measured, analysis)
+    intervals = {key: (each.low, each.high) for key, each in analysis.intervals.class_ap.items()} if analysis else {}
+    best, worst = max(measured, key=lambda entry: entry.ap or 0.0), min(measured, key=lambda entry: entry.ap or 0.0)
+    words = f"AP and AP50 of {counted(len(measured), 'class', 'classes')}, from {best.name} ({best.ap:.3f}) to {worst.name} ({worst.ap:.3f})."
+    caption = "In brackets the number of objects." + (" Bars behind the dots are intervals of AP." if intervals else "")
+    chart = Chart("classes", class_figure(evaluation, intervals), words, caption)
+    if len(measured) >= _FOLDED_FROM:
+        return Section("Classes", (*blocks, table, Folded("All classes as a chart", (chart,))))
+    return Section("Classes", (*blocks, table, chart))
 
 
-def _line_color(number: int) -> str:
-    return LINE_COLORS[number % len(LINE_COLORS)]
+def _class_table(entries: Sequence[ClassFigures], analysis: Analysis | None) -> Table:
+    columns = ["class", "objects", "AP", "AP50"]
+    caption = "A click on a heading sorts the table."
+    if analysis:
+        columns += ["interval of AP", "precision", "recall", "F1", "threshold"]
+        caption = f"Precision, recall and F1 at the threshold of the class (IoU 0.50). {caption}"
+        if any(not entry.own for entry in analysis.classes):
+            caption += (
+                " A star marks thresholds of classes with too few objects for their own: the one for all classes."
+            )
+    return Table(tuple(columns), tuple(_class_row(entry, analysis) for entry in entries), caption, numbers=True)
 
 
-def _finish(axes: Axes, horizontal: str, vertical: str) -> None:
-    axes.set_xlabel(horizontal, fontsize=9)
-    axes.set_ylabel(vertical, fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
+def _class_row(entry: ClassFigures, analysis: Analysis | None) -> tuple[str | Cell, ...]:
+    row: list[str | Cell] = [
+        entry.name,
+        Cell(str(entry.objects), order=entry.objects),
+        _share(entry.ap),
+        _share(entry.ap50),
+    ]
+    if analysis is None:
+        return tuple(row)
+    (operation,) = (each for each in analysis.classes if each.id == entry.id)
+    interval = analysis.intervals.class_ap.get(entry.id)
+    row.append(Cell(_interval_note(interval), order=interval.high - interval.low) if interval else MISSING)
+    row += [_share(value, bar=False) for value in (operation.precision, operation.recall, operation.f1)]
+    row.append(Cell(f"{operation.threshold:.3f}{'' if operation.own else ' *'}", order=operation.threshold))
+    return tuple(row)
 
 
-def _data_uri(picture: Image.Image | Figure) -> str:
-    buffer = BytesIO()
-    if isinstance(picture, Figure):
-        picture.savefig(buffer, format="png", dpi=150)
-        kind = "png"
-    else:
-        picture.convert("RGB").save(buffer, format="JPEG", quality=85)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _share(value: float | None, *, bar: bool = True) -> str | Cell:
+    return MISSING if value is None else Cell(f"{value:.3f}", value if bar else None, value)
