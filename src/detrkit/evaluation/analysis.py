@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from detrkit.evaluation.bootstrap import Intervals
-from detrkit.evaluation.confusion import ConfusionMatrix
-from detrkit.evaluation.errors import ErrorCounts, ImageErrors
-from detrkit.evaluation.groups import Group
-from detrkit.evaluation.thresholds import ClassOperation, Curve
+from detrkit.errors import ConfigurationError
+from detrkit.evaluation.bootstrap import CONFIDENCE, Intervals, bootstrap_intervals, resamples_within_reason
+from detrkit.evaluation.confusion import ConfusionMatrix, confusion_matrix
+from detrkit.evaluation.errors import (
+    NEAR,
+    ErrorCounts,
+    ImageErrors,
+    count_errors,
+    error_costs,
+    find_kinds,
+    images_by_errors,
+)
+from detrkit.evaluation.figures import MAX_DETECTIONS, check_max_detections
+from detrkit.evaluation.groups import Group, groups_by_crowdedness, groups_by_size
+from detrkit.evaluation.inputs import Inputs, read_inputs
+from detrkit.evaluation.outcomes import Outcomes, outcomes, overlaps
+from detrkit.evaluation.thresholds import (
+    WITHOUT_CORRECT,
+    ClassOperation,
+    Curve,
+    best_thresholds,
+    class_operations,
+    operating_thresholds,
+    threshold_curves,
+)
 
 
 @dataclass(frozen=True)
@@ -56,3 +78,100 @@ class Analysis:
         for image in value["images"]:
             del image["marks"]
         return value
+
+
+def analyze(
+    ground_truth: dict[str, Any] | str | Path,
+    detections: Sequence[dict[str, Any]] | str | Path,
+    *,
+    name: str | None = None,
+    notes: Sequence[str] = (),
+    max_detections: int = MAX_DETECTIONS,
+    resamples: int | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Analysis:
+    """Compares box detections with ground truth in detail; COCO's figures are computed by `evaluate_detections`.
+
+    Args:
+        ground_truth: as for `evaluate_detections`.
+        detections: as for `evaluate_detections`.
+        name: what to call the data; by default the annotation file's name.
+        notes: sentences to keep with the analysis.
+        max_detections: number of detections that count per image and class.
+        resamples: number of draws for intervals; None means 1000, or fewer where these would take long. Each interval is that of the
+            percentile bootstrap over images, see `Intervals`.
+        confidence: share of the draws inside each interval.
+        seed: of the draws.
+
+    Raises:
+        DataError: as for `evaluate_detections`.
+        ConfigurationError: a number is out of range.
+    """
+    check_max_detections(max_detections)
+    if resamples is not None and resamples < 1:
+        raise ConfigurationError(f"{resamples} resamples give no interval: choose at least 1, or better 1000.")
+    if not 0 < confidence < 1:
+        raise ConfigurationError(f"The confidence {confidence} is not between 0 and 1: choose one such as 0.95.")
+    inputs = read_inputs(ground_truth, detections)
+    found = outcomes(inputs, max_detections)
+    intervals = bootstrap_intervals(
+        found,
+        inputs.class_ids.tolist(),
+        resamples=resamples_within_reason(found) if resamples is None else resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    sizes = groups_by_size(inputs, max_detections)
+    return _assembled(inputs, name or inputs.name, tuple(notes), found, intervals, sizes)
+
+
+def _assembled(
+    inputs: Inputs,
+    name: str,
+    notes: tuple[str, ...],
+    found: Outcomes,
+    intervals: Intervals,
+    sizes: tuple[Group, ...],
+) -> Analysis:
+    """Everything that rests on the outcomes at IoU 0.50, and the parts that are given."""
+    ids = inputs.class_ids.tolist()
+    at_50 = found.at(0)
+    best = best_thresholds(at_50)
+    shown = at_50.scores >= operating_thresholds(at_50, best)[at_50.classes]
+    near = overlaps(inputs, at_50.rows, least=NEAR, same_class=False)
+    kinds = find_kinds(inputs, at_50, shown, near)
+    curves = threshold_curves(at_50)
+    return Analysis(
+        name=name,
+        threshold=WITHOUT_CORRECT if best.overall is None else best.overall,
+        classes=class_operations(at_50, best, ids, inputs.class_names),
+        curve=curves.overall,
+        class_curves={ids[place]: curve for place, curve in curves.of_classes.items()},
+        mean_f1=curves.mean_f1,
+        intervals=intervals,
+        confusion=confusion_matrix(inputs, at_50, shown, near),
+        errors=count_errors(at_50, kinds, error_costs(inputs, at_50, near)),
+        sizes=sizes,
+        crowdedness=groups_by_crowdedness(found),
+        images=images_by_errors(inputs, at_50, kinds),
+        notes=(*notes, *_threshold_notes(best.overall), *_size_notes(sizes)),
+    )
+
+
+def _threshold_notes(overall: float | None) -> list[str]:
+    if overall is not None:
+        return []
+    return [
+        f"No detection is correct at IoU 0.50, so there is no best threshold: errors are counted from score {WITHOUT_CORRECT} on."
+    ]
+
+
+def _size_notes(sizes: Sequence[Group]) -> list[str]:
+    absent = [group for group in sizes if not group.objects]
+    if len(absent) == len(sizes):
+        return ["There are no objects in the ground truth, so there is no AP of any size."]
+    return [
+        f"There are no {group.name} objects ({group.meaning}) in the ground truth, so there is no AP of this size."
+        for group in absent
+    ]

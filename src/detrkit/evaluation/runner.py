@@ -19,8 +19,8 @@ from detrkit.data.classes import names_shown, same_classes, spelling_notes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import EvaluationTransform
 from detrkit.errors import DataError
-from detrkit.evaluation.coco import MAX_DETECTIONS, evaluate_detections
-from detrkit.evaluation.figures import Evaluation, counted
+from detrkit.evaluation.coco import evaluate_detections
+from detrkit.evaluation.figures import MAX_DETECTIONS, Evaluation, counted
 from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector
 from detrkit.prediction.predictor import detect_batch
