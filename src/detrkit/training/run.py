@@ -30,7 +30,7 @@ from detrkit.data import (
     TrainingTransform,
 )
 from detrkit.errors import ConfigurationError, closest
-from detrkit.evaluation import Evaluation, compare, detect
+from detrkit.evaluation import Evaluation, analyze, compare, detect
 from detrkit.evaluation.report import curves_figure, evaluation_sections, write_charts, write_photos, write_report
 from detrkit.files import write_json
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
@@ -248,9 +248,11 @@ def _finish(
         workers = options.workers or 0
         entries = detect(model, validation, batch_size=evaluation_batch(options), workers=workers, progress=True)
         evaluation = compare(model, validation, entries)
-        sections += evaluation_sections(evaluation, None, validation, entries)
+        analysis = analyze(validation.to_coco(), entries, name=validation.name)
+        sections += evaluation_sections(evaluation, analysis, validation, entries)
         metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        write_json(folder.metrics, {**metrics, "evaluation": evaluation.to_json()})
+        measured = {"evaluation": evaluation.to_json(), "analysis": analysis.to_json()}
+        write_json(folder.metrics, {**metrics, **measured})
     write_charts(folder.charts, sections)
     write_photos(folder.pictures, sections)
     write_report(folder.report, f"Run {folder.path.name}", sections)

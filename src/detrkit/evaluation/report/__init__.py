@@ -5,6 +5,7 @@
 
 from detrkit.evaluation.report.charts import class_figure, curves_figure, precision_recall_figure, training_curves
 from detrkit.evaluation.report.page import (
+    Beside,
     Block,
     Cell,
     Chart,
@@ -25,6 +26,7 @@ from detrkit.evaluation.report.pictures import example_pictures, worst_pictures
 from detrkit.evaluation.report.sections import evaluation_sections, finding_points
 
 __all__ = [
+    "Beside",
     "Block",
     "Cell",
     "Chart",

@@ -59,17 +59,6 @@ def class_curves_figure(analysis: Analysis) -> Figure:
     return figure
 
 
-def one_class_figure(analysis: Analysis, category_id: int) -> Figure:
-    """The curves of one class."""
-    figure = chart()
-    axes = figure.add_subplot()
-    _draw_curve(axes, analysis.class_curves[category_id], "")
-    (threshold,) = (entry.threshold for entry in analysis.classes if entry.id == category_id)
-    _mark_threshold(axes, threshold, "")
-    _finish_curves(axes)
-    return figure
-
-
 def matrix_classes(confusion: ConfusionMatrix) -> list[int]:
     """Positions of the classes in the picture of a confusion matrix: those that occur, at most `MAX_MATRIX` with the most confusions."""
     counts = np.array(confusion.counts)
@@ -89,14 +78,14 @@ def confusion_figure(confusion: ConfusionMatrix) -> Figure:
     shares = counts / np.maximum(sums, 1)
     names = [plain(confusion.names[index], 16) for index in shown]
     few = len(shown) <= MAX_COUNTED
-    side = WIDTH if few else max(WIDTH, 1.6 + 0.098 * len(chosen))
-    figure = chart(side if not few else max(2.8, 1.6 + 0.34 * len(chosen)), width=side)
+    side = WIDTH if few else max(WIDTH, 2.2 + 0.112 * len(chosen))
+    figure = chart(side * 0.92 if not few else max(2.8, 1.6 + 0.34 * len(chosen)), width=side)
     axes = figure.add_subplot()
     # The root makes small shares visible.
     image = axes.imshow(
         shares, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="none", aspect="auto" if few else "equal"
     )
-    size = 9.0 if few else max(5.0, 9.0 - 0.06 * len(chosen))
+    size = 9.0 if few else max(6.0, 9.0 - 0.06 * len(chosen))
     axes.set_xticks(range(len(chosen)), [*names, "missed"], rotation=90 if len(chosen) > 5 else 0)
     axes.set_yticks(range(len(chosen)), [*names, "background"])
     finish(axes, "detected as", "true class")

@@ -21,6 +21,7 @@ from detrkit.evaluation.report.analysis_charts import (
 from detrkit.evaluation.report.charts import bars_figure
 from detrkit.evaluation.report.page import (
     MISSING,
+    Beside,
     Block,
     Cell,
     Chart,
@@ -47,12 +48,12 @@ KIND_NAMES = {
 REMEDIES = {
     "class": "Look at the pairs under Confusions: classes that people mix up, too, need clearer rules for annotating, or to become one class; "
     "rare classes need more examples.",
-    "place": "Look whether the annotations are tight and of one style. Larger images (--short-side) and longer training help small objects.",
+    "place": "Look whether the annotations are tight and of one style. Larger images (short_side) and longer training help small objects.",
     "both": "Often an object of a similar class close by, or a part of it: more examples of both classes, and more training.",
     "duplicate": "Train longer: the model learns to report each object once. Also look whether objects are annotated twice.",
     "background": "Look at the pictures first: it is often an object that nobody annotated. Otherwise raise the threshold, or add images without "
     "objects.",
-    "missed": "Lower the threshold if precision allows it. Small objects need larger images (--short-side), rare classes more examples.",
+    "missed": "Lower the threshold if precision allows it. Small objects need larger images (short_side), rare classes more examples.",
 }
 
 
@@ -66,9 +67,8 @@ def threshold_section(analysis: Analysis) -> Section:
         "thresholds",
         overall_curve_figure(analysis),
         f"Precision, recall and F1 of all classes against the threshold, which is best at {analysis.threshold:.3f}.",
-        "All classes together.",
     )
-    blocks: list[Block] = [text, overall]
+    columns: list[tuple[Block, ...]] = [("All classes together:", overall)]
     chosen = set(chosen_classes(analysis))
     operations = [entry for entry in analysis.classes if entry.id in chosen]
     if operations:
@@ -82,8 +82,8 @@ def threshold_section(analysis: Analysis) -> Section:
             tuple(entry.name for entry in operations),
             tuple(_operation_words(entry) for entry in operations),
         )
-        blocks.append(chooser)
-    return Section("Thresholds", tuple(blocks))
+        columns.append((chooser,))
+    return Section("Thresholds", (text, Beside(tuple(columns))))
 
 
 def _operation_words(entry: ClassOperation) -> str:
@@ -116,8 +116,8 @@ def confusion_section(analysis: Analysis) -> Section:
         blocks.append("No object was taken for one of another class.")
     shown = len(matrix_classes(analysis.confusion))
     few = shown <= MAX_COUNTED
-    caption = "Numbers of objects; " if few else ""
-    caption += "the brighter a cell, the larger its share of the row. The column “missed” holds objects without a detection, the row "
+    caption = "Numbers of objects; the " if few else "The "
+    caption += "brighter a cell, the larger its share of the row. The column “missed” holds objects without a detection, the row "
     caption += "“background” detections on nothing."
     if shown < sum(1 for _ in analysis.confusion.ids):
         caption += f" {counted(shown, 'class', 'classes')} shown: those that occur here"

@@ -111,12 +111,14 @@ class Photo:
         name: of its file, without suffix; unique in a report.
         caption: of all of them.
         images: one or more.
+        labels: a few words above each image.
         words: what each shows, for people who cannot see it.
     """
 
     name: str
     caption: str
     images: tuple[Image.Image, ...]
+    labels: tuple[str, ...]
     words: tuple[str, ...]
 
 
@@ -174,8 +176,15 @@ class Folded:
     blocks: tuple[Block, ...]
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Groups of blocks that stand beside each other where there is room, and below each other on a phone."""
+
+    columns: tuple[tuple[Block, ...], ...]
+
+
 # A text is a paragraph.
-Block = str | Table | Chart | Chooser | Photo | Tiles | Points | Key | Folded
+Block = str | Table | Chart | Chooser | Photo | Tiles | Points | Key | Folded | Beside
 
 
 @dataclass(frozen=True)
@@ -281,22 +290,25 @@ def _unique(sections: Sequence[Section]) -> list[Section]:
     return unique
 
 
-def _photos(blocks: Iterable[Block]) -> Iterator[Photo]:
+def _leaves(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks, with what is inside others in their place."""
     for block in blocks:
-        if isinstance(block, Photo):
+        if isinstance(block, Folded):
+            yield from _leaves(block.blocks)
+        elif isinstance(block, Beside):
+            for column in block.columns:
+                yield from _leaves(column)
+        else:
             yield block
-        elif isinstance(block, Folded):
-            yield from _photos(block.blocks)
+
+
+def _photos(blocks: Iterable[Block]) -> Iterator[Photo]:
+    return (block for block in _leaves(blocks) if isinstance(block, Photo))
 
 
 def _charts(blocks: Iterable[Block]) -> Iterator[Chart]:
-    for block in blocks:
-        if isinstance(block, Chart):
-            yield block
-        elif isinstance(block, Chooser):
-            yield block.chart
-        elif isinstance(block, Folded):
-            yield from _charts(block.blocks)
+    """Charts that make sense on paper; in that of a chooser the curves of all classes lie over each other."""
+    return (block for block in _leaves(blocks) if isinstance(block, Chart))
 
 
 def _grouped(blocks: Iterable[Block]) -> list[Block | list[Chart]]:
@@ -342,7 +354,7 @@ def _encoded(photos: Sequence[Photo], limit: int) -> dict[int, tuple[str, ...]]:
 
 def _jpeg(image: Image.Image, width: int, quality: int) -> bytes:
     picture = image.convert("RGB")
-    scale = min(1.0, width / picture.width, 1.5 * width / picture.height)
+    scale = min(1.0, width / picture.width, width / picture.height)
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.LANCZOS)

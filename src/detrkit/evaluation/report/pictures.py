@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,18 +39,10 @@ MARK_WORDS = {
     "duplicate": "duplicate",
     "background": "nothing there",
     "missed": "missed",
-    "mistaken": "object behind an error",
+    "mistaken": "not found, but a wrong detection is near",
     "ignored": "ignored (in a crowd region)",
 }
-_LABELS = {
-    "class": "class?",
-    "place": "place?",
-    "both": "class? place?",
-    "duplicate": "again",
-    "background": "nothing",
-    "missed": "missed",
-    "mistaken": "not found",
-}
+_LABELS = MARK_WORDS | {"both": "wrong class, place", "mistaken": "not found"}
 _QUIET = ("correct", "ignored")  # thin lines without a label
 _MOST_LABELS = 14
 _KINDS = tuple(MARK_COLORS)
@@ -103,6 +95,7 @@ def _worst_picture(
         f"errors_{number}",
         f"{name}: {counted(entry.objects, 'object')}, {entry.correct} found; {wrong}.",
         (draw_marks(picture, found, names, scale), draw_marks(picture, [*truth, *unfound], names, scale)),
+        ("Detections", "Ground truth"),
         (f"{name}: detections, {wrong}", f"{name}: the ground truth, {counted(len(objects), 'object')}"),
     )
 
@@ -151,7 +144,7 @@ def _boxes(marks: Sequence[Mark], scale: float) -> sv.Detections:
 
 def enlarged(image: Image.Image) -> tuple[Image.Image, float]:
     """The picture in the size of a report, and the factor by which it grew."""
-    scale = min(WIDTH / image.width, 1.5 * WIDTH / image.height)
+    scale = min(WIDTH / image.width, WIDTH / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC), scale
 
@@ -176,7 +169,7 @@ def example_pictures(
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
     by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for entry in entries:
+    for entry in _with_numbers(entries, dataset):
         least = threshold.get(entry["category_id"], 0.5) if isinstance(threshold, Mapping) else threshold
         if entry["score"] >= least:
             by_image[entry["image_id"]].append(entry)
@@ -191,14 +184,28 @@ def _example(dataset: DetectionDataset, index: int, entries: Sequence[Mapping[st
     predicted, truth = _detections_of(entries, dataset), truth_of(dataset, index)
     for detections in (predicted, truth):
         detections.xyxy = detections.xyxy * scale
-    found, annotated = f"predictions: {len(predicted)}", f"ground truth: {len(truth)}"
     name = dataset.image_name(index)
     return Photo(
         f"example_{number}",
-        f"{name} – {found}; {annotated}.",
+        f"{name}: {counted(len(predicted), 'detection')}, {counted(len(truth), 'object')}.",
         (draw(picture, predicted), draw(picture, truth)),
-        (f"{name}: {found}", f"{name}: {annotated}"),
+        ("Detections", "Ground truth"),
+        (f"{name}: {len(predicted)} detections", f"{name}: the ground truth, {counted(len(truth), 'object')}"),
     )
+
+
+def _with_numbers(entries: Iterable[Mapping[str, Any]], dataset: DetectionDataset) -> Iterator[Mapping[str, Any]]:
+    """Entries with the ids of the data set, whether they have these or those of its annotation file, which may be texts."""
+    numbers = dataset.image_ids.tolist()
+    images = dict(zip(map(str, numbers), numbers, strict=True))
+    if dataset.file_image_ids is not None:
+        images = dict(zip(map(str, dataset.file_image_ids), numbers, strict=True)) | images
+    categories = {str(own): number for number, own in (dataset.file_category_ids or {}).items()}
+    categories |= {str(category.id): category.id for category in dataset.categories}
+    for entry in entries:
+        image, category = str(entry["image_id"]), str(entry["category_id"])
+        if image in images and category in categories:
+            yield {**entry, "image_id": images[image], "category_id": categories[category]}
 
 
 def _detections_of(entries: Sequence[Mapping[str, Any]], dataset: DetectionDataset) -> sv.Detections:

@@ -19,7 +19,19 @@ from detrkit.evaluation.report.analysis_sections import (
     worst_images_section,
 )
 from detrkit.evaluation.report.charts import class_figure, precision_recall_figure
-from detrkit.evaluation.report.page import MISSING, Block, Cell, Chart, Folded, Points, Section, Table, Tile, Tiles
+from detrkit.evaluation.report.page import (
+    MISSING,
+    Beside,
+    Block,
+    Cell,
+    Chart,
+    Folded,
+    Points,
+    Section,
+    Table,
+    Tile,
+    Tiles,
+)
 from detrkit.evaluation.report.pictures import example_pictures
 
 _FOLDED_FROM = 30  # classes whose chart is longer than a screen
@@ -95,7 +107,7 @@ def finding_points(findings: Sequence[Any]) -> Points:
 def _summary(evaluation: Evaluation, analysis: Analysis | None) -> Section:
     intervals: Mapping[str, Interval] = analysis.intervals.figures if analysis else {}
     tiles = [
-        Tile(name, shown_value(name, evaluation.figures.get(name)), _interval_note(intervals.get(name)))
+        Tile(name, shown_value(name, evaluation.figures.get(name)), _with_confidence(intervals.get(name), analysis))
         for name in ("AP", "AP50")
     ]
     tiles += [
@@ -119,6 +131,12 @@ def _summary(evaluation: Evaluation, analysis: Analysis | None) -> Section:
     if points:
         blocks.append(Points(tuple(points)))
     return Section(f"Summary: {evaluation.name}", (evaluation.basis(), *blocks), short="Summary")
+
+
+def _with_confidence(interval: Interval | None, analysis: Analysis | None) -> str:
+    if interval is None or analysis is None:
+        return ""
+    return f"{analysis.intervals.confidence:.0%} interval {_interval_note(interval)}"
 
 
 def _interval_note(interval: Interval | None) -> str:
@@ -157,22 +175,20 @@ def _figures(evaluation: Evaluation, analysis: Analysis | None) -> Section:
         )
         for name, value in evaluation.figures.items()
     )
-    blocks: list[Block] = [Table(columns, rows, "COCO's twelve figures")]
-    entries = [entry for entry in evaluation.classes if entry.precisions]
-    if entries:
-        words = f"Precision falls as recall rises, at IoU 0.50: curves of {counted(len(entries), 'class', 'classes')} and their mean."
-        caption = (
-            "Each curve is a class: how many of the detections are right when so many of the objects are to be found."
-        )
-        blocks.append(Chart("precision_recall", precision_recall_figure(evaluation), words, caption))
+    left: list[Block] = [Table(columns, rows, "COCO's twelve figures")]
     if intervals and analysis is not None:
-        blocks.insert(
-            1,
+        left.append(
             f"The intervals hold {analysis.intervals.confidence:.0%} of {analysis.intervals.resamples} draws of as many images with replacement. "
             "They say how much the figures depend on which images are here, not how much they depend on the training. "
             "Two models whose intervals overlap widely cannot be ranked by these images.",
         )
-    return Section("Figures", tuple(blocks))
+    entries = [entry for entry in evaluation.classes if entry.precisions]
+    if not entries:
+        return Section("Figures", tuple(left))
+    words = f"Precision falls as recall rises, at IoU 0.50: {counted(len(entries), 'class', 'classes')} and their mean."
+    caption = "Each curve is a class: how many of the detections are right when so many of the objects are to be found."
+    chart = Chart("precision_recall", precision_recall_figure(evaluation), words, caption)
+    return Section("Figures", (Beside((tuple(left), (chart,))),))
 
 
 def _classes(evaluation: Evaluation, analysis: Analysis | None) -> Section:
