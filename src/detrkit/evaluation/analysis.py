@@ -11,6 +11,7 @@ from detrkit.errors import ConfigurationError
 from detrkit.evaluation.bootstrap import CONFIDENCE, Intervals, bootstrap_intervals, resamples_within_reason
 from detrkit.evaluation.confusion import ConfusionMatrix, confusion_matrix
 from detrkit.evaluation.errors import (
+    KINDS,
     NEAR,
     ErrorCounts,
     ImageErrors,
@@ -19,7 +20,7 @@ from detrkit.evaluation.errors import (
     find_kinds,
     images_by_errors,
 )
-from detrkit.evaluation.figures import MAX_DETECTIONS, check_max_detections
+from detrkit.evaluation.figures import MAX_DETECTIONS, check_max_detections, counted
 from detrkit.evaluation.groups import Group, groups_by_crowdedness, groups_by_size
 from detrkit.evaluation.inputs import Inputs, read_inputs
 from detrkit.evaluation.outcomes import Outcomes, outcomes, overlaps
@@ -32,6 +33,7 @@ from detrkit.evaluation.thresholds import (
     operating_thresholds,
     threshold_curves,
 )
+from detrkit.notebooks import paragraph, shown, table
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,27 @@ class Analysis:
     crowdedness: tuple[Group, ...]
     images: tuple[ImageErrors, ...]
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: errors by kind, then what the threshold of each class gives, lowest F1 first."""
+        errors = self.errors
+        basis = (
+            f"At the thresholds of the classes (IoU 0.50), {errors.correct} of {counted(errors.detections, 'detection')} are correct and "
+            f"{errors.correct} of {counted(errors.objects, 'object')} found."
+        )
+        kinds = [(kind, errors.counts[kind], errors.costs.get(kind), meaning) for kind, meaning in KINDS.items()]
+        measured = sorted((entry for entry in self.classes if entry.f1 is not None), key=lambda entry: entry.f1 or 0.0)
+        columns = ("class, lowest F1 first", "objects", "threshold", "precision", "recall", "F1")
+        rows = [
+            (entry.name, entry.objects, entry.threshold, entry.precision, entry.recall, entry.f1) for entry in measured
+        ]
+        return shown(
+            f"Errors: {self.name}",
+            paragraph(basis),
+            table(("error", "number", "AP50 it costs", "meaning"), kinds),
+            table(columns, rows) if rows else "",
+            *(paragraph(f"Note: {note}") for note in self.notes),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file: the attributes by their names, without the boxes of `images`; what is unknown is null."""

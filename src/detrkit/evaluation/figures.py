@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from detrkit.errors import ConfigurationError
+from detrkit.notebooks import paragraph, shown, table
 
 MAX_DETECTIONS = 100  # per image and class, as COCO counts them
 
@@ -147,6 +148,19 @@ class Evaluation:
                 f"Best mean F1 over the classes (IoU 0.50): keep detections from score {self.best_threshold:.3f}."
             )
         return Group(*parts, *(f"Note: {note}" for note in self.notes))
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the figures, then the classes with the lowest AP first."""
+        figures = [(name, shown_value(name, value), MEANINGS[name]) for name, value in self.figures.items()]
+        measured = [entry for entry in self.classes if entry.ap is not None]
+        classes = [
+            (entry.name, entry.objects, entry.ap, entry.ap50)
+            for entry in sorted(measured, key=lambda each: each.ap or 0.0)
+        ]
+        parts = [paragraph(self.basis()), table(("figure", "value", "meaning"), figures)]
+        if classes:
+            parts.append(table(("class, lowest AP first", "objects", "AP", "AP50"), classes))
+        return shown(self.name, *parts, *(paragraph(f"Note: {note}") for note in self.notes))
 
     def _class_table(self) -> Table:
         table = Table("class", title="classes", title_justify="left")

@@ -35,6 +35,7 @@ from detrkit.evaluation.report import curves_figure, evaluation_sections, write_
 from detrkit.files import write_json
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
+from detrkit.notebooks import shown, table
 from detrkit.terminal import terminal
 from detrkit.training.epochs import EpochEnds, evaluation_batch
 from detrkit.training.ground_truth import open_splits
@@ -59,6 +60,12 @@ class TrainingResult:
     folder: Path
     best: Path
     evaluation: Evaluation | None
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: where everything is, and the evaluation."""
+        places = [("best model", self.best), ("report", RunFolder(self.folder).report)]
+        evaluated = "" if self.evaluation is None else self.evaluation._repr_html_()
+        return shown(f"Run {self.folder.name}", table(("what", "where"), places), evaluated)
 
 
 def train(

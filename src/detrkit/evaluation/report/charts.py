@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ MAX_NAMED_CURVES = len(LINE_COLORS)
 _CLOSEST_LABELS = 0.075  # of the height of a chart
 _MARKED_POINTS = 30
 # What the charts of a run show: a label, and which columns of the log belong to it.
-_PANELS = {
+_PANELS: dict[str, Callable[[str], bool]] = {
     "loss": lambda name: name == "loss",
     "loss of the last layer": lambda name: name.endswith("_loss"),
     "average precision": lambda name: name in ("AP", "AP50", "AP75"),
@@ -183,7 +183,7 @@ def _draw_rows(axes: Axes, rows: Rows, label: str, columns: Sequence[str]) -> No
             markersize=3.5,
         )
     finish(axes, "epoch", label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     if len(columns) > 1:
         name_line_ends(axes)

@@ -86,7 +86,7 @@ def operating_thresholds(evaluation: Evaluation, analysis: Analysis | None) -> d
     if analysis is not None:
         return {entry.id: entry.threshold for entry in analysis.classes}
     threshold = 0.5 if evaluation.best_threshold is None else evaluation.best_threshold
-    return {entry.id: threshold for entry in evaluation.classes}
+    return {entry.id: evaluation.class_thresholds.get(entry.id, threshold) for entry in evaluation.classes}
 
 
 def finding_points(findings: Sequence[Any]) -> Points:
@@ -175,7 +175,7 @@ def _figures(evaluation: Evaluation, analysis: Analysis | None) -> Section:
         )
         for name, value in evaluation.figures.items()
     )
-    left: list[Block] = [Table(columns, rows, "COCO's twelve figures")]
+    left: list[Block] = [Table(columns, rows, "COCO's figures")]
     if intervals and analysis is not None:
         left.append(
             f"The intervals hold {analysis.intervals.confidence:.0%} of {analysis.intervals.resamples} draws of as many images with replacement. "
