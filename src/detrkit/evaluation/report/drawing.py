@@ -81,7 +81,7 @@ def svg_of(figure: Figure, name: str, words: str) -> str:
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
     svg = _opening(float(width), float(height), words) + svg[svg.index(">") + 1 :]
     svg = re.sub(r'<g id="(?!choice-)[^"]*">', "<g>", svg)  # not referred to, and the same in every chart
-    svg = re.sub(r"font: ?([\d.]+px) [^;\"]+", r"font-size: \1", svg)
+    svg = re.sub(r"font-family: [^;\"]+;?", "", svg)
     svg = re.sub(INK, "currentColor", svg, flags=re.IGNORECASE)
     svg = re.sub(PAPER, "var(--ground)", svg, flags=re.IGNORECASE)
     svg = re.sub(r'\b(?:d|x|y|transform)="[^"]*"', _rounded, svg).replace("xlink:href", "href")
