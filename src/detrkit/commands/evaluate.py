@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from detrkit.cards import ModelCard
+    from detrkit.data import DetectionDataset
+    from detrkit.evaluation import Analysis, Evaluation
+    from detrkit.evaluation.report import Section
 
 
 def evaluate(
@@ -20,8 +27,10 @@ def evaluate(
     report: Path | None = None,
     orientation: Literal["auto", "stored", "shown"] = "auto",
     stretch_16bit: bool = False,
+    max_detections: int = 100,
+    store_thresholds: bool = False,
 ) -> None:
-    """COCO figures for a model on a data set, or for a result file against ground truth.
+    """COCO figures for a model on a data set, or for a result file against ground truth, and what goes wrong.
 
     Args:
         checkpoint: a checkpoint, or a JSON file with results in COCO's format.
@@ -31,45 +40,126 @@ def evaluate(
         batch_size: images that go through the model together; the figures do not depend on it.
         workers: processes that load images.
         device: auto, cpu, cuda, cuda:1 or mps.
-        output: JSON file for the figures.
+        output: JSON file for the figures and the analysis.
         results: JSON file for all detections, in COCO's format.
         report: HTML file for figures and pictures.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
+        max_detections: number of the best detections that count per image; of a result file, per image and class.
+        store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
     """
-    from detrkit.errors import ConfigurationError
-    from detrkit.evaluation import compare, detect, evaluate_detections
-    from detrkit.evaluation.report import Section, evaluation_sections, example_pictures, write_report
+    from detrkit.evaluation.figures import check_max_detections
+    from detrkit.evaluation.report import evaluation_sections, write_report
+    from detrkit.evaluation.tables import detailed_table
     from detrkit.files import prepare_folder, write_json
     from detrkit.terminal import terminal
 
+    check_max_detections(max_detections)
+    is_result_file = checkpoint.suffix.lower() == ".json"
+    _check_files(checkpoint, is_result_file, results, store_thresholds)
     for file in (output, results, report):
         if file is not None:
             prepare_folder(file.parent)
-    pictures: list[Section] = []
-    file_entries: list[dict[str, Any]] = []
-    if checkpoint.suffix.lower() == ".json" and results is not None:
-        raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
-    if checkpoint.suffix.lower() == ".json":
-        evaluation = evaluate_detections(Path(data), checkpoint)
+    if is_result_file:
+        compared = _of_result_file(Path(data), checkpoint, max_detections)
     else:
-        from detrkit.checkpoints import load
         from detrkit.data import open_dataset
-        from detrkit.training.options import choose_device
 
-        model = load(checkpoint, variant=variant).to(choose_device(device))
         dataset = open_dataset(data, split, orientation=orientation, stretch_16bit=stretch_16bit)
-        entries = detect(model, dataset, batch_size=batch_size, workers=workers, progress=True)
-        evaluation = compare(model, dataset, entries)
-        file_entries = dataset.with_file_ids(entries)
-        if report is not None:
-            examples = example_pictures(dataset, entries, threshold=model.card.threshold)
-            pictures = [Section("Examples", (), examples)]
-    terminal().print(evaluation.table())
+        compared = _of_model(
+            checkpoint,
+            dataset,
+            variant=variant,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            max_detections=max_detections,
+            with_examples=report is not None,
+        )
     if results is not None:
-        write_json(results, file_entries)
+        write_json(results, compared.file_entries)
     if output is not None:
-        write_json(output, evaluation.to_json())
+        write_json(output, {**compared.evaluation.to_json(), "analysis": compared.analysis.to_json()})
     if report is not None:
-        write_report(report, f"Evaluation of {checkpoint.name}", [*evaluation_sections(evaluation), *pictures])
+        sections = [*evaluation_sections(compared.evaluation), *compared.examples]
+        write_report(report, f"Evaluation of {checkpoint.name}", sections)
+    stored = _stored(checkpoint, compared) if store_thresholds else None
+    console = terminal()
+    console.print(detailed_table(compared.evaluation, compared.analysis))
+    if stored is not None:
+        console.print(stored)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What an evaluation gives; the last three only for a model."""
+
+    evaluation: Evaluation
+    analysis: Analysis
+    examples: list[Section]
+    file_entries: list[dict[str, Any]]
+    card: ModelCard | None
+
+
+def _check_files(checkpoint: Path, is_result_file: bool, results: Path | None, store_thresholds: bool) -> None:
+    """Refuses files that cannot serve before anything is computed."""
+    from detrkit.checkpoints.own_format import own_file
+    from detrkit.errors import ConfigurationError
+
+    if is_result_file and results is not None:
+        raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
+    if is_result_file and store_thresholds:
+        raise ConfigurationError(f"--store-thresholds needs a checkpoint of detrkit, and {checkpoint} is a result file")
+    if store_thresholds:
+        own_file(checkpoint)
+
+
+def _of_result_file(truth: Path, results: Path, max_detections: int) -> _Compared:
+    from detrkit.evaluation import evaluate_in_detail
+
+    evaluation, analysis = evaluate_in_detail(truth, results, max_detections=max_detections)
+    return _Compared(evaluation, analysis, [], [], None)
+
+
+def _of_model(
+    checkpoint: Path,
+    dataset: DetectionDataset,
+    *,
+    variant: str | None,
+    device: str,
+    batch_size: int,
+    workers: int,
+    max_detections: int,
+    with_examples: bool,
+) -> _Compared:
+    from detrkit.checkpoints import load
+    from detrkit.evaluation import compare_in_detail, detect
+    from detrkit.evaluation.report import Section, example_pictures
+    from detrkit.evaluation.runner import with_best_thresholds
+    from detrkit.training.options import choose_device
+
+    model = load(checkpoint, variant=variant).to(choose_device(device))
+    entries = detect(
+        model, dataset, batch_size=batch_size, workers=workers, progress=True, max_detections=max_detections
+    )
+    evaluation, analysis = compare_in_detail(model, dataset, entries, max_detections=max_detections)
+    examples = []
+    if with_examples:
+        pictures = example_pictures(dataset, entries, threshold=model.card.threshold)
+        examples = [Section("Examples", (), pictures)]
+    card = with_best_thresholds(model.card, dataset, evaluation)
+    return _Compared(evaluation, analysis, examples, dataset.with_file_ids(entries), card)
+
+
+def _stored(checkpoint: Path, compared: _Compared) -> str:
+    """Stores the best thresholds, and says so."""
+    from detrkit.checkpoints.own_format import store_thresholds
+    from detrkit.evaluation.figures import counted
+
+    if compared.evaluation.best_threshold is None or compared.card is None:
+        return f"Note: no detection is correct, so the thresholds in {checkpoint} stay as they were."
+    card = compared.card
+    store_thresholds(checkpoint, card.threshold, card.class_thresholds)
+    own = counted(len(card.class_thresholds), "class", "classes")
+    return f"Stored in {checkpoint}: the threshold {card.threshold:.3f}, and thresholds of their own for {own}."

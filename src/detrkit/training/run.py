@@ -30,7 +30,7 @@ from detrkit.data import (
     TrainingTransform,
 )
 from detrkit.errors import ConfigurationError, closest
-from detrkit.evaluation import Evaluation, compare, detect
+from detrkit.evaluation import Analysis, Evaluation, compare_in_detail, detect
 from detrkit.evaluation.report import (
     Section,
     curves_figure,
@@ -61,11 +61,13 @@ class TrainingResult:
         folder: the folder with everything that the run wrote.
         best: the checkpoint with the highest AP, or without a validation split the one with the lowest loss.
         evaluation: evaluation of that checkpoint on the validation split; None if there is no such split.
+        analysis: of the same detections; None as for `evaluation`.
     """
 
     folder: Path
     best: Path
     evaluation: Evaluation | None
+    analysis: Analysis | None = None
 
 
 def train(
@@ -246,20 +248,20 @@ def _finish(folder: RunFolder, validation: DetectionDataset | None, options: Tra
     rows = read_log(folder.log)
     sections: list[Section] = [training_section(rows)]
     curves_figure(rows).savefig(folder.curves, dpi=150)
-    evaluation = None
+    evaluation = analysis = None
     if validation is not None:
         model = load(best).to(choose_device(options.device))
         workers = options.workers or 0
         entries = detect(model, validation, batch_size=evaluation_batch(options), workers=workers, progress=True)
-        evaluation = compare(model, validation, entries)
+        evaluation, analysis = compare_in_detail(model, validation, entries)
         pictures = example_pictures(validation, entries, threshold=model.card.threshold)
         for number, picture in enumerate(pictures, start=1):
             save_image(folder.pictures / f"{number}.png", picture)
         sections = [*evaluation_sections(evaluation), *sections, Section("Examples", (), pictures)]
         metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        write_json(folder.metrics, {**metrics, "evaluation": evaluation.to_json()})
+        write_json(folder.metrics, {**metrics, "evaluation": evaluation.to_json(), "analysis": analysis.to_json()})
     write_report(folder.report, f"Run {folder.path.name}", sections)
-    return TrainingResult(folder.path, best, evaluation)
+    return TrainingResult(folder.path, best, evaluation, analysis)
 
 
 @contextmanager
