@@ -4,9 +4,20 @@
 result entries from any source with ground truth, and `analyze` says what goes wrong and how certain the figures are. `detrkit.evaluation.report` writes one HTML file.
 """
 
-from detrkit.evaluation.analysis import Analysis, analyze
+from detrkit.evaluation.analysis import Analysis, analyze, evaluate_in_detail
 from detrkit.evaluation.coco import evaluate_detections
 from detrkit.evaluation.figures import ClassFigures, Evaluation
-from detrkit.evaluation.runner import compare, detect, evaluate
+from detrkit.evaluation.runner import compare, compare_in_detail, detect, evaluate
 
-__all__ = ["Analysis", "ClassFigures", "Evaluation", "analyze", "compare", "detect", "evaluate", "evaluate_detections"]
+__all__ = [
+    "Analysis",
+    "ClassFigures",
+    "Evaluation",
+    "analyze",
+    "compare",
+    "compare_in_detail",
+    "detect",
+    "evaluate",
+    "evaluate_detections",
+    "evaluate_in_detail",
+]

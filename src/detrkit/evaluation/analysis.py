@@ -9,6 +9,7 @@ from typing import Any
 
 from detrkit.errors import ConfigurationError
 from detrkit.evaluation.bootstrap import CONFIDENCE, Intervals, bootstrap_intervals, resamples_within_reason
+from detrkit.evaluation.coco import evaluation_of
 from detrkit.evaluation.confusion import ConfusionMatrix, confusion_matrix
 from detrkit.evaluation.errors import (
     KINDS,
@@ -20,10 +21,10 @@ from detrkit.evaluation.errors import (
     find_kinds,
     images_by_errors,
 )
-from detrkit.evaluation.figures import MAX_DETECTIONS, check_max_detections, counted
+from detrkit.evaluation.figures import MAX_DETECTIONS, Evaluation, check_max_detections, counted
 from detrkit.evaluation.groups import Group, groups_by_crowdedness, groups_by_size
 from detrkit.evaluation.inputs import Inputs, read_inputs
-from detrkit.evaluation.outcomes import Outcomes, outcomes, overlaps
+from detrkit.evaluation.outcomes import outcomes, overlaps
 from detrkit.evaluation.thresholds import (
     WITHOUT_CORRECT,
     ClassOperation,
@@ -137,36 +138,56 @@ def analyze(
     if not 0 < confidence < 1:
         raise ConfigurationError(f"The confidence {confidence} is not between 0 and 1: choose one such as 0.95.")
     inputs = read_inputs(ground_truth, detections)
-    found = outcomes(inputs, max_detections)
-    intervals = bootstrap_intervals(
-        found,
-        inputs.class_ids.tolist(),
-        resamples=resamples_within_reason(found) if resamples is None else resamples,
+    return analysis_of(
+        inputs,
+        name=name,
+        notes=notes,
+        max_detections=max_detections,
+        resamples=resamples,
         confidence=confidence,
         seed=seed,
     )
-    sizes = groups_by_size(inputs, max_detections)
-    return _assembled(inputs, name or inputs.name, tuple(notes), found, intervals, sizes)
 
 
-def _assembled(
+def evaluate_in_detail(
+    ground_truth: dict[str, Any] | str | Path,
+    detections: Sequence[dict[str, Any]] | str | Path,
+    *,
+    name: str | None = None,
+    notes: Sequence[str] = (),
+    max_detections: int = MAX_DETECTIONS,
+) -> tuple[Evaluation, Analysis]:
+    """What `evaluate_detections` and `analyze` return, reading the inputs once; arguments as for `evaluate_detections`."""
+    check_max_detections(max_detections)
+    inputs = read_inputs(ground_truth, detections)
+    evaluation = evaluation_of(inputs, name=name, notes=notes, max_detections=max_detections)
+    return evaluation, analysis_of(inputs, name=name, max_detections=max_detections)
+
+
+def analysis_of(
     inputs: Inputs,
-    name: str,
-    notes: tuple[str, ...],
-    found: Outcomes,
-    intervals: Intervals,
-    sizes: tuple[Group, ...],
+    *,
+    name: str | None = None,
+    notes: Sequence[str] = (),
+    max_detections: int = MAX_DETECTIONS,
+    resamples: int | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
 ) -> Analysis:
-    """Everything that rests on the outcomes at IoU 0.50, and the parts that are given."""
+    """The analysis of inputs that are read already; arguments as for `analyze`."""
+    near = overlaps(inputs, max_detections, least=NEAR, same_class=False)
+    found = outcomes(inputs, max_detections, pairs=near)
+    draws = resamples_within_reason(found) if resamples is None else resamples
     ids = inputs.class_ids.tolist()
+    intervals = bootstrap_intervals(found, ids, resamples=draws, confidence=confidence, seed=seed)
+    sizes = groups_by_size(inputs, max_detections, near)
     at_50 = found.at(0)
     best = best_thresholds(at_50)
     shown = at_50.scores >= operating_thresholds(at_50, best)[at_50.classes]
-    near = overlaps(inputs, at_50.rows, least=NEAR, same_class=False)
     kinds = find_kinds(inputs, at_50, shown, near)
     curves = threshold_curves(at_50)
     return Analysis(
-        name=name,
+        name=name or inputs.name,
         threshold=WITHOUT_CORRECT if best.overall is None else best.overall,
         classes=class_operations(at_50, best, ids, inputs.class_names),
         curve=curves.overall,

@@ -49,7 +49,13 @@ def evaluate_detections(
         ConfigurationError: `max_detections` is below 1.
     """
     check_max_detections(max_detections)
-    inputs = read_inputs(ground_truth, detections)
+    return evaluation_of(read_inputs(ground_truth, detections), name=name, notes=notes, max_detections=max_detections)
+
+
+def evaluation_of(
+    inputs: Inputs, *, name: str | None = None, notes: Sequence[str] = (), max_detections: int = MAX_DETECTIONS
+) -> Evaluation:
+    """The figures for inputs that are read already; arguments as for `evaluate_detections`."""
     truth = inputs.truth
     evaluator = _evaluated(inputs, max_detections)
     crowds = sum(annotation["iscrowd"] for annotation in truth["annotations"])

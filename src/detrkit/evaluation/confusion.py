@@ -52,7 +52,7 @@ def confusion_matrix(inputs: Inputs, found: Outcomes, shown: NDArray[np.bool_], 
     np.add.at(counts, (truth, detected[rows]), 1)
     is_missed = ~inputs.objects.crowd
     is_missed[object_of[rows][object_of[rows] >= 0]] = False
-    np.add.at(counts, (inputs.objects.classes[is_missed], classes), 1)
+    counts[:classes, classes] = np.bincount(inputs.objects.classes[is_missed], minlength=classes)
     return ConfusionMatrix(
         tuple(inputs.class_ids.tolist()), inputs.class_names, tuple(tuple(row) for row in counts.tolist())
     )

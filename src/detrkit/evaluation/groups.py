@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.evaluation.inputs import Inputs
-from detrkit.evaluation.outcomes import SIZES, Outcomes, outcomes
+from detrkit.evaluation.outcomes import SIZES, Outcomes, Overlaps, outcomes
 from detrkit.evaluation.precision import average_precision, mean_over_classes
 
 _MEANINGS = {"small": "below 32 × 32 pixels", "medium": "32 × 32 to 96 × 96 pixels", "large": "above 96 × 96 pixels"}
@@ -36,11 +36,17 @@ class Group:
     ap50: float | None
 
 
-def groups_by_size(inputs: Inputs, max_detections: int) -> tuple[Group, ...]:
-    """AP of small, medium and large objects as COCO defines them; the same as the evaluation's figures."""
+def groups_by_size(inputs: Inputs, max_detections: int, pairs: Overlaps) -> tuple[Group, ...]:
+    """AP of small, medium and large objects as COCO defines them; the same as the evaluation's figures.
+
+    Args:
+        inputs: what is compared.
+        max_detections: number of detections that count per image and class.
+        pairs: as for `outcomes`.
+    """
     groups = []
     for name, areas in SIZES.items():
-        found = outcomes(inputs, max_detections, areas=areas)
+        found = outcomes(inputs, max_detections, areas=areas, pairs=pairs)
         ap, ap50 = _figures(found, None)
         images = len(np.unique(found.object_images))
         groups.append(Group(name, _MEANINGS[name], images, len(found.object_images), ap[0], ap50[0]))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detrkit.evaluation.inputs import Inputs
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+LEAST_IOU = 0.5
 # Areas in square pixels; both ends belong to a range.
 SIZES = {
     "small": (0.0, 32.0**2),
@@ -99,19 +100,20 @@ def kept_detections(inputs: Inputs, max_detections: int) -> NDArray[np.int64]:
     return order[_ranks(_groups(inputs, order)) < max_detections]
 
 
-def overlaps(inputs: Inputs, rows: NDArray[np.int64], *, least: float, same_class: bool) -> Overlaps:
-    """All pairs of these detections with objects of their image whose IoU is at least `least`, in the order of the rows.
+def overlaps(inputs: Inputs, max_detections: int, *, least: float = LEAST_IOU, same_class: bool = True) -> Overlaps:
+    """All pairs of the detections that count with objects of their image whose IoU is at least `least`.
 
     Args:
         inputs: what is compared.
-        rows: (M,) rows of `Inputs.detections`.
+        max_detections: number of detections that count per image and class.
         least: above 0.
         same_class: whether only objects of the detection's class are paired with it.
     """
-    objects = inputs.objects
+    objects, detections = inputs.objects, inputs.detections
+    rows = kept_detections(inputs, max_detections)
     classes = len(inputs.class_ids) if same_class else 1
     groups = objects.images * classes + (objects.classes if same_class else 0)
-    own_groups = inputs.detections.images[rows] * classes + (inputs.detections.classes[rows] if same_class else 0)
+    own_groups = detections.images[rows] * classes + (detections.classes[rows] if same_class else 0)
     parts = [_overlapping(inputs, *pairs, least) for pairs in _pairs_within(rows, own_groups, groups)]
     columns = zip(*((part.detections, part.objects, part.ious) for part in parts), strict=True)
     return Overlaps(*(np.concatenate(column) for column in columns))
@@ -123,6 +125,7 @@ def outcomes(
     *,
     thresholds: NDArray[np.float64] = IOU_THRESHOLDS,
     areas: tuple[float, float] = _ALL_SIZES,
+    pairs: Overlaps | None = None,
 ) -> Outcomes:
     """Matches detections with objects as COCO does.
 
@@ -133,13 +136,17 @@ def outcomes(
     Args:
         inputs: what is compared.
         max_detections: number of detections that count per image and class.
-        thresholds: (T,) rising, from which IoU a detection can take an object.
+        thresholds: (T,) rising, not below `LEAST_IOU`, from which IoU a detection can take an object.
         areas: least and greatest area of objects that count, in square pixels.
+        pairs: as `overlaps` returns them for at most this IoU, if they are known already; others among them do no harm.
     """
     objects, detections = inputs.objects, inputs.detections
     rows = kept_detections(inputs, max_detections)
     not_counted = objects.crowd | (objects.areas < areas[0]) | (objects.areas > areas[1])
-    pairs = overlaps(inputs, rows, least=float(thresholds[0]), same_class=True)
+    if pairs is None:
+        pairs = overlaps(inputs, max_detections)
+    is_own = detections.classes[pairs.detections] == objects.classes[pairs.objects]
+    pairs = pairs.only(is_own & (pairs.ious >= thresholds[0]))
     matched = _matched(inputs, pairs, thresholds, not_counted)[:, rows]
     is_ignored = (matched >= 0) & not_counted[matched] if len(objects) else np.zeros_like(matched, dtype=bool)
     is_other_size = (detections.areas[rows] < areas[0]) | (detections.areas[rows] > areas[1])
@@ -234,8 +241,8 @@ def _pairs_within(
 
 def _overlapping(inputs: Inputs, rows: NDArray[np.int64], objects: NDArray[np.int64], least: float) -> Overlaps:
     """Those of the pairs whose IoU is at least `least`; computed in the evaluator's order, to the last bit."""
-    left, top, width, height = inputs.detections.boxes_xywh[rows].T
-    other_left, other_top, other_width, other_height = inputs.objects.boxes_xywh[objects].T
+    left, top, width, height = (column[rows] for column in inputs.detections.boxes_xywh.T)
+    other_left, other_top, other_width, other_height = (column[objects] for column in inputs.objects.boxes_xywh.T)
     across = np.minimum(left + width, other_left + other_width) - np.maximum(left, other_left)
     down = np.minimum(top + height, other_top + other_height) - np.maximum(top, other_top)
     shared = np.where((across > 0) & (down > 0), across * down, 0.0)

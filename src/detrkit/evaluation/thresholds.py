@@ -180,9 +180,13 @@ def threshold_curves(outcomes: Outcomes) -> Curves:
     objects = outcomes.object_counts()
     counts = np.array([_counts(outcomes, rows, thresholds) for rows in outcomes.slices()])  # (K, 2, T)
     present = np.flatnonzero(objects).tolist()
-    of_classes = {place: _curve(thresholds, *counts[place], int(objects[place])) for place in present}
+    of_classes = {
+        place: _curve(thresholds, counts[place, 0], counts[place, 1], int(objects[place])) for place in present
+    }
     mean = np.mean([curve.f1 for curve in of_classes.values()], axis=0) if present else np.zeros(0)
-    return Curves(_curve(thresholds, *counts.sum(0), int(objects.sum())), of_classes, tuple(mean.tolist()))
+    correct, detections = counts.sum(0)
+    overall = _curve(thresholds, correct, detections, int(objects.sum()))
+    return Curves(overall, of_classes, tuple(mean.tolist()))
 
 
 def _curve(

@@ -30,7 +30,7 @@ from detrkit.data import (
     TrainingTransform,
 )
 from detrkit.errors import ConfigurationError, closest
-from detrkit.evaluation import Evaluation, analyze, compare, detect
+from detrkit.evaluation import Analysis, Evaluation, compare_in_detail, detect
 from detrkit.evaluation.report import curves_figure, evaluation_sections, write_charts, write_photos, write_report
 from detrkit.files import write_json
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
@@ -55,11 +55,13 @@ class TrainingResult:
         folder: the folder with everything that the run wrote.
         best: the checkpoint with the highest AP, or without a validation split the one with the lowest loss.
         evaluation: evaluation of that checkpoint on the validation split; None if there is no such split.
+        analysis: of the same detections; None as for `evaluation`.
     """
 
     folder: Path
     best: Path
     evaluation: Evaluation | None
+    analysis: Analysis | None = None
 
     def _repr_html_(self) -> str:
         """What notebooks show: where everything is, and the evaluation."""
@@ -249,21 +251,20 @@ def _finish(
     curves_figure(rows).savefig(folder.curves, dpi=150)
     versions = json.loads(folder.config.read_text(encoding="utf-8")).get("versions", {})
     sections = training_sections(options, rows, training, validation, versions=versions)
-    evaluation = None
+    evaluation = analysis = None
     if validation is not None:
         model = load(best).to(choose_device(options.device))
         workers = options.workers or 0
         entries = detect(model, validation, batch_size=evaluation_batch(options), workers=workers, progress=True)
-        evaluation = compare(model, validation, entries)
-        analysis = analyze(validation.to_coco(), entries, name=validation.name)
-        sections += evaluation_sections(evaluation, analysis, validation, entries)
+        evaluation, analysis = compare_in_detail(model, validation, entries)
+        summary, *details = evaluation_sections(evaluation, analysis, validation, entries)
+        sections = [summary, *sections, *details]
         metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        measured = {"evaluation": evaluation.to_json(), "analysis": analysis.to_json()}
-        write_json(folder.metrics, {**metrics, **measured})
+        write_json(folder.metrics, {**metrics, "evaluation": evaluation.to_json(), "analysis": analysis.to_json()})
     write_charts(folder.charts, sections)
     write_photos(folder.pictures, sections)
     write_report(folder.report, f"Run {folder.path.name}", sections)
-    return TrainingResult(folder.path, best, evaluation)
+    return TrainingResult(folder.path, best, evaluation, analysis)
 
 
 @contextmanager
