@@ -113,7 +113,7 @@ def test_an_evaluation_with_its_analysis(tmp_path: Path) -> None:
         "12 of 27 detections are correct, and 12 of 30 objects are found. Duplicates are 14.8% of the detections. "
         "2 detections in crowd regions count neither way.",
         "dog: threshold 0.300 (its best threshold): 6 correct detections of 8, 20 objects; precision 0.750, recall 0.600, F1 0.667.",
-        "&lt;cat&gt;: threshold 0.300 (too few objects for a threshold of its own)",
+        "&lt;cat&gt;: threshold 0.300 (that of all classes: too few objects, or no correct detection, for one of its own)",
         "Another note.",
     ):
         assert sentence in text

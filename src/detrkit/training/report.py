@@ -27,7 +27,8 @@ from detrkit.training.options import resolve
 from detrkit.training.progress import duration
 from detrkit.training.training_options import TrainingOptions
 
-_NOT_SETTINGS = ("variant", "data", "output", "settings")  # shown elsewhere, or no departure from a recipe
+# Shown elsewhere, or about the machine and its folders: no departure from a recipe.
+_NOT_SETTINGS = ("variant", "data", "output", "settings", "device", "workers")
 _CURVE_WORDS = {
     "loss": "Training loss over the epochs.",
     "loss of the last layer": "The parts of the loss, of the last decoder layer.",
@@ -131,7 +132,7 @@ def changed_options(options: TrainingOptions) -> list[tuple[str, str, str]]:
     usual = resolve(TrainingOptions(options.variant, options.data, device=options.device))
     # Pieces follow from the size of batches and images; they are a change only if they were asked for.
     pieces = resolve(dataclasses.replace(options, accumulate=None)).accumulate
-    usual = dataclasses.replace(usual, accumulate=pieces, device="auto")
+    usual = dataclasses.replace(usual, accumulate=pieces)
     changes = [
         (_option(field.name), _text(getattr(options, field.name)), _text(getattr(usual, field.name)))
         for field in dataclasses.fields(options)

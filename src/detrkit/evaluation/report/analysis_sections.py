@@ -87,7 +87,11 @@ def threshold_section(analysis: Analysis) -> Section:
 
 
 def _operation_words(entry: ClassOperation) -> str:
-    origin = "its best threshold" if entry.own else "too few objects for a threshold of its own"
+    origin = (
+        "its best threshold"
+        if entry.own
+        else "that of all classes: too few objects, or no correct detection, for one of its own"
+    )
     shown = ", ".join(
         f"{name} {value:.3f}"
         for name, value in (("precision", entry.precision), ("recall", entry.recall), ("F1", entry.f1))

@@ -184,6 +184,7 @@ def _draw_rows(axes: Axes, rows: Rows, label: str, columns: Sequence[str]) -> No
         )
     finish(axes, "epoch", label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(left=0, right=1.02 * max((row["epoch"] or 0.0 for row in rows), default=1.0))
     axes.set_ylim(bottom=0)
     if len(columns) > 1:
         name_line_ends(axes)

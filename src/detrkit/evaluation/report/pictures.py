@@ -18,7 +18,7 @@ from detrkit.evaluation.report import colors
 from detrkit.evaluation.report.page import Photo
 from detrkit.prediction.drawing import draw, truth_of
 
-WIDTH = 800  # pixels of a picture; smaller ones are enlarged to it, so that labels can be read
+WIDTH = 800  # pixels of a picture; smaller ones are enlarged towards it, so that labels can be read
 # What the colours of boxes stand for. Labels say it, too.
 MARK_COLORS = {
     "correct": colors.CORRECT,
@@ -45,6 +45,7 @@ MARK_WORDS = {
 _LABELS = MARK_WORDS | {"both": "wrong class, place", "mistaken": "not found"}
 _QUIET = ("correct", "ignored")  # thin lines without a label
 _MOST_LABELS = 14
+_LARGEST_FACTOR = 4.0  # by which small pictures are enlarged
 _KINDS = tuple(MARK_COLORS)
 
 
@@ -144,7 +145,7 @@ def _boxes(marks: Sequence[Mark], scale: float) -> sv.Detections:
 
 def enlarged(image: Image.Image) -> tuple[Image.Image, float]:
     """The picture in the size of a report, and the factor by which it grew."""
-    scale = min(WIDTH / image.width, WIDTH / image.height)
+    scale = min(WIDTH / image.width, WIDTH / image.height, _LARGEST_FACTOR)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC), scale
 

@@ -215,9 +215,7 @@ def _class_table(entries: Sequence[ClassFigures], analysis: Analysis | None) -> 
         columns += ["interval of AP", "precision", "recall", "F1", "threshold"]
         caption = f"Precision, recall and F1 at the threshold of the class (IoU 0.50). {caption}"
         if any(not entry.own for entry in analysis.classes):
-            caption += (
-                " A star marks thresholds of classes with too few objects for their own: the one for all classes."
-            )
+            caption += " A star marks classes with too few objects, or no correct detection, for a threshold of their own: the one for all is used."
     return Table(tuple(columns), tuple(_class_row(entry, analysis) for entry in entries), caption, numbers=True)
 
 
