@@ -82,7 +82,7 @@ def test_curves_and_all_numbers() -> None:
 
 def test_what_differs_from_the_recipe_is_named() -> None:
     assert changed_options(options()) == []
-    changed = options(lr=3e-4, batch_size=2, crop=False, seed=7, settings={"queries": 9, "dropout": 0.0})
+    changed = options(lr=3e-4, batch_size=2, crop=False, seed=7, settings={"queries": 9, "dropout": 0.2})
     recipe = options()
     assert changed_options(changed) == [
         ("--batch-size", "2", str(recipe.batch_size)),
@@ -90,7 +90,7 @@ def test_what_differs_from_the_recipe_is_named() -> None:
         ("--crop", "no", "yes"),
         ("--seed", "7", "0"),
         ("--settings.queries", "9", str(recipe.settings["queries"])),
-        ("--settings.dropout", "0", f"{recipe.settings['dropout']:g}"),
+        ("--settings.dropout", "0.2", f"{recipe.settings['dropout']:g}"),
     ]  # fmt: skip
 
 
