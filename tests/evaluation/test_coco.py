@@ -134,8 +134,8 @@ def test_images_with_more_objects_than_detections_that_count_are_named() -> None
     truth = small_truth()
     truth["annotations"] *= 60
     assert evaluate_detections(truth, []).notes == (
-        "More than 100 objects of one class are annotated in 1 image (such as 1), but only 100 detections of each class count per image: "
-        "choose a higher --max-detections.",
+        "--max-detections counts 100 detections of each class per image, and more objects of one class are annotated in 1 image "
+        "(such as 1 with 120): choose a higher number.",
     )
     assert evaluate_detections(truth, [], max_detections=120).notes == ()
 
