@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import detrkit
 from detrkit.errors import CheckpointError, ConfigurationError, DataError, NonFiniteError
+from detrkit.evaluation import evaluate
 from detrkit.models.catalog import CATALOG
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.module import TrainingModule
@@ -65,6 +66,8 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["evaluation"]["figures"] == result.evaluation.figures
     assert metrics["best"]["AP"] == pytest.approx(result.evaluation.figures["AP"], abs=1e-9)
+    assert metrics["analysis"]["errors"]["counts"] == result.analysis.errors.counts
+    assert result.analysis.threshold == (result.evaluation.best_threshold or 0.5)
     options = json.loads((folder / "config.json").read_text())["options"]
     assert (options["lr"], options["epochs"], options["seed"], options["schedule"]) == (6e-4, 2, 0, "cosine")
     assert all(
@@ -447,3 +450,17 @@ def test_missing_data_is_said_before_anything_is_written(tmp_path: Path) -> None
     with pytest.raises(DataError, match="nowhere"):
         detrkit.train("detr-compact", tmp_path / "nowhere", output=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_thresholds_of_an_evaluation_are_stored(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(model: Any, dataset: Any, **options: Any) -> Any:
+        evaluation = evaluate(model, dataset, **options)
+        figures = evaluation.figures | {"AP": 0.5}
+        return dataclasses.replace(evaluation, figures=figures, best_threshold=0.375, class_thresholds={7: 0.125})
+
+    monkeypatch.setattr("detrkit.training.epochs.evaluate", found)
+    result, _ = run(digits_folder, tmp_path / "run", steps=1)
+    card = detrkit.load(result.best).card
+    assert (card.threshold, card.class_thresholds, card.metrics["AP"]) == (0.375, {7: 0.125}, 0.5)

@@ -7,8 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detrkit.errors import ConfigurationError
-from detrkit.evaluation.bootstrap import CONFIDENCE, Intervals, bootstrap_intervals, resamples_within_reason
+from detrkit.evaluation.bootstrap import (
+    CONFIDENCE,
+    LEAST_IMAGES,
+    Intervals,
+    bootstrap_intervals,
+    resamples_within_reason,
+)
 from detrkit.evaluation.coco import evaluation_of
 from detrkit.evaluation.confusion import ConfusionMatrix, confusion_matrix
 from detrkit.evaluation.errors import (
@@ -24,7 +32,7 @@ from detrkit.evaluation.errors import (
 from detrkit.evaluation.figures import MAX_DETECTIONS, Evaluation, check_max_detections, counted
 from detrkit.evaluation.groups import Group, groups_by_crowdedness, groups_by_size
 from detrkit.evaluation.inputs import Inputs, read_inputs
-from detrkit.evaluation.outcomes import outcomes, overlaps
+from detrkit.evaluation.outcomes import Outcomes, outcomes, overlaps
 from detrkit.evaluation.thresholds import (
     WITHOUT_CORRECT,
     ClassOperation,
@@ -199,7 +207,7 @@ def analysis_of(
         sizes=sizes,
         crowdedness=groups_by_crowdedness(found),
         images=images_by_errors(inputs, at_50, kinds),
-        notes=(*notes, *_threshold_notes(best.overall), *_size_notes(sizes)),
+        notes=(*notes, *_threshold_notes(best.overall), *_size_notes(sizes), *_interval_notes(at_50, intervals)),
     )
 
 
@@ -218,4 +226,14 @@ def _size_notes(sizes: Sequence[Group]) -> list[str]:
     return [
         f"There are no {group.name} objects ({group.meaning}) in the ground truth, so there is no AP of this size."
         for group in absent
+    ]
+
+
+def _interval_notes(found: Outcomes, intervals: Intervals) -> list[str]:
+    present = int(np.count_nonzero(found.object_counts()))
+    without = present - len(intervals.class_ap)
+    if not without:
+        return []
+    return [
+        f"No interval for {without} of {counted(present, 'class', 'classes')}: their objects are in fewer than {LEAST_IMAGES} images."
     ]

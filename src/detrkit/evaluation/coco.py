@@ -78,13 +78,15 @@ def _crowded_note(truth: dict[str, Any], max_detections: int) -> list[str]:
     """A sentence if some images have more objects of a class than the number of detections that count."""
     entries = (entry for entry in truth["annotations"] if not entry["iscrowd"])
     counts = Counter((entry["image_id"], entry["category_id"]) for entry in entries)
-    crowded = sorted({image_id for (image_id, _), number in counts.items() if number > max_detections})
+    crowded = {image_id: number for (image_id, _), number in counts.items() if number > max_detections}
     if not crowded:
         return []
-    images = counted(len(crowded), "image")
+    file_names = {entry["id"]: entry["file_name"] for entry in truth["images"]}
+    first = min(crowded)
+    where = f"{counted(len(crowded), 'image')} (such as {file_names[first] or first} with {crowded[first]})"
     return [
-        f"More than {counted(max_detections, 'object')} of one class are annotated in {images} (such as {crowded[0]}), but only "
-        f"{counted(max_detections, 'detection')} of each class count per image: choose a higher --max-detections."
+        f"--max-detections counts {counted(max_detections, 'detection')} of each class per image, and more objects of one class are "
+        f"annotated in {where}: choose a higher number."
     ]
 
 

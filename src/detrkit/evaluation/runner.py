@@ -143,8 +143,8 @@ def _notes(model: Detector, dataset: DetectionDataset, max_detections: int) -> t
             )
         else:
             notes.append(
-                f"Only the {counted(max_detections, 'best detection')} of each image are kept, and more objects are annotated in {where}: "
-                "choose a higher --max-detections."
+                f"--max-detections keeps {counted(max_detections, 'detection')} of each image, and more objects are annotated in {where}: "
+                "choose a higher number."
             )
     return tuple(notes)
 
