@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from detrkit.data import DetectionDataset
+from detrkit.data.inspection import Finding, Split, files_in_two_splits, in_order, quick_findings
+from detrkit.evaluation.inspecting import USUAL_QUERIES
 from detrkit.evaluation.report import (
     Block,
     Cell,
@@ -63,6 +65,17 @@ def training_sections(
         settings_section(options, versions),
         data_section(training, validation, findings),
     ]
+
+
+def data_findings(
+    options: TrainingOptions, training: DetectionDataset, validation: DetectionDataset | None
+) -> tuple[Finding, ...]:
+    """What annotations and headers show about the data of a run, worst first; pictures are not decoded again."""
+    splits = [Split(options.train_split, training, for_training=True)]
+    if validation is not None:
+        splits.append(Split(options.val_split, validation))
+    queries = options.settings.get("queries", USUAL_QUERIES)
+    return in_order([*quick_findings(splits, queries, options.variant), *files_in_two_splits(splits)])
 
 
 def training_section(rows: Rows) -> Section:

@@ -42,7 +42,7 @@ from detrkit.training.ground_truth import open_splits
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
-from detrkit.training.report import training_sections
+from detrkit.training.report import data_findings, training_sections
 from detrkit.training.run_folder import RunFolder, check_same_data, create, read_log, reopen
 from detrkit.training.training_options import TrainingOptions
 
@@ -250,7 +250,8 @@ def _finish(
     rows = read_log(folder.log)
     curves_figure(rows).savefig(folder.curves, dpi=150)
     versions = json.loads(folder.config.read_text(encoding="utf-8")).get("versions", {})
-    sections = training_sections(options, rows, training, validation, versions=versions)
+    findings = data_findings(options, training, validation)
+    sections = training_sections(options, rows, training, validation, versions=versions, findings=findings)
     evaluation = analysis = None
     if validation is not None:
         model = load(best).to(choose_device(options.device))

@@ -93,7 +93,8 @@ def finding_points(findings: Sequence[Any]) -> Points:
     """Findings in a data set as a list, worst first.
 
     Args:
-        findings: objects with the attributes `severity` ("error", "warning" or another word), `message` and `remedy` (may be empty).
+        findings: objects with the attributes `severity` ("error", "warning" or another word), `message` and `remedy` (may be empty); their
+            `split` is named if they have one.
     """
     order = {"error": 0, "warning": 1}
     ranked = sorted(findings, key=lambda finding: order.get(str(finding.severity), 2))
@@ -102,6 +103,11 @@ def finding_points(findings: Sequence[Any]) -> Points:
         for finding in ranked
     )
     return Points(points, tuple(str(finding.severity) if str(finding.severity) in order else "" for finding in ranked))
+
+
+def _in_split(finding: Any) -> str:
+    split = getattr(finding, "split", "")
+    return f" ({split})" if split else ""
 
 
 def _summary(evaluation: Evaluation, analysis: Analysis | None) -> Section:
