@@ -119,18 +119,31 @@ def test_train_evaluate_predict(data: Path, tmp_path: Path) -> None:
 
     evaluated = detrkit_command(
         "evaluate", best, "--data", data, "--output", "figures.json", "--results", "results.json", "--report", "report.html",
+        "--charts", "charts",
         folder=tmp_path,
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert len(figures["figures"]) == 12
     assert [entry["name"] for entry in figures["classes"]] == [str(digit) for digit in range(10)]
-    assert "</html>" in (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text()
+    assert "data:image/jpeg" in text
+    assert ">Examples</a>" in text
+    assert (tmp_path / "charts" / "classes.png").is_file()
 
     truth = data / "annotations" / "instances_val.json"
     again = detrkit_command("evaluate", "results.json", "--data", truth, "--output", "again.json", folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "again.json").read_text())["figures"] == pytest.approx(figures["figures"], abs=1e-6)
+
+    for truth_of_file, photos in ((data, True), (truth, False)):
+        reported = detrkit_command(
+            "evaluate", "results.json", "--data", truth_of_file, "--report", "file.html", folder=tmp_path
+        )
+        assert reported.returncode == 0, reported.stderr
+        text = (tmp_path / "file.html").read_text()
+        assert "Evaluation of results.json" in text
+        assert ("data:image/jpeg" in text) == photos
 
     predicted = detrkit_command("predict", best, data / "val", "--threshold", 0, "--output", "seen", folder=tmp_path)
     assert predicted.returncode == 0, predicted.stderr

@@ -15,6 +15,7 @@ from detrkit.training import TrainingOptions
 from detrkit.training.options import resolve
 from detrkit.training.report import (
     changed_options,
+    data_findings,
     data_section,
     settings_section,
     training_section,
@@ -156,3 +157,16 @@ def test_the_sections_become_a_page(tmp_path: Path) -> None:
     assert text.count("<svg") == 3
     blocks: tuple[Block, ...] = sections[0].blocks
     assert blocks
+
+
+def test_findings_about_the_data_of_a_run() -> None:
+    training, validation = read_digits("train", images=4, size=64), read_digits("val", images=2, size=64)
+    empty = replace(training.categories[0], id=99, name="eleven", index=10)
+    training = replace(training, categories=(*training.categories, empty))
+    found = data_findings(options(settings={"queries": 1}), training, validation)
+    severities = [each.severity for each in found]
+    assert severities == sorted(severities, key=["error", "warning", "note"].index)
+    assert any("eleven" in each.message for each in found)
+    assert any("queries" in each.message or "queries" in each.remedy for each in found)
+    points = only(data_section(training, validation, found), Points)
+    assert any(word.endswith(" (train):") for word, _ in points.points)

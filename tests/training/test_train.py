@@ -56,9 +56,21 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     folder = tmp_path / "run"
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "best.safetensors", "config.json", "curves.png", "last.safetensors", "log.csv", "metrics.json", "pictures",
+        "best.safetensors", "charts", "config.json", "curves.png", "last.safetensors", "log.csv", "metrics.json", "pictures",
         "report.html", "resume.ckpt", "tensorboard",
     }  # fmt: skip
+    assert {path.name for path in (folder / "charts").iterdir()} >= {
+        "classes.png",
+        "training_loss.png",
+        "training_average_precision.png",
+    }
+    assert {path.name for path in (folder / "pictures").iterdir()} >= {
+        f"example_{number}.jpg" for number in range(1, 6)
+    }
+    text = (folder / "report.html").read_text()
+    for title in ("Summary", "Training", "Settings", "Data", "Figures", "Classes", "Examples"):
+        assert f">{title}</a>" in text
+    assert '<th scope="row" data-order="--settings.queries">--settings.queries</th>' in text
     assert result.folder == folder
     assert result.best == folder / "best.safetensors"
     assert [row["epoch"] for row in rows(folder)] == ["1.0", "2.0"]

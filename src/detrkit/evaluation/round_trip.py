@@ -19,8 +19,8 @@ from detrkit.data.inspection.finding import places
 from detrkit.data.inspection.statistics import class_counts, owners
 from detrkit.data.transforms import relative_target
 from detrkit.data.wording import first_few
-from detrkit.evaluation.coco import MAX_DETECTIONS, evaluate_detections
-from detrkit.evaluation.figures import Evaluation
+from detrkit.evaluation.coco import evaluate_detections
+from detrkit.evaluation.figures import MAX_DETECTIONS, Evaluation
 from detrkit.layers.selection import TopKSelection
 from detrkit.prediction.results import result_entry
 from detrkit.structures import LayerOutput, Target

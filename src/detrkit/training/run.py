@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from detrkit.data import (
     TrainingData,
     TrainingTransform,
 )
+from detrkit.data.inspection import Finding
 from detrkit.errors import ConfigurationError, closest
 from detrkit.evaluation import Analysis, Evaluation, compare_in_detail, detect
 from detrkit.evaluation.report import curves_figure, evaluation_sections, write_charts, write_photos, write_report
@@ -132,6 +133,7 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
     resumed = folder is not None
     choose_device(options.device)  # refuses an unavailable device before any data are read
     training, validation = open_splits(options, console)
+    findings = data_findings(options, training, validation)
     torch.manual_seed(options.seed)
     model = _build(options, training, resumed=resumed)
     schedule = plan(options, len(training))
@@ -156,7 +158,7 @@ def _run(options: TrainingOptions, folder: RunFolder | None, console: Console) -
                     f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}"
                 )
             raise KeyboardInterrupt from end
-    return _finish(folder, training, validation, options)
+    return _finish(folder, training, validation, options, findings)
 
 
 def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
@@ -243,14 +245,17 @@ def _announce(
 
 
 def _finish(
-    folder: RunFolder, training: DetectionDataset, validation: DetectionDataset | None, options: TrainingOptions
+    folder: RunFolder,
+    training: DetectionDataset,
+    validation: DetectionDataset | None,
+    options: TrainingOptions,
+    findings: Sequence[Finding],
 ) -> TrainingResult:
     """Evaluates the best model once more, and writes the report with its charts and pictures."""
     best = folder.best if folder.best.exists() else folder.last
     rows = read_log(folder.log)
     curves_figure(rows).savefig(folder.curves, dpi=150)
     versions = json.loads(folder.config.read_text(encoding="utf-8")).get("versions", {})
-    findings = data_findings(options, training, validation)
     sections = training_sections(options, rows, training, validation, versions=versions, findings=findings)
     evaluation = analysis = None
     if validation is not None:

@@ -99,7 +99,10 @@ def finding_points(findings: Sequence[Any]) -> Points:
     order = {"error": 0, "warning": 1}
     ranked = sorted(findings, key=lambda finding: order.get(str(finding.severity), 2))
     points = tuple(
-        (f"{str(finding.severity).capitalize()}:", " ".join(filter(None, (finding.message, finding.remedy))))
+        (
+            f"{str(finding.severity).capitalize()}{_in_split(finding)}:",
+            " ".join(filter(None, (finding.message, finding.remedy))),
+        )
         for finding in ranked
     )
     return Points(points, tuple(str(finding.severity) if str(finding.severity) in order else "" for finding in ranked))
