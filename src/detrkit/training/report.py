@@ -72,7 +72,7 @@ def data_findings(
 ) -> tuple[Finding, ...]:
     """What annotations and headers show about the data of a run, worst first; pictures are not decoded again."""
     splits = [Split(options.train_split, training, for_training=True)]
-    if validation is not None:
+    if validation is not None and options.val_split != options.train_split:
         splits.append(Split(options.val_split, validation))
     queries = options.settings.get("queries", USUAL_QUERIES)
     return in_order([*quick_findings(splits, queries, options.variant), *files_in_two_splits(splits)])
