@@ -61,7 +61,8 @@ def inspect(
     console.print(inspection.table())
     if json is not None:
         write_json(json, inspection.to_json())
-    for file in (json, picture):
+    left_out = any(each.kind == "sheet-left-out" for each in inspection.findings)
+    for file in (json, None if left_out else picture):
         if file is not None:
             console.print(f"Written to {file}")
     sys.exit(inspection.exit_code)

@@ -14,6 +14,7 @@ from detrkit.data.inspection import (
     Look,
     Split,
     files_in_two_splits,
+    finding,
     in_order,
     look_at_pictures,
     open_splits,
@@ -75,7 +76,7 @@ def inspect_data(
         round_trips, more = _round_trips(opened.splits)
         findings += more
     if picture is not None:
-        save_image(picture, _picture(path, opened.splits, looks, variant))
+        findings += _save_sheet(Path(picture), opened.splits, looks, variant)
     return Inspection(
         path=str(path),
         quick=quick,
@@ -117,10 +118,17 @@ def _round_trips(splits: Sequence[Split]) -> tuple[dict[str, float | None], list
     return figures, findings
 
 
-def _picture(path: str | Path, splits: Sequence[Split], looks: Sequence[Look], variant: str | None):  # type: ignore[no-untyped-def]
-    readable = {number: set(look.problems) for number, look in enumerate(looks)}
-    for number, split in sorted(enumerate(splits), key=lambda each: not each[1].for_training):
-        usable = [index for index in range(len(split.dataset)) if index not in readable.get(number, set())]
-        if usable:
-            return before_and_after(split.dataset.subset(usable), variant)
-    raise DataError(f"{path} has no picture that can be shown: see what the inspection finds without --picture.")
+def _save_sheet(file: Path, splits: Sequence[Split], looks: Sequence[Look], variant: str | None) -> list[Finding]:
+    """Writes pictures of the training split, or of the first, with their boxes; a note if that cannot be done."""
+    reason = "There is no picture to show"
+    for split in sorted(splits, key=lambda each: not each.for_training):
+        damaged = looks[splits.index(split)].problems if looks else {}
+        usable = [index for index in range(len(split.dataset)) if index not in damaged]
+        try:
+            if usable:
+                save_image(file, before_and_after(split.dataset.subset(usable), variant))
+                return []
+        except DataError as problem:
+            reason = str(problem).rstrip(".")
+    names = ", ".join(split.name for split in splits)
+    return [finding("sheet-left-out", names, f"{reason}, so {file} was not written.", files=[str(file)])]

@@ -4,6 +4,7 @@
 """
 
 from detrkit.data.inspection.checks import picture_findings, quick_findings
+from detrkit.data.inspection.classes import what_lacks
 from detrkit.data.inspection.copies import files_in_two_splits
 from detrkit.data.inspection.finding import Finding, Split, finding
 from detrkit.data.inspection.inspection import Inspection, in_order
@@ -29,4 +30,5 @@ __all__ = [
     "picture_findings",
     "quick_findings",
     "statistics_of",
+    "what_lacks",
 ]

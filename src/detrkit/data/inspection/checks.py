@@ -28,6 +28,7 @@ OF_ALL_SPLITS: tuple[Callable[[Sequence[Split]], list[Finding]], ...] = (
 OF_PICTURES: tuple[Callable[[Split, Look], list[Finding]], ...] = (
     pictures.damaged_pictures,
     pictures.blank_pictures,
+    pictures.cut_off_pictures,
 )
 
 

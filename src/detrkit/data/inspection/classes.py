@@ -9,14 +9,14 @@ import numpy as np
 
 from detrkit.cards import Category
 from detrkit.data.classes import plain_class_name, same_classes
+from detrkit.data.dataset import DetectionDataset
 from detrkit.data.inspection.finding import Finding, Split, counted, finding, places
 
 _FEW_OBJECTS = 10
 
 
-def what_lacks(split: Split) -> str | None:
+def what_lacks(dataset: DetectionDataset) -> str | None:
     """Why a split has no ground truth, as the end of a sentence; None if it has some."""
-    dataset = split.dataset
     if not len(dataset.labels):
         return f"has no objects in its {len(dataset)} images"
     if dataset.crowd.all():
@@ -26,7 +26,7 @@ def what_lacks(split: Split) -> str | None:
 
 def without_ground_truth(split: Split) -> list[Finding]:
     """A split without any object that could be learned or found."""
-    lack = what_lacks(split)
+    lack = what_lacks(split.dataset)
     if lack is None:
         return []
     kind = "nothing-to-learn" if split.for_training else "nothing-to-evaluate"
@@ -78,7 +78,7 @@ def unused_classes(splits: Sequence[Split]) -> list[Finding]:
 def classes_not_in_training(splits: Sequence[Split]) -> list[Finding]:
     """Classes that other splits have objects of, but not the training split; and splits that share no class with it."""
     training = next((split for split in splits if split.for_training), None)
-    if training is None or what_lacks(training) is not None:
+    if training is None or what_lacks(training.dataset) is not None:
         return []
     learned = {plain_class_name(name) for name in _used(training)}
     found = []

@@ -9,6 +9,7 @@ are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,6 +48,8 @@ class Place:
 
 def copies_found(splits: Sequence[Split], looks: Sequence[Look]) -> list[Finding]:
     """Pictures that are there twice, from what decoding all of them showed."""
+    if not splits:
+        return []
     places_of = [Place(number, image) for number, look in enumerate(looks) for image in range(len(look))]
     thumbnails = np.concatenate([look.thumbnails for look in looks]).astype(np.float32) / np.float32(256)
     sizes = np.concatenate([split.dataset.sizes for split in splits]).astype(np.float64)
@@ -68,27 +71,34 @@ def copies_found(splits: Sequence[Split], looks: Sequence[Look]) -> list[Finding
 
 def files_in_two_splits(splits: Sequence[Split]) -> list[Finding]:
     """Files that are in two splits, by path, or by name, size and content: without decoding any."""
-    seen: dict[object, list[Place]] = {}
+    first_of_name: dict[str, dict[int, Place]] = {}
     pairs = []
     for number, split in enumerate(splits):
         images = split.dataset.images
         if not isinstance(images, ImageFiles):
             continue
         for index in range(len(images)):
-            path = images[index]
+            same_name = first_of_name.setdefault(os.path.basename(images.name(index)), {})  # noqa: PTH119 - fast
             place = Place(number, index)
-            candidates = seen.setdefault((path.name, path.stat().st_size), [])
-            for earlier in candidates:
-                if earlier.split != number and _same_file(splits, earlier, place):
-                    pairs.append((earlier, place))
-                    break
-            candidates.append(place)
+            earlier = (other for other in same_name.values() if other.split != number)
+            same = next((other for other in earlier if _same_file(splits, other, place)), None)
+            if same is not None:
+                pairs.append((same, place))
+            same_name.setdefault(number, place)
     return _findings(splits, pairs)
 
 
-def _same_file(splits: Sequence[Split], one: Place, other: Place) -> bool:
-    first, second = (splits[place.split].dataset.images[place.image] for place in (one, other))  # type: ignore[index]
-    return bool(first.samefile(second) or first.read_bytes() == second.read_bytes())
+def _same_file(splits: Sequence[Split], *places_of: Place) -> bool:
+    paths = []
+    for place in places_of:
+        images = splits[place.split].dataset.images
+        if not isinstance(images, ImageFiles):
+            return False
+        paths.append(images[place.image])
+    first, second = paths
+    if first.stat().st_size != second.stat().st_size:
+        return False
+    return first.samefile(second) or first.read_bytes() == second.read_bytes()
 
 
 def _equal(digests: NDArray[np.object_], usable: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -120,6 +120,11 @@ KINDS: dict[str, Kind] = {
         "A picture has one colour everywhere.",
         "Copy the pictures again from their source, or remove them and their entries.",
     ),
+    "cut-off-pictures": Kind(
+        "warning",
+        "One side of a picture is the plain grey that decoders put where data are missing: a copy was probably interrupted.",
+        "Look at the pictures, and copy them again from their source.",
+    ),
     "class-not-in-training": Kind(
         "warning",
         "A class has objects in another split, but none in the training split, and cannot be learned.",
@@ -170,6 +175,11 @@ KINDS: dict[str, Kind] = {
         "note",
         "Something was read in another way than it is written, or left out.",
         "Correct it in the files if the message is not what you expect.",
+    ),
+    "sheet-left-out": Kind(
+        "note",
+        "The sheet of pictures that was asked for (--picture) was not written, since a picture cannot be read or there is none.",
+        "Do what the message says, and ask again.",
     ),
     "split-left-out": Kind(
         "note",

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ _ENOUGH = (
     8 * THUMBNAIL
 )  # pixels from which the cells are computed: with fewer they depend on how the file was compressed
 _LONGEST = 4.0  # times the shorter side
+_FILL, _LEAST_FILLED = (
+    128,
+    0.03,
+)  # grey level that JPEG decoders put where data are missing, and share of a side from which it counts
 _FLAT = 1.0  # grey levels between the darkest and the brightest cell of one colour: JPEG rounds
 _THREADS = 8
 
@@ -34,6 +38,7 @@ class Look:
         problems: by position, the message about a picture that cannot be decoded.
         thumbnails: (I, 24, 24) uint16, 256 times the mean grey level of each cell; 0 where there is a problem.
         blank: (I,) bool, True for pictures of one colour.
+        cut_off: (I,) bool, True for pictures that end in the grey that decoders put where data are missing.
         digests: (I,) bytes that are equal for equal files.
         seconds: how long it took.
     """
@@ -41,6 +46,7 @@ class Look:
     problems: dict[int, str]
     thumbnails: NDArray[np.uint16]
     blank: NDArray[np.bool_]
+    cut_off: NDArray[np.bool_]
     digests: NDArray[np.object_]
     seconds: float
 
@@ -60,6 +66,7 @@ def look_at_pictures(split: Split, progress: Callable[[], None] = lambda: None) 
         {},
         np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint16),
         np.zeros(count, np.bool_),
+        np.zeros(count, np.bool_),
         np.empty(count, object),
         0.0,
     )
@@ -72,13 +79,14 @@ def look_at_pictures(split: Split, progress: Callable[[], None] = lambda: None) 
             return
         low, high = grey.getextrema()
         look.blank[index] = high - low <= _FLAT  # type: ignore[operator]  # grey has one pair
+        look.cut_off[index] = not look.blank[index] and _ends_in_fill(np.asarray(grey))
         look.thumbnails[index] = cells(grey, THUMBNAIL) * 256
         look.digests[index] = _digest(split, index)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(look_at, range(count)):
             progress()
-    return Look(look.problems, look.thumbnails, look.blank, look.digests, time.perf_counter() - begin)
+    return replace(look, seconds=time.perf_counter() - begin)
 
 
 def damaged_pictures(split: Split, look: Look) -> list[Finding]:
@@ -98,6 +106,16 @@ def blank_pictures(split: Split, look: Look) -> list[Finding]:
     files = split.files(blank)
     message = f"{len(blank)} of {len(look)} pictures {have(len(blank))} one colour everywhere {places(files)}."
     return [finding("blank-pictures", split.name, message, count=len(blank), files=files)]
+
+
+def cut_off_pictures(split: Split, look: Look) -> list[Finding]:
+    """Pictures of which a part is missing although their files end properly."""
+    cut = np.flatnonzero(look.cut_off)
+    if not cut.size:
+        return []
+    files = split.files(cut)
+    message = f"{len(cut)} of {len(look)} pictures {'ends' if len(cut) == 1 else 'end'} in plain grey {places(files)}."
+    return [finding("cut-off-pictures", split.name, message, count=len(cut), files=files)]
 
 
 def long_pictures(split: Split) -> list[Finding]:
@@ -128,6 +146,16 @@ def small_grey(split: Split, index: int, side: int | None) -> Image.Image:
 def cells(grey: Image.Image, side: int) -> NDArray[np.float32]:
     """(side, side) mean grey levels of equal parts of a picture."""
     return np.asarray(grey.convert("F").resize((side, side), Image.Resampling.BOX))
+
+
+def _ends_in_fill(grey: NDArray[np.uint8]) -> bool:
+    """Whether one side of a picture, but not the opposite one, is a band of the decoders' grey: bars on both sides are meant to be there."""
+    for lines in (grey, grey.T):
+        filled = (lines == _FILL).all(axis=1)
+        band = max(1, round(_LEAST_FILLED * len(filled)))
+        if bool(filled[-band:].all()) != bool(filled[:band].all()):
+            return True
+    return False
 
 
 def _digest(split: Split, index: int) -> bytes:
