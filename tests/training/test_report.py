@@ -170,3 +170,9 @@ def test_findings_about_the_data_of_a_run() -> None:
     assert any("queries" in each.message or "queries" in each.remedy for each in found)
     points = only(data_section(training, validation, found), Points)
     assert any(word.endswith(" (train):") for word, _ in points.points)
+
+
+def test_a_split_that_is_also_the_validation_split_is_looked_at_once() -> None:
+    training = read_digits("train", images=4, size=64)
+    found = data_findings(options(settings={"queries": 1}, val_split="train"), training, training)
+    assert {each.split for each in found} == {"train"}
