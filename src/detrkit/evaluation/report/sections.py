@@ -219,10 +219,10 @@ def _classes(evaluation: Evaluation, analysis: Analysis | None) -> Section:
 
 def _class_table(entries: Sequence[ClassFigures], analysis: Analysis | None) -> Table:
     columns = ["class", "objects", "AP", "AP50"]
-    caption = "A click on a heading sorts the table."
+    caption = ""
     if analysis:
         columns += ["interval of AP", "precision", "recall", "F1", "threshold"]
-        caption = f"Precision, recall and F1 at the threshold of the class (IoU 0.50). {caption}"
+        caption = "Precision, recall and F1 at the threshold of the class (IoU 0.50)."
         if any(not entry.own for entry in analysis.classes):
             caption += " A star marks classes with too few objects, or no correct detection, for a threshold of their own: the one for all is used."
     return Table(tuple(columns), tuple(_class_row(entry, analysis) for entry in entries), caption, numbers=True)
