@@ -47,7 +47,7 @@ from detrkit.checkpoints.reading import read_weights
 from detrkit.commands.process import keep_freed_memory
 from detrkit.data import DetectionDataset, epoch_order
 from detrkit.evaluation import detect, evaluate_detections
-from detrkit.evaluation.report import LINE_COLORS
+from detrkit.evaluation.report.colors import LINE_COLORS
 from detrkit.files import write_json
 from detrkit.prediction.results import result_entry
 from detrkit.training import train

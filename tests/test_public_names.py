@@ -11,8 +11,8 @@ import detrkit
 
 HEAVY = ("torch", "torchvision", "numpy", "lightning", "matplotlib", "supervision", "PIL", "scipy")
 PUBLIC = [
-    "Category", "DetectionDataset", "Detector", "Evaluation", "ImageBatch", "Losses", "Output", "Predictor", "Preprocessing",
-    "Target", "build", "checkpoints", "criterion_for", "errors", "evaluate", "load", "open_dataset", "save", "train",
+    "Category", "DetectionDataset", "Detector", "Evaluation", "ImageBatch", "Inspection", "Losses", "Output", "Predictor", "Preprocessing",
+    "Target", "build", "checkpoints", "criterion_for", "errors", "evaluate", "inspect_data", "load", "open_dataset", "save", "train",
 ]  # fmt: skip
 
 

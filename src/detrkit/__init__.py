@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from detrkit.cards import Category, Preprocessing
     from detrkit.checkpoints import load, save
     from detrkit.data import DetectionDataset, open_dataset
-    from detrkit.evaluation import Evaluation, evaluate
+    from detrkit.data.inspection import Inspection
+    from detrkit.evaluation import Evaluation, evaluate, inspect_data
     from detrkit.models.catalog import build, criterion_for
     from detrkit.models.detector import Detector
     from detrkit.prediction import Predictor
@@ -28,6 +29,7 @@ __all__ = [
     "Detector",
     "Evaluation",
     "ImageBatch",
+    "Inspection",
     "Losses",
     "Output",
     "Predictor",
@@ -38,6 +40,7 @@ __all__ = [
     "criterion_for",
     "errors",
     "evaluate",
+    "inspect_data",
     "load",
     "open_dataset",
     "save",
@@ -50,6 +53,7 @@ _HOMES = {
     "Detector": "models.detector",
     "Evaluation": "evaluation",
     "ImageBatch": "structures",
+    "Inspection": "data.inspection",
     "Losses": "structures",
     "Output": "structures",
     "Predictor": "prediction",
@@ -58,6 +62,7 @@ _HOMES = {
     "build": "models.catalog",
     "criterion_for": "models.catalog",
     "evaluate": "evaluation",
+    "inspect_data": "evaluation",
     "load": "checkpoints",
     "open_dataset": "data",
     "save": "checkpoints",

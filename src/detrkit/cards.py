@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from detrkit.notebooks import paragraph, shown, table
+
 
 @dataclass(frozen=True)
 class Category:
@@ -94,6 +96,18 @@ class ModelCard:
     threshold: float = 0.5
     class_thresholds: Mapping[int, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the variant, its figures, and its classes with their thresholds."""
+        size = self.preprocessing
+        text = f"Images are resized to {size.short_side} × {size.long_side} pixels at most; threshold {self.threshold:.3f}."
+        rows = [
+            (each.name, each.id, float(self.class_thresholds.get(each.index, self.threshold)))
+            for each in self.categories
+        ]
+        figures = table(("figure", "value"), [(name, float(value)) for name, value in self.metrics.items()])
+        classes = table(("class", "id", "threshold"), rows)
+        return shown(f"{self.variant} ({self.family})", paragraph(text), figures if self.metrics else "", classes)
 
 
 @dataclass(frozen=True)

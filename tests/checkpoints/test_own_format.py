@@ -15,6 +15,7 @@ from torch import nn
 
 from detrkit.cards import Category, Preprocessing
 from detrkit.checkpoints import load, own_format, save
+from detrkit.checkpoints.own_format import store_thresholds
 from detrkit.errors import CheckpointError, OutputError
 from detrkit.models import detr
 from detrkit.models.catalog import build, build_from_config
@@ -287,3 +288,63 @@ class TestWhatIsRefused:
         with pytest.raises(CheckpointError) as caught:
             load(path, variant="detr-r18")
         assert str(caught.value) == f"{path} holds a detr-compact, not a detr-r18: leave `variant` out"
+
+
+def test_stored_thresholds_change_nothing_else(tmp_path: Path) -> None:
+    model = small_model(dtype=torch.bfloat16)
+    path = save(model, tmp_path / "model.safetensors")
+    before = header_of(path)
+    assert store_thresholds(path, 0.25, {0: 0.125, 1: 0.75}) == path
+    assert header_of(path) == before | {"threshold": 0.25, "class_thresholds": {"0": 0.125, "1": 0.75}}
+    again = load(path)
+    assert_same(model, again)
+    assert (again.card.threshold, again.card.class_thresholds) == (0.25, {0: 0.125, 1: 0.75})
+    store_thresholds(path, 0.5, {})
+    assert header_of(path) == before | {"threshold": 0.5, "class_thresholds": {}}
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_other_metadata_and_links_stay(tmp_path: Path) -> None:
+    path = save(small_model(), tmp_path / "model.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() | {"note": "mine"}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata)
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(path)
+    store_thresholds(link, 0.25, {})
+    assert link.is_symlink()
+    assert load(path).card.threshold == 0.25
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["note"] == "mine"
+
+
+def test_thresholds_that_cannot_be_written_leave_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(small_model(), tmp_path / "model.safetensors")
+    before = path.read_bytes()
+
+    def full_disk(*_: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("detrkit.checkpoints.own_format.save_file", full_disk)
+    with pytest.raises(OutputError, match="No space left on device"):
+        store_thresholds(path, 0.25, {})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_thresholds_go_into_no_other_file(tmp_path: Path) -> None:
+    model = small_model()
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "bare.safetensors")
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+    for name in ("bare.safetensors", "model.pth"):
+        with pytest.raises(CheckpointError) as caught:
+            store_thresholds(tmp_path / name, 0.25, {})
+        assert str(caught.value) == (
+            f"{tmp_path / name} is not a checkpoint of detrkit, so thresholds cannot be stored in it: load it and write it with detrkit.save first"
+        )
+    newer = write_with_header(model, tmp_path / "newer.safetensors", {"format": 99})
+    with pytest.raises(CheckpointError, match="has format 99"):
+        store_thresholds(newer, 0.25, {})

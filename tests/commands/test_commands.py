@@ -166,18 +166,31 @@ def test_train_evaluate_predict(data: Path, tmp_path: Path) -> None:
 
     evaluated = detrkit_command(
         "evaluate", best, "--data", data, "--output", "figures.json", "--results", "results.json", "--report", "report.html",
+        "--charts", "charts",
         folder=tmp_path,
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert len(figures["figures"]) == 12
     assert [entry["name"] for entry in figures["classes"]] == [str(digit) for digit in range(10)]
-    assert "</html>" in (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text()
+    assert "data:image/jpeg" in text
+    assert ">Examples</a>" in text
+    assert (tmp_path / "charts" / "classes.png").is_file()
 
     truth = data / "annotations" / "instances_val.json"
     again = detrkit_command("evaluate", "results.json", "--data", truth, "--output", "again.json", folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "again.json").read_text())["figures"] == pytest.approx(figures["figures"], abs=1e-6)
+
+    for truth_of_file, photos in ((data, True), (truth, False)):
+        reported = detrkit_command(
+            "evaluate", "results.json", "--data", truth_of_file, "--report", "file.html", folder=tmp_path
+        )
+        assert reported.returncode == 0, reported.stderr
+        text = (tmp_path / "file.html").read_text()
+        assert "Evaluation of results.json" in text
+        assert ("data:image/jpeg" in text) == photos
 
     predicted = detrkit_command("predict", best, data / "val", "--threshold", 0, "--output", "seen", folder=tmp_path)
     assert predicted.returncode == 0, predicted.stderr
@@ -317,6 +330,85 @@ def test_evaluate_a_result_file_of_real_detections(shared: Path, tmp_path: Path)
     expected = json.loads((folder / "expected.json").read_text())["bbox"]
     expected = list(expected.values()) if isinstance(expected, dict) else expected
     assert list(figures.values()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_evaluate_says_more_than_figures(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    results = shared / "data/evaluator/coco_val_detections_yolox_nano.json"
+    truth = shared / "data/coco/annotations/instances_val.json"
+    files = ("--output", "figures.json", "--report", "report.html")
+    shown = detrkit_command("evaluate", results, "--data", truth, "--max-detections", 300, *files, folder=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    for words in (
+        "recall, 300 detections per image",
+        "bootstrap over images",
+        "duplicate",
+        "images with 0 to 3 objects",
+    ):
+        assert words in shown.stdout
+    content = json.loads((tmp_path / "figures.json").read_text())
+    assert content["figures"]["AR300"] == pytest.approx(content["figures"]["AR10"], abs=0.1)
+    analysis = content["analysis"]
+    assert analysis["errors"]["counts"]["place"] == 136
+    assert content["class_thresholds"] == {
+        str(entry["id"]): entry["threshold"] for entry in analysis["classes"] if entry["own"]
+    }
+    assert "AR300" in (tmp_path / "report.html").read_text()
+
+
+def test_files_are_written_before_the_table(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> None:
+        raise RuntimeError("the pipe is closed")
+
+    monkeypatch.setattr("detrkit.evaluation.tables.detailed_table", closed)
+    folder = shared / "data" / "evaluator"
+    results, truth = folder / "instances_val2014_fakebbox100_results.json", folder / "instances_val2014_100.json"
+    files = ("--output", "figures.json", "--report", "report.html")
+    with pytest.raises(RuntimeError, match="the pipe is closed"):
+        detrkit_command("evaluate", results, "--data", truth, *files, folder=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"figures.json", "report.html"}
+
+
+def test_thresholds_are_stored(checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = shutil.copy(checkpoint, tmp_path / "own.safetensors")
+    before = detrkit.load(own)
+
+    def perfect(_: object, dataset: detrkit.DetectionDataset, **__: object) -> list[dict[str, object]]:
+        kept = ("image_id", "category_id", "bbox")
+        return [{key: entry[key] for key in kept} | {"score": 0.25} for entry in dataset.to_coco()["annotations"]]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detrkit.evaluation.detect", perfect)
+        shown = detrkit_command("evaluate", own, "--data", data, "--store-thresholds", folder=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert f"Stored in {own}: the threshold 0.250, and thresholds of their own for 0 classes." in shown.stdout
+    after = detrkit.load(own)
+    assert after.card == dataclasses.replace(before.card, threshold=0.25, class_thresholds={})
+    weights, others = before.state_dict(), after.state_dict()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detrkit.evaluation.detect", lambda *_, **__: [])
+        shown = detrkit_command("evaluate", own, "--data", data, "--store-thresholds", folder=tmp_path)
+    assert f"Note: no detection is correct, so the thresholds in {own} stay as they were." in shown.stdout
+    assert detrkit.load(own).card == after.card
+
+
+def test_thresholds_are_stored_in_nothing_else(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    torch.save({"model": detrkit.load(checkpoint).state_dict()}, tmp_path / "model.pth")
+    before = (tmp_path / "model.pth").read_bytes()
+    sentence = refusal("evaluate", "model.pth", "--data", data, "--store-thresholds", folder=tmp_path)
+    assert "model.pth is not a checkpoint of detrkit, so thresholds cannot be stored in it" in sentence
+    assert (tmp_path / "model.pth").read_bytes() == before
+    (tmp_path / "results.json").write_text("[]")
+    truth = data / "annotations" / "instances_val.json"
+    sentence = refusal("evaluate", "results.json", "--data", truth, "--store-thresholds", folder=tmp_path)
+    assert sentence == "detrkit: --store-thresholds needs a checkpoint of detrkit, and results.json is a result file"
+
+
+def test_a_number_of_detections_that_counts_nothing(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    sentence = refusal("evaluate", checkpoint, "--data", data, "--max-detections", 0, folder=tmp_path)
+    assert sentence == "detrkit: 0 detections per image count nothing: choose at least 1 (COCO counts 100)."
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 import math
 from pathlib import Path
@@ -12,55 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from evaluation_cases import reference, result, small_truth
 
-from detrkit.errors import DataError
-from detrkit.evaluation.coco import best_threshold, evaluate_detections
+from detrkit.errors import ConfigurationError, DataError
+from detrkit.evaluation.coco import evaluate_detections
+from detrkit.evaluation.figures import MEANINGS
 
 TOLERANCE = 1e-6
-
-
-def reference(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
-    """pycocotools' own evaluation."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground_truth = COCO()
-        ground_truth.dataset = copy.deepcopy(truth)
-        ground_truth.createIndex()
-        evaluator = COCOeval(ground_truth, ground_truth.loadRes(copy.deepcopy(results)), "bbox")
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return evaluator
-
-
-def small_truth() -> dict[str, Any]:
-    """Two images; three cats (one of them a crowd) and a dog, and a class without objects."""
-    boxes = [
-        (1, 5, [0, 0, 50, 50], 0),
-        (1, 5, [100, 100, 60, 60], 0),
-        (2, 5, [0, 0, 200, 200], 1),
-        (2, 9, [10, 10, 20, 20], 0),
-    ]
-    return {
-        "images": [{"id": 1}, {"id": 2}],
-        "categories": [{"id": 9, "name": "dog"}, {"id": 5, "name": "cat"}, {"id": 7, "name": "bird"}],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": category,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": crowd,
-            }
-            for number, (image, category, box, crowd) in enumerate(boxes)
-        ],
-    }
-
-
-def result(image_id: int = 1, category_id: int = 5, bbox: Any = (0, 0, 50, 50), score: Any = 0.9) -> dict[str, Any]:
-    return {"image_id": image_id, "category_id": category_id, "bbox": list(bbox), "score": score}
 
 
 @pytest.mark.parametrize("detector", ["deimv2_hgnetv2_femto", "yolox_nano"])
@@ -178,50 +134,42 @@ def test_images_with_more_objects_than_detections_that_count_are_named() -> None
     truth = small_truth()
     truth["annotations"] *= 60
     assert evaluate_detections(truth, []).notes == (
-        "More than 100 objects are annotated in 1 image (such as 1), but only 100 detections per image count.",
+        "--max-detections counts 100 detections of each class per image, and more objects of one class are annotated in 1 image "
+        "(such as 1 with 120): choose a higher number.",
     )
+    assert evaluate_detections(truth, [], max_detections=120).notes == ()
 
 
-def test_best_threshold_of_one_class() -> None:
-    # Recall 0.5 is reached at 0.8 without a mistake (F1 2/3), recall 1 at 0.3 with precision 0.4 (F1 0.571).
-    precisions = np.array([[1.0], [1.0], [0.4]])
-    assert best_threshold(precisions, np.array([[0.8], [0.8], [0.3]])) == 0.8
-    # With precision 0.6 the F1 at 0.3 is 0.75.
-    precisions = np.array([[1.0], [1.0], [0.6]])
-    assert best_threshold(precisions, np.array([[0.8], [0.8], [0.3]])) == 0.3
+def test_more_detections_count_if_asked_for() -> None:
+    wrong = [result(category_id=5, bbox=(300, 300, 10, 10), score=0.5) for _ in range(100)]
+    evaluation = evaluate_detections(small_truth(), [*wrong, result(score=0.1)], max_detections=101)
+    assert evaluation.figures["AR101"] == pytest.approx(0.25)  # one of two cats, none of one dog
+    assert "AR100" not in evaluation.figures
+    assert MEANINGS["AR101"] == "recall, 101 detections per image"
 
 
-def test_best_threshold_weighs_classes_equally_and_skips_those_without_truth() -> None:
-    precisions = np.array([[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [0.2, 1.0, -1.0]])
-    scores = np.array([[0.8, 0.6, -1.0], [0.8, 0.5, -1.0], [0.3, 0.4, -1.0]])
-    # From 0.4 on: the first class keeps 2/3, the second reaches 1. At 0.3 the first falls to 1/3.
-    assert best_threshold(precisions, scores) == 0.4
-    assert best_threshold(np.full((3, 2), -1.0), np.full((3, 2), -1.0)) is None
-
-
-def test_best_threshold_on_real_detections_is_the_best_of_all(shared: Path) -> None:
+def test_figures_with_few_detections_are_those_of_pycocotools(shared: Path) -> None:
     truth_file = shared / "data/coco/annotations/instances_val.json"
-    results = json.loads((shared / "data/evaluator/coco_val_detections_deimv2_hgnetv2_femto.json").read_text())
-    best = evaluate_detections(truth_file, results).best_threshold
-    assert best is not None
+    results = json.loads((shared / "data/evaluator/coco_val_detections_yolox_nano.json").read_text())
+    figures = evaluate_detections(truth_file, results, max_detections=5).figures
+    assert list(figures) == [
+        "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR5", "AR_small", "AR_medium", "AR_large",
+    ]  # fmt: skip
+    evaluator = reference(json.loads(truth_file.read_text()), results, max_detections=(1, 5))
+    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
+    for name, area in (("AP", 0), ("AP_small", 1), ("AP_medium", 2), ("AP_large", 3)):
+        known = precision[:, :, :, area, -1]
+        assert figures[name] == pytest.approx(known[known > -1].mean(), abs=TOLERANCE)
+    for name, place in (("AR1", 0), ("AR5", 1)):
+        known = recall[:, :, 0, place]
+        assert figures[name] == pytest.approx(known[known > -1].mean(), abs=TOLERANCE)
 
-    evaluator = reference(json.loads(truth_file.read_text()), results)
-    precision, scores = (evaluator.eval[key][0, :, :, 0, -1] for key in ("precision", "scores"))
 
-    def mean_f1(threshold: float) -> float:
-        values = []
-        for column in np.flatnonzero(precision[0] > -1):
-            kept = np.flatnonzero(scores[:, column] >= threshold)
-            recall = kept[-1] / 100 if len(kept) else 0.0
-            values.append(
-                2 * precision[kept[-1], column] * recall / (precision[kept[-1], column] + recall) if recall else 0.0
-            )
-        return float(np.mean(values))
-
-    best_of_all = max(mean_f1(threshold) for threshold in np.unique(scores[precision > 0]))
-    assert mean_f1(best) == pytest.approx(
-        best_of_all, rel=1e-12
-    )  # of two thresholds that are equally good either will do
+@pytest.mark.parametrize("number", [0, -3])
+def test_a_number_of_detections_that_counts_nothing_is_refused(number: int) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        evaluate_detections(small_truth(), [], max_detections=number)
+    assert str(caught.value) == f"{number} detections per image count nothing: choose at least 1 (COCO counts 100)."
 
 
 def damaged(**changes: Any) -> dict[str, Any]:

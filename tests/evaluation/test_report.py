@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -12,44 +12,48 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evaluation.made_analysis import made_analysis, made_evaluation, made_images
 from PIL import Image
 
-from detrkit.data import open_dataset
 from detrkit.errors import OutputError
-from detrkit.evaluation.coco import evaluate_detections
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation
 from detrkit.evaluation.report import (
+    Beside,
+    Cell,
+    Chart,
+    Folded,
+    Photo,
     Section,
     Table,
     class_figure,
-    curves_figure,
     evaluation_sections,
-    example_pictures,
-    precision_recall_figure,
-    training_section,
+    finding_points,
+    write_charts,
+    write_photos,
     write_report,
 )
-
-ROWS = [
-    {"epoch": 1, "loss": 4.0, "class_loss": 1.0, "lr": 1e-4, "AP": None},
-    {"epoch": 2, "loss": 3.0, "AP": 0.1, "AP50": 0.2},
-    {"epoch": 3, "loss": 2.5, "AP": 0.3, "AP50": 0.5},
-]
+from detrkit.evaluation.report import page as page_module
 
 
 class Page(HTMLParser):
-    """The table cells of a page, its tags, and every address in it."""
+    """The table rows of a page, its tags, every address in it, and its ids."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
         self.addresses: list[str] = []
         self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.alternatives: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.alternatives += [
+            value or "" for name, value in attrs if (tag, name) in (("img", "alt"), ("svg", "aria-label"))
+        ]
         if tag == "tr":
             self.rows.append([])
 
@@ -58,128 +62,221 @@ class Page(HTMLParser):
             self.rows[-1].append(data)
 
 
-def evaluation() -> Evaluation:
-    figures: dict[str, float | None] = dict.fromkeys(MEANINGS, 0.25) | {"AP_large": None}
-    curve = tuple(np.linspace(1, 0.5, 101))
-    classes = (
-        ClassFigures(5, "cat", 0.2, 0.4, 12, curve),
-        ClassFigures(6, "<dog>", 0.6, 0.8, 3, (1.0,) * 101),
-        ClassFigures(7, "cow", None, None, 0),
-    )
-    return Evaluation("pets val", figures, classes, 20, 15, 0, 800, 0.4321, ("A note & a half.",))
-
-
-def test_a_whole_report_of_a_training_run(tmp_path: Path) -> None:
-    examples = Section("Examples", ("Eight pictures.",), (Image.new("RGB", (40, 30), (200, 30, 30)),))
-    sections = [training_section(ROWS), *evaluation_sections(evaluation()), examples]
+def written(tmp_path: Path, *sections: Section) -> tuple[str, Page]:
     text = write_report(tmp_path / "report.html", "Pets <1>", sections).read_text(encoding="utf-8")
-    page = Page(text)
+    return text, Page(text)
+
+
+def photo(name: str, *images: Image.Image) -> Photo:
+    return Photo(
+        name, f"the caption of {name}", images, ("left", "right")[: len(images)], ("one", "two")[: len(images)]
+    )
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_an_evaluation_with_its_analysis(tmp_path: Path) -> None:
+    sections = evaluation_sections(made_evaluation(("<cat>", "dog", "cow")), made_analysis(("<cat>", "dog", "cow")))
+    assert [section.title for section in sections] == [
+        "Summary: pets val", "Figures", "Classes", "Thresholds", "Confusions", "Errors", "Size and crowdedness",
+        "Images with most errors", "Notes",
+    ]  # fmt: skip
+    text, page = written(tmp_path, *sections)
     assert "<title>Pets &lt;1&gt;</title>" in text
-    assert ["AP", "0.250", "mean AP over IoU 0.50 to 0.95"] in page.rows
-    assert ["AP_large", "no ground truth of this size", "AP, above 96 × 96 pixels"] in page.rows
-    assert ["<dog>", "6", "3", "0.600", "0.800"] in page.rows
-    assert "<dog>" not in text
-    assert ["3", "2.5", "0.3", "0.5"] in page.rows
-    assert "1 of 3 classes have no objects here" in text
-    assert "A note &amp; a half." in text
-    assert "from score 0.432" in text
-    assert page.tags.count("img") == 4
+    assert "<cat>" not in text
+    for row in (
+        ["AP", "0.432", "0.400 to 0.470", "mean AP over IoU 0.50 to 0.95"],
+        ["AP_large", "no ground truth of this size", "–", "AP, above 96 × 96 pixels"],
+        ["<cat>", "10", "0.200", "0.300", "0.100 to 0.300", "0.750", "0.600", "0.667", "0.300 *"],
+        ["dog", "20", "0.400", "0.500", "0.300 to 0.500", "0.750", "0.600", "0.667", "0.300"],
+        ["<cat>", "dog", "3", "30.0%"],
+        [
+            "Missed",
+            "7",
+            "0.170",
+            "objects that no detection stands for, not even of the wrong class or in the wrong place",
+        ],
+        ["small", "10", "12", "0.100", "0.200", "below 32 × 32 pixels"],
+        ["large", "0", "0", "no ground truth of this size", "–", "above 96 × 96 pixels"],
+        ["2 to 3 objects", "10", "20", "0.300", "0.400", "images with 2 to 3 objects"],
+        ["<one>.png", "6", "4", "1", "1", "1", "1", "1", "1", "1"],
+        ["2", "1", "2", "1", "0", "0", "0", "0", "0", "1"],
+    ):
+        assert row in page.rows
+    for sentence in (
+        "1 of 3 classes have no objects here, so no figures.",
+        "95% interval 0.400 to 0.470",
+        "&lt;cat&gt; (AP 0.200, 10 objects), dog (AP 0.400, 20 objects).",
+        "missed (7 of 22 errors): objects that no detection stands for",
+        "12 of 27 detections are correct, and 12 of 30 objects are found. Duplicates are 14.8% of the detections. "
+        "2 detections in crowd regions count neither way.",
+        "dog: threshold 0.300 (its best threshold): 6 correct detections of 8, 20 objects; precision 0.750, recall 0.600, F1 0.667.",
+        "&lt;cat&gt;: threshold 0.300 (that of all classes: too few objects, or no correct detection, for one of its own)",
+        "Another note.",
+    ):
+        assert sentence in text
+    assert text.count("A note &amp; a half.") == 1
+    advice = [
+        text.index(f"<strong>{name}:</strong>") for name in ("Missed", "Nothing there", "Wrong class", "Wrong place")
+    ]
+    assert advice == sorted(advice)
 
 
-def test_it_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
-    text = write_report(tmp_path / "report.html", "Report", evaluation_sections(evaluation())).read_text()
-    page = Page(text)
-    assert len(page.addresses) == 2
-    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
-    assert not re.search(r"https?://|@import|url\(", re.sub(r"data:image/[^\"]*", "", text))
-    assert not {"script", "link", "iframe"} & set(page.tags)
-    opened = Image.open(BytesIO(base64.b64decode(page.addresses[0].partition(",")[2])))
-    assert opened.format == "PNG"
-    assert opened.width > 500
+def test_it_loads_nothing_and_everything_has_words(tmp_path: Path) -> None:
+    pictures = Section("Photos", (photo("photo", noise(40, 30), noise(40, 30)),))
+    text, page = written(tmp_path, *evaluation_sections(made_evaluation(), made_analysis()), pictures)
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\((?!#)", re.sub(r"data:image/[^\"]*", "", text))
+    assert not {"iframe", "object", "embed"} & set(page.tags)
+    assert all(address.startswith(("data:image/", "#", "data:,")) for address in page.addresses)
+    assert len(page.ids) == len(set(page.ids))
+    assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(page.ids)
+    assert len(page.alternatives) == page.tags.count("svg") + page.tags.count("img")
+    assert all(len(words) > 2 for words in page.alternatives)
+    assert page.tags.count("h1") == 1
+    heads = [tag for tag in page.tags if tag == "th"]
+    assert len(heads) == text.count('scope="col"') + text.count('scope="row"')
 
 
-def test_photos_are_kept_as_jpeg(tmp_path: Path) -> None:
-    section = Section("Examples", (), (Image.new("RGBA", (40, 30), (200, 30, 30, 255)),))
-    address = Page(write_report(tmp_path / "r.html", "Report", [section]).read_text()).addresses[0]
-    opened = Image.open(BytesIO(base64.b64decode(address.removeprefix("data:image/jpeg;base64,"))))
+def test_without_an_analysis_there_are_figures_and_classes(tmp_path: Path) -> None:
+    sections = evaluation_sections(made_evaluation())
+    assert [section.title for section in sections] == ["Summary: pets val", "Figures", "Classes", "Notes"]
+    _, page = written(tmp_path, *sections)
+    assert ["AP", "0.432", "mean AP over IoU 0.50 to 0.95"] in page.rows
+    assert ["dog", "20", "0.400", "0.500"] in page.rows
+
+
+def test_without_ground_truth_there_are_only_figures() -> None:
+    empty = Evaluation("pets", dict.fromkeys(MEANINGS), (ClassFigures(5, "cat", None, None, 0),), 3, 0, 0, 10)
+    sections = evaluation_sections(empty)
+    assert [section.title for section in sections] == ["Summary: pets", "Figures"]
+    table = sections[1].blocks[0]
+    assert isinstance(table, Table)
+    assert table.rows[0][1] == "no ground truth"
+
+
+def test_without_errors_that_is_said(tmp_path: Path) -> None:
+    analysis = made_analysis(images=())
+    counts = dict.fromkeys(analysis.errors.counts, 0)
+    diagonal = tuple(tuple(6 if row == column < 2 else 0 for column in range(4)) for row in range(4))
+    analysis = replace(
+        analysis,
+        errors=replace(analysis.errors, counts=counts, costs={}, duplicate_share=None, ignored=0),
+        confusion=replace(analysis.confusion, counts=diagonal),
+    )
+    text, _ = written(tmp_path, *evaluation_sections(made_evaluation(), analysis))
+    assert "There is no error." in text
+    assert "No object was taken for one of another class." in text
+    assert "Images with most errors" not in text
+    assert "Commonest error" not in text
+
+
+@pytest.mark.parametrize("count", [1, 2, 130])
+def test_any_number_of_classes(tmp_path: Path, count: int) -> None:
+    names = [f"class {number} $of$ many" for number in range(count + 1)]
+    text, page = written(tmp_path, *evaluation_sections(made_evaluation(names), made_analysis(names, made_images())))
+    assert [row[0] for row in page.rows].count(names[0]) >= 1
+    assert len(text) < 2_000_000
+    assert text.count("<option") == min(count, 100)
+    assert ("The 100 classes with the most objects." in text) == (count > 100)
+
+
+def test_tables_sort_numbers_and_missing_ones_stay_below(tmp_path: Path) -> None:
+    rows = (("a", Cell("0.5", 0.5, 0.5)), ("b", "–"), ("<c>", Cell("1 to 2", order=1)))
+    text, page = written(tmp_path, Section("Numbers", (Table(("name", "value"), rows, "A caption", numbers=True),)))
+    assert re.findall(r'<td[^>]*data-order="([^"]*)"', text) == ["0.5", "", "1"]
+    assert 'style="--share: 50.0"' in text
+    assert 'class="numbers sortable"' in text
+    assert page.rows == [["name", "value"], ["a", "0.5"], ["b", "–"], ["<c>", "1 to 2"]]
+
+
+def test_blocks_can_be_folded_and_stand_beside_each_other(tmp_path: Path) -> None:
+    inside = Folded("More <of> it", (Beside((("left",), ("right", photo("deep", noise(20, 20))))),))
+    text, page = written(tmp_path, Section("A & B", (inside,)), Section("A & B"))
+    assert text.index("<summary>More &lt;of&gt; it</summary>") < text.index("<p>left</p>") < text.index("</details>")
+    assert page.tags.count("img") == 1
+    assert {"a-b", "a-b-2"} <= set(page.ids)
+
+
+def test_photos_are_jpeg_and_never_enlarged(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (40, 30), (200, 30, 30, 255))
+    _, page = written(tmp_path, Section("Examples", (photo("one", picture),)))
+    (address,) = [each for each in page.addresses if each.startswith("data:image/jpeg")]
+    opened = Image.open(BytesIO(base64.b64decode(address.partition(",")[2])))
+    assert opened.size == (40, 30)
     assert np.abs(np.array(opened.getpixel((20, 15))) - (200, 30, 30)).max() < 5
 
 
-def test_tables_can_be_folded(tmp_path: Path) -> None:
-    table = Table(("a", "b"), (("1", "2"),), folded=True)
-    text = write_report(tmp_path / "r.html", "Report", [Section("Numbers", (), (), (table,))]).read_text()
-    assert text.index("<details>") < text.index("<td>1</td>") < text.index("</details>")
-
-
-def test_an_evaluation_without_ground_truth_has_no_diagrams() -> None:
-    empty = Evaluation("pets", dict.fromkeys(MEANINGS), (ClassFigures(5, "cat", None, None, 0),), 3, 0, 0, 10)
-    sections = evaluation_sections(empty)
-    assert len(sections) == 1
-    assert sections[0].tables[0].rows[0][1] == "no ground truth"
-
-
-def test_curves_show_the_rows() -> None:
-    losses, parts, figures = curves_figure(ROWS).axes
-    assert [line.get_label() for line in losses.lines] == ["loss"]
-    assert [line.get_label() for line in parts.lines] == ["class_loss"]
-    assert losses.lines[0].get_xydata().tolist() == [[1, 4.0], [2, 3.0], [3, 2.5]]
-    assert {line.get_label(): line.get_xydata().tolist() for line in figures.lines} == {
-        "AP": [[2, 0.1], [3, 0.3]],
-        "AP50": [[2, 0.2], [3, 0.5]],
+def test_photos_become_smaller_until_they_fit(tmp_path: Path) -> None:
+    # Noise is the worst that a JPEG can hold; real photos are a tenth of it.
+    picture = noise(800, 600)
+    many = tuple(photo(f"noise {number}", picture, picture) for number in range(12))
+    text, page = written(tmp_path, Section("Noise", many))
+    assert len(text.encode()) < page_module.LARGEST_FILE
+    sizes = {
+        Image.open(BytesIO(base64.b64decode(address.partition(",")[2]))).size
+        for address in page.addresses
+        if address.startswith("data:image/jpeg")
     }
-    assert len(curves_figure(ROWS[:1]).axes) == 2
-    assert curves_figure([]).axes == []
+    assert len(sizes) == 1
+    assert sizes.pop()[0] in (360, 480, 640)
+    assert page.tags.count("img") == 24
 
 
-def test_bars_of_the_classes_are_sorted() -> None:
-    (axes,) = class_figure(evaluation()).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat (12)", "<dog> (3)"]
-    behind, front = axes.containers
-    assert [bar.get_width() for bar in front] == [0.2, 0.6]
-    assert [bar.get_width() for bar in behind] == [0.4, 0.8]
-
-
-def test_precision_over_recall_of_each_class_and_their_mean() -> None:
-    (axes,) = precision_recall_figure(evaluation()).axes
-    assert [line.get_label() for line in axes.lines] == ["cat", "<dog>", "mean of the classes"]
-    np.testing.assert_allclose(axes.lines[2].get_xydata()[[0, 100]], [[0, 1], [1, 0.75]])
-    many = tuple(ClassFigures(number, f"class {number}", 0.5, 0.5, 1, (1.0, 0.0)) for number in range(30))
-    figure = precision_recall_figure(Evaluation("many", {}, many, 1, 30, 0, 0))
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["mean of the classes"]
-
-
-def test_a_report_of_a_result_file_with_pictures(shared: Path, tmp_path: Path) -> None:
-    results = shared / "data/evaluator/coco_val_detections_deimv2_hgnetv2_femto.json"
-    dataset = open_dataset(shared / "data/coco", "val")
-    evaluation_of_file = evaluate_detections(shared / "data/coco/annotations/instances_val.json", results)
-    entries: list[dict[str, Any]] = json.loads(results.read_text())
-    pictures = example_pictures(dataset, entries, threshold=evaluation_of_file.best_threshold or 0.5, count=3)
-    assert len(pictures) == 3
-    sections = [*evaluation_sections(evaluation_of_file), Section("Examples", (), pictures)]
-    file = write_report(tmp_path / "report.html", "A result file", sections)
-    assert ["AP", "0.332", "mean AP over IoU 0.50 to 0.95"] in Page(file.read_text()).rows
-    assert file.stat().st_size < 2_000_000
-
-
-def test_examples_are_spread_over_the_data_set_and_show_what_passes_the_threshold(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
+def test_photos_that_fit_at_no_size_are_left_out_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[tuple[Any, list[str], list[list[float]], int]] = []
+    monkeypatch.setattr(page_module, "PHOTO_BYTES", 60_000)
+    many = tuple(photo(f"noise {number}", noise(800, 600)) for number in range(5))
+    text, page = written(tmp_path, Section("Noise", many))
+    left = page.tags.count("img")
+    assert 0 < left < 5
+    assert f"{5 - left} of the pictures were left out, so that this file stays below five megabytes." in text
+    assert "the caption of noise 0" in text
+    assert "the caption of noise 4" not in text
 
-    def record(image: Image.Image, predictions: Any, truth: Any) -> Image.Image:
-        shown.append((image.size, predictions.data["class_name"].tolist(), predictions.xyxy.tolist(), len(truth)))
-        return image
 
-    monkeypatch.setattr("detrkit.evaluation.report.side_by_side", record)
-    dataset = open_dataset(shared / "data/coco", "val")
-    last = int(dataset.image_ids[-1])
-    entries = [{"image_id": last, "category_id": 90, "bbox": [1, 2, 3, 4], "score": score} for score in (0.5, 0.4)]
-    example_pictures(dataset, entries, threshold=0.5, count=2)
-    assert [(names, boxes) for _, names, boxes, _ in shown] == [([], []), (["toothbrush"], [[1, 2, 4, 6]])]
-    for (size, _, _, objects), index in zip(shown, (0, len(dataset) - 1), strict=True):
-        assert size == tuple(dataset.sizes[index][::-1])
-        assert objects == len(dataset.objects(index))
-    assert len(example_pictures(dataset.subset([4]), [], threshold=0.5)) == 1
+def test_charts_and_photos_as_files(tmp_path: Path) -> None:
+    chart = Chart("classes", class_figure(made_evaluation()), "words")
+    sections = [Section("One", (Folded("in", (chart,)), photo("example_1", noise(100, 60), noise(100, 60))))]
+    assert write_charts(tmp_path / "charts", sections) == [tmp_path / "charts" / "classes.png"]
+    opened = Image.open(tmp_path / "charts" / "classes.png")
+    assert opened.format == "PNG"
+    assert opened.width == 750
+    assert write_photos(tmp_path, sections) == [tmp_path / "example_1.jpg"]
+    assert Image.open(tmp_path / "example_1.jpg").size == (204, 60)
+
+
+def test_every_chart_of_an_evaluation_becomes_a_file(tmp_path: Path) -> None:
+    files = write_charts(tmp_path, evaluation_sections(made_evaluation(), made_analysis()))
+    assert [file.name for file in files] == [
+        "precision_recall.png", "classes.png", "thresholds.png", "confusion.png", "errors.png", "error_costs.png",
+    ]  # fmt: skip
+
+
+def test_findings_are_listed_worst_first(tmp_path: Path) -> None:
+    @dataclass
+    class Finding:
+        severity: str
+        message: str
+        remedy: str = ""
+
+    findings: list[Any] = [
+        Finding("note", "All is <well>."),
+        Finding("error", "One picture is missing.", "Put it back."),
+        Finding("warning", "Two boxes are equal.", ""),
+    ]
+    points = finding_points(findings)
+    assert points.points == (
+        ("Error:", "One picture is missing. Put it back."),
+        ("Warning:", "Two boxes are equal."),
+        ("Note:", "All is <well>."),
+    )
+    assert points.kinds == ("error", "warning", "")
+    text, _ = written(tmp_path, Section("Data", (points,)))
+    assert '<li class="error"><strong>Error:</strong> One picture is missing. Put it back.</li>' in text
+    assert "All is &lt;well&gt;." in text
 
 
 def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -15,9 +15,16 @@ from torch import Tensor, nn
 
 from detrkit.cards import Category, ModelCard, Preprocessing
 from detrkit.data import ArrayImages, DetectionDataset, open_dataset
-from detrkit.errors import DataError, NonFiniteError
+from detrkit.errors import ConfigurationError, DataError, NonFiniteError
 from detrkit.evaluation.coco import evaluate_detections
-from detrkit.evaluation.runner import compare, detect, evaluate, match_categories
+from detrkit.evaluation.runner import (
+    compare,
+    compare_in_detail,
+    detect,
+    evaluate,
+    match_categories,
+    with_best_thresholds,
+)
 from detrkit.files import write_json
 from detrkit.models import detr
 from detrkit.models.catalog import build
@@ -51,7 +58,8 @@ class PerfectDetector(Detector):
         boxes = torch.full((self.queries, 4), 0.5)
         objects = self.dataset.objects(index)
         height, width = self.dataset.sizes[index]
-        for query, (box, label) in enumerate(zip(objects.boxes_xyxy, objects.labels, strict=True)):
+        pairs = list(zip(objects.boxes_xyxy, objects.labels, strict=True))[: self.queries]
+        for query, (box, label) in enumerate(pairs):
             left, top, right, bottom = box / [width, height, width, height]
             boxes[query] = torch.tensor([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
             logits[query, class_indices[self.dataset.categories[label].name.casefold()]] = 20.0
@@ -178,6 +186,87 @@ def test_at_most_the_hundred_best_of_an_image_are_kept() -> None:
     entries = detect(PerfectDetector(dataset, MODEL_CATEGORIES, queries=150), dataset.subset([0]))
     assert len(entries) == 100
     assert [entry["category_id"] for entry in entries[:2]] == [5, 17]
+
+
+def test_more_detections_are_kept_if_asked_for() -> None:
+    dataset = pets()
+    model = PerfectDetector(dataset, MODEL_CATEGORIES, queries=150)
+    assert len(detect(model, dataset.subset([0]), max_detections=120)) == 120
+    assert len(detect(model, dataset.subset([0]), max_detections=1)) == 1
+    figures = evaluate(model, dataset, max_detections=120).figures
+    assert figures["AR120"] == pytest.approx(1.0)
+    assert evaluate(model, dataset, max_detections=1).figures["AR1"] == pytest.approx(0.75)  # one cat; one dog of two
+    with pytest.raises(ConfigurationError, match="0 detections per image count nothing"):
+        detect(model, dataset, max_detections=0)
+
+
+def test_papers_that_select_100_pairs_select_more_if_asked_for(shared: Path) -> None:
+    dataset = open_dataset(shared / "data/coco", "val").subset([0])
+    model = build("conditional-detr-compact", preprocessing=Preprocessing(64, 96), queries=20)
+    hundred = detect(model, dataset)
+    more = detect(model, dataset, max_detections=250)
+    assert (len(hundred), len(more)) == (100, 250)
+    assert [entry["score"] for entry in more[:100]] == [entry["score"] for entry in hundred]
+
+
+def test_more_objects_than_queries_or_kept_detections_are_said() -> None:
+    dataset = pets()
+    model = PerfectDetector(dataset, MODEL_CATEGORIES)
+    model.card = dataclasses.replace(model.card, config=model.card.config | {"queries": 1})
+    assert compare(model, dataset, []).notes[-1] == (
+        "The model has 1 query, and more objects are annotated in 1 image (the first: image_000000 with 2): it cannot find all of them; "
+        "train a model with more --settings.queries."
+    )
+    model.card = dataclasses.replace(model.card, config=model.card.config | {"queries": 2})
+    assert len(compare(model, dataset, []).notes) == 2  # of the reader and of spelling
+    assert compare(model, dataset, [], max_detections=1).notes[-1] == (
+        "--max-detections keeps 1 detection of each image, and more objects are annotated in 1 image (the first: image_000000 with 2): "
+        "choose a higher number."
+    )
+    crowded = dataclasses.replace(dataset, crowd=np.array([False, True, False]))
+    assert len(compare(model, crowded, [], max_detections=1).notes) == 2  # crowd regions need no query
+
+
+def test_thresholds_go_to_the_outputs_that_stand_for_the_classes() -> None:
+    dataset = pets()
+    card = PerfectDetector(dataset, MODEL_CATEGORIES).card
+    evaluation = dataclasses.replace(
+        compare(PerfectDetector(dataset, MODEL_CATEGORIES), dataset, []), best_threshold=0.3
+    )
+    evaluation = dataclasses.replace(evaluation, class_thresholds={5: 0.6})
+    changed = with_best_thresholds(card, dataset, evaluation)
+    assert changed == dataclasses.replace(card, threshold=0.3, class_thresholds={2: 0.6})  # the cat is output 2
+    older = dataclasses.replace(card, threshold=0.9, class_thresholds={0: 0.8})
+    assert (
+        with_best_thresholds(older, dataset, dataclasses.replace(evaluation, class_thresholds={})).class_thresholds
+        == {}
+    )
+    without = dataclasses.replace(evaluation, best_threshold=None, class_thresholds={})
+    assert with_best_thresholds(older, dataset, without) == older
+
+
+@pytest.mark.parametrize("variant", ["detr-compact", "deformable-detr-compact", "light-detr-compact"])
+def test_workers_change_no_bit_and_batches_less_than_a_millionth(shared: Path, variant: str) -> None:
+    whole = open_dataset(shared / "data/coco", "val")
+    same_size = np.flatnonzero((whole.sizes == [480, 640]).all(1))[:10]
+    dataset = whole.subset(same_size)
+    model = build(variant, preprocessing=Preprocessing(64, 96))
+    single, together = detect(model, dataset), detect(model, dataset, batch_size=8)
+    assert detect(model, dataset, workers=1) == single
+    assert detect(model, dataset, batch_size=8, workers=2) == together
+    scores = [np.array([entry["score"] for entry in entries]) for entries in (single, together)]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-6)  # matrix products of other sizes are rounded otherwise
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(8, 0), (3, 2)])
+def test_figures_and_analysis_do_not_depend_on_batches_and_workers(shared: Path, batch_size: int, workers: int) -> None:
+    dataset = open_dataset(shared / "data/coco", "val").subset(range(10))
+    model = PerfectDetector(dataset, dataset.categories, queries=12)  # too few for some images, so that AP is not 1
+    single = compare_in_detail(model, dataset, detect(model, dataset))
+    again = detect(model, dataset, batch_size=batch_size, workers=workers)
+    assert compare_in_detail(model, dataset, again) == single
+    assert 0.3 < (single[0].figures["AP"] or 0) < 1
+    assert compare(model, dataset, again) == single[0]
 
 
 def test_a_data_set_without_objects_has_no_figures() -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from data.yolo_files import write_picture, write_text
+from inspected_data import CAT, DOG, GOOD, write_split
 from rich.console import Console
 
 from detrkit.data import read_digits
+from detrkit.data.inspection import finding
 from detrkit.errors import DataError
 from detrkit.training.ground_truth import check_something_to_learn, open_splits
 from detrkit.training.training_options import TrainingOptions
@@ -173,3 +175,51 @@ def test_two_validation_splits(data: Path) -> None:
         shutil.copy(data / "annotations/instances_val.json", data / f"annotations/instances_val{year}.json")
     (data / "annotations/instances_val.json").unlink()
     assert opened(data) == (True, [])
+
+
+def warned(folder: Path, **options: Any) -> list[str]:
+    """What a run says about its data besides what the data are."""
+    text = io.StringIO()
+    given = TrainingOptions(variant="detr-compact", data=str(folder), **options)
+    open_splits(given, Console(file=text, width=2000))
+    return [line for line in text.getvalue().splitlines() if not line.startswith(f"{folder.name} ")]
+
+
+def test_warnings_before_a_run(tmp_path: Path) -> None:
+    many = [(CAT, [9 * number, 10, 8, 40]) for number in range(17)]
+    write_split(tmp_path, "train", [*GOOD, [GOOD[0][0]] * 2, many, []])
+    write_split(tmp_path, "val", [*GOOD, [("owl", [5, 5, 20, 20])]], classes=[CAT, DOG, "owl"])
+    assert warned(tmp_path) == [
+        f"Note: 1 class of {tmp_path.name} val is not in {tmp_path.name} train and cannot be learned: owl.",
+        "Warning: train: 1 pair of boxes is the same box of the same class (train_10.jpg: cat at 20, 20).",
+        "Warning: train: 1 of 13 images has more objects, up to 17, than the 16 queries of detr-compact (train_11.jpg).",
+        f"What to do about it: detrkit inspect {tmp_path}",
+    ]
+    assert len(warned(tmp_path, settings={"queries": 17})) == 3
+    assert warned(tmp_path, settings={"queries": 17}, train_split="val") == []
+
+
+def test_a_class_that_training_lists_but_does_not_have(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", GOOD, classes=[CAT, DOG, "owl"])
+    write_split(tmp_path, "val", [*GOOD, [("owl", [5, 5, 20, 20])]], classes=[CAT, DOG, "owl"])
+    assert warned(tmp_path)[0] == "Warning: val: 1 class has objects in 'val', but none in 'train' (owl)."
+
+
+def test_a_picture_of_both_splits_is_seen_before_a_run(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", GOOD)
+    write_split(tmp_path, "val", GOOD)
+    assert warned(tmp_path) == []
+    (tmp_path / "val/train_0.jpg").write_bytes((tmp_path / "train/train_0.jpg").read_bytes())
+    change(tmp_path, "val", lambda contents: contents["images"][0].update(file_name="train_0.jpg"))
+    assert warned(tmp_path)[0] == "Warning: train, val: 1 picture of 'val' is also in 'train' (train_0.jpg)."
+
+
+def test_errors_of_the_inspection_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_split(tmp_path, "train", GOOD)
+    error = finding("damaged-pictures", "train", "1 of 10 pictures cannot be decoded.")
+    monkeypatch.setattr("detrkit.training.ground_truth.quick_findings", lambda *given: [error])
+    with pytest.raises(DataError) as problem:
+        warned(tmp_path)
+    assert str(problem.value) == (
+        f"{tmp_path}: 1 of 10 pictures cannot be decoded. Copy the pictures again from their source, or remove them and their entries."
+    )

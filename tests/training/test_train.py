@@ -18,6 +18,7 @@ from training.small_runs import NOISY, SMALL, rows, run
 
 import detrkit
 from detrkit.errors import CheckpointError, ConfigurationError, DataError, NonFiniteError
+from detrkit.evaluation import evaluate
 from detrkit.models.catalog import CATALOG
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.module import TrainingModule
@@ -29,9 +30,21 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     folder = tmp_path / "run"
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "best.safetensors", "config.json", "curves.png", "last.safetensors", "log.csv", "metrics.json", "pictures",
+        "best.safetensors", "charts", "config.json", "curves.png", "last.safetensors", "log.csv", "metrics.json", "pictures",
         "report.html", "resume.ckpt", "tensorboard",
     }  # fmt: skip
+    assert {path.name for path in (folder / "charts").iterdir()} >= {
+        "classes.png",
+        "training_loss.png",
+        "training_average_precision.png",
+    }
+    assert {path.name for path in (folder / "pictures").iterdir()} >= {
+        f"example_{number}.jpg" for number in range(1, 6)
+    }
+    text = (folder / "report.html").read_text()
+    for title in ("Summary", "Training", "Settings", "Data", "Figures", "Classes", "Examples"):
+        assert f">{title}</a>" in text
+    assert '<th scope="row" data-order="--settings.queries">--settings.queries</th>' in text
     assert result.folder == folder
     assert result.best == folder / "best.safetensors"
     assert [row["epoch"] for row in rows(folder)] == ["1.0", "2.0"]
@@ -39,6 +52,8 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["evaluation"]["figures"] == result.evaluation.figures
     assert metrics["best"]["AP"] == pytest.approx(result.evaluation.figures["AP"], abs=1e-9)
+    assert metrics["analysis"]["errors"]["counts"] == result.analysis.errors.counts
+    assert result.analysis.threshold == (result.evaluation.best_threshold or 0.5)
     options = json.loads((folder / "config.json").read_text())["options"]
     assert (options["lr"], options["epochs"], options["seed"], options["schedule"]) == (6e-4, 2, 0, "cosine")
     assert all(
@@ -86,7 +101,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     whole, resumed = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     for first, second in zip(rows(tmp_path / "whole"), rows(tmp_path / "cut"), strict=True):
-        assert first | {"images_per_second": ""} == second | {"images_per_second": ""}
+        clock = {"images_per_second": "", "seconds": ""}
+        assert first | clock == second | clock
 
 
 def test_an_evaluation_that_fails_costs_no_epoch(
@@ -423,3 +439,17 @@ def test_missing_data_is_said_before_anything_is_written(tmp_path: Path) -> None
     with pytest.raises(DataError, match="nowhere"):
         detrkit.train("detr-compact", tmp_path / "nowhere", output=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_thresholds_of_an_evaluation_are_stored(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(model: Any, dataset: Any, **options: Any) -> Any:
+        evaluation = evaluate(model, dataset, **options)
+        figures = evaluation.figures | {"AP": 0.5}
+        return dataclasses.replace(evaluation, figures=figures, best_threshold=0.375, class_thresholds={7: 0.125})
+
+    monkeypatch.setattr("detrkit.training.epochs.evaluate", found)
+    result, _ = run(digits_folder, tmp_path / "run", steps=1)
+    card = detrkit.load(result.best).card
+    assert (card.threshold, card.class_thresholds, card.metrics["AP"]) == (0.375, {7: 0.125}, 0.5)

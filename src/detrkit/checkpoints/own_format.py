@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from detrkit.cards import Category, ModelCard, Preprocessing
-from detrkit.checkpoints.reading import WeightFile
+from detrkit.checkpoints.reading import WeightFile, read_weights
 from detrkit.errors import CheckpointError, ConfigurationError
 from detrkit.files import expanded, write_atomically
 from detrkit.models.catalog import FAMILIES, build_from_config, changed_config
@@ -44,15 +44,41 @@ def save(model: Detector | nn.Module, path: str | Path) -> Path:
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} must end in .safetensors: that is the only format detrkit writes")
     tensors = {_plain_name(name): tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    header = {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(detector.card)})}
+    return _write(path, tensors, {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(detector.card)})})
 
-    def write(temporary: Path) -> None:
-        try:
-            save_file(tensors, temporary, header)
-        except SafetensorError as problem:  # a full disk, for example
-            raise OSError(str(problem)) from problem
 
-    return write_atomically(path, write)
+def store_thresholds(path: str | Path, threshold: float, class_thresholds: Mapping[int, float]) -> Path:
+    """Replaces the thresholds in a file that `save` wrote; its weights and all else in its header stay as they are.
+
+    Args:
+        path: the file; a link to it stays a link.
+        threshold: the lowest score at which a detection is worth showing.
+        class_thresholds: the same for single classes, by `Category.index`.
+
+    Raises:
+        CheckpointError: the file cannot be read, or `save` did not write it.
+        OutputError: the file cannot be written.
+    """
+    path = Path(path).resolve()
+    file = own_file(path)
+    header = json.loads(file.metadata[_HEADER])
+    header |= {"threshold": threshold, "class_thresholds": dict(class_thresholds)}
+    return _write(path, file.tensors, {**file.metadata, _HEADER: json.dumps(header)})
+
+
+def own_file(path: str | Path) -> WeightFile:
+    """The content of a file that `save` wrote.
+
+    Raises:
+        CheckpointError: the file cannot be read, or `save` did not write it, or another version of detrkit did.
+    """
+    file = read_weights(path)
+    if not is_own(file):
+        raise CheckpointError(
+            f"{path} is not a checkpoint of detrkit, so thresholds cannot be stored in it: load it and write it with detrkit.save first"
+        )
+    _card_in(file)
+    return file
 
 
 def _plain_name(name: str) -> str:
@@ -135,3 +161,13 @@ def _card(header: Mapping[str, Any]) -> ModelCard:
 def frozen(value: Any) -> Any:
     """A setting as it was before JSON turned its tuples into lists; configurations hold only tuples."""
     return tuple(frozen(entry) for entry in value) if isinstance(value, list) else value
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as problem:  # a full disk, for example
+            raise OSError(str(problem)) from problem
+
+    return write_atomically(path, write)

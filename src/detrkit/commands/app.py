@@ -16,6 +16,9 @@ app = App(
 app.command(
     "detrkit.commands.demo:demo", help="Train a small detector from scratch in minutes, and show what it learned."
 )
+app.command(
+    "detrkit.commands.inspect:inspect", help="Look for everything in a data set that would stop or spoil training."
+)
 app.command("detrkit.commands.train:train", help="Train a detector on a data set, or resume a run.")
 app.command("detrkit.commands.evaluate:evaluate", help="COCO figures for a model or a result file.")
 app.command("detrkit.commands.predict:predict", help="Find objects in images.")

@@ -9,7 +9,10 @@ PACKAGES = ("torch", "torchvision", "lightning", "numpy", "numba", "triton", "su
 
 
 def doctor() -> None:
-    """Show what this installation and this computer can do: versions, devices, precisions, and how deformable attention runs."""
+    """Show what this installation and this computer can do: versions, devices, precisions, and how deformable attention runs.
+
+    What is wrong with a data set: detrkit inspect.
+    """
     import torch
     from rich.table import Table
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from detrkit.evaluation import Evaluation
+    from detrkit.cards import ModelCard
+    from detrkit.data import DetectionDataset
+    from detrkit.evaluation import Analysis, Evaluation
 
 
 def evaluate(
@@ -21,10 +25,13 @@ def evaluate(
     output: Path | None = None,
     results: Path | None = None,
     report: Path | None = None,
+    charts: Path | None = None,
     orientation: Literal["auto", "stored", "shown"] = "auto",
     stretch_16bit: bool = False,
+    max_detections: int = 100,
+    store_thresholds: bool = False,
 ) -> None:
-    """COCO figures for a model on a data set, or for a result file against ground truth.
+    """COCO figures for a model on a data set, or for a result file against ground truth, and what goes wrong.
 
     Args:
         checkpoint: a checkpoint, or a JSON file with results in COCO's format.
@@ -34,59 +41,139 @@ def evaluate(
         batch_size: images that go through the model together; the figures do not depend on it.
         workers: processes that load images.
         device: auto, cpu, cuda, cuda:1 or mps.
-        output: JSON file for the figures.
+        output: JSON file for the figures and the analysis.
         results: JSON file for all detections, in COCO's format.
-        report: HTML file for figures and pictures.
+        report: HTML file for figures, charts, errors and pictures; it needs no other file.
+        charts: folder for the report's charts as PNG files.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
+        max_detections: number of the best detections that count per image; of a result file, per image and class.
+        store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
     """
-    from detrkit.errors import ConfigurationError
-    from detrkit.evaluation import compare, detect
-    from detrkit.evaluation.report import Section, evaluation_sections, example_pictures, write_report
+    from detrkit.evaluation.figures import check_max_detections
+    from detrkit.evaluation.report import evaluation_sections, write_charts, write_report
+    from detrkit.evaluation.tables import detailed_table
     from detrkit.files import expanded, prepare_folder, write_json
     from detrkit.terminal import terminal
 
-    for file in (output, results, report):
-        if file is not None:
-            prepare_folder(expanded(file).parent)
-    pictures: list[Section] = []
-    file_entries: list[dict[str, Any]] = []
-    if checkpoint.suffix.lower() == ".json" and results is not None:
-        raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
-    if checkpoint.suffix.lower() == ".json":
-        evaluation = _compare_file(checkpoint, data, split, orientation=orientation, stretch_16bit=stretch_16bit)
+    check_max_detections(max_detections)
+    is_result_file = checkpoint.suffix.lower() == ".json"
+    _check_files(checkpoint, is_result_file, results, store_thresholds)
+    for folder in (*(file.parent for file in (output, results, report) if file is not None), charts):
+        if folder is not None:
+            prepare_folder(expanded(folder))
+    dataset = _dataset(data, split, is_result_file, orientation=orientation, stretch_16bit=stretch_16bit)
+    if is_result_file or dataset is None:
+        compared = _of_result_file(expanded(data), dataset, expanded(checkpoint), max_detections)
     else:
-        from detrkit.commands.checkpoints import load
-        from detrkit.data import open_dataset
-        from detrkit.training.options import choose_device
-
-        model = load(checkpoint, variant=variant).to(choose_device(device))
-        dataset = open_dataset(data, split, orientation=orientation, stretch_16bit=stretch_16bit)
-        entries = detect(model, dataset, batch_size=batch_size, workers=workers, progress=True)
-        evaluation = compare(model, dataset, entries)
-        file_entries = dataset.with_file_ids(entries)
-        if report is not None:
-            examples = example_pictures(dataset, entries, threshold=model.card.threshold)
-            pictures = [Section("Examples", (), examples)]
+        compared = _of_model(
+            checkpoint,
+            dataset,
+            variant=variant,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            max_detections=max_detections,
+        )
     if results is not None:
-        write_json(results, file_entries)
+        write_json(results, compared.file_entries)
     if output is not None:
-        write_json(output, evaluation.to_json())
-    if report is not None:
-        write_report(report, f"Evaluation of {checkpoint.name}", [*evaluation_sections(evaluation), *pictures])
-    terminal().print(evaluation.table())  # at the end, since nobody may be there to read it
+        write_json(output, {**compared.evaluation.to_json(), "analysis": compared.analysis.to_json()})
+    if report is not None or charts is not None:
+        pictures = 8 if report is not None else 0
+        sections = evaluation_sections(
+            compared.evaluation, compared.analysis, dataset, compared.entries, pictures=pictures
+        )
+        if charts is not None:
+            write_charts(charts, sections)
+        if report is not None:
+            write_report(report, f"Evaluation of {checkpoint.name}", sections)
+    stored = _stored(checkpoint, compared) if store_thresholds else None
+    console = terminal()  # at the end, since nobody may be there to read it
+    console.print(detailed_table(compared.evaluation, compared.analysis))
+    if stored is not None:
+        console.print(stored)
 
 
-def _compare_file(results: Path, data: str, split: str, **options: Any) -> Evaluation:
-    """Compares a result file with an annotation file, or with the split of any other data set, by the ids that its own files have."""
-    from detrkit.evaluation import evaluate_detections
+@dataclass(frozen=True)
+class _Compared:
+    """What an evaluation gives; the last two only for a model."""
+
+    evaluation: Evaluation
+    analysis: Analysis
+    entries: list[dict[str, Any]]
+    file_entries: list[dict[str, Any]]
+    card: ModelCard | None
+
+
+def _check_files(checkpoint: Path, is_result_file: bool, results: Path | None, store_thresholds: bool) -> None:
+    """Refuses files that cannot serve before anything is computed."""
+    from detrkit.checkpoints.own_format import own_file
+    from detrkit.errors import ConfigurationError
+
+    if is_result_file and results is not None:
+        raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
+    if is_result_file and store_thresholds:
+        raise ConfigurationError(f"--store-thresholds needs a checkpoint of detrkit, and {checkpoint} is a result file")
+    if store_thresholds:
+        own_file(checkpoint)
+
+
+def _dataset(data: str, split: str, is_result_file: bool, **options: Any) -> DetectionDataset | None:
+    """The images and their ground truth; None for an annotation file that a result file is compared with, which needs no pictures."""
+    from detrkit.data import open_dataset
     from detrkit.files import expanded
 
     file = expanded(data)
-    if file.suffix.lower() == ".json" and not file.is_dir():
-        return evaluate_detections(file, expanded(results))
-    from detrkit.data import open_dataset
+    if is_result_file and file.suffix.lower() == ".json" and not file.is_dir():
+        return None
+    return open_dataset(data, split, **options)
 
-    dataset = open_dataset(data, split, **options)
-    return evaluate_detections(dataset.to_coco(own_ids=True), expanded(results), name=dataset.name, notes=dataset.notes)
+
+def _of_result_file(file: Path, dataset: DetectionDataset | None, results: Path, max_detections: int) -> _Compared:
+    """Compares a result file with an annotation file, or with a data set by the ids that its own files have."""
+    from detrkit.evaluation import evaluate_in_detail
+
+    truth = file if dataset is None else dataset.to_coco(own_ids=True)
+    name, notes = (None, ()) if dataset is None else (dataset.name, dataset.notes)
+    evaluation, analysis = evaluate_in_detail(truth, results, name=name, notes=notes, max_detections=max_detections)
+    entries = json.loads(results.read_bytes())  # valid, or the comparison would have said so
+    return _Compared(evaluation, analysis, entries, [], None)
+
+
+def _of_model(
+    checkpoint: Path,
+    dataset: DetectionDataset,
+    *,
+    variant: str | None,
+    device: str,
+    batch_size: int,
+    workers: int,
+    max_detections: int,
+) -> _Compared:
+    from detrkit.commands.checkpoints import load
+    from detrkit.evaluation import compare_in_detail, detect
+    from detrkit.evaluation.runner import with_best_thresholds
+    from detrkit.training.options import choose_device
+
+    model = load(checkpoint, variant=variant).to(choose_device(device))
+    entries = detect(
+        model, dataset, batch_size=batch_size, workers=workers, progress=True, max_detections=max_detections
+    )
+    evaluation, analysis = compare_in_detail(model, dataset, entries, max_detections=max_detections)
+    card = with_best_thresholds(model.card, dataset, evaluation)
+    return _Compared(evaluation, analysis, entries, dataset.with_file_ids(entries), card)
+
+
+def _stored(checkpoint: Path, compared: _Compared) -> str:
+    """Stores the best thresholds, and says so."""
+    from detrkit.checkpoints.own_format import store_thresholds
+    from detrkit.evaluation.figures import counted
+
+    if compared.evaluation.best_threshold is None or compared.card is None:
+        return f"Note: no detection is correct, so the thresholds in {checkpoint} stay as they were."
+    card = compared.card
+    store_thresholds(checkpoint, card.threshold, card.class_thresholds)
+    own = counted(len(card.class_thresholds), "class", "classes")
+    return f"Stored in {checkpoint}: the threshold {card.threshold:.3f}, and thresholds of their own for {own}."

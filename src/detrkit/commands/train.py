@@ -18,6 +18,7 @@ def train(variant: str | None = None, **given: Any) -> None:
     The run's folder gets the configuration, a log with one row per epoch, the best and the last checkpoint, and a report. Options that
     are not given follow the variant's recipe.
     """
+    from detrkit.evaluation.tables import detailed_table
     from detrkit.terminal import terminal
     from detrkit.training import train as run
 
@@ -25,8 +26,8 @@ def train(variant: str | None = None, **given: Any) -> None:
     if "settings" in given:
         given["settings"] = _typed(variant, given["settings"])
     result = run(variant, **given, console=console)
-    if result.evaluation is not None:
-        console.print(result.evaluation.table())
+    if result.evaluation is not None and result.analysis is not None:
+        console.print(detailed_table(result.evaluation, result.analysis))
     console.print(f"Best model: {result.best}\nReport: {result.folder / 'report.html'}")
     console.print(f"Next: detrkit predict {result.best} IMAGES")
 

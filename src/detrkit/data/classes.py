@@ -106,12 +106,13 @@ def _names(dataset: DetectionDataset) -> list[str]:
 
 def _by_plain_name(categories: Sequence[Category]) -> dict[str, Category]:
     """Classes by their name in its plainest writing; names that two of them share are left out."""
-    names = [_plain(category.name) for category in categories]
+    names = [plain_class_name(category.name) for category in categories]
     counts = Counter(names)
     return {name: category for name, category in zip(names, categories, strict=True) if counts[name] == 1}
 
 
-def _plain(name: str) -> str:
+def plain_class_name(name: str) -> str:
+    """A name in its plainest writing: case, blanks, `_`, `-` and how accents are encoded make no difference."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").split())
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from detrkit.cards import Category
 from detrkit.data.images import read_image
 from detrkit.errors import DataError
+from detrkit.notebooks import paragraph, shown, table
 
 _NAMES_SHOWN = 10
 
@@ -153,6 +154,23 @@ class DetectionDataset:
 
     def __repr__(self) -> str:
         return f"<DetectionDataset {self.description()}>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: how many images and objects there are, and how many of each class, the commonest first."""
+        names = [category.name for category in self.categories]
+        objects = np.bincount(self.labels[~self.crowd], minlength=len(names)).tolist()
+        images_of_objects = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        pairs = np.unique(np.stack([images_of_objects, self.labels], axis=1)[~self.crowd], axis=0)
+        images = np.bincount(pairs[:, 1], minlength=len(names)).tolist()
+        rows = sorted(zip(names, objects, images, strict=True), key=lambda row: -row[1])
+        crowds = int(self.crowd.sum())
+        empty = int(np.sum(np.diff(self.offsets) == 0))
+        basis = (
+            f"{_counted(len(self), 'image')} ({empty} without objects), {_counted(len(self.labels) - crowds, 'object')}, "
+            f"{_counted(crowds, 'crowd region')}, {_counted(len(names), 'class', 'classes')}."
+        )
+        notes = (paragraph(f"Note: {note}") for note in self.notes)
+        return shown(self.name, paragraph(basis), table(("class", "objects", "images"), rows), *notes)
 
     def image(self, index: int) -> Image.Image:
         """The picture at this index, in RGB.

@@ -1,11 +1,26 @@
 """How good are detections? COCO's figures for a model or a result file, and reports for people.
 
 `evaluate` runs a model on a data set and computes the figures; `detect` and `compare` are its two halves. `evaluate_detections` compares
-result entries from any source with ground truth. `detrkit.evaluation.report` writes one HTML file.
+result entries from any source with ground truth, and `analyze` says what goes wrong and how certain the figures are. `inspect_data` looks at
+a data set before anything is trained on it. `detrkit.evaluation.report` writes one HTML file.
 """
 
+from detrkit.evaluation.analysis import Analysis, analyze, evaluate_in_detail
 from detrkit.evaluation.coco import evaluate_detections
 from detrkit.evaluation.figures import ClassFigures, Evaluation
-from detrkit.evaluation.runner import compare, detect, evaluate
+from detrkit.evaluation.inspecting import inspect_data
+from detrkit.evaluation.runner import compare, compare_in_detail, detect, evaluate
 
-__all__ = ["ClassFigures", "Evaluation", "compare", "detect", "evaluate", "evaluate_detections"]
+__all__ = [
+    "Analysis",
+    "ClassFigures",
+    "Evaluation",
+    "analyze",
+    "compare",
+    "compare_in_detail",
+    "detect",
+    "evaluate",
+    "evaluate_detections",
+    "evaluate_in_detail",
+    "inspect_data",
+]

@@ -8,21 +8,38 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from detrkit.errors import ConfigurationError
+from detrkit.notebooks import paragraph, shown, table
+
+MAX_DETECTIONS = 100  # per image and class, as COCO counts them
+
+
+class _Meanings(dict[str, str]):
+    """Also knows recalls at other numbers of detections, such as "AR300"."""
+
+    def __missing__(self, name: str) -> str:
+        if not name.startswith("AR") or not name[2:].isdigit():
+            raise KeyError(name)
+        return f"recall, {counted(int(name[2:]), 'detection')} per image"
+
+
 # In the order in which COCO's own tools print them.
-MEANINGS = {
-    "AP": "mean AP over IoU 0.50 to 0.95",
-    "AP50": "AP at IoU 0.50",
-    "AP75": "AP at IoU 0.75",
-    "AP_small": "AP, below 32 × 32 pixels",
-    "AP_medium": "AP, 32 × 32 to 96 × 96 pixels",
-    "AP_large": "AP, above 96 × 96 pixels",
-    "AR1": "recall, 1 detection per image",
-    "AR10": "recall, 10 detections per image",
-    "AR100": "recall, 100 detections per image",
-    "AR_small": "recall, below 32 × 32 pixels",
-    "AR_medium": "recall, 32 × 32 to 96 × 96 pixels",
-    "AR_large": "recall, above 96 × 96 pixels",
-}
+MEANINGS: dict[str, str] = _Meanings(
+    {
+        "AP": "mean AP over IoU 0.50 to 0.95",
+        "AP50": "AP at IoU 0.50",
+        "AP75": "AP at IoU 0.75",
+        "AP_small": "AP, below 32 × 32 pixels",
+        "AP_medium": "AP, 32 × 32 to 96 × 96 pixels",
+        "AP_large": "AP, above 96 × 96 pixels",
+        "AR1": "recall, 1 detection per image",
+        "AR10": "recall, 10 detections per image",
+        "AR100": "recall, 100 detections per image",
+        "AR_small": "recall, below 32 × 32 pixels",
+        "AR_medium": "recall, 32 × 32 to 96 × 96 pixels",
+        "AR_large": "recall, above 96 × 96 pixels",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,8 @@ class Evaluation:
 
     Attributes:
         name: of the data set and split.
-        figures: the twelve names of `MEANINGS`, each in [0, 1], or None if the ground truth has no such objects.
+        figures: the twelve names of `MEANINGS`, each in [0, 1], or None if the ground truth has no such objects. With another number of
+            detections per image than 100 the name AR100 changes accordingly, and with 10 or fewer there are fewer recalls.
         classes: one entry per category, sorted by id.
         images: number of images in the ground truth; all count, with or without detections.
         objects: number of objects in the ground truth, without crowd regions.
@@ -60,6 +78,9 @@ class Evaluation:
         detections: number of result entries that were compared.
         best_threshold: keeping the detections from this score on gives the best mean of the classes' F1 at IoU 0.50; None if no detection is
             correct.
+        class_thresholds: keeping the detections of a class from this score on gives its best F1, by category id. Classes without a correct
+            detection have none, nor have those with fewer than 20 objects, whose best threshold is mostly chance: `best_threshold` is the
+            better choice for them.
         notes: sentences to read with the figures, for example about classes that could not be compared.
     """
 
@@ -72,6 +93,7 @@ class Evaluation:
     detections: int
     best_threshold: float | None = None
     notes: tuple[str, ...] = ()
+    class_thresholds: dict[int, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; figures without ground truth are null."""
@@ -83,6 +105,7 @@ class Evaluation:
             "name": self.name,
             "figures": dict(self.figures),
             "best_threshold": self.best_threshold,
+            "class_thresholds": {str(number): threshold for number, threshold in self.class_thresholds.items()},
             "images": self.images,
             "objects": self.objects,
             "crowds": self.crowds,
@@ -126,6 +149,19 @@ class Evaluation:
             )
         return Group(*parts, *(f"Note: {note}" for note in self.notes))
 
+    def _repr_html_(self) -> str:
+        """What notebooks show: the figures, then the classes with the lowest AP first."""
+        figures = [(name, shown_value(name, value), MEANINGS[name]) for name, value in self.figures.items()]
+        measured = [entry for entry in self.classes if entry.ap is not None]
+        classes = [
+            (entry.name, entry.objects, entry.ap, entry.ap50)
+            for entry in sorted(measured, key=lambda each: each.ap or 0.0)
+        ]
+        parts = [paragraph(self.basis()), table(("figure", "value", "meaning"), figures)]
+        if classes:
+            parts.append(table(("class, lowest AP first", "objects", "AP", "AP50"), classes))
+        return shown(self.name, *parts, *(paragraph(f"Note: {note}") for note in self.notes))
+
     def _class_table(self) -> Table:
         table = Table("class", title="classes", title_justify="left")
         for column in ("objects", "AP", "AP50"):
@@ -146,6 +182,16 @@ def shown_value(name: str, value: float | None) -> str:
     if value is not None:
         return f"{value:.3f}"
     return "no ground truth of this size" if "_" in name else "no ground truth"
+
+
+def check_max_detections(number: int) -> None:
+    """Refuses a number of detections per image that counts none.
+
+    Raises:
+        ConfigurationError: it is below 1.
+    """
+    if number < 1:
+        raise ConfigurationError(f"{number} detections per image count nothing: choose at least 1 (COCO counts 100).")
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:

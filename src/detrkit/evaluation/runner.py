@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
-from detrkit.cards import Category
+from detrkit.cards import Category, ModelCard
 from detrkit.checkpoints.loading import as_detector
 from detrkit.data.batching import EvaluationData, collate, equal_size_batches
 from detrkit.data.classes import names_shown, same_classes, spelling_notes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import EvaluationTransform
 from detrkit.errors import ConfigurationError, DataError
-from detrkit.evaluation.coco import MAX_DETECTIONS, evaluate_detections
-from detrkit.evaluation.figures import Evaluation, counted
+from detrkit.evaluation.analysis import Analysis, evaluate_in_detail
+from detrkit.evaluation.coco import evaluate_detections
+from detrkit.evaluation.figures import MAX_DETECTIONS, Evaluation, check_max_detections, counted
+from detrkit.layers.selection import TopKSelection
 from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector
 from detrkit.prediction.predictor import detect_batch
@@ -39,6 +42,7 @@ def evaluate(
     device: torch.device | str | None = None,
     workers: int = 0,
     progress: bool = False,
+    max_detections: int = MAX_DETECTIONS,
 ) -> Evaluation:
     """COCO's figures for a model on a data set.
 
@@ -51,9 +55,10 @@ def evaluate(
         device: where the model is moved to; None leaves it where it is.
         workers: processes that read images; 0 reads them in this process.
         progress: whether to show a progress bar on the error stream.
+        max_detections: number of the best detections that are kept of each image and count.
 
     Raises:
-        ConfigurationError: the model is no detector, or the data are no data set.
+        ConfigurationError: the model is no detector, the data are no data set, or `max_detections` is below 1.
         CheckpointError: the checkpoint cannot be read.
         DataError: the data set and the model have no class in common, or an image cannot be read.
         NonFiniteError: the model produces NaN or infinity.
@@ -63,20 +68,94 @@ def evaluate(
             f"evaluate needs an opened data set, not {dataset!r}: give detrkit.open_dataset(..., split), such as split 'val'"
         )
     model = as_detector(model)
-    entries = detect(model, dataset, batch_size=batch_size, device=device, workers=workers, progress=progress)
-    return compare(model, dataset, entries)
+    entries = detect(
+        model,
+        dataset,
+        batch_size=batch_size,
+        device=device,
+        workers=workers,
+        progress=progress,
+        max_detections=max_detections,
+    )
+    return compare(model, dataset, entries, max_detections=max_detections)
 
 
-def compare(model: Detector, dataset: DetectionDataset, entries: Sequence[dict[str, Any]]) -> Evaluation:
+def compare(
+    model: Detector,
+    dataset: DetectionDataset,
+    entries: Sequence[dict[str, Any]],
+    *,
+    max_detections: int = MAX_DETECTIONS,
+) -> Evaluation:
     """COCO's figures for the entries that `detect` returned, with notes about the data set and its classes.
 
     Args:
-        model: the one that produced the entries; only its categories are used.
+        model: the one that produced the entries; only its card is used.
         dataset: the one that the entries belong to.
         entries: as `detect` returns them.
+        max_detections: as for `detect`.
+
+    Raises:
+        ConfigurationError: `max_detections` is below 1.
     """
-    notes = match_categories(model.card.categories, dataset).notes
-    return evaluate_detections(dataset.to_coco(), entries, name=dataset.name, notes=(*dataset.notes, *notes))
+    notes = _notes(model, dataset, max_detections)
+    return evaluate_detections(
+        dataset.to_coco(), entries, name=dataset.name, notes=notes, max_detections=max_detections
+    )
+
+
+def compare_in_detail(
+    model: Detector,
+    dataset: DetectionDataset,
+    entries: Sequence[dict[str, Any]],
+    *,
+    max_detections: int = MAX_DETECTIONS,
+) -> tuple[Evaluation, Analysis]:
+    """What `compare` returns, and the analysis of the same entries; arguments as for `compare`."""
+    notes = _notes(model, dataset, max_detections)
+    return evaluate_in_detail(dataset.to_coco(), entries, name=dataset.name, notes=notes, max_detections=max_detections)
+
+
+def with_best_thresholds(card: ModelCard, dataset: DetectionDataset, evaluation: Evaluation) -> ModelCard:
+    """A card with the thresholds that an evaluation found best; without a correct detection the card is left as it is.
+
+    Args:
+        card: of the model that was evaluated.
+        dataset: what it was evaluated on.
+        evaluation: the result.
+    """
+    if evaluation.best_threshold is None:
+        return card
+    thresholds = evaluation.class_thresholds
+    own = {
+        index: thresholds[category_id]
+        for index, category_id in match_categories(card.categories, dataset).ids.items()
+        if category_id in thresholds
+    }
+    return replace(card, threshold=evaluation.best_threshold, class_thresholds=own)
+
+
+def _notes(model: Detector, dataset: DetectionDataset, max_detections: int) -> tuple[str, ...]:
+    """What to know about the data set, about its classes, and about images with more objects than the model can find."""
+    notes = [*dataset.notes, *match_categories(model.card.categories, dataset).notes]
+    queries = model.card.config["queries"]
+    places = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
+    objects = np.bincount(places[~dataset.crowd], minlength=len(dataset))
+    crowded = np.flatnonzero(objects > min(queries, max_detections))
+    if crowded.size:
+        first = int(crowded[0])
+        where = f"{counted(len(crowded), 'image')} (the first: {dataset.image_name(first)} with {objects[first]})"
+        if queries <= max_detections:
+            notes.append(
+                f"The model has {counted(queries, 'query', 'queries')}, and more objects are annotated in {where}: it cannot find all of "
+                "them; train a model with more --settings.queries."
+            )
+        else:
+            notes.append(
+                f"--max-detections keeps {counted(max_detections, 'detection')} of each image, and more objects are annotated in {where}: "
+                "choose a higher number."
+            )
+    return tuple(notes)
 
 
 def detect(
@@ -87,8 +166,9 @@ def detect(
     device: torch.device | str | None = None,
     workers: int = 0,
     progress: bool = False,
+    max_detections: int = MAX_DETECTIONS,
 ) -> list[dict[str, Any]]:
-    """The detections of a model in a data set, as COCO result entries with the data set's ids: the 100 best of each image, without a threshold.
+    """The detections of a model in a data set, as COCO result entries with the data set's ids: the best of each image, without a threshold.
 
     Args:
         model: as for `evaluate`, like all other arguments.
@@ -97,11 +177,13 @@ def detect(
         device: where the model is moved to.
         workers: processes that read images.
         progress: whether to show a progress bar.
+        max_detections: number of detections of each image, at most; the model's paper may select fewer.
 
     Returns:
         Entries image by image in the order of the data set, best first.
     """
     model = as_detector(model)
+    check_max_detections(max_detections)
     category_ids = match_categories(model.card.categories, dataset).ids
     preprocessing = model.card.preprocessing
     transform = EvaluationTransform(preprocessing)
@@ -113,6 +195,8 @@ def detect(
         num_workers=workers,
     )
     select = selection_for(model if device is None else model.to(device))
+    if isinstance(select, TopKSelection):  # the papers' 100 are a choice for COCO, not a limit of the models
+        select.limit = max(select.limit, max_detections)
     entries: dict[int, list[dict[str, Any]]] = {}
     errors = terminal(stderr=True)
     shown = progress and errors.is_terminal
@@ -121,7 +205,7 @@ def detect(
         for batch, _ in steps:
             detections_of_images = detect_batch(model, select, batch)
             for image_id, detections in zip(batch.image_ids.tolist(), detections_of_images, strict=True):
-                entries[image_id] = _entries(detections, image_id, category_ids)
+                entries[image_id] = _entries(detections, image_id, category_ids)[:max_detections]
     return [entry for image_id in dataset.image_ids.tolist() for entry in entries[image_id]]
 
 
@@ -182,8 +266,9 @@ def _classes(categories: Sequence[Category]) -> str:
 
 def _entries(detections: Detections, image_id: int, category_ids: dict[int, int]) -> list[dict[str, Any]]:
     rows = zip(detections.labels.tolist(), detections.boxes_xyxy.tolist(), detections.scores.tolist(), strict=True)
-    kept = [(label, box, score) for label, box, score in rows if label in category_ids]
-    return [result_entry(image_id, category_ids[label], box, score) for label, box, score in kept[:MAX_DETECTIONS]]
+    return [
+        result_entry(image_id, category_ids[label], box, score) for label, box, score in rows if label in category_ids
+    ]
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def side_by_side(
     halves = []
     for caption, detections in (("predictions", predictions), ("ground truth", truth)):
         caption = f"{caption}: {len(detections)}"
-        halves.append(_captioned(draw(picture, dataclasses.replace(detections, xyxy=detections.xyxy * scale)), caption))
+        halves.append(captioned(draw(picture, dataclasses.replace(detections, xyxy=detections.xyxy * scale)), caption))
     return contact_sheet(halves, width=width, columns=2)
 
 
@@ -133,7 +133,13 @@ def contact_sheet(pictures: Sequence[Image.Image], *, width: int = 480, columns:
     return sheet
 
 
-def _captioned(picture: Image.Image, caption: str) -> Image.Image:
+def captioned(picture: Image.Image, caption: str) -> Image.Image:
+    """A picture below one line of text.
+
+    Args:
+        picture: in any mode.
+        caption: the text.
+    """
     size = max(12, picture.width // 36)
     framed = Image.new("RGB", (picture.width, picture.height + 2 * size), BACKGROUND)
     framed.paste(picture, (0, 2 * size))

@@ -14,6 +14,7 @@ from detrkit.cards import ModelCard
 from detrkit.checkpoints import save
 from detrkit.data import DetectionDataset
 from detrkit.evaluation import Evaluation, evaluate
+from detrkit.evaluation.runner import with_best_thresholds
 from detrkit.files import write_atomically, write_json
 from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
@@ -94,6 +95,7 @@ class EpochEnds(Callback):
         learning = self._window.learning()
         row = {"epoch": float(epoch), "step": float(module.global_step), **learning.row()}
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["seconds"] = seconds
         row["images_per_second"] = len(self._window) * module.schedule.piece_size / seconds
         return row, f"epoch {epoch}/{module.schedule.epochs}: {learning.in_words()}"
 
@@ -107,7 +109,7 @@ class EpochEnds(Callback):
             module.model, self.validation, batch_size=evaluation_batch(options), workers=options.workers or 0
         )
         row |= {name: value for name, value in evaluation.figures.items() if value is not None}
-        module.model.card = _with_figures(module, evaluation)
+        module.model.card = _with_figures(module.model.card, self.validation, evaluation)
         best = (self._best() or {}).get("AP", -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
         return f"; AP {ap:.3f}, AP50 {ap50:.3f}" + (f" (best AP so far {best:.3f})" if best > ap else "")
@@ -139,11 +141,9 @@ class EpochEnds(Callback):
         return best is None or metric not in best or sign * row[metric] > sign * best[metric]
 
 
-def _with_figures(module: TrainingModule, evaluation: Evaluation) -> ModelCard:
-    card = module.model.card
+def _with_figures(card: ModelCard, validation: DetectionDataset, evaluation: Evaluation) -> ModelCard:
     figures = {name: value for name, value in evaluation.figures.items() if value is not None}
-    threshold = evaluation.best_threshold if evaluation.best_threshold is not None else card.threshold
-    return dataclasses.replace(card, metrics=figures, threshold=threshold)
+    return dataclasses.replace(with_best_thresholds(card, validation, evaluation), metrics=figures)
 
 
 def evaluation_batch(options: TrainingOptions) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 from detrkit.data import DetectionDataset, NoImagesError, available_splits, open_dataset, plain_split
-from detrkit.data.classes import unite_classes
+from detrkit.data.classes import same_classes, unite_classes
+from detrkit.data.inspection import Finding, Split, files_in_two_splits, quick_findings, what_lacks
 from detrkit.errors import DataError
+from detrkit.models.catalog import changed_config, find_variant
 from detrkit.training.training_options import TrainingOptions
 
 _WITHOUT_EVALUATION = "so nothing is evaluated and the lowest loss counts as best."
@@ -17,22 +21,57 @@ def open_splits(options: TrainingOptions, console: Console) -> tuple[DetectionDa
 
     Raises:
         DataError: a split cannot be used, the training split has no object to learn from, or the two have no class in common.
+        ConfigurationError: an unknown variant, or a setting that it does not have.
     """
     training = _opened(options, options.train_split)
     _describe(training, console)
     check_something_to_learn(training)
     validation = _validation(options, console)
-    if validation is None:
-        return training, None
-    _describe(validation, console)
-    lack = what_lacks(validation)
-    if lack is not None:
-        console.print(f"Note: {validation.name} {lack}, {_WITHOUT_EVALUATION}")
-        return training, None
-    training, notes = unite_classes(training, validation)
+    if validation is not None:
+        _describe(validation, console)
+        lack = what_lacks(validation)
+        if lack is not None:
+            console.print(f"Note: {validation.name} {lack}, {_WITHOUT_EVALUATION}")
+            validation = None
+    notes: list[str] = []
+    with_all_classes = training
+    if validation is not None:
+        with_all_classes, notes = unite_classes(training, validation)
     for note in notes:
         console.print(f"Note: {note}")
-    return training, validation
+    inspect_quickly(options, training, validation, console)
+    return with_all_classes, validation
+
+
+def inspect_quickly(
+    options: TrainingOptions, training: DetectionDataset, validation: DetectionDataset | None, console: Console
+) -> None:
+    """Prints the warnings that headers and annotations give cause for, one line each; `detrkit inspect` looks deeper.
+
+    Raises:
+        DataError: something would stop or spoil the run.
+    """
+    splits = [Split(options.train_split, training, for_training=True)]
+    if validation is not None and options.val_split != options.train_split:
+        splits.append(Split(options.val_split, validation))
+    queries = changed_config(find_variant(options.variant).config, dict(options.settings)).queries
+    found = [*quick_findings(splits, queries, options.variant), *files_in_two_splits(splits)]
+    for each in found:
+        if each.severity == "error":
+            raise DataError(f"{options.data}: {each.message} {each.remedy}")
+    warnings = [each for each in found if each.severity == "warning" and not _is_said(each, splits)]
+    for each in warnings:
+        console.print(f"Warning: {each.split}: {each.message}")
+    if warnings:
+        console.print(f"What to do about it: detrkit inspect {options.data}")
+
+
+def _is_said(found: Finding, splits: Sequence[Split]) -> bool:
+    """Whether the note about classes that the training split does not list has said this."""
+    if found.kind != "class-not-in-training":
+        return False
+    training, validation = (split.dataset.categories for split in splits)
+    return found.count <= len(validation) - len(same_classes(training, validation))
 
 
 def check_something_to_learn(training: DetectionDataset) -> None:
@@ -46,15 +85,6 @@ def check_something_to_learn(training: DetectionDataset) -> None:
         raise DataError(
             f"{training.name} {lack}, so there is nothing to learn: check its annotations, or train on another split."
         )
-
-
-def what_lacks(dataset: DetectionDataset) -> str | None:
-    """Why a split has no ground truth, as the end of a sentence; None if it has some."""
-    if not len(dataset.labels):
-        return f"has no objects in its {len(dataset)} images"
-    if dataset.crowd.all():
-        return f"has only crowd regions, {len(dataset.labels)} in {len(dataset)} images"
-    return None
 
 
 def _validation(options: TrainingOptions, console: Console) -> DetectionDataset | None:

@@ -30,26 +30,20 @@ from detrkit.data import (
     TrainingTransform,
 )
 from detrkit.errors import ConfigurationError, closest
-from detrkit.evaluation import Evaluation, compare, detect
+from detrkit.evaluation import Analysis, Evaluation, compare_in_detail, detect
 from detrkit.evaluation.figures import counted
-from detrkit.evaluation.report import (
-    Section,
-    curves_figure,
-    evaluation_sections,
-    example_pictures,
-    training_section,
-    write_report,
-)
+from detrkit.evaluation.report import curves_figure, evaluation_sections, write_charts, write_photos, write_report
 from detrkit.files import write_json
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
-from detrkit.prediction import save_image
+from detrkit.notebooks import shown, table
 from detrkit.terminal import terminal
 from detrkit.training.epochs import EpochEnds, evaluation_batch
 from detrkit.training.ground_truth import open_splits
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
+from detrkit.training.report import data_findings, training_sections
 from detrkit.training.resuming import (
     Progress,
     changed_options,
@@ -75,11 +69,19 @@ class TrainingResult:
         best: the checkpoint with the highest AP, or without a validation split the one with the lowest loss.
         evaluation: evaluation of that checkpoint on the validation split; None if there is no such split, or if a run that was finished
             before was resumed and nothing was left to do.
+        analysis: of the same detections; None as for `evaluation`.
     """
 
     folder: Path
     best: Path
     evaluation: Evaluation | None
+    analysis: Analysis | None = None
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: where everything is, and the evaluation."""
+        places = [("best model", self.best), ("report", RunFolder(self.folder).report)]
+        evaluated = "" if self.evaluation is None else self.evaluation._repr_html_()
+        return shown(f"Run {self.folder.name}", table(("what", "where"), places), evaluated)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console) -> Traini
         return TrainingResult(folder.path, _best_of(folder), None)
     console.print("Its report is missing and is written again.")
     check_data_are_there(now, folder)
-    return _finish(folder, open_splits(now, console)[1], now)
+    return _finish(folder, *open_splits(now, console), now)
 
 
 def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> TrainingOptions:
@@ -192,7 +194,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) ->
         if note is not None:
             console.print(note)
     _fit(module, folder, validation, console, resumed=earlier is not None)
-    return _finish(folder, validation, options)
+    return _finish(folder, training, validation, options)
 
 
 def _fit(
@@ -301,26 +303,30 @@ def _best_of(folder: RunFolder) -> Path:
     return folder.best if folder.best.exists() else folder.last
 
 
-def _finish(folder: RunFolder, validation: DetectionDataset | None, options: TrainingOptions) -> TrainingResult:
-    """Evaluates the best model once more, and writes the report with curves, metrics and example images."""
+def _finish(
+    folder: RunFolder, training: DetectionDataset, validation: DetectionDataset | None, options: TrainingOptions
+) -> TrainingResult:
+    """Evaluates the best model once more, and writes the report with its charts and pictures."""
     best = _best_of(folder)
     rows = read_log(folder.log)
-    sections: list[Section] = [training_section(rows)]
     curves_figure(rows).savefig(folder.curves, dpi=150)
-    evaluation = None
+    versions = json.loads(folder.config.read_text(encoding="utf-8")).get("versions", {})
+    findings = data_findings(options, training, validation)
+    sections = training_sections(options, rows, training, validation, versions=versions, findings=findings)
+    evaluation = analysis = None
     if validation is not None:
         model = load(best).to(choose_device(options.device))
         workers = options.workers or 0
         entries = detect(model, validation, batch_size=evaluation_batch(options), workers=workers, progress=True)
-        evaluation = compare(model, validation, entries)
-        pictures = example_pictures(validation, entries, threshold=model.card.threshold)
-        for number, picture in enumerate(pictures, start=1):
-            save_image(folder.pictures / f"{number}.png", picture)
-        sections = [*evaluation_sections(evaluation), *sections, Section("Examples", (), pictures)]
+        evaluation, analysis = compare_in_detail(model, validation, entries)
+        summary, *details = evaluation_sections(evaluation, analysis, validation, entries)
+        sections = [summary, *sections, *details]
         metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        write_json(folder.metrics, {**metrics, "evaluation": evaluation.to_json()})
+        write_json(folder.metrics, {**metrics, "evaluation": evaluation.to_json(), "analysis": analysis.to_json()})
+    write_charts(folder.charts, sections)
+    write_photos(folder.pictures, sections)
     write_report(folder.report, f"Run {folder.path.name}", sections)
-    return TrainingResult(folder.path, best, evaluation)
+    return TrainingResult(folder.path, best, evaluation, analysis)
 
 
 @contextmanager

@@ -72,8 +72,13 @@ class RunFolder:
 
     @property
     def pictures(self) -> Path:
-        """Predictions beside the ground truth."""
+        """Predictions beside the ground truth: examples, and the images with most errors."""
         return self.path / "pictures"
+
+    @property
+    def charts(self) -> Path:
+        """Every chart of the report as a picture."""
+        return self.path / "charts"
 
     @property
     def report(self) -> Path:
@@ -142,7 +147,8 @@ def remove_earlier_demo(path: Path) -> None:
     folder, marker = RunFolder(path), path / "demo"
     if marker.is_file():
         files = [folder.log, folder.metrics, folder.best, folder.last, folder.state, folder.report, folder.curves]
-        for file in (*files, *folder.pictures.glob("*.png"), *folder.path.glob("tensorboard/events.*"), folder.config):
+        pictures = (*folder.pictures.glob("*.jpg"), *folder.pictures.glob("*.png"), *folder.charts.glob("*.png"))
+        for file in (*files, *pictures, *folder.path.glob("tensorboard/events.*"), folder.config):
             file.unlink(missing_ok=True)
     elif not folder.holds_models:
         write_text(marker, "created by detrkit demo, which replaces this run\n")

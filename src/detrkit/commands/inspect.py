@@ -1,0 +1,68 @@
+"""`detrkit inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def inspect(
+    path: str,
+    *,
+    split: Annotated[list[str] | None, Parameter(negative=())] = None,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    variant: str | None = None,
+    queries: int | None = None,
+    json: Path | None = None,
+    picture: Path | None = None,
+    orientation: Literal["auto", "stored", "shown"] = "auto",
+    stretch_16bit: bool = False,
+) -> None:
+    """Look for everything in a data set that would stop or spoil training: broken files, boxes that cannot be right, copies, classes.
+
+    Exit code 0: fine, warnings and notes at most. 1: training would refuse the data or be spoilt. 2: some of it cannot be read. (What the
+    installation and the computer can do: detrkit doctor.)
+
+    Args:
+        path: folder or annotation file of a data set, or "digits".
+        split: the split to inspect, more than once for several; by default all.
+        quick: look at headers and annotations only; pictures are not decoded, and ground truth is not sent through the evaluation.
+        variant: a model whose queries and image sizes are used.
+        queries: number of queries to compare the objects of an image with; by default the variant's, or 100.
+        json: file for all figures and findings, with the names of all files concerned.
+        picture: PNG or JPEG file for pictures with their boxes, before and after augmentation.
+        orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
+            Pascal VOC.
+        stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
+    """
+    import sys
+
+    from detrkit.evaluation import inspect_data
+    from detrkit.files import prepare_folder, write_json
+    from detrkit.terminal import terminal
+
+    for file in (json, picture):
+        if file is not None:
+            prepare_folder(file.parent)
+    inspection = inspect_data(
+        path,
+        split or (),
+        quick=quick,
+        variant=variant,
+        queries=queries,
+        picture=picture,
+        orientation=orientation,
+        stretch_16bit=stretch_16bit,
+        progress=True,
+    )
+    console = terminal()
+    console.print(inspection.table())
+    if json is not None:
+        write_json(json, inspection.to_json())
+    left_out = any(each.kind == "sheet-left-out" for each in inspection.findings)
+    for file in (json, None if left_out else picture):
+        if file is not None:
+            console.print(f"Written to {file}")
+    sys.exit(inspection.exit_code)

@@ -1,0 +1,163 @@
+"""The result of an inspection, as values, as text, as JSON and in a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from detrkit.data.inspection.finding import Finding
+from detrkit.data.inspection.kinds import SEVERITIES
+from detrkit.data.inspection.statistics import SplitStatistics
+
+_CLASSES_SHOWN = 20
+_HEADINGS = {"error": "errors", "warning": "warnings", "note": "notes"}
+_SPREAD = "least · median · most; --json FILE also has what 5 % are below and above"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What an inspection found.
+
+    Attributes:
+        path: of the data set.
+        quick: whether only headers and annotations were looked at.
+        statistics: one entry for each split that could be read.
+        findings: errors first, then warnings, then notes.
+        round_trips: by split, the AP of perfect detections; None where there is nothing to find. Empty after a quick inspection.
+        decoded: number of pictures that were decoded.
+        seconds: how long that took.
+    """
+
+    path: str
+    quick: bool
+    statistics: tuple[SplitStatistics, ...]
+    findings: tuple[Finding, ...]
+    round_trips: dict[str, float | None]
+    decoded: int = 0
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """2 if a split cannot be read, 1 if training would refuse the data or be spoilt, otherwise 0."""
+        if any(each.kind == "unreadable" for each in self.findings):
+            return 2
+        return int(any(each.severity == "error" for each in self.findings))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {
+            "path": self.path,
+            "quick": self.quick,
+            "exit_code": self.exit_code,
+            "splits": [entry.to_json() for entry in self.statistics],
+            "findings": [entry.to_json() for entry in self.findings],
+            "round_trips": dict(self.round_trips),
+            "decoded": self.decoded,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def table(self) -> Group:
+        """The form for a terminal: figures, classes, then the findings with their remedies."""
+        figures = Table(title=self.path, title_justify="left", caption=_SPREAD, caption_justify="left")
+        figures.add_column("figure", no_wrap=True)
+        for entry in self.statistics:
+            figures.add_column(entry.split, justify="right")
+        for name, *cells in self._figures():
+            figures.add_row(name, *cells)
+        parts: list[Table | str] = [figures, self._class_table()] if self.statistics else []
+        return Group(*parts, *self._findings(), self.verdict())
+
+    def lines(self) -> list[str]:
+        """The findings as plain lines: a heading for each severity, and each finding with its remedy."""
+        return [*self._findings(), self.verdict()]
+
+    def verdict(self) -> str:
+        """The last line: how much was looked at, and what that says."""
+        looked = "only headers and annotations were looked at"
+        if not self.quick:
+            looked = f"{self.decoded} pictures were decoded, {self.decoded / max(self.seconds, 1e-9):.0f} a second"
+        counts = {severity: sum(each.severity == severity for each in self.findings) for severity in SEVERITIES}
+        shown = ", ".join(f"{number} {_noun(severity, number)}" for severity, number in counts.items())
+        outcome = ("fine", "training would refuse these data or be spoilt", "some of it cannot be read")
+        return f"{self.path}: {outcome[self.exit_code]} ({shown}; {looked})."
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(entry.split)}</th>" for entry in self.statistics)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._figures()
+        )
+        items = "".join(
+            f"<li><b>{each.severity}</b> {html.escape(each.split)}: {html.escape(each.message)} <i>{html.escape(each.remedy)}</i></li>"
+            for each in self.findings
+        )
+        return f"<table><tr><th></th>{head}</tr>{rows}</table><ul>{items}</ul><p>{html.escape(self.verdict())}</p>"
+
+    def _figures(self) -> list[tuple[str, ...]]:
+        """A name and one cell for each split, row by row."""
+        splits = self.statistics
+        rows = [
+            ("images", *(str(each.images) for each in splits)),
+            ("without objects", *(str(each.empty) for each in splits)),
+            ("objects", *(str(each.objects) for each in splits)),
+            ("crowd regions", *(str(each.crowds) for each in splits)),
+            ("small, medium, large", *(f"{each.small}, {each.medium}, {each.large}" for each in splits)),
+            ("objects an image", *(_shown(each.objects_per_image) for each in splits)),
+            ("box sides, pixels", *(_shown(each.box_sides) for each in splits)),
+            ("box width / height", *(_shown(each.box_aspects) for each in splits)),
+            ("picture sides, pixels", *(_shown(each.picture_sides) for each in splits)),
+            ("picture width / height", *(_shown(each.picture_aspects) for each in splits)),
+        ]
+        if self.round_trips:
+            rows.append(("AP of the truth itself", *(_figure(self.round_trips.get(each.split)) for each in splits)))
+        return rows
+
+    def _class_table(self) -> Table:
+        """Objects of each class in each split, the most frequent first, and the images with any of them."""
+        counts: dict[str, dict[str, str]] = {}
+        totals: dict[str, int] = {}
+        for split in self.statistics:
+            for each in split.classes:
+                counts.setdefault(each.name, {})[split.split] = f"{each.objects} in {each.images}"
+                totals[each.name] = totals.get(each.name, 0) + each.objects
+        names = sorted(totals, key=lambda name: -totals[name])
+        hidden = len(names) - _CLASSES_SHOWN
+        caption = f"and {hidden} more, which --json FILE has" if hidden > 0 else None
+        table = Table(title="objects in images", title_justify="left", caption=caption, caption_justify="left")
+        table.add_column("class")
+        for split in self.statistics:
+            table.add_column(split.split, justify="right")
+        for name in names[:_CLASSES_SHOWN]:
+            table.add_row(name, *(counts[name].get(split.split, "–") for split in self.statistics))
+        return table
+
+    def _findings(self) -> list[str]:
+        lines: list[str] = []
+        for severity in SEVERITIES:
+            some = [each for each in self.findings if each.severity == severity]
+            if some:
+                lines.append(f"{len(some)} {_noun(severity, len(some))}:")
+            for each in some:
+                lines += [f"  {each.split}: {each.message} [{each.kind}]", f"      {each.remedy}"]
+        return lines
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings by severity, otherwise as they were found."""
+    return tuple(sorted(findings, key=lambda each: SEVERITIES.index(each.severity)))
+
+
+def _noun(severity: str, number: int) -> str:
+    return severity if number == 1 else _HEADINGS[severity]
+
+
+def _shown(value: object | None) -> str:
+    return "–" if value is None else str(value)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,0 +1,189 @@
+"""Everything that an inspection can find: how bad it is, what it means, and what helps.
+
+`docs/inspect.md` has this as a table, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of findings.
+
+    Attributes:
+        severity: of all its findings.
+        meaning: one sentence.
+        remedy: one sentence; words in braces are replaced by values.
+    """
+
+    severity: Severity
+    meaning: str
+    remedy: str
+
+
+KINDS: dict[str, Kind] = {
+    # Training refuses it or would be spoilt.
+    "unreadable": Kind(
+        "error",
+        "The split cannot be read: a file is missing or damaged, or an annotation makes no sense. Exit code 2.",
+        "Do what the message says; everything else in this split is unknown until then.",
+    ),
+    "nothing-to-learn": Kind(
+        "error",
+        "The training split has no images, no objects, or only crowd regions.",
+        "Check its annotations, or train on another split with --train-split.",
+    ),
+    "no-common-classes": Kind(
+        "error",
+        "A split has no class of the training split, so nothing that is learned can be found in it.",
+        "Give the same classes the same names in both.",
+    ),
+    "damaged-pictures": Kind(
+        "error",
+        "A picture has a sound beginning and end, but cannot be decoded. Training would stop when it comes to it.",
+        "Copy the pictures again from their source, or remove them and their entries.",
+    ),
+    "round-trip": Kind(
+        "error",
+        "Perfect detections, made of the annotations themselves, do not reach AP 1: the figures of every model would be too low.",
+        "Draw the boxes within their pictures; if the message names another reason, correct that.",
+    ),
+    # Training runs, but results are worse or figures wrong.
+    "split-without-images": Kind(
+        "warning",
+        "The data set names the split, but it has no images.",
+        "Add images, or remove the split's empty entry.",
+    ),
+    "nothing-to-evaluate": Kind(
+        "warning",
+        "A split for evaluation has no objects, or only crowd regions.",
+        "Annotate it, or evaluate on another split with --val-split.",
+    ),
+    "boxes-without-area": Kind(
+        "warning",
+        "Boxes have no width or no height, often by a click without dragging. Reading leaves them out.",
+        "Draw them again or delete them: the object they stood for counts as background now.",
+    ),
+    "thin-boxes": Kind(
+        "warning",
+        "A box is less than one pixel wide or high.",
+        "Look whether these are clicks by mistake or sizes in another unit, and draw them again.",
+    ),
+    "boxes-off-picture": Kind(
+        "warning",
+        "A box lies wholly outside its picture. Training drops it, and evaluation counts it as missed.",
+        "Delete these boxes, or correct them if the picture was cropped or turned after annotation.",
+    ),
+    "duplicate-boxes": Kind(
+        "warning",
+        "The same box is there twice with the same class. One-to-one matching then teaches to report an object twice.",
+        "Delete one box of each pair.",
+    ),
+    "near-duplicate-boxes": Kind(
+        "warning",
+        "Two boxes of a class overlap with an IoU above 0.85: usually one object that was annotated twice.",
+        "Look at these pairs, and delete one box where both mean the same object.",
+    ),
+    "two-class-boxes": Kind(
+        "warning",
+        "The same box (IoU above 0.95) is there with two classes.",
+        "Keep the right class, or merge classes that mean the same.",
+    ),
+    "under-annotated": Kind(
+        "warning",
+        "A class is in nearly all images, many times in each, but not or hardly in these: objects were probably not annotated.",
+        "Look at these images, annotate the class in them, or leave them out.",
+    ),
+    "more-objects-than-queries": Kind(
+        "warning",
+        "An image has more objects than the model has queries, each of which can report one object.",
+        "Train with more queries (--settings.queries {queries}), or cut the pictures into tiles.",
+    ),
+    "same-picture-in-splits": Kind(
+        "warning",
+        "A picture is in two splits, perhaps with another name, size or compression: figures on it are too good.",
+        "Keep each picture in one split only.",
+    ),
+    "same-picture-twice": Kind(
+        "warning",
+        "A picture is there more than once in a split, perhaps with another name, size or compression.",
+        "Keep one of them; if their annotations differ, the right one.",
+    ),
+    "blank-pictures": Kind(
+        "warning",
+        "A picture has one colour everywhere.",
+        "Copy the pictures again from their source, or remove them and their entries.",
+    ),
+    "cut-off-pictures": Kind(
+        "warning",
+        "One side of a picture is the plain grey that decoders put where data are missing: a copy was probably interrupted.",
+        "Look at the pictures, and copy them again from their source.",
+    ),
+    "class-not-in-training": Kind(
+        "warning",
+        "A class has objects in another split, but none in the training split, and cannot be learned.",
+        "Move some of its images to the training split, or take the class out.",
+    ),
+    "similar-class-names": Kind(
+        "warning",
+        "Two classes of a split have the same name but for case, blanks, '_' or '-'.",
+        "Merge them if they mean the same, otherwise rename one.",
+    ),
+    # Worth knowing.
+    "boxes-over-the-edge": Kind(
+        "note",
+        "Boxes reach beyond the picture. Training clips them, evaluation takes them as annotated.",
+        "Clip them to the picture if their objects end there.",
+    ),
+    "images-without-objects": Kind(
+        "note",
+        "Images without any object are learned from as background.",
+        "Make sure that nothing in them should have been annotated.",
+    ),
+    "crowd-regions": Kind(
+        "note",
+        "Regions of many objects (COCO's iscrowd, Pascal VOC's difficult) are not learned from; evaluation ignores detections in them.",
+        "Annotate single objects where they should be found.",
+    ),
+    "more-objects-than-detections": Kind(
+        "note",
+        "An image has more than 100 objects, but only the 100 best detections of an image count in COCO's figures.",
+        "Cut the pictures into tiles if the figures should cover all objects.",
+    ),
+    "unused-classes": Kind(
+        "note",
+        "A class has no object in any split that was inspected.",
+        "Remove the class from the list, or annotate it.",
+    ),
+    "rare-classes": Kind(
+        "note",
+        "A class has fewer than 10 objects in the training split, too few to learn it well.",
+        "Add images of these classes, or merge them with others.",
+    ),
+    "long-pictures": Kind(
+        "note",
+        "A picture is more than four times as long as it is wide, so it is made very small to fit the limit of its longer side.",
+        "Cut such pictures into pieces.",
+    ),
+    "changed-in-reading": Kind(
+        "note",
+        "Something was read in another way than it is written, or left out.",
+        "Correct it in the files if the message is not what you expect.",
+    ),
+    "sheet-left-out": Kind(
+        "note",
+        "The sheet of pictures that was asked for (--picture) was not written, since a picture cannot be read or there is none.",
+        "Do what the message says, and ask again.",
+    ),
+    "split-left-out": Kind(
+        "note",
+        "`trainval` is `train` and `val` together, so it is not inspected again.",
+        "Ask for it with --split {split}.",
+    ),
+}

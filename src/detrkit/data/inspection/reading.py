@@ -1,0 +1,105 @@
+"""Opens the splits of a data set for an inspection, and turns what the readers say into findings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detrkit.data.coco_frames import Orientation
+from detrkit.data.dataset import NoImagesError
+from detrkit.data.inspection.finding import Finding, Split, finding
+from detrkit.data.opening import available_splits, name_in_data, open_dataset, splits_without_pictures
+from detrkit.data.split_names import ASSUMED_SPLIT, plain_split
+from detrkit.errors import DataError
+
+_TOGETHER = "trainval"
+# What the readers' notes are about; the kind of the first pattern that occurs in one. None: a check of its own says it.
+_NOTES: tuple[tuple[str, str | None], ...] = (
+    (r"have no area", "boxes-without-area"),
+    (r"lines repeat another line", "duplicate-boxes"),
+    (r"boxes extend beyond their image", None),
+)
+_FIRST = re.compile(r"the first: (?:[^()]* of |in )?(?P<file>[^()]+?)(?:, line \d+|:\d+)?\)")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The splits of a data set.
+
+    Attributes:
+        splits: those that could be opened.
+        findings: about those that could not, and what the readers note about the others.
+    """
+
+    splits: tuple[Split, ...]
+    findings: tuple[Finding, ...]
+
+
+def open_splits(
+    path: str | Path, asked: Sequence[str] = (), *, orientation: Orientation = "auto", stretch_16bit: bool = False
+) -> Opened:
+    """Opens splits of a data set; one that cannot be read does not keep the others from being inspected.
+
+    Args:
+        path: as for `open_dataset`.
+        asked: the splits; empty means all.
+        orientation: as for `open_dataset`.
+        stretch_16bit: as for `open_dataset`.
+
+    Raises:
+        DataError: there is no data set at this path, or it has no split of a name that was asked for.
+    """
+    names, findings = _names(path, asked)
+    splits: list[Split] = []
+    for name in names:
+        training = plain_split(name) in (ASSUMED_SPLIT, _TOGETHER)
+        try:
+            dataset = open_dataset(path, name, orientation=orientation, stretch_16bit=stretch_16bit)
+        except NoImagesError as problem:
+            findings.append(finding("nothing-to-learn" if training else "split-without-images", name, str(problem)))
+        except DataError as problem:
+            findings.append(finding("unreadable", name, str(problem), files=_files_named(str(problem), path)))
+        else:
+            splits.append(Split(name, dataset, training))
+    for split in splits:
+        findings += reader_notes(split)
+    return Opened(tuple(splits), tuple(findings))
+
+
+def reader_notes(split: Split) -> list[Finding]:
+    """What a reader dropped or changed, as findings."""
+    found = []
+    for note in split.dataset.notes:
+        kind = next((kind for pattern, kind in _NOTES if re.search(pattern, note)), "changed-in-reading")
+        if kind is None:
+            continue
+        number = re.match(r"(\d+) ", note)
+        first = _FIRST.search(note)
+        files = [] if first is None else [first["file"]]
+        found.append(finding(kind, split.name, note, count=int(number[1]) if number else 1, files=files))
+    return found
+
+
+def _names(path: str | Path, asked: Sequence[str]) -> tuple[list[str], list[Finding]]:
+    """The splits to open, each once, although it may be asked for by several names; and what to say about the others."""
+    available = available_splits(path)
+    if asked:
+        return list({name_in_data(path, split): split for split in reversed(asked)}.values())[::-1], []
+    findings = [
+        finding("split-without-images", name, sentence) for name, sentence in splits_without_pictures(path).items()
+    ]
+    if not available:
+        return [ASSUMED_SPLIT], findings
+    if {"train", "val", _TOGETHER} <= set(available):
+        message = f"The split '{_TOGETHER}' was not inspected, since 'train' and 'val' were."
+        findings.append(finding("split-left-out", _TOGETHER, message, values={"split": _TOGETHER}))
+        available = [name for name in available if name != _TOGETHER]
+    return available, findings
+
+
+def _files_named(message: str, path: str | Path) -> list[str]:
+    """The files that a message names, or the data set."""
+    words = [word.strip("'\"(),;:") for word in message.split()]
+    return list(dict.fromkeys(word for word in words if "/" in word and Path(word).is_file())) or [str(path)]

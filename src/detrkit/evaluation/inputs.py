@@ -1,0 +1,238 @@
+"""Ground truth and detections as an evaluation takes them, checked down to the last number, and as columns."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detrkit.data.coco_layout import picture_is_turned
+from detrkit.data.coco_outside import without_boxes_outside_stated
+from detrkit.data.coco_truth import Truth, checked_lists, read_truth
+from detrkit.data.wording import counted_of
+from detrkit.errors import DataError
+from detrkit.files import expanded
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Boxes of objects or of detections, as columns.
+
+    Attributes:
+        images: (N,) int64, places of their images in `Inputs.image_ids`.
+        classes: (N,) int64, places of their classes in `Inputs.class_ids`.
+        boxes_xywh: (N, 4) float64 pixels.
+        areas: (N,) float64 square pixels; of detections those of their boxes.
+        crowd: (N,) bool; False for detections.
+        scores: (N,) float64; 0 for objects.
+    """
+
+    images: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    boxes_xywh: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What is compared: ground truth as data sets read it, and checked detections, both with plain numbers.
+
+    Attributes:
+        name: of the ground truth, if it comes from a file its name without folder and ending.
+        truth: `images` with their ids and file names (empty where unknown), `annotations` (numbered from 1, because the evaluator takes the
+            id 0 for "not matched") and `categories`.
+        results: entries with `image_id`, `category_id`, `bbox` and `score`.
+        notes: what the reader had to drop or change.
+    """
+
+    name: str
+    truth: dict[str, list[dict[str, Any]]]
+    results: list[dict[str, Any]]
+    notes: tuple[str, ...]
+
+    @cached_property
+    def image_ids(self) -> NDArray[np.int64]:
+        """(I,) sorted, as the evaluator goes through the images."""
+        return np.sort(np.array([entry["id"] for entry in self.truth["images"]], dtype=np.int64))
+
+    @cached_property
+    def class_ids(self) -> NDArray[np.int64]:
+        """(K,) category ids, sorted."""
+        return np.sort(np.array([entry["id"] for entry in self.truth["categories"]], dtype=np.int64))
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """(K,) in the order of `class_ids`."""
+        names = {entry["id"]: entry["name"] for entry in self.truth["categories"]}
+        return tuple(names[number] for number in self.class_ids.tolist())
+
+    @cached_property
+    def objects(self) -> Columns:
+        """Objects and crowd regions, in the order of `truth`."""
+        return self._columns(self.truth["annotations"])
+
+    @cached_property
+    def detections(self) -> Columns:
+        """Detections in the order of `results`."""
+        return self._columns(self.results)
+
+    def _columns(self, entries: Sequence[dict[str, Any]]) -> Columns:
+        boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+        images = np.array([entry["image_id"] for entry in entries], dtype=np.int64)
+        classes = np.array([entry["category_id"] for entry in entries], dtype=np.int64)
+        areas = np.array([entry.get("area", math.nan) for entry in entries], dtype=np.float64)
+        return Columns(
+            images=np.searchsorted(self.image_ids, images).astype(np.int64),
+            classes=np.searchsorted(self.class_ids, classes).astype(np.int64),
+            boxes_xywh=boxes,
+            areas=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
+            crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in entries], dtype=np.bool_),
+            scores=np.array([entry.get("score", 0.0) for entry in entries], dtype=np.float64),
+        )
+
+
+def read_inputs(ground_truth: Any, detections: Any, *, name: str | None = None) -> Inputs:
+    """Reads and checks both sides.
+
+    Args:
+        ground_truth: an annotation file in COCO's format, or its contents; read as data sets read it.
+        detections: a result file in COCO's format, or its entries.
+        name: what messages call ground truth that is no file.
+
+    Raises:
+        DataError: a file cannot be read, or an entry is malformed, not finite, or of an image or category that the ground truth lacks.
+    """
+    truth_name, contents = _named_contents(ground_truth, name or "the given ground truth")
+    results_name, results = _named_contents(detections, "the given detections")
+    truth, stated = _read_truth(
+        contents, truth_name, Path(ground_truth) if isinstance(ground_truth, str | Path) else None
+    )
+    results = _checked_results(results, results_name, stated, truth_name)
+    return Inputs(Path(truth_name).stem, truth, results, stated.notes)
+
+
+def _named_contents(source: Any, default_name: str) -> tuple[str, Any]:
+    """A name for messages and the contents: of a JSON file, or of a value that is already in memory."""
+    if not isinstance(source, str | Path):
+        return default_name, source
+    try:
+        return str(source), json.loads(expanded(source).read_bytes())
+    except OSError as error:
+        raise DataError(f"{source} cannot be read ({error.strerror}): give the path of a JSON file.") from error
+    except ValueError as error:
+        raise DataError(
+            f"{source} is not valid JSON ({error}): it may have been cut off while it was written or copied; create or copy it again."
+        ) from error
+    except RecursionError:
+        raise DataError(f"{source} is nested too deeply to be annotations or results: create it again.") from None
+
+
+def _read_truth(truth: Any, source: str, file: Path | None) -> tuple[dict[str, Any], Truth]:
+    """What the evaluator gets, as plain numbers, and what it was made of."""
+    lists = checked_lists(truth, source)
+    if not lists["images"]:
+        raise DataError(f"{source} lists no images: there is nothing to evaluate.")
+    checked = read_truth(lists, source)
+    table, outside_notes = without_boxes_outside_stated(
+        checked.table, lists["images"], partial(_is_turned, file), source
+    )
+    checked = replace(checked, table=table, notes=(*checked.notes, *outside_notes))
+    image_ids = np.array(checked.images.numbers, dtype=np.int64)[table.image_positions]
+    boxes_xywh = np.concatenate([table.boxes_xyxy[:, :2], table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]], axis=1)
+    columns = (image_ids, table.category_ids, boxes_xywh, table.areas, table.crowd.astype(np.int64))
+    names = ("image_id", "category_id", "bbox", "area", "iscrowd")
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    annotations = [{"id": number, **dict(zip(names, row, strict=True))} for number, row in enumerate(rows, start=1)]
+    categories = [
+        {"id": number, "name": name}
+        for number, name in zip(checked.categories.numbers, checked.category_names, strict=True)
+    ]
+    names_of_files = (record.get("file_name") for record in lists["images"])
+    images = [
+        {"id": number, "file_name": file_name if isinstance(file_name, str) else ""}
+        for number, file_name in zip(checked.images.numbers, names_of_files, strict=True)
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}, checked
+
+
+def _is_turned(file: Path | None, image: dict[str, Any]) -> bool | None:
+    """Whether an image's picture is turned by its EXIF orientation; None if that is not known."""
+    return None if file is None else picture_is_turned(file, str(image.get("file_name")))
+
+
+def _checked_results(results: Any, source: str, truth: Truth, truth_source: str) -> list[dict[str, Any]]:
+    if isinstance(results, str | bytes | dict) or not isinstance(results, Iterable):
+        raise DataError(f"{source} is not a list of results: each entry needs image_id, category_id, bbox and score.")
+    checked: list[dict[str, Any]] = []
+    errors: list[DataError] = []
+    for index, entry in enumerate(results):
+        try:
+            checked.append(_checked_result(entry, f"{source}, entry {index} (counting from 0)", truth, truth_source))
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        total = len(checked) + len(errors)
+        more = f" ({counted_of(len(errors), total, 'entries')} cannot be used.)" if len(errors) > 1 else ""
+        raise DataError(f"{errors[0]}{more}")
+    return checked
+
+
+def _checked_result(entry: Any, where: str, truth: Truth, truth_source: str) -> dict[str, Any]:
+    """The image, category, box and score of a result, as plain numbers."""
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} is {str(entry)[:40]!r}, not an object with image_id, category_id and bbox.")
+    if entry.get("segmentation") and not entry.get("bbox"):
+        raise DataError(
+            f"{where} has a segmentation and no bbox: only boxes are compared, so every entry needs a bbox [x, y, width, height]."
+        )
+    checked: dict[str, Any] = {}
+    for key, ids, noun in (("image_id", truth.images, "image"), ("category_id", truth.categories, "category")):
+        value = _value(entry, key, where)
+        checked[key] = ids.find(value)
+        if checked[key] is None:
+            known = (
+                f"its ids run from {min(ids.numbers)} to {max(ids.numbers)}"
+                if ids.own is None
+                else f"its ids are such as {ids.own[0]!r}"
+            )
+            raise DataError(
+                f"{where} has {key} {value!r}, but {truth_source} has no such {noun} ({known}, {len(ids.numbers)} in all): "
+                "use results and annotations that belong together."
+            )
+    box = _value(entry, "bbox", where)
+    if not hasattr(box, "__len__") or len(box) != 4:
+        raise DataError(f"{where} has the bbox {box!r}, which is not [x, y, width, height] in pixels.")
+    checked["bbox"] = [_number(value, where, "bbox") for value in box]
+    if min(checked["bbox"][2:]) < 0:
+        raise DataError(
+            f"{where} has a bbox of negative size, {checked['bbox']}: write it as [x, y, width, height] in pixels."
+        )
+    checked["score"] = _number(_value(entry, "score", where), where, "score")
+    return checked
+
+
+def _value(entry: dict[str, Any], key: str, where: str) -> Any:
+    if key not in entry:
+        raise DataError(f"{where} has no '{key}': every entry needs one.")
+    return entry[key]
+
+
+def _number(value: Any, where: str, key: str) -> float:
+    if value.__class__ is float and math.isfinite(value):  # most are, and data sets have hundreds of thousands
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise DataError(f"{where} has {value!r} as {key}: only finite numbers can be compared.")
+    return float(value)

@@ -1,0 +1,134 @@
+"""Inspects a data set as a whole: figures, all checks, every picture decoded, and the round trip of its ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+
+from detrkit.data.coco_frames import Orientation
+from detrkit.data.inspection import (
+    Finding,
+    Inspection,
+    Look,
+    Split,
+    files_in_two_splits,
+    finding,
+    in_order,
+    look_at_pictures,
+    open_splits,
+    picture_findings,
+    quick_findings,
+    statistics_of,
+)
+from detrkit.errors import ConfigurationError, DataError
+from detrkit.evaluation.augmented import before_and_after
+from detrkit.evaluation.round_trip import round_trip, round_trip_findings
+from detrkit.models.catalog import find_variant
+from detrkit.prediction.results import save_image
+from detrkit.terminal import terminal
+
+USUAL_QUERIES = 100
+
+
+def inspect_data(
+    path: str | Path,
+    splits: str | Sequence[str] = (),
+    *,
+    quick: bool = False,
+    variant: str | None = None,
+    queries: int | None = None,
+    picture: str | Path | None = None,
+    orientation: Orientation = "auto",
+    stretch_16bit: bool = False,
+    progress: bool = False,
+) -> Inspection:
+    """Looks for everything in a data set that would stop or spoil training and evaluation.
+
+    Args:
+        path: folder or annotation file of a data set, or "digits".
+        splits: names of splits; empty means all.
+        quick: whether to look at headers and annotations only, without decoding pictures and without the round trip.
+        variant: name in the catalog; its queries and image sizes are used.
+        queries: number of queries to compare the objects of an image with; by default the variant's, or 100, DETR's number.
+        picture: file for pictures with their boxes as annotated and as training gets them.
+        orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown", as for `open_dataset`.
+        stretch_16bit: whether 16-bit grey is stretched to the whole range, as for `open_dataset`.
+        progress: whether to show a progress bar on the error stream.
+
+    Raises:
+        ConfigurationError: an unknown variant, or queries below 1.
+        DataError: there is no data set at this path, or no split of a name that was asked for. A split that cannot be read is a finding.
+        OutputError: the picture cannot be written.
+    """
+    number, whose = _queries(variant, queries)
+    asked = [splits] if isinstance(splits, str) else list(splits)
+    opened = open_splits(path, asked, orientation=orientation, stretch_16bit=stretch_16bit)
+    findings = [*opened.findings, *quick_findings(opened.splits, number, whose)]
+    round_trips: dict[str, float | None] = {}
+    looks: list[Look] = []
+    if quick:
+        findings += files_in_two_splits(opened.splits)
+    else:
+        looks = _looks(opened.splits, progress)
+        findings += picture_findings(opened.splits, looks)
+        round_trips, more = _round_trips(opened.splits)
+        findings += more
+    if picture is not None:
+        findings += _save_sheet(Path(picture), opened.splits, looks, variant)
+    return Inspection(
+        path=str(path),
+        quick=quick,
+        statistics=tuple(map(statistics_of, opened.splits)),
+        findings=in_order(findings),
+        round_trips=round_trips,
+        decoded=sum(map(len, looks)),
+        seconds=sum(look.seconds for look in looks),
+    )
+
+
+def _queries(variant: str | None, queries: int | None) -> tuple[int, str]:
+    """A number of queries, and what has them."""
+    if queries is not None and queries < 1:
+        raise ConfigurationError(f"queries must be at least 1, not {queries}")
+    own = None if variant is None else int(find_variant(variant).config.queries)
+    if queries is not None:
+        return queries, variant or "the model"
+    return (USUAL_QUERIES, "DETR") if own is None else (own, str(variant))
+
+
+def _looks(splits: Sequence[Split], progress: bool) -> list[Look]:
+    errors = terminal(stderr=True)
+    with Progress(console=errors, transient=True, disable=not (progress and errors.is_terminal)) as bar:
+        looks = []
+        for split in splits:
+            task = bar.add_task(f"decoding {split.name}", total=len(split.dataset))
+            looks.append(look_at_pictures(split, lambda task=task: bar.advance(task)))  # type: ignore[misc]
+    return looks
+
+
+def _round_trips(splits: Sequence[Split]) -> tuple[dict[str, float | None], list[Finding]]:
+    figures: dict[str, float | None] = {}
+    findings: list[Finding] = []
+    for split in splits:
+        outcome = round_trip(split)
+        figures[split.name] = outcome.ap
+        findings += round_trip_findings(split, outcome)
+    return figures, findings
+
+
+def _save_sheet(file: Path, splits: Sequence[Split], looks: Sequence[Look], variant: str | None) -> list[Finding]:
+    """Writes pictures of the training split, or of the first, with their boxes; a note if that cannot be done."""
+    reason = "There is no picture to show"
+    for split in sorted(splits, key=lambda each: not each.for_training):
+        damaged = looks[splits.index(split)].problems if looks else {}
+        usable = [index for index in range(len(split.dataset)) if index not in damaged]
+        try:
+            if usable:
+                save_image(file, before_and_after(split.dataset.subset(usable), variant))
+                return []
+        except DataError as problem:
+            reason = str(problem).rstrip(".")
+    names = ", ".join(split.name for split in splits)
+    return [finding("sheet-left-out", names, f"{reason}, so {file} was not written.", files=[str(file)])]

@@ -1,0 +1,221 @@
+"""Photos of a report: images with most errors, and examples."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import supervision as sv
+from PIL import Image
+
+from detrkit.data.dataset import DetectionDataset
+from detrkit.evaluation.analysis import Analysis
+from detrkit.evaluation.errors import ImageErrors, Mark
+from detrkit.evaluation.figures import counted
+from detrkit.evaluation.report import colors
+from detrkit.evaluation.report.page import Photo
+from detrkit.prediction.drawing import draw, truth_of
+
+WIDTH = 800  # pixels of a picture; smaller ones are enlarged towards it, so that labels can be read
+# What the colours of boxes stand for. Labels say it, too.
+MARK_COLORS = {
+    "correct": colors.CORRECT,
+    "class": colors.WRONG_CLASS,
+    "place": colors.WRONG_PLACE,
+    "both": colors.WRONG_BOTH,
+    "duplicate": colors.DUPLICATE,
+    "background": colors.BACKGROUND,
+    "missed": colors.MISSED,
+    "mistaken": colors.MISTAKEN,
+    "ignored": colors.NEUTRAL,
+}
+MARK_WORDS = {
+    "correct": "correct",
+    "class": "wrong class",
+    "place": "wrong place",
+    "both": "wrong class and place",
+    "duplicate": "duplicate",
+    "background": "nothing there",
+    "missed": "missed",
+    "mistaken": "not found, but a wrong detection is near",
+    "ignored": "ignored (in a crowd region)",
+}
+_LABELS = MARK_WORDS | {"both": "wrong class, place", "mistaken": "not found"}
+_QUIET = ("correct", "ignored")  # thin lines without a label
+_MOST_LABELS = 14
+_LARGEST_FACTOR = 4.0  # by which small pictures are enlarged
+_KINDS = tuple(MARK_COLORS)
+
+
+def worst_pictures(dataset: DetectionDataset, analysis: Analysis, *, count: int = 8) -> tuple[Photo, ...]:
+    """The images with most errors: detections by kind of error on the left, the ground truth and what was not found on the right.
+
+    Args:
+        dataset: the images and their ground truth.
+        analysis: of detections in this data set.
+        count: maximum number of images.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    places = {number: place for place, number in enumerate(dataset.image_ids.tolist())}
+    names = {category.id: category.name for category in dataset.categories}
+    chosen = [entry for entry in analysis.images if entry.image_id in places][:count]
+    return tuple(
+        _worst_picture(dataset, places[entry.image_id], entry, names, number)
+        for number, entry in enumerate(chosen, start=1)
+    )
+
+
+def _worst_picture(
+    dataset: DetectionDataset, index: int, entry: ImageErrors, names: Mapping[int, str], number: int
+) -> Photo:
+    picture, scale = enlarged(dataset.image(index))
+    found = [mark for mark in entry.marks if mark.score is not None]
+    unfound = [mark for mark in entry.marks if mark.score is None]
+    objects = dataset.objects(index)
+    rows = zip(objects.boxes_xyxy.tolist(), objects.labels.tolist(), objects.crowd.tolist(), strict=True)
+    truth = [
+        Mark(
+            "ignored" if crowd else "correct",
+            (left, top, right - left, bottom - top),
+            dataset.categories[label].id,
+            None,
+        )
+        for (left, top, right, bottom), label, crowd in rows
+    ]
+    wrong = ", ".join(
+        f"{errors} {MARK_WORDS[kind]}"
+        for kind, errors in sorted(entry.counts.items(), key=lambda item: -item[1])
+        if errors
+    )
+    name = entry.file_name or dataset.image_name(index)
+    return Photo(
+        f"errors_{number}",
+        f"{name}: {counted(entry.objects, 'object')}, {entry.correct} found; {wrong}.",
+        (draw_marks(picture, found, names, scale), draw_marks(picture, [*truth, *unfound], names, scale)),
+        ("Detections", "Ground truth"),
+        (f"{name}: detections, {wrong}", f"{name}: the ground truth, {counted(len(objects), 'object')}"),
+    )
+
+
+def draw_marks(image: Image.Image, marks: Sequence[Mark], names: Mapping[int, str], scale: float) -> Image.Image:
+    """A copy of a picture with boxes coloured by kind; what is correct has thin lines, errors have thick ones and, the surest first, labels.
+
+    Args:
+        image: RGB.
+        marks: boxes in pixels of the original image.
+        names: of the classes, by category id.
+        scale: pixels of this picture for each pixel of the original image.
+    """
+    scene = image.copy()
+    side = (scene.width * scene.height) ** 0.5
+    palette = sv.ColorPalette.from_hex(list(MARK_COLORS.values()))
+    quiet = [mark for mark in marks if mark.kind in _QUIET]
+    errors = sorted((mark for mark in marks if mark.kind not in _QUIET), key=lambda mark: mark.score or 0.0)
+    thin, thick = max(1, round(side / 500)), max(3, round(side / 200))
+    for group, thickness in ((quiet, thin), (errors, thick)):
+        sv.BoxAnnotator(palette, thickness=thickness).annotate(scene, _boxes(group, scale))
+    labelled = errors[-_MOST_LABELS:]
+    annotator = sv.RichLabelAnnotator(
+        palette,
+        text_color=sv.Color.BLACK,
+        font_size=max(11, round(side / 42)),
+        text_padding=max(2, round(side / 250)),
+        smart_position=True,
+    )
+    annotator.annotate(scene, _boxes(labelled, scale), labels=[_label(mark, names) for mark in labelled])
+    return scene
+
+
+def _label(mark: Mark, names: Mapping[int, str]) -> str:
+    score = "" if mark.score is None else f" {mark.score:.2f}"
+    return f"{names.get(mark.category_id, mark.category_id)}{score} {_LABELS[mark.kind]}"
+
+
+def _boxes(marks: Sequence[Mark], scale: float) -> sv.Detections:
+    boxes = np.array([mark.bbox for mark in marks], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return sv.Detections(
+        xyxy=boxes * scale, class_id=np.array([_KINDS.index(mark.kind) for mark in marks], dtype=np.int64)
+    )
+
+
+def enlarged(image: Image.Image) -> tuple[Image.Image, float]:
+    """The picture in the size of a report, and the factor by which it grew."""
+    scale = min(WIDTH / image.width, WIDTH / image.height, _LARGEST_FACTOR)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC), scale
+
+
+def example_pictures(
+    dataset: DetectionDataset,
+    entries: Iterable[Mapping[str, Any]],
+    *,
+    threshold: float | Mapping[int, float],
+    count: int = 6,
+) -> tuple[Photo, ...]:
+    """Predictions beside the ground truth, for images that are evenly spaced in a data set.
+
+    Args:
+        dataset: the images and their ground truth.
+        entries: COCO result entries with the data set's ids, from a model or a file.
+        threshold: score from which a detection is drawn; one for all, or one for each category id.
+        count: maximum number of images.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
+    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in _with_numbers(entries, dataset):
+        least = threshold.get(entry["category_id"], 0.5) if isinstance(threshold, Mapping) else threshold
+        if entry["score"] >= least:
+            by_image[entry["image_id"]].append(entry)
+    return tuple(
+        _example(dataset, index, by_image[int(dataset.image_ids[index])], number)
+        for number, index in enumerate(chosen.tolist(), start=1)
+    )
+
+
+def _example(dataset: DetectionDataset, index: int, entries: Sequence[Mapping[str, Any]], number: int) -> Photo:
+    picture, scale = enlarged(dataset.image(index))
+    predicted, truth = _detections_of(entries, dataset), truth_of(dataset, index)
+    for detections in (predicted, truth):
+        detections.xyxy = detections.xyxy * scale
+    name = dataset.image_name(index)
+    return Photo(
+        f"example_{number}",
+        f"{name}: {counted(len(predicted), 'detection')}, {counted(len(truth), 'object')}.",
+        (draw(picture, predicted), draw(picture, truth)),
+        ("Detections", "Ground truth"),
+        (f"{name}: {len(predicted)} detections", f"{name}: the ground truth, {counted(len(truth), 'object')}"),
+    )
+
+
+def _with_numbers(entries: Iterable[Mapping[str, Any]], dataset: DetectionDataset) -> Iterator[Mapping[str, Any]]:
+    """Entries with the ids of the data set, whether they have these or those of its annotation file, which may be texts."""
+    numbers = dataset.image_ids.tolist()
+    images = dict(zip(map(str, numbers), numbers, strict=True))
+    if dataset.file_image_ids is not None:
+        images = dict(zip(map(str, dataset.file_image_ids), numbers, strict=True)) | images
+    categories = {str(own): number for number, own in (dataset.file_category_ids or {}).items()}
+    categories |= {str(category.id): category.id for category in dataset.categories}
+    for entry in entries:
+        image, category = str(entry["image_id"]), str(entry["category_id"])
+        if image in images and category in categories:
+            yield {**entry, "image_id": images[image], "category_id": categories[category]}
+
+
+def _detections_of(entries: Sequence[Mapping[str, Any]], dataset: DetectionDataset) -> sv.Detections:
+    names = {category.id: category.name for category in dataset.categories}
+    boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return sv.Detections(
+        xyxy=boxes,
+        confidence=np.array([entry["score"] for entry in entries], dtype=np.float64),
+        class_id=np.array([entry["category_id"] for entry in entries], dtype=np.int64),
+        data={"class_name": np.array([names[entry["category_id"]] for entry in entries], dtype=str)},
+    )

@@ -1,0 +1,140 @@
+"""`detrkit inspect` as a user runs it: what it prints and writes, and its exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+from inspected_data import CAT, GOOD, write_split
+from PIL import Image
+
+import detrkit
+from detrkit.__main__ import main
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    """The exit code, and what was printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), pytest.raises(SystemExit) as end:
+        main(["inspect", *map(str, arguments)])
+    assert isinstance(end.value.code, int)
+    return end.value.code, printed.getvalue()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_split(tmp_path / "data", "train", [*GOOD, []])
+    return write_split(tmp_path / "data", "val", GOOD)
+
+
+def test_fine(data: Path) -> None:
+    code, printed = run(data)
+    assert code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines()]
+    for row in (
+        ["images", "11", "10"],
+        ["without objects", "1", "0"],
+        ["objects", "20", "20"],
+        ["small, medium, large", "0, 20, 0", "0, 20, 0"],
+        ["objects an image", "0 · 2 · 2", "2 · 2 · 2"],
+        ["AP of the truth itself", "1.0000", "1.0000"],
+        ["cat", "10 in 10", "10 in 10"],
+    ):
+        assert row in rows
+    assert (
+        "1 note:\n  train: 1 of 11 images has no objects (train_10.jpg). [images-without-objects]\n"
+        "      Make sure that nothing in them should have been annotated.\n"
+        f"{data}: fine (0 errors, 0 warnings, 1 note; 21 pictures were decoded, "
+    ) in printed
+
+
+def test_errors_and_warnings(data: Path) -> None:
+    write_split(data, "train", [[*GOOD[0], GOOD[0][0]], [(CAT, [-30, 20, 40, 40])]])
+    code, printed = run(data)
+    assert code == 1
+    assert [line for line in printed.splitlines() if line.endswith(":")] == ["1 error:", "1 warning:", "2 notes:"]
+    assert ": training would refuse these data or be spoilt (1 error, 1 warning, 2 notes; 12 pictures" in printed
+
+
+def test_unreadable(data: Path) -> None:
+    (data / "val/val_2.jpg").unlink()
+    code, printed = run(data, "--quick")
+    assert code == 2
+    assert "val: " in printed
+    assert "1 of 10 pictures are missing: val_2.jpg" in printed
+    assert (
+        ": some of it cannot be read (1 error, 0 warnings, 1 note; only headers and annotations were looked at)."
+        in printed
+    )
+    code, printed = run(data / "nowhere")
+    assert code == 2
+    assert printed.startswith(f"detrkit: {data}/nowhere does not exist: ")
+    code, printed = run(data, "--split", "tests")
+    assert code == 2
+    assert "has no split 'tests': did you mean" in printed or "has no split 'tests': choose one of" in printed
+
+
+def test_only_some_splits(data: Path) -> None:
+    for names in (["val"], ["validation", "val"]):
+        code, printed = run(data, "--quick", *(part for name in names for part in ("--split", name)))
+        assert code == 0
+        assert "│ images                 │" in printed
+        assert "train" not in printed.replace(str(data), "")
+
+
+def test_json_and_picture(data: Path, tmp_path: Path) -> None:
+    file, picture = tmp_path / "new/inspection.json", tmp_path / "boxes.png"
+    code, printed = run(data, "--json", file, "--picture", picture, "--variant", "detr-compact")
+    assert code == 0
+    assert printed.endswith(f"Written to {file}\nWritten to {picture}\n")
+    assert Image.open(picture).size == (1944, 1728)
+    contents = json.loads(file.read_text())
+    assert list(contents) == ["path", "quick", "exit_code", "splits", "findings", "round_trips", "decoded", "seconds"]
+    assert contents["findings"] == [
+        {
+            "kind": "images-without-objects",
+            "severity": "note",
+            "split": "train",
+            "message": "1 of 11 images has no objects (train_10.jpg).",
+            "remedy": "Make sure that nothing in them should have been annotated.",
+            "files": ["train_10.jpg"],
+            "count": 1,
+        }
+    ]
+    train = contents["splits"][0]
+    assert (train["split"], train["images"], train["empty"], train["objects"]) == ("train", 11, 1, 20)
+    assert train["classes"][0] == {"name": "cat", "id": 1, "objects": 10, "images": 10}
+    assert train["box_sides"]["median"] == pytest.approx((3000**0.5 + 2400**0.5) / 2)
+    assert (contents["decoded"], contents["round_trips"]) == (21, {"train": 1.0, "val": 1.0})
+
+
+def test_files_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, printed = run(data, "--json", tmp_path / "file/a.json")
+    assert code == 2
+    assert printed.startswith(f"detrkit: the folder {tmp_path}/file cannot be written to")
+    code, printed = run(data, "--quick", "--picture", tmp_path / "a.txt")
+    assert code == 2
+    assert "a.txt does not end like an image file that can be written" in printed
+
+
+def test_the_two_commands_name_each_other() -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for command in ("inspect", "doctor"):
+            with pytest.raises(SystemExit):
+                main([command, "--help"])
+    text = " ".join(printed.getvalue().split())
+    assert "detrkit doctor.)" in text
+    assert "What is wrong with a data set: detrkit inspect." in text
+
+
+def test_in_a_notebook(data: Path) -> None:
+    write_split(data, "val", [[("<b>", [5, 5, 20, 20])]], classes=["<b>"])
+    text = detrkit.inspect_data(data, quick=True)._repr_html_()
+    assert "<tr><th></th><th>train</th><th>val</th></tr><tr><td>images</td><td>11</td><td>1</td></tr>" in text
+    assert "<li><b>error</b> val: No class of &#x27;val&#x27; (&lt;b&gt;) is a class of" in text
+    assert text.count("<li>") == 2

@@ -1,0 +1,82 @@
+"""The sheet of pictures before and after augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from inspected_data import CAT, DOG, GOOD, only, opened, write_split
+from PIL import Image
+
+from detrkit.errors import ConfigurationError
+from detrkit.evaluation import inspect_data
+from detrkit.evaluation.augmented import before_and_after, various_images
+
+
+def test_which_images_are_shown(tmp_path: Path) -> None:
+    tiny, huge = [(CAT, [20, 20, 3, 3])], [(DOG, [0, 0, 150, 110])]
+    many = [(CAT, [12 * number, 10, 10, 40]) for number in range(9)]
+    dataset = opened(write_split(tmp_path, "train", [[], GOOD[0], tiny, many, huge, []])).dataset
+    assert various_images(dataset, 8, seed=0) == [3, 2, 4, 1]  # none without objects
+    assert various_images(dataset, 2, seed=0) == [3, 2]
+    empty = dataset.subset([0, 5])
+    assert various_images(empty, 8, seed=0) == [0]
+
+
+def test_the_sheet(tmp_path: Path) -> None:
+    dataset = opened(write_split(tmp_path, "train", GOOD)).dataset
+    sheet = before_and_after(dataset, "detr-compact", count=3)
+    cell, gap = (480, 400 + 2 * (480 // 36)), 8
+    assert sheet.size == (4 * cell[0] + 3 * gap, 2 * cell[1] + gap)
+    again = before_and_after(dataset, "detr-compact", count=3)
+    assert np.array_equal(np.asarray(sheet), np.asarray(again))
+    other = before_and_after(dataset, "detr-compact", count=3, seed=1)
+    assert not np.array_equal(np.asarray(sheet), np.asarray(other))
+
+
+def test_boxes_lie_where_the_objects_are(tmp_path: Path) -> None:
+    """A white square on black has its box around it in both halves."""
+    folder = write_split(tmp_path, "train", [[(CAT, [40, 30, 60, 50])]])
+    picture = Image.new("RGB", (160, 120))
+    picture.paste((255, 255, 255), (40, 30, 100, 80))
+    picture.save(folder / "train/train_0.jpg", quality=100)
+    for seed in range(4):
+        sheet = np.asarray(before_and_after(opened(folder).dataset, "detr-compact", seed=seed), dtype=int)
+        for half in (sheet[30:, :480], sheet[30:, 488:]):
+            white = (half.min(axis=2) > 220) & (half.max(axis=2) - half.min(axis=2) < 20)
+            line = (half.max(axis=2) - half.min(axis=2)) > 90  # the only colour is that of the box
+            rows, columns = np.flatnonzero(line.any(axis=1)), np.flatnonzero(line.sum(axis=0) > 60)
+            square = half[:, columns[0] : columns[-1] + 1]
+            middle = (rows[0] + rows[-1]) // 2
+            assert white[middle, columns[0] + 8 : columns[-1] - 8].all()  # inside it is the square
+            assert square[rows[-1] - 8, square.shape[1] // 2].min() > 200
+            outside = [column for column in (columns[0] - 8, columns[-1] + 8) if 0 <= column < half.shape[1]]
+            assert all(half[middle, column].max() < 60 or white[:, column].all() for column in outside)
+
+
+def test_a_variant_that_does_not_exist(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", GOOD)
+    with pytest.raises(ConfigurationError, match="detr-r5"):
+        inspect_data(tmp_path, variant="detr-r5")
+    with pytest.raises(ConfigurationError, match="queries must be at least 1, not 0"):
+        inspect_data(tmp_path, queries=0)
+
+
+def test_a_sheet_that_cannot_be_made(tmp_path: Path) -> None:
+    write_split(tmp_path, "val", [])
+    write_split(tmp_path, "test", [])
+    one = only(tmp_path, "sheet-left-out", picture=tmp_path / "a.png")
+    assert one.message == f"There is no picture to show, so {tmp_path}/a.png was not written."
+    write_split(tmp_path, "train", GOOD)
+    for number in range(10):
+        file = tmp_path / f"train/train_{number}.jpg"
+        content = file.read_bytes()
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + b"\xff\xc4\x00\x10" + content[middle + 4 :])
+    one = only(tmp_path, "sheet-left-out", picture=tmp_path / "a.png", quick=True)
+    assert "is damaged or cut off (broken data stream" in one.message
+    assert not (tmp_path / "a.png").exists()
+    write_split(tmp_path, "val", GOOD)  # the others are shown instead
+    assert inspect_data(tmp_path, picture=tmp_path / "a.png").exit_code == 1
+    assert Image.open(tmp_path / "a.png").size == (1944, 1728)

@@ -1,0 +1,178 @@
+"""The report of a run: what departs from the recipe comes first, and what is not known is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detrkit.data import read_digits
+from detrkit.evaluation.report import Block, Cell, Chart, Folded, Points, Section, Table, Tiles, write_report
+from detrkit.training import TrainingOptions
+from detrkit.training.options import resolve
+from detrkit.training.report import (
+    changed_options,
+    data_findings,
+    data_section,
+    settings_section,
+    training_section,
+    training_sections,
+)
+
+ROWS: list[dict[str, float]] = [
+    {"epoch": 1.0, "step": 3.0, "loss": 4.0, "box_loss": 1.0, "images_per_second": 10.0, "seconds": 30.0},
+    {"epoch": 2.0, "step": 6.0, "loss": 2.0, "images_per_second": 30.0, "seconds": 70.0, "AP": 0.4, "AP50": 0.6},
+    {"epoch": 3.0, "step": 9.0, "loss": 1.0, "images_per_second": 20.0, "seconds": 50.0, "AP": 0.3, "AP50": 0.5},
+]
+
+
+def options(**given: Any) -> TrainingOptions:
+    return resolve(TrainingOptions("detr-compact", "digits", device="cpu", **given))
+
+
+def only(section: Section, kind: type[Any]) -> Any:
+    (block,) = (each for each in section.blocks if isinstance(each, kind))
+    return block
+
+
+def texts(table: Table) -> list[list[str]]:
+    return [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in table.rows]
+
+
+def folded(section: Section, title: str) -> list[list[str]]:
+    (found,) = (each for each in section.blocks if isinstance(each, Folded) and each.title == title)
+    (table,) = found.blocks
+    assert isinstance(table, Table)
+    return texts(table)
+
+
+def test_length_and_speed_of_a_run() -> None:
+    tiles = {tile.label: (tile.value, tile.note) for tile in only(training_section(ROWS), Tiles).tiles}
+    assert tiles == {
+        "Epochs": ("3", "9 steps"),
+        "Duration": ("2 min", "without evaluations"),
+        "Speed": ("20.0", "images per second, median of the epochs"),
+        "Best epoch": ("2", "AP 0.400"),
+    }
+
+
+def test_a_log_of_an_older_version_has_no_duration() -> None:
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in ROWS]
+    assert "Duration" not in [tile.label for tile in only(training_section(rows), Tiles).tiles]
+    mixed = [rows[0], *ROWS[1:]]
+    tiles = {tile.label: (tile.value, tile.note) for tile in only(training_section(mixed), Tiles).tiles}
+    assert tiles["Duration"] == ("2 min", "without evaluations, of 2 epochs")
+
+
+def test_curves_and_all_numbers() -> None:
+    section = training_section(ROWS)
+    charts = [block for block in section.blocks if isinstance(block, Chart)]
+    assert [chart.name for chart in charts] == [
+        "training_loss", "training_loss_of_the_last_layer", "training_average_precision",
+    ]  # fmt: skip
+    assert charts[0].words == "Training loss over the epochs. From 4 to 1."
+    assert charts[2].words == "AP on the validation split. From 0.4 to 0.3."
+    numbers = folded(section, "All numbers")
+    assert numbers[0] == ["1", "3", "4", "1", "10", "30", "–", "–"]
+    assert numbers[2] == ["3", "9", "1", "–", "20", "50", "0.3", "0.5"]
+    assert training_section([]).blocks == ("No epoch was finished.",)
+
+
+def test_what_differs_from_the_recipe_is_named() -> None:
+    assert changed_options(options()) == []
+    changed = options(lr=3e-4, batch_size=2, crop=False, seed=7, settings={"queries": 9, "dropout": 0.2})
+    recipe = options()
+    assert changed_options(changed) == [
+        ("--batch-size", "2", str(recipe.batch_size)),
+        ("--lr", "0.0003", f"{recipe.lr:g}"),
+        ("--crop", "no", "yes"),
+        ("--seed", "7", "0"),
+        ("--settings.queries", "9", str(recipe.settings["queries"])),
+        ("--settings.dropout", "0.2", f"{recipe.settings['dropout']:g}"),
+    ]  # fmt: skip
+
+
+def test_pieces_are_named_only_where_they_were_asked_for() -> None:
+    assert "--accumulate" not in [name for name, _, _ in changed_options(options(batch_size=64))]
+    assert ("--accumulate", "2", "1") in changed_options(options(batch_size=4, accumulate=2))
+
+
+def test_settings_show_everything_folded() -> None:
+    section = settings_section(options(seed=7), {"torch": "2.11", "detrkit": "0.1"})
+    assert section.blocks[0] == "detr-compact, trained on digits."
+    table = only(section, Table)
+    assert texts(table)[-1] == ["--seed", "7", "0"]
+    everything = folded(section, "All options")
+    names = {field.name for field in dataclasses.fields(TrainingOptions)} - {"settings"}
+    assert {f"--{name.replace('_', '-')}" for name in names} <= {row[0] for row in everything}
+    assert ["--backbone-weights", "–"] in everything
+    assert folded(section, "Versions") == [["torch", "2.11"], ["detrkit", "0.1"]]
+    assert "All options are those of the recipe." in settings_section(options(workers=3), {}).blocks
+
+
+@dataclass
+class Finding:
+    severity: str
+    message: str
+    remedy: str
+
+
+def test_data_are_described_with_findings_and_notes() -> None:
+    training, validation = read_digits("train", images=6, size=64), read_digits("val", images=3, size=64)
+    training = replace(training, notes=("A note.", "Both."))
+    validation = replace(validation, notes=("Both.",))
+    findings = [Finding("warning", "A <class> is rare.", "Add images.")]
+    section = data_section(training, validation, findings)
+    assert section.blocks[:2] == (training.description(), validation.description())
+    found, notes = (block for block in section.blocks if isinstance(block, Points))
+    assert found.points == (("Warning:", "A <class> is rare. Add images."),)
+    assert notes.points == (("Note:", "A note."), ("Note:", "Both."))
+    table = only(section, Table)
+    assert table.columns == ("class", "objects in training", "objects in validation")
+    counts = [np.bincount(split.labels, minlength=10).tolist() for split in (training, validation)]
+    assert texts(table) == [
+        [category.name, str(counts[0][index]), str(counts[1][index])]
+        for index, category in enumerate(training.categories)
+    ]
+
+
+def test_without_a_validation_split_and_with_a_class_that_only_training_has() -> None:
+    training, validation = read_digits("train", images=4, size=64), read_digits("val", images=2, size=64)
+    assert only(data_section(training, None), Table).columns == ("class", "objects in training")
+    fewer = replace(validation, categories=validation.categories[:9], labels=validation.labels % 9)
+    assert texts(only(data_section(training, fewer), Table))[-1][2] == "–"
+    crowded = replace(training, crowd=np.ones(len(training.labels), dtype=bool))
+    assert {row[1] for row in texts(only(data_section(crowded, None), Table))} == {"0"}
+
+
+def test_the_sections_become_a_page(tmp_path: Path) -> None:
+    training = read_digits("train", images=4, size=64)
+    sections = training_sections(options(), ROWS, training, None, versions={"detrkit": "<0.1>"})
+    assert [section.title for section in sections] == ["Training", "Settings", "Data"]
+    text = write_report(tmp_path / "report.html", "Run", sections).read_text()
+    assert "&lt;0.1&gt;" in text
+    assert text.count("<svg") == 3
+    blocks: tuple[Block, ...] = sections[0].blocks
+    assert blocks
+
+
+def test_findings_about_the_data_of_a_run() -> None:
+    training, validation = read_digits("train", images=4, size=64), read_digits("val", images=2, size=64)
+    empty = replace(training.categories[0], id=99, name="eleven", index=10)
+    training = replace(training, categories=(*training.categories, empty))
+    found = data_findings(options(settings={"queries": 1}), training, validation)
+    severities = [each.severity for each in found]
+    assert severities == sorted(severities, key=["error", "warning", "note"].index)
+    assert any("eleven" in each.message for each in found)
+    assert any("queries" in each.message or "queries" in each.remedy for each in found)
+    points = only(data_section(training, validation, found), Points)
+    assert any(word.endswith(" (train):") for word, _ in points.points)
+
+
+def test_a_split_that_is_also_the_validation_split_is_looked_at_once() -> None:
+    training = read_digits("train", images=4, size=64)
+    found = data_findings(options(settings={"queries": 1}, val_split="train"), training, training)
+    assert {each.split for each in found} == {"train"}
