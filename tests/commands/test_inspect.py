@@ -128,7 +128,8 @@ def test_the_two_commands_name_each_other() -> None:
             with pytest.raises(SystemExit):
                 main([command, "--help"])
     text = " ".join(printed.getvalue().split())
-    assert "detrkit doctor.)" in text
+    assert "What this installation and this computer can do: detrkit doctor." in text
+    assert "Exit code 0: fine, warnings and notes at most." in text
     assert "What is wrong with a data set: detrkit inspect." in text
 
 

@@ -335,6 +335,7 @@ def test_other_changes_of_the_readers(tmp_path: Path) -> None:
     one = only(tmp_path, "changed-in-reading")
     assert one.severity == "note"
     assert one.message.startswith("1 of 10 pictures are not in the folders that their names give")
+    assert one.files == ("C:\\photos\\train_0.jpg",)
 
 
 def test_a_split_that_is_two_others_is_left_out(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ app.command(
     "detrkit.commands.demo:demo", help="Train a small detector from scratch in minutes, and show what it learned."
 )
 app.command(
-    "detrkit.commands.inspect:inspect", help="Look for everything in a data set that would stop or spoil training."
+    "detrkit.commands.inspect:inspect",
+    help="Look for everything in a data set that would stop or spoil training.\n\n"
+    "Exit code 0: fine, warnings and notes at most. 1: training would refuse the data or be spoilt. 2: some of it cannot be read. "
+    "What this installation and this computer can do: detrkit doctor.",
 )
 app.command("detrkit.commands.train:train", help="Train a detector on a data set, or resume a run.")
 app.command("detrkit.commands.evaluate:evaluate", help="COCO figures for a model or a result file.")
@@ -25,7 +28,8 @@ app.command("detrkit.commands.predict:predict", help="Find objects in images.")
 app.command("detrkit.commands.convert:convert", help="Write a data set as COCO, YOLO or Pascal VOC.")
 app.command("detrkit.commands.models:models", help="List everything that can be built.")
 app.command(
-    "detrkit.commands.doctor:doctor", help="Show versions, devices, precisions, and how deformable attention runs."
+    "detrkit.commands.doctor:doctor",
+    help="Show versions, devices, precisions, and how deformable attention runs.\n\nWhat is wrong with a data set: detrkit inspect.",
 )
 
 

@@ -22,8 +22,8 @@ def inspect(
 ) -> None:
     """Look for everything in a data set that would stop or spoil training: broken files, boxes that cannot be right, copies, classes.
 
-    Exit code 0: fine, warnings and notes at most. 1: training would refuse the data or be spoilt. 2: some of it cannot be read. (What the
-    installation and the computer can do: detrkit doctor.)
+    Exit code 0: fine, warnings and notes at most. 1: training would refuse the data or be spoilt. 2: some of it cannot be read. What this
+    installation and this computer can do: detrkit doctor.
 
     Args:
         path: folder or annotation file of a data set, or "digits".

@@ -145,7 +145,7 @@ def analyze(
         raise ConfigurationError(f"{resamples} resamples give no interval: choose at least 1, or better 1000.")
     if not 0 < confidence < 1:
         raise ConfigurationError(f"The confidence {confidence} is not between 0 and 1: choose one such as 0.95.")
-    inputs = read_inputs(ground_truth, detections)
+    inputs = read_inputs(ground_truth, detections, name=name)
     return analysis_of(
         inputs,
         name=name,
@@ -167,7 +167,7 @@ def evaluate_in_detail(
 ) -> tuple[Evaluation, Analysis]:
     """What `evaluate_detections` and `analyze` return, reading the inputs once; arguments as for `evaluate_detections`."""
     check_max_detections(max_detections)
-    inputs = read_inputs(ground_truth, detections)
+    inputs = read_inputs(ground_truth, detections, name=name)
     evaluation = evaluation_of(inputs, name=name, notes=notes, max_detections=max_detections)
     return evaluation, analysis_of(inputs, name=name, max_detections=max_detections)
 

@@ -21,7 +21,8 @@ _NOTES: tuple[tuple[str, str | None], ...] = (
     (r"lines repeat another line", "duplicate-boxes"),
     (r"boxes extend beyond their image", None),
 )
-_FIRST = re.compile(r"the first: (?:[^()]* of |in )?(?P<file>[^()]+?)(?:, line \d+|:\d+)?\)")
+_FIRST = re.compile(r"\(the first: (.*)\)")
+_ANNOTATION_FILE = re.compile(r"\S+\.(?:xml|txt|jsonl|csv)\b")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def open_splits(
         stretch_16bit: as for `open_dataset`.
 
     Raises:
-        DataError: there is no data set at this path, or it has no split of a name that was asked for.
+        DataError: there is no data set at this path. A split that does not exist is a finding, like any that cannot be read.
     """
     names, findings = _names(path, asked)
     splits: list[Split] = []
@@ -76,10 +77,21 @@ def reader_notes(split: Split) -> list[Finding]:
         if kind is None:
             continue
         number = re.match(r"(\d+) ", note)
-        first = _FIRST.search(note)
-        files = [] if first is None else [first["file"]]
-        found.append(finding(kind, split.name, note, count=int(number[1]) if number else 1, files=files))
+        count = int(number[1]) if number else 1
+        found.append(finding(kind, split.name, note, count=count, files=_first_file(note, split)))
     return found
+
+
+def _first_file(note: str, split: Split) -> list[str]:
+    """The picture or annotation file that a note names as the first place, if it does."""
+    place = _FIRST.search(note)
+    if place is None:
+        return []
+    annotation = _ANNOTATION_FILE.search(place[1])
+    if annotation is not None:
+        return [annotation[0]]
+    names = (split.dataset.image_name(index) for index in range(len(split.dataset)))
+    return [name for name in names if name in place[1] or repr(name) in place[1]][:1]
 
 
 def _names(path: str | Path, asked: Sequence[str]) -> tuple[list[str], list[Finding]]:
