@@ -5,6 +5,7 @@ result entries from any source with ground truth, and `analyze` says what goes w
 a data set before anything is trained on it. `detrkit.evaluation.report` writes one HTML file.
 """
 
+import detrkit.prediction  # noqa: F401 - first, since it imports supervision without its warning about OpenCV
 from detrkit.evaluation.analysis import Analysis, analyze, evaluate_in_detail
 from detrkit.evaluation.coco import evaluate_detections
 from detrkit.evaluation.figures import ClassFigures, Evaluation
