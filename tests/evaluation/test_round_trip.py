@@ -50,7 +50,7 @@ def test_entries_are_the_annotations(tmp_path: Path) -> None:
 
 def test_boxes_at_the_edge_cost_ap(tmp_path: Path) -> None:
     write_split(
-        tmp_path, "train", [*GOOD, [(CAT, [-8, 20, 40, 30])], [(DOG, [170, 20, 20, 30])], [(DOG, [-1, 9, 50, 50])]]
+        tmp_path, "train", [*GOOD, [(CAT, [-8, 20, 40, 30])], [(DOG, [150, 20, 20, 30])], [(DOG, [-1, 9, 50, 50])]]
     )
     inspection = inspect_data(tmp_path)
     assert inspection.exit_code == 1

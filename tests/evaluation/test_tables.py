@@ -30,7 +30,7 @@ def test_real_detections(shared: Path) -> None:
     assert ["AP", "0.332", f"{overall.low:.3f} to {overall.high:.3f}", "mean AP over IoU 0.50 to 0.95"] in cells
     assert ["AR100", "0.485", "", "recall, 100 detections per image"] in cells
     person = analysis.intervals.class_ap[1]
-    interval = f"{person.low:.3f} to {person.high:.3f}"
+    interval = f"{person.low:.2f}–{person.high:.2f}"
     assert ["person", "278", "0.432", interval, "0.720", "0.801", "0.637", "0.709", "0.371"] in cells
     assert ["bear", "1", "1.000", "", "1.000", "1.000", "1.000", "1.000", "0.359*"] in cells
     assert ["giraffe", "0", "–", "", "–", "–", "–", "–", "0.359*"] in cells

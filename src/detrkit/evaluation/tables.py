@@ -53,7 +53,7 @@ def _figures(evaluation: Evaluation, analysis: Analysis) -> Table:
 def _classes(evaluation: Evaluation, analysis: Analysis) -> Table:
     table = Table("class", title="classes", title_justify="left")
     for column in ("objects", "AP", "interval", "AP50", "precision", "recall", "F1", "from score"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=column == "interval")
     for figures, operation in zip(evaluation.classes, analysis.classes, strict=True):
         table.add_row(*_class_cells(figures, operation, analysis.intervals.class_ap.get(figures.id)))
     return table
@@ -64,7 +64,7 @@ def _class_cells(figures: ClassFigures, operation: ClassOperation, interval: Int
         figures.name,
         str(figures.objects),
         _share(figures.ap),
-        _interval(interval),
+        "" if interval is None else f"{interval.low:.2f}–{interval.high:.2f}",  # eight columns have to fit
         _share(figures.ap50),
         _share(operation.precision),
         _share(operation.recall),

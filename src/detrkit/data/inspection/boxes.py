@@ -29,25 +29,18 @@ def thin_boxes(split: Split) -> list[Finding]:
     return [finding("thin-boxes", split.name, message, count=len(rows), files=split.files(owners(split)[rows]))]
 
 
-def outside_boxes(split: Split) -> list[Finding]:
-    """Boxes of which nothing is in the picture, and boxes that reach beyond it."""
+def boxes_over_the_edge(split: Split) -> list[Finding]:
+    """Boxes that reach beyond the picture; readers leave out those of which nothing is in it."""
     boxes = split.dataset.boxes_xyxy
     owner = owners(split)
     limits = split.dataset.sizes[owner][:, ::-1]  # width, height
-    off: NDArray[np.bool_] = np.any((boxes[:, :2] >= limits) | (boxes[:, 2:] <= 0), axis=1)
-    over = np.any((boxes[:, :2] < -_EDGE_TOLERANCE) | (boxes[:, 2:] > limits + _EDGE_TOLERANCE), axis=1) & ~off
-    found = []
-    for kind, chosen, what in (
-        ("boxes-off-picture", off, "outside the picture"),
-        ("boxes-over-the-edge", over, "over the picture's edge"),
-    ):
-        rows = np.flatnonzero(chosen)
-        if rows.size:
-            verb = "lies" if len(rows) == 1 else "lie"
-            verb = verb if kind == "boxes-off-picture" else "reaches" if len(rows) == 1 else "reach"
-            message = f"{_of_boxes(split, rows)} {verb} {what} {_shown(split, rows)}."
-            found.append(finding(kind, split.name, message, count=len(rows), files=split.files(owner[rows])))
-    return found
+    over = np.any((boxes[:, :2] < -_EDGE_TOLERANCE) | (boxes[:, 2:] > limits + _EDGE_TOLERANCE), axis=1)
+    rows = np.flatnonzero(over)
+    if not rows.size:
+        return []
+    verb = "reaches" if len(rows) == 1 else "reach"
+    message = f"{_of_boxes(split, rows)} {verb} over the picture's edge {_shown(split, rows)}."
+    return [finding("boxes-over-the-edge", split.name, message, count=len(rows), files=split.files(owner[rows]))]
 
 
 def repeated_boxes(split: Split) -> list[Finding]:

@@ -13,7 +13,7 @@ OF_A_SPLIT: tuple[Callable[[Split], list[Finding]], ...] = (
     classes.similar_names,
     classes.rare_classes,
     boxes.thin_boxes,
-    boxes.outside_boxes,
+    boxes.boxes_over_the_edge,
     boxes.repeated_boxes,
     objects.under_annotated,
     objects.too_many_for_figures,

@@ -107,9 +107,9 @@ class Inspection:
             ("crowd regions", *(str(each.crowds) for each in splits)),
             ("small, medium, large", *(f"{each.small}, {each.medium}, {each.large}" for each in splits)),
             ("objects an image", *(_shown(each.objects_per_image) for each in splits)),
-            ("box sides, pixels", *(_shown(each.box_sides) for each in splits)),
+            ("box size, √area in pixels", *(_shown(each.box_sides) for each in splits)),
             ("box width / height", *(_shown(each.box_aspects) for each in splits)),
-            ("picture sides, pixels", *(_shown(each.picture_sides) for each in splits)),
+            ("picture size, √area in pixels", *(_shown(each.picture_sides) for each in splits)),
             ("picture width / height", *(_shown(each.picture_aspects) for each in splits)),
         ]
         if self.round_trips:

@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {
     ),
     "boxes-off-picture": Kind(
         "warning",
-        "A box lies wholly outside its picture. Training drops it, and evaluation counts it as missed.",
+        "A box lies wholly outside its picture. Training and evaluation leave it out.",
         "Delete these boxes, or correct them if the picture was cropped or turned after annotation.",
     ),
     "duplicate-boxes": Kind(

@@ -18,6 +18,7 @@ _TOGETHER = "trainval"
 # What the readers' notes are about; the kind of the first pattern that occurs in one. None: a check of its own says it.
 _NOTES: tuple[tuple[str, str | None], ...] = (
     (r"have no area", "boxes-without-area"),
+    (r"lie wholly outside their image", "boxes-off-picture"),
     (r"lines repeat another line", "duplicate-boxes"),
     (r"boxes extend beyond their image", None),
 )
