@@ -219,10 +219,10 @@ def test_tokens_behind_padding_are_not_looked_at(heavy: detrkit.Detector, parts:
     for level, wanted in zip(padded_memory.maps(), memory.maps(), strict=True):
         inside = level[..., : wanted.shape[-2], : wanted.shape[-1]]
         torch.testing.assert_close(inside, wanted, atol=1e-4, rtol=1e-4)
-    queries = parts.query_source(memory)
+    queries = parts.make_queries(memory)
     single, whole = (parts.heads(parts.decoder(queries, each, parts.heads)) for each in (memory, padded_memory))
     assert_same_output(whole, single, 1e-4)
-    proposals, padded_proposals = queries.proposals, parts.query_source(padded_memory).proposals
+    proposals, padded_proposals = queries.proposals, parts.make_queries(padded_memory).proposals
     if proposals is not None and padded_proposals is not None:
         inside = ~padded_memory.padding[0]
         torch.testing.assert_close(padded_proposals.all.logits[:, inside], proposals.all.logits, atol=1e-4, rtol=1e-4)

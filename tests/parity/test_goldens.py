@@ -157,6 +157,9 @@ def check_detections(found: Detections, wanted: dict[str, Any], places: list[int
 def test_the_authors_checkpoint_is_loaded_whole(run: Run, tmp_path: Path) -> None:
     """Through the file that the authors would have saved; everything else here then holds for loaded models, too."""
     content = {key: value.float() for key, value in run.weights.items()}
+    unused = cases.CASES[run.case].unused
+    if unused is not None:
+        content[f"{unused}0.weight"] = torch.ones(4, 4)
     torch.save({"model": content}, tmp_path / "case.pth")
     loaded = detrkit.load(tmp_path / "case.pth", variant=cases.CASES[run.case].variant)
     assert loaded.state_dict().keys() == run.model.state_dict().keys()
@@ -168,7 +171,9 @@ def test_our_keys_are_those_of_the_authors(run: Run, shared: Path) -> None:
     golden = cases.shared_golden(run.case, shared)
     assert golden is not None
     found = to_official(run.model.state_dict(), run.model)
-    wanted = {key: shape for key, shape in golden.manifest["tensors"].items() if "num_batches_tracked" not in key}
+    uses = cases.CASES[run.case].uses
+    tensors = golden.manifest["tensors"].items()
+    wanted = {key: shape for key, shape in tensors if "num_batches_tracked" not in key and uses(key)}
     assert {key: list(value.shape) for key, value in found.items()} == wanted
     for key, canonical in run.aliases.items():
         assert torch.equal(found[key], found[canonical])

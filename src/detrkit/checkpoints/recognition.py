@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from detrkit.checkpoints import conditional_detr, dab_deformable_detr, dab_detr, deformable_detr, detr, light_detr
+from detrkit.checkpoints import (
+    anchor_detr,
+    conditional_detr,
+    dab_deformable_detr,
+    dab_detr,
+    deformable_detr,
+    detr,
+    light_detr,
+)
 from detrkit.checkpoints.shared import Paper, Signature, Table
 from detrkit.models.catalog import FAMILIES
 
@@ -121,11 +129,7 @@ _KNOWN: dict[str, Table | Paper] = {
         ),
         article="an",
     ),
-    "anchor_detr": Paper(
-        "Anchor DETR",
-        ({"transformer.pattern.weight": (None, "D"), "transformer.position.weight": ("A", 2)},),
-        article="an",
-    ),
+    "anchor_detr": anchor_detr.TABLE,
     "tsp_fcos": Paper(
         "TSP-FCOS",
         (
