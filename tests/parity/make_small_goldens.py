@@ -20,6 +20,8 @@ CASES = (
     "deformable_detr_refine",
     "deformable_detr_two_stage",
     "dab_deformable_detr_r50",
+    "anchor_detr_r50_c5",
+    "anchor_detr_r50_c5_plain",
 )
 # Of these arrays one element in so many is kept, by the end of the name; what is neither here nor in WHOLE is left out.
 STEPS = {".logits": 53, ".boxes": 1, ".reference": 3, "reference": 1, "encoder.logits": 211, "encoder.boxes": 7}

@@ -140,14 +140,17 @@ def test_post_processing(run: Run, golden: Golden) -> None:
     for whole, reported, wanted in zip(every_output(run.output, sizes), ours(run.output, sizes), results, strict=True):
         assert len(whole.scores) == len(reported.scores) == wanted["count"]
         every = list(range(len(wanted["scores"])))
+        assert len(every) > 5
         check_detections(whole, wanted, every)
-        check_detections(reported, wanted, [place for place in every if wanted["labels"][place] in named])
+        # In one case the best of them are all of outputs without a name.
+        with_a_name = [place for place in every if wanted["labels"][place] in named]
+        assert len(with_a_name) > 5 or run.case == "anchor_detr_r50_c5_plain"
+        check_detections(reported, wanted, with_a_name)
 
 
 def check_detections(found: Detections, wanted: dict[str, Any], places: list[int]) -> None:
     """Whether the best of what was found is what stands in these places."""
     count = len(places)
-    assert count > 5
     assert found.labels[:count].tolist() == [wanted["labels"][place] for place in places]
     scores, boxes = np.array(wanted["scores"])[places], np.array(wanted["boxes"])[places]
     np.testing.assert_allclose(found.scores[:count].detach().numpy(), scores, atol=1e-6)
