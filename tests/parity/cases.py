@@ -54,6 +54,7 @@ CASES = {
     "deformable_detr_refine": Case("deformable-detr-r50-refine", SMALL),
     "deformable_detr_two_stage": Case("deformable-detr-r50-two-stage", SMALL),
     "dab_deformable_detr_r50": Case("dab-deformable-detr-r50", SMALL),
+    "smca_detr_r50": Case("smca-detr-r50", SMALL),
     "anchor_detr_r50_c5": Case("anchor-detr-r50-c5", {"queries": 54}),
     "anchor_detr_r50_dc5": Case("anchor-detr-r50-dc5", {"queries": 54}),
     "anchor_detr_r50_c5_plain": Case("anchor-detr-r50-c5-plain", {"queries": 54}, unused="transformer.adapt_pos1d."),
@@ -120,10 +121,11 @@ def shared_golden(case: str, shared: Path | None) -> Golden | None:
 class Run:
     """A model with a case's weights, and what it gives on the case's images."""
 
-    def __init__(self, case: str, manifest: Mapping[str, Any]) -> None:
-        self.case, self.manifest = case, manifest
+    def __init__(self, name: str, manifest: Mapping[str, Any], *, case: Case | None = None) -> None:
+        case = case or CASES[name]
+        self.case, self.manifest = name, manifest
         self.aliases: dict[str, str] = manifest["aliases"]
-        self.model = detrkit.build(CASES[case].variant, **CASES[case].settings)
+        self.model = detrkit.build(case.variant, **case.settings)
         names = to_official(self.model.state_dict(), self.model)
         shapes = {key: tuple(value.shape) for key, value in names.items()}
         self.weights = recipe.weights(
@@ -194,7 +196,7 @@ class Run:
 def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
     """What a model has where the authors' code has the array of this name."""
     kind, *rest = name.split(".")
-    if kind in ("backbone", "projected", "position", "mask"):
+    if kind in ("backbone", "projected", "position", "pos", "mask"):
         level = int(rest[0]) if rest else 0
         if kind == "mask":
             assert stages.neck.paddings[level] is not None
@@ -203,10 +205,14 @@ def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
             "backbone": lambda: stages.backbone[level].features,
             "projected": lambda: stages.neck.maps[level],
             "position": lambda: stages.neck.positions[level],
+            "pos": lambda: stages.neck.positions[level],
         }[kind]()
     if kind == "memory":
         as_map = "height" in golden.manifest["sampled"][name].get("layout", "")
         return stages.memory.maps()[0] if as_map else stages.memory.tokens
+    if kind == "points":
+        assert stages.decoded.base_logits is not None
+        return stages.decoded.base_logits[0, ..., :2]
     if kind == "reference":
         return stages.decoded.references[0]
     if kind == "encoder":

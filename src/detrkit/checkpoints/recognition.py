@@ -19,6 +19,7 @@ from detrkit.checkpoints import (
     deformable_detr,
     detr,
     light_detr,
+    smca_detr,
 )
 from detrkit.checkpoints.shared import Paper, Signature, Table
 from detrkit.models.catalog import FAMILIES
@@ -117,18 +118,7 @@ _KNOWN: dict[str, Table | Paper] = {
             },
         ),
     ),
-    "smca_detr": Paper(
-        "SMCA-DETR",
-        (
-            {
-                "query_embed.weight": ("Q", "D"),
-                "transformer.decoder.layers.0.point1.layers.0.weight": ("D", "D"),
-                "transformer.decoder.layers.0.point2.weight": (None, "D"),
-                "transformer.decoder.layers.0.norm4.weight": ("D",),
-            },
-        ),
-        article="an",
-    ),
+    "smca_detr": smca_detr.TABLE,
     "anchor_detr": anchor_detr.TABLE,
     "tsp_fcos": Paper(
         "TSP-FCOS",
