@@ -20,6 +20,7 @@ from detrkit.checkpoints import (
     detr,
     light_detr,
     smca_detr,
+    smca_multiscale,
 )
 from detrkit.checkpoints.shared import Paper, Signature, Table
 from detrkit.models.catalog import FAMILIES
@@ -107,17 +108,7 @@ _KNOWN: dict[str, Table | Paper] = {
     ),
     "conditional_detr": conditional_detr.TABLE,
     "deformable_detr": deformable_detr.TABLE,
-    "smca_multiscale": Paper(
-        "multi-scale SMCA-DETR",
-        (
-            {
-                "query_embed.weight": ("Q", "D"),
-                "transformer.encoder.layers.0.self_attn_8.weight": ("D", 1, None, None),
-                "transformer.decoder.layers.0.point2.weight": (None, "D"),
-                "transformer.decoder.layers.0.norm4.weight": ("D",),
-            },
-        ),
-    ),
+    "smca_multiscale": smca_multiscale.TABLE,
     "smca_detr": smca_detr.TABLE,
     "anchor_detr": anchor_detr.TABLE,
     "tsp_fcos": Paper(

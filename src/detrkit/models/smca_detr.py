@@ -84,7 +84,10 @@ class Gaussian(nn.Module):
         self.offset = nn.Linear(width, 2 * attention_heads)
         self.scale = nn.Linear(width, scales * attention_heads) if scales else None
 
-        if self.scale is not None:  # all heads begin with the same size
+
+    def start(self) -> None:
+        """The initial values: all heads have the same size."""
+        if self.scale is not None:
             nn.init.zeros_(self.scale.weight)
             nn.init.ones_(self.scale.bias)
 
@@ -99,33 +102,48 @@ class Gaussian(nn.Module):
         Returns:
             (B, M, Q, S), at most 0, in the type of the references.
         """
-        # A level with a stride of 32 has 7.8 cells for 250 pixels here, not the 8 that it is rounded to.
-        centers = references * (memory.image_sizes / self.stride)[:, None].to(references.dtype)
-        x, y = (centers[:, None] + self._per_head(self.offset, states)).unbind(-1)  # (B, M, Q)
-        height, width = memory.level_sizes[0]
-        columns, rows = _squared_distances(x, width), _squared_distances(y, height)
-        if self.scale is None:
-            return _over_cells(columns, rows) / -self.smooth
-        scales = self._per_head(self.scale, states).square()  # (B, M, Q, scales)
-        of_x, of_y = scales[..., 0, None], scales[..., min(1, scales.shape[-1] - 1), None]
-        exponent = _over_cells(columns * of_x, rows * of_y)
-        if scales.shape[-1] == 3:
-            exponent = exponent + ((rows * scales[..., 2, None])[..., :, None] * columns[..., None, :]).flatten(3)
-        return exponent / -self.smooth
+        centers = cells_of(references, memory, self.stride)
+        offsets = per_head(self.offset, states, self.attention_heads)
+        scales = None if self.scale is None else per_head(self.scale, states, self.attention_heads)
+        return log_gaussian(centers[:, None] + offsets, scales, memory.level_sizes[0]) / self.smooth
 
-    def _per_head(self, layer: nn.Linear, states: Tensor) -> Tensor:
-        """(B, M, Q, numbers) in float32 or better."""
-        return torch.unflatten(precisely(layer, states), -1, (self.attention_heads, -1)).transpose(1, 2)
+
+def cells_of(references: Tensor, memory: Memory, stride: int) -> Tensor:
+    """Points (B, Q, 2) in [0, 1] of the images in cells of a level: 250 pixels are 7.8 cells of 32 here, not the 8 that a map has."""
+    return references * (memory.image_sizes / stride)[:, None].to(references.dtype)
+
+
+def per_head(layer: nn.Linear, states: Tensor, attention_heads: int) -> Tensor:
+    """What a layer makes of states (B, Q, D), as (B, M, Q, numbers) in float32 or better."""
+    return torch.unflatten(precisely(layer, states), -1, (attention_heads, -1)).transpose(1, 2)
+
+
+def log_gaussian(centers: Tensor, scales: Tensor | None, size: tuple[int, int]) -> Tensor:
+    """Minus the scaled squared distances of centres to all cells (equation 4).
+
+    Args:
+        centers: (B, M, Q, 2) x and y in cells.
+        scales: (B, M, Q, 1, 2 or 3), see `Config`; None for a scale of 1.
+        size: h and w of the map.
+
+    Returns:
+        (B, M, Q, h · w).
+    """
+    # Cells are taken to lie at 0, 1, ..., their corners, half a cell from where they look; offsets learn that.
+    x, y = (_squared_distances(place, count) for place, count in zip(centers.unbind(-1), reversed(size), strict=True))
+    if scales is None:
+        return -(y[..., :, None] + x[..., None, :]).flatten(3)
+    of_axis = scales.square().unbind(-1)  # (B, M, Q) each
+    scaled_x, scaled_y = x * of_axis[0][..., None], y * of_axis[min(1, len(of_axis) - 1)][..., None]
+    distances = scaled_y[..., :, None] + scaled_x[..., None, :]  # (B, M, Q, h, w)
+    if len(of_axis) == 3:
+        distances = distances + (y * of_axis[2][..., None])[..., :, None] * x[..., None, :]
+    return -distances.flatten(3)
 
 
 def _squared_distances(places: Tensor, count: int) -> Tensor:
-    """(..., count): from every place to the cells 0, 1, ... of an axis. Their corners are meant, half a cell from where they look; offsets learn it."""
+    """(..., count), from every place to the cells of an axis."""
     return (places[..., None] - torch.arange(count, dtype=places.dtype, device=places.device)).square()
-
-
-def _over_cells(columns: Tensor, rows: Tensor) -> Tensor:
-    """The sums of every row's number and every column's, (B, M, Q, h · w)."""
-    return (rows[..., :, None] + columns[..., None, :]).flatten(3)
 
 
 class ModulatedDecoderLayer(nn.Module):
@@ -139,7 +157,7 @@ class ModulatedDecoderLayer(nn.Module):
         dropout: probability, everywhere in the layer.
     """
 
-    def __init__(self, gaussian: nn.Module, *, width: int, attention_heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, gaussian: Gaussian, *, width: int, attention_heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.gaussian, self.gaussian_norm = gaussian, nn.LayerNorm(width)
         self.self_attention = MultiHeadAttention(width=width, attention_heads=attention_heads, dropout=dropout)
@@ -238,11 +256,16 @@ def decoder(config: Config, *, stride: int) -> ModulatedDecoder:
     sizes: dict[str, Any] = detr.layer_sizes(config)
     numbers = {name: getattr(config, name) for name in ("width", "attention_heads", "scales", "smooth")}
     layers = [ModulatedDecoderLayer(Gaussian(**numbers, stride=stride), **sizes) for _ in range(config.decoder_layers)]
+    return modulated_decoder(layers, width=config.width)
+
+
+def modulated_decoder(layers: Sequence[ModulatedDecoderLayer], *, width: int) -> ModulatedDecoder:
+    """A decoder of these layers with their initial values."""
+    result = ModulatedDecoder(layers, width=width)
+    xavier_matrices(result)
     for layer in layers:
-        xavier_matrices(layer.self_attention, layer.cross_attention, layer.feed_forward)
-    modulated = ModulatedDecoder(layers, width=config.width)
-    xavier_matrices(modulated.center_head, *(layer.gaussian.offset for layer in layers))
-    return modulated
+        layer.gaussian.start()
+    return result
 
 
 def criterion(config: Config, model: Detector | None = None) -> SetCriterion:  # noqa: ARG001 - masks need the model
