@@ -39,7 +39,7 @@ class Case:
     unused: str | None = None
     first_level: int = 0
     skipped: tuple[str, ...] = ()
-    reported: int | None = None
+    reported: int = 100
     imitate: Callable[[Any], None] | None = None
 
     def uses(self, key: str) -> bool:
@@ -79,6 +79,10 @@ CASES = {
         reported=500,
         imitate=first_image_weighs_levels,
     ),
+    "sam_detr_r50": Case("sam-detr-r50", SMALL),
+    "sam_detr_r50_smca": Case("sam-detr-r50-smca", SMALL),
+    "sam_detr_r50_dc5": Case("sam-detr-r50-dc5", SMALL | {"normed_levels": True}),
+    "sam_detr_r50_multiscale": Case("sam-detr-r50-multiscale-smca", SMALL),
     "anchor_detr_r50_c5": Case("anchor-detr-r50-c5", {"queries": 54}),
     "anchor_detr_r50_dc5": Case("anchor-detr-r50-dc5", {"queries": 54}),
     "anchor_detr_r50_c5_plain": Case("anchor-detr-r50-c5-plain", {"queries": 54}, unused="transformer.adapt_pos1d."),
@@ -249,6 +253,8 @@ def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
         return stages.decoded.base_logits[0, ..., :2]
     if kind == "reference":
         return stages.decoded.references[0]
+    if kind == "references":
+        return stages.decoded.references[int(rest[0])]
     if kind == "encoder":
         assert stages.output.proposals is not None
         proposals = stages.output.proposals.all

@@ -20,6 +20,8 @@ CASES = (
     "deformable_detr_refine",
     "deformable_detr_two_stage",
     "dab_deformable_detr_r50",
+    "sam_detr_r50_smca",
+    "sam_detr_r50_multiscale",
     "smca_detr_r50",
     "smca_detr_r50_multiscale",
     "anchor_detr_r50_c5",

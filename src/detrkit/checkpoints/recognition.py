@@ -19,6 +19,7 @@ from detrkit.checkpoints import (
     deformable_detr,
     detr,
     light_detr,
+    sam_detr,
     smca_detr,
     smca_multiscale,
 )
@@ -96,16 +97,7 @@ _KNOWN: dict[str, Table | Paper] = {
     "dn_detr": Paper("DN-DETR", ({**dab_detr.SIGNATURE, "label_enc.weight": (None, "D-1")},)),
     "dab_deformable_detr": dab_deformable_detr.TABLE,
     "dab_detr": dab_detr.TABLE,
-    "sam_detr": Paper(
-        "SAM-DETR",
-        (
-            {
-                "query_embed.weight": ("Q", 4),
-                "transformer.decoder.layers.0.point1.0.weight": (None, "D", 1, 1),
-                "transformer.decoder.layers.0.attn1.weight": (None, "D"),
-            },
-        ),
-    ),
+    "sam_detr": sam_detr.TABLE,
     "conditional_detr": conditional_detr.TABLE,
     "deformable_detr": deformable_detr.TABLE,
     "smca_multiscale": smca_multiscale.TABLE,
