@@ -32,7 +32,9 @@ def small_model(variant: str = "detr-compact", dtype: torch.dtype = torch.float3
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
                 tensor.copy_(torch.rand(tensor.shape, dtype=torch.float64))
-    model.card = dataclasses.replace(model.card, threshold=0.37, class_thresholds={1: 0.2}, metrics={"AP": 0.123, "AP50": 0.5})
+    model.card = dataclasses.replace(
+        model.card, threshold=0.37, class_thresholds={1: 0.2}, metrics={"AP": 0.123, "AP50": 0.5}
+    )
     return model
 
 

@@ -17,7 +17,6 @@ _ENCODER = {
 _PROJECTIONS = ("input_proj_512", "input_proj_1024", "input_proj_2048", "input_proj_2048_3")
 
 
-
 def _official() -> KeyMapping:
     own, foreign = "encoder.layers.{n}", "transformer.encoder.layers.{n}"
     frame = [rule for rule in OFFICIAL_FRAME if rule.own != "neck.projections.0.{leaf}"]

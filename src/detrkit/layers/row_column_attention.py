@@ -34,6 +34,8 @@ class RowColumnAttention(nn.Module):
         dropout: probability of dropping a weight of a column or a row in training.
     """
 
+    value: nn.Linear
+
     def __init__(self, *, width: int, attention_heads: int, dropout: float) -> None:
         super().__init__()
         self.attention_heads, self.dropout = attention_heads, dropout

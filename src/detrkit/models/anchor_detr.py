@@ -136,7 +136,7 @@ class RowColumnCodes(PointCodes):
 
 
 def cell_centers(features: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-    """x of each column (B or 1, w) and y of each row (B or 1, h), float32, in (0, 1) of the image without its padding.
+    """X of each column (B or 1, w) and y of each row (B or 1, h), float32, in (0, 1) of the image without its padding.
 
     What lies behind padding has the place of the last cell before it.
 

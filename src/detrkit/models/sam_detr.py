@@ -12,34 +12,31 @@ changes a value beyond rounding.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from detrkit.backbones import build_backbone
-from detrkit.boxes import cxcywh_to_xyxy
-from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Variant
+from detrkit.cards import Category, ModelCard, PublishedWeights, Recipe, Variant
 from detrkit.errors import ConfigurationError
 from detrkit.layers.attention import attend_heads, attention_weights, merge_heads, split_heads
 from detrkit.layers.dropout import Dropout
-from detrkit.layers.heads import MLP, LayerwiseHeads, inverse_sigmoid, precisely
+from detrkit.layers.heads import MLP, LayerwiseHeads, inverse_sigmoid
 from detrkit.layers.initialization import start_heads, xavier_matrices
-from detrkit.layers.position_encoding import SinePositionEncoding, reference_code
+from detrkit.layers.position_encoding import CellCenterEncoding, reference_code
 from detrkit.layers.precision import at_least_float32
+from detrkit.layers.regions import cut_out
 from detrkit.layers.selection import TopKSelection
 from detrkit.layers.transformer import FeedForward
 from detrkit.losses.criterion import SetCriterion, focal_criterion
-from detrkit.models import deformable_detr, detr
+from detrkit.models import deformable_detr, detr, smca_detr
 from detrkit.models.conditional_detr import SelfAttention
 from detrkit.models.detector import Detector, EncoderDecoder
 from detrkit.models.settings import MultiScaleSettings
-from detrkit.models.smca_detr import log_gaussian
 from detrkit.necks.multi_scale import MultiScaleNeck, group_norm
 from detrkit.structures import Decoded, Memory, Queries, Target, record
 
@@ -83,7 +80,9 @@ class Config(MultiScaleSettings):
                 f"{self.decoder_layers} decoder layers cannot look at {self.levels} levels, one each: choose fewer levels or more layers"
             )
         if self.gaussian and not self.cross_attention:
-            raise ConfigurationError("gaussian=True needs cross-attention: leave it out, or leave out cross_attention=False")
+            raise ConfigurationError(
+                "gaussian=True needs cross-attention: leave it out, or leave out cross_attention=False"
+            )
 
 
 @record
@@ -117,27 +116,26 @@ class LearnedBoxes(nn.Module):
         return BoxQueries(content, None, logits.sigmoid(), reference_logits=logits)
 
 
-class CellCenterEncoding(SinePositionEncoding):
-    """Codes of the cells' centres in another order of operations, whose result behind padding reaches this model's results.
-
-    Args:
-        width: D.
-    """
-
-    def __init__(self, *, width: int) -> None:
-        super().__init__(width=width, shift=0.5)
-
-    def angles(self, inside: Tensor, dim: int) -> Tensor:
-        """See `SinePositionEncoding.angles`."""
-        place = inside.cumsum(dim) - self.shift
-        last = place.narrow(dim, place.shape[dim] - 1, 1)
-        # Where all is padding, this divides by a millionth. Any fixed value would be sound there.
-        return place / ((last + self.epsilon) + self.shift) * (2 * math.pi)
-
-
 def point_code(points: Tensor, *, width: int) -> Tensor:
     """(..., D) codes of points (..., 2), x and y in [0, 1]; no gradient goes through them, as in the authors' code."""
     return reference_code(points.detach(), width=width)
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A query that was made from the image, for every head.
+
+    Attributes:
+        content: (B, Q, M, D).
+        position: (B, Q, M, D).
+        points: (B, Q, M, 2) the salient points, x and y in [0, 1] of the image without its padding.
+        scales: (B, Q, M, 2) of the Gaussian along x and y; None without one.
+    """
+
+    content: Tensor
+    position: Tensor
+    points: Tensor
+    scales: Tensor | None
 
 
 class SemanticsAligner(nn.Module):
@@ -168,7 +166,7 @@ class SemanticsAligner(nn.Module):
             ratios: (B, 2) share of its width and height that is not padding.
         """
         batch, queries = content.shape[:2]
-        regions = cut_out(image, boxes_cxcywh, ratios)  # (B · Q, D, 7, 7)
+        regions = cut_out(image, boxes_cxcywh, ratios, cells=CELLS)  # (B · Q, D, 7, 7)
         numbers = self.points(self.squeeze(regions).relu().flatten(1))  # (B · Q, 2 M or 4 M)
         numbers = torch.unflatten(numbers, 0, (batch, queries))
         inside = numbers[..., : 2 * self.attention_heads].tanh()  # -1 and 1 are the sides of the box
@@ -190,46 +188,6 @@ class SemanticsAligner(nn.Module):
     def _gate(self, gate: nn.Linear, content: Tensor) -> Tensor:
         """(B, Q, M, D) between 0 and 1."""
         return torch.unflatten(gate(content).sigmoid(), -1, (self.attention_heads, -1))
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """A query that was made from the image, for every head.
-
-    Attributes:
-        content: (B, Q, M, D).
-        position: (B, Q, M, D).
-        points: (B, Q, M, 2) the salient points, x and y in [0, 1] of the image without its padding.
-        scales: (B, Q, M, 2) of the Gaussian along x and y; None without one.
-    """
-
-    content: Tensor
-    position: Tensor
-    points: Tensor
-    scales: Tensor | None
-
-
-def cut_out(image: Tensor, boxes_cxcywh: Tensor, ratios: Tensor) -> Tensor:
-    """Each box as a small map (RoIAlign, He et al. 2017), in float32 or better. Boxes may reach beyond the image, and then see its padding.
-
-    Args:
-        image: (B, D, h, w).
-        boxes_cxcywh: (B, Q, 4) in [0, 1] of the image without its padding.
-        ratios: (B, 2) share of its width and height that is not padding.
-
-    Returns:
-        (B · Q, D, 7, 7), image by image.
-    """
-    batch, queries = boxes_cxcywh.shape[:2]
-    height, width = image.shape[-2:]
-    cells = torch.stack([ratios[:, 0] * width, ratios[:, 1] * height], dim=-1).repeat(1, 2)[:, None]  # (B, 1, 4)
-    # The operator has no answer for NaN; a model that has become NaN is found by its boxes, which keep it.
-    corners = cxcywh_to_xyxy(boxes_cxcywh).nan_to_num() * cells.to(boxes_cxcywh.dtype)
-    image = at_least_float32(image)
-    rows = torch.arange(batch, device=image.device, dtype=image.dtype)[:, None, None].expand(-1, queries, 1)
-    regions = torch.cat([rows, corners.to(image.dtype)], dim=-1).flatten(0, 1)  # (B · Q, 5)
-    with torch.autocast(image.device.type, enabled=False):
-        return roi_align(image, regions, (CELLS, CELLS), sampling_ratio=-1, aligned=True)  # type: ignore[no-any-return]
 
 
 class AlignedAttention(nn.Module):
@@ -279,7 +237,7 @@ class AlignedAttention(nn.Module):
         # From fractions to cells, whose centres lie half a cell behind their numbers.
         centers = aligned.points * memory.valid_sizes[:, :1, None].to(aligned.points.dtype) - 0.5
         centers, scales = centers.transpose(1, 2), at_least_float32(aligned.scales).transpose(1, 2)
-        bias = log_gaussian(centers, scales, memory.level_sizes[0]) / SMOOTH
+        bias = smca_detr.log_gaussian(centers, scales, memory.level_sizes[0]) / SMOOTH
         return bias if visible is None else bias.masked_fill(~visible, -torch.inf)
 
 
@@ -381,11 +339,7 @@ class AlignedDecoder(nn.Module):
 
 def build(config: Config, card: ModelCard) -> EncoderDecoder:
     """The parts of figure 2."""
-    backbone = (
-        build_backbone(config.backbone)
-        if config.levels == 1
-        else build_backbone(config.backbone, levels=config.levels)
-    )
+    backbone = build_backbone(config.backbone, levels=config.levels)
     heads = LayerwiseHeads(width=config.width, outputs=config.class_count, layers=config.decoder_layers)
     start_heads(heads)
     boxes = LearnedBoxes(count=config.queries, width=config.width)
@@ -444,14 +398,6 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
     return TopKSelection([category.index for category in categories])
 
 
-def _published(short: tuple[str, float], long: tuple[str, float]) -> tuple[PublishedWeights, ...]:
-    """Files of 12 and of 50 epochs, each with its AP."""
-    return tuple(
-        PublishedWeights(f"https://drive.google.com/file/d/{file}", ap, "MIT", tag=f"{epochs} epochs")
-        for epochs, (file, ap) in ((12, short), (50, long))
-    )
-
-
 RECIPE, RECIPE_DC5 = Recipe(epochs=50, batch_size=16), Recipe(epochs=50, batch_size=8)
 PADDING = {
     "tokens_behind_padding_are_not_looked_at": (
@@ -459,71 +405,43 @@ PADDING = {
     )
 }
 _MULTISCALE: dict[str, Any] = {"levels": 3, "normed_levels": True}
-COMPACT: Mapping[str, Any] = {
-    "backbone": "compact-c4",
-    "queries": 30,
-    "width": 96,
-    "attention_heads": 4,
-    "hidden": 192,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "dropout": 0.0,
-    "normed_levels": True,
-}
-_COMPACT_RECIPE = Recipe(
-    learning_rate=1e-3,
-    backbone_learning_rate=1e-3,
-    gradient_clip=1.0,
-    epochs=20,
-    batch_size=16,
-    schedule="cosine",
-    warmup_steps=50,
+_COMPACT = Variant(
+    Config(**smca_detr.COMPACT, normed_levels=True),
+    smca_detr.COMPACT_RECIPE,
+    smca_detr.COMPACT_PREPROCESSING,
+    exceptions=PADDING,
 )
 
 
-def _variant(recipe: Recipe, weights: tuple[PublishedWeights, ...] = (), **settings: Any) -> Variant:
+def _variant(short: tuple[str, float], long: tuple[str, float], **settings: Any) -> Variant:
+    """A variant with the authors' files of 12 and of 50 epochs, each with its AP."""
+    weights = tuple(
+        PublishedWeights(f"https://drive.google.com/file/d/{file}", ap, "MIT", tag=f"{epochs} epochs")
+        for epochs, (file, ap) in ((12, short), (50, long))
+    )
+    recipe = RECIPE_DC5 if "backbone" in settings else RECIPE
     return Variant(Config(**settings), recipe, weights=weights, exceptions=PADDING)
 
 
+_DC5: dict[str, Any] = {"backbone": "resnet50-dc5"}
+_SMCA: dict[str, Any] = {"gaussian": True}
+# fmt: off
 VARIANTS: dict[str, Variant] = {
     "sam-detr-r50": _variant(
-        RECIPE,
-        _published(("1RXGs50nXkYBlYKFjI8nzt2ZDfLEVsLJZ", 0.331), ("11BZHGv2UAtqECX10MZ3VMS81RqGQM5Aq", 0.398)),
-    ),
+        ("1RXGs50nXkYBlYKFjI8nzt2ZDfLEVsLJZ", 0.331), ("11BZHGv2UAtqECX10MZ3VMS81RqGQM5Aq", 0.398)),
     "sam-detr-r50-smca": _variant(
-        RECIPE,
-        _published(("16ucFXgf0lrgzLArdmFzn3oOn3eGUrCU4", 0.360), ("1XHDkMsVB-zncVRsf21Z1-hPxJJCi7TGN", 0.418)),
-        gaussian=True,
-    ),
+        ("16ucFXgf0lrgzLArdmFzn3oOn3eGUrCU4", 0.360), ("1XHDkMsVB-zncVRsf21Z1-hPxJJCi7TGN", 0.418), **_SMCA),
     "sam-detr-r50-dc5": _variant(
-        RECIPE_DC5,
-        _published(("18kZUCGLIQKerzcIlh_Hh87V3wUkrTwEu", 0.383), ("1XYLr3yhqmmT3RWIJ_4SN1S-bO4BtWgcX", 0.433)),
-        backbone="resnet50-dc5",
-    ),
+        ("18kZUCGLIQKerzcIlh_Hh87V3wUkrTwEu", 0.383), ("1XYLr3yhqmmT3RWIJ_4SN1S-bO4BtWgcX", 0.433), **_DC5),
     "sam-detr-r50-dc5-smca": _variant(
-        RECIPE_DC5,
-        _published(("1gDfRo1DEv43d6DUMF1n_Lzv2lkRv0huE", 0.406), ("1q_iWQOZl1zXtaVD4vI4V9piwj2tkE8ek", 0.450)),
-        backbone="resnet50-dc5",
-        gaussian=True,
-    ),
+        ("1gDfRo1DEv43d6DUMF1n_Lzv2lkRv0huE", 0.406), ("1q_iWQOZl1zXtaVD4vI4V9piwj2tkE8ek", 0.450), **_DC5, **_SMCA),
     "sam-detr-r50-multiscale": _variant(
-        RECIPE,
-        _published(("1Rdp7QngEaS0mxRQoxq7pGUM7LkZtgyzx", 0.411), ("1Fb6MFyldV-tJNfL7t1gpV7Yvk1LvhNvQ", 0.461)),
-        **_MULTISCALE,
-    ),
+        ("1Rdp7QngEaS0mxRQoxq7pGUM7LkZtgyzx", 0.411), ("1Fb6MFyldV-tJNfL7t1gpV7Yvk1LvhNvQ", 0.461), **_MULTISCALE),
     "sam-detr-r50-multiscale-smca": _variant(
-        RECIPE,
-        _published(("12xJJA-8P1YPfW3wp3l2aMdkQX_mCAOR5", 0.428), ("1yZHRDxa3eVvgDBBEwpCbsm_yqShEV3cC", 0.471)),
-        gaussian=True,
-        **_MULTISCALE,
-    ),
-    "sam-detr-compact": Variant(
-        Config(**COMPACT), _COMPACT_RECIPE, Preprocessing(short_side=128, long_side=208), exceptions=PADDING
-    ),
-    "sam-detr-compact-without-cross-attention": Variant(
-        Config(**COMPACT, cross_attention=False),
-        _COMPACT_RECIPE,
-        Preprocessing(short_side=128, long_side=208),
-        exceptions=PADDING,
-    ),
+        ("12xJJA-8P1YPfW3wp3l2aMdkQX_mCAOR5", 0.428), ("1yZHRDxa3eVvgDBBEwpCbsm_yqShEV3cC", 0.471),
+        **_MULTISCALE, **_SMCA),
+    "sam-detr-compact": _COMPACT,
+    "sam-detr-compact-without-cross-attention": replace(
+        _COMPACT, config=replace(_COMPACT.config, cross_attention=False)),
 }
+# fmt: on

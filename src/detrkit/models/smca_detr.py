@@ -12,7 +12,7 @@ two are the same for all published models. The Gaussian is made from columns and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ from detrkit.layers.dropout import Dropout
 from detrkit.layers.heads import MLP, DetectionHeads, precisely
 from detrkit.layers.initialization import PRIOR_LOGIT, xavier_matrices
 from detrkit.layers.selection import TopKSelection
-from detrkit.layers.transformer import FeedForward
+from detrkit.layers.transformer import FeedForward, add_position
 from detrkit.losses.criterion import SetCriterion, focal_criterion
 from detrkit.models import detr
 from detrkit.models.detector import Detector, EncoderDecoder
@@ -67,7 +67,28 @@ class Config(Settings):
             raise ConfigurationError(f"smooth must be above 0, not {self.smooth}: distances are divided by it")
 
 
-class Gaussian(nn.Module):
+class Guide(nn.Module):
+    """What the states of queries say about where to look.
+
+    Args:
+        width: D.
+        outputs: how many places each query looks at.
+        scales: see `Config`.
+    """
+
+    def __init__(self, *, width: int, outputs: int, scales: int) -> None:
+        super().__init__()
+        self.offset = nn.Linear(width, 2 * outputs)
+        self.scale = nn.Linear(width, scales * outputs) if scales else None
+
+    def start(self) -> None:
+        """The initial values: all places have the same size."""
+        if self.scale is not None:
+            nn.init.zeros_(self.scale.weight)
+            nn.init.ones_(self.scale.bias)
+
+
+class Gaussian(Guide):
     """Where each head of each query looks, as logarithms of Gaussians over the cells of one level (section 3.2).
 
     Args:
@@ -79,17 +100,8 @@ class Gaussian(nn.Module):
     """
 
     def __init__(self, *, width: int, attention_heads: int, scales: int, smooth: float, stride: int) -> None:
-        super().__init__()
+        super().__init__(width=width, outputs=attention_heads, scales=scales)
         self.attention_heads, self.smooth, self.stride = attention_heads, smooth, stride
-        self.offset = nn.Linear(width, 2 * attention_heads)
-        self.scale = nn.Linear(width, scales * attention_heads) if scales else None
-
-
-    def start(self) -> None:
-        """The initial values: all heads have the same size."""
-        if self.scale is not None:
-            nn.init.zeros_(self.scale.weight)
-            nn.init.ones_(self.scale.bias)
 
     def forward(self, states: Tensor, references: Tensor, memory: Memory) -> Tensor:
         """What is added to the scores of attention.
@@ -157,7 +169,7 @@ class ModulatedDecoderLayer(nn.Module):
         dropout: probability, everywhere in the layer.
     """
 
-    def __init__(self, gaussian: Gaussian, *, width: int, attention_heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, gaussian: Guide, *, width: int, attention_heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.gaussian, self.gaussian_norm = gaussian, nn.LayerNorm(width)
         self.self_attention = MultiHeadAttention(width=width, attention_heads=attention_heads, dropout=dropout)
@@ -201,7 +213,7 @@ class ModulatedDecoderLayer(nn.Module):
         bias = self.gaussian(states, references, memory)  # (B, M, Q, S)
         if memory.padding is not None:
             bias = bias.masked_fill(memory.padding[:, None, None], -torch.inf)
-        return self.cross_attention(query, memory.tokens + memory.positions, memory.tokens, bias)  # type: ignore[no-any-return]
+        return self.cross_attention(query, add_position(memory.tokens, memory.positions), memory.tokens, bias)  # type: ignore[no-any-return]
 
 
 class ModulatedDecoder(nn.Module):
@@ -221,7 +233,9 @@ class ModulatedDecoder(nn.Module):
     def forward(self, queries: Queries, memory: Memory, heads: nn.Module) -> Decoded:  # noqa: ARG002 - no boxes between layers
         """States of every layer, normed for the heads; boxes are relative to the centres."""
         first: Any = self.layers[0]
-        center_logits = precisely(self.center_head, first.gaussian_norm(queries.content + queries.position))
+        center_logits = precisely(
+            self.center_head, first.gaussian_norm(add_position(queries.content, queries.position))
+        )
         references, content, states = center_logits.sigmoid(), queries.content, []
         for layer in self.layers:
             content = layer(content, queries.position, memory, references=references, mask=queries.mask)
@@ -284,7 +298,7 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
 
 
 RECIPE = Recipe(epochs=50, batch_size=16)
-COMPACT: Mapping[str, Any] = {
+COMPACT: dict[str, Any] = {
     "backbone": "compact-c4",
     "queries": 30,
     "width": 96,

@@ -29,7 +29,7 @@ from detrkit.layers.initialization import PRIOR_LOGIT, xavier_matrices
 from detrkit.layers.padding import shrink_padding
 from detrkit.layers.position_encoding import SinePositionEncoding
 from detrkit.layers.selection import TopKSelection
-from detrkit.layers.transformer import FeedForward
+from detrkit.layers.transformer import FeedForward, add_position
 from detrkit.models import detr, smca_detr
 from detrkit.models.detector import Detector, EncoderDecoder
 from detrkit.models.smca_detr import ModulatedDecoder, ModulatedDecoderLayer
@@ -90,7 +90,7 @@ class ConvolutionalEncoderLayer(nn.Module):
 
     def forward(self, memory: Memory) -> Tensor:
         """The tokens of memory, (B, S, D)."""
-        entered = replace(memory, tokens=_each_cell(self.enter, memory.tokens + memory.positions))
+        entered = replace(memory, tokens=_each_cell(self.enter, add_position(memory.tokens, memory.positions)))
         seen = [within(level) for within, level in zip(self.within, entered.maps(), strict=True)]  # (B, D, h, w) each
         mixed = []
         for index, level in enumerate(seen):
@@ -129,14 +129,16 @@ class ConvolutionalEncoder(nn.Module):
         """Memory with encoded tokens; its two finest levels have the same size, positions and padding."""
         counts = [height * width for height, width in memory.level_sizes]
         codes = [code.expand(count, -1) for code, count in zip(self.level_code, counts, strict=True)]
-        memory = replace(memory, positions=memory.positions + torch.cat(codes))
+        memory = replace(memory, positions=add_position(torch.cat(codes), memory.positions))
         for layer in self.layers:
             memory = replace(memory, tokens=layer(memory))
         reduced, second = self.reduce(memory.maps()[0]).flatten(2).mT, memory.level(1)
 
         def with_second(first: Tensor | None, all_levels: Tensor | None) -> Tensor | None:
             """What the finest level now has, then what the others have."""
-            return None if first is None or all_levels is None else torch.cat([first, all_levels[:, counts[0] :]], dim=1)
+            return (
+                None if first is None or all_levels is None else torch.cat([first, all_levels[:, counts[0] :]], dim=1)
+            )
 
         tokens = with_second(reduced, memory.tokens)
         assert tokens is not None
@@ -149,7 +151,7 @@ class ConvolutionalEncoder(nn.Module):
         )
 
 
-class LevelGaussians(nn.Module):
+class LevelGaussians(smca_detr.Guide):
     """Where each head of each query looks on each level, and how much each level counts (equation 7).
 
     Args:
@@ -160,23 +162,13 @@ class LevelGaussians(nn.Module):
         strides: image pixels per cell of every level.
     """
 
-    def __init__(
-        self, *, width: int, attention_heads: int, scales: int, smooth: float, strides: Sequence[int]
-    ) -> None:
-        super().__init__()
+    def __init__(self, *, width: int, attention_heads: int, scales: int, smooth: float, strides: Sequence[int]) -> None:
+        super().__init__(width=width, outputs=len(strides) * attention_heads, scales=scales)
+        self.outputs = len(strides) * attention_heads
         self.strides = tuple(strides)
         # A coarse level's cells are larger, so that its Gaussians are narrower when counted in cells.
         self.smooth = tuple(smooth * SMOOTH_STRIDE / stride for stride in strides)
-        self.outputs = len(self.strides) * attention_heads
-        self.offset = nn.Linear(width, 2 * self.outputs)
-        self.scale = nn.Linear(width, scales * self.outputs) if scales else None
         self.level = nn.Linear(width, len(self.strides))
-
-    def start(self) -> None:
-        """The initial values: all heads have the same size."""
-        if self.scale is not None:
-            nn.init.zeros_(self.scale.weight)
-            nn.init.ones_(self.scale.bias)
 
     def forward(self, states: Tensor, references: Tensor, memory: Memory) -> list[Tensor]:
         """What is added to the scores of attention on each level, (B, M, Q, h · w) each; arguments as in `smca_detr.Gaussian`."""
@@ -205,10 +197,10 @@ class LevelsDecoderLayer(ModulatedDecoderLayer):
         seen = []
         for index, bias in enumerate(self.gaussian(states, references, memory)):
             level = memory.level(index)
-            assert level.positions is not None
             if level.padding is not None:
                 bias = bias.masked_fill(level.padding[:, None, None], -torch.inf)
-            seen.append(self.cross_attention(query, level.tokens + level.positions, level.tokens, bias))
+            seen.append(self.cross_attention(query, add_position(level.tokens, level.positions), level.tokens, bias))
+        assert isinstance(self.gaussian, LevelGaussians)
         weights = self.gaussian.level_weights(states).to(query.dtype)  # (B, Q, V)
         return (torch.stack(seen, dim=-1) * weights[..., None, :]).sum(-1)
 
