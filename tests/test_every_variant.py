@@ -185,7 +185,9 @@ def test_permuted_queries_give_permuted_results(
 ) -> None:
     queries, output = expected.queries, expected.output
     order = torch.randperm(queries.content.shape[1], generator=torch.Generator().manual_seed(3))
-    names = [name for name in ("content", "position", "references") if getattr(queries, name) is not None]
+    of_all = {field.name: getattr(queries, field.name) for field in dataclasses.fields(queries)}
+    names = [name for name, value in of_all.items() if isinstance(value, torch.Tensor) and name != "mask"]
+    assert {"content"} < set(names) <= {"content", "position", "references", "reference_logits"}
     permuted = dataclasses.replace(queries, **{name: getattr(queries, name)[:, order] for name in names})
     found = parts.heads(parts.decoder(permuted, expected.memory, parts.heads))
     assert_same_output(found, Output(output.logits[:, :, order], output.boxes_cxcywh[:, :, order]), 1e-4)
