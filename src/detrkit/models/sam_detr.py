@@ -50,7 +50,7 @@ class Config(MultiScaleSettings):
     """SAM-DETR's settings; the defaults are the paper's.
 
     Attributes:
-        levels: feature levels; each pair of decoder layers looks at one, the coarsest first. With several, the encoder is that of Deformable DETR.
+        levels: feature levels; each decoder layer looks at one, the first third at the coarsest and so on. With several, the encoder is that of Deformable DETR.
         points: sampling points of that encoder.
         gaussian: whether attention has a Gaussian around each salient point ("w/ SMCA").
         normed_levels: whether levels are normed. The authors norm a single level only in models that are trained for less than 25 epochs.
@@ -75,10 +75,6 @@ class Config(MultiScaleSettings):
         super().check()
         if self.levels > 3:
             raise ConfigurationError(f"levels must be at most 3, all from the backbone, not {self.levels}")
-        if self.levels > self.decoder_layers:
-            raise ConfigurationError(
-                f"{self.decoder_layers} decoder layers cannot look at {self.levels} levels, one each: choose fewer levels or more layers"
-            )
         if self.gaussian and not self.cross_attention:
             raise ConfigurationError(
                 "gaussian=True needs cross-attention: leave it out, or leave out cross_attention=False"
@@ -167,7 +163,7 @@ class SemanticsAligner(nn.Module):
         """
         batch, queries = content.shape[:2]
         regions = cut_out(image, boxes_cxcywh, ratios, cells=CELLS)  # (B · Q, D, 7, 7)
-        numbers = self.points(self.squeeze(regions).relu().flatten(1))  # (B · Q, 2 M or 4 M)
+        numbers = self.points(self.squeeze(regions.to(content.dtype)).relu().flatten(1))  # (B · Q, 2 M or 4 M)
         numbers = torch.unflatten(numbers, 0, (batch, queries))
         inside = numbers[..., : 2 * self.attention_heads].tanh()  # -1 and 1 are the sides of the box
         places = torch.unflatten(inside, -1, (self.attention_heads, 2))  # (B, Q, M, 2)
