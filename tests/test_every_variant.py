@@ -25,7 +25,7 @@ from detrkit.layers.frozen_batch_norm import FrozenBatchNorm2d
 from detrkit.models.catalog import CATALOG, config_of, selection_for
 from detrkit.models.detector import EncoderDecoder, flatten_levels
 from detrkit.models.light_detr import DistinctQueries
-from detrkit.structures import ImageBatch, Levels, Memory, Output, Stages, Target
+from detrkit.structures import ImageBatch, Levels, Output, Stages, Target
 
 HEIGHT, WIDTH = 128, 160
 
@@ -185,7 +185,9 @@ def test_permuted_queries_give_permuted_results(
 ) -> None:
     queries, output = expected.queries, expected.output
     order = torch.randperm(queries.content.shape[1], generator=torch.Generator().manual_seed(3))
-    names = [name for name in ("content", "position", "references") if getattr(queries, name) is not None]
+    of_all = {field.name: getattr(queries, field.name) for field in dataclasses.fields(queries)}
+    names = [name for name, value in of_all.items() if isinstance(value, torch.Tensor) and name != "mask"]
+    assert {"content"} < set(names) <= {"content", "position", "references", "reference_logits"}
     permuted = dataclasses.replace(queries, **{name: getattr(queries, name)[:, order] for name in names})
     found = parts.heads(parts.decoder(permuted, expected.memory, parts.heads))
     assert_same_output(found, Output(output.logits[:, :, order], output.boxes_cxcywh[:, :, order]), 1e-4)
@@ -215,24 +217,20 @@ def test_tokens_behind_padding_are_not_looked_at(heavy: detrkit.Detector, parts:
     """From the levels on, a padded image gives what it gives alone; before them, convolutions and norms may see its border."""
     alone = parts.neck(parts.backbone(ImageBatch(images(count=1))))
     padded = with_padding(parts, alone)
-    memory, padded_memory = (encoded(parts, levels) for levels in (alone, padded))
+    height, width = alone.maps[0].shape[-2:]
+    image_sizes = torch.tensor([[8.0 * width, 8.0 * height]])  # any will do, if it is the same for both
+    memory, padded_memory = (parts.encoder(flatten_levels(levels, image_sizes)) for levels in (alone, padded))
     for level, wanted in zip(padded_memory.maps(), memory.maps(), strict=True):
         inside = level[..., : wanted.shape[-2], : wanted.shape[-1]]
         torch.testing.assert_close(inside, wanted, atol=1e-4, rtol=1e-4)
-    queries = parts.query_source(memory)
+    queries = parts.make_queries(memory)
     single, whole = (parts.heads(parts.decoder(queries, each, parts.heads)) for each in (memory, padded_memory))
     assert_same_output(whole, single, 1e-4)
-    proposals, padded_proposals = queries.proposals, parts.query_source(padded_memory).proposals
+    proposals, padded_proposals = queries.proposals, parts.make_queries(padded_memory).proposals
     if proposals is not None and padded_proposals is not None:
         inside = ~padded_memory.padding[0]
         torch.testing.assert_close(padded_proposals.all.logits[:, inside], proposals.all.logits, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(padded_proposals.all.boxes_cxcywh[:, inside], proposals.all.boxes_cxcywh)
-
-
-def encoded(model: EncoderDecoder, levels: Levels) -> Memory:
-    height, width = levels.maps[0].shape[-2:]
-    image_sizes = torch.tensor([[8.0 * width, 8.0 * height]])  # no paper here looks at them
-    return model.encoder(flatten_levels(levels, image_sizes))
 
 
 def with_padding(model: EncoderDecoder, levels: Levels) -> Levels:

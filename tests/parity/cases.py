@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,31 @@ class Case:
     Attributes:
         variant: its name in the catalog.
         settings: fields of its configuration that the case has otherwise.
+        unused: what the names of tensors begin with that the authors have and nothing uses; we leave them out.
+        first_level: the number of our first level among the authors', who also keep finer ones.
+        skipped: arrays of stages that our model does not have.
+        reported: how many detections the authors report of an image, where their values do not say it.
+        imitate: changes a model so that it does what the authors' code does in the case, where ours is sound instead.
     """
 
     variant: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    unused: str | None = None
+    first_level: int = 0
+    skipped: tuple[str, ...] = ()
+    reported: int = 100
+    imitate: Callable[[Any], None] | None = None
+
+    def uses(self, key: str) -> bool:
+        """Whether the authors' tensor of this name has a place in our model."""
+        return self.unused is None or not key.startswith(self.unused)
+
+
+def first_image_weighs_levels(model: Any) -> None:
+    """Multi-scale SMCA-DETR's authors take the first image's weights of levels for the whole batch."""
+    for layer in model.decoder.layers:
+        own = layer.gaussian.level_weights
+        layer.gaussian.level_weights = lambda states, own=own: own(states[:1]).expand(len(states), -1, -1)
 
 
 SMALL = {"queries": 40}  # cases have few queries, to keep them small
@@ -48,7 +69,25 @@ CASES = {
     "deformable_detr_refine": Case("deformable-detr-r50-refine", SMALL),
     "deformable_detr_two_stage": Case("deformable-detr-r50-two-stage", SMALL),
     "dab_deformable_detr_r50": Case("dab-deformable-detr-r50", SMALL),
+    "smca_detr_r50": Case("smca-detr-r50", SMALL, reported=40),
+    "smca_detr_r50_multiscale": Case(
+        "smca-detr-r50-multiscale",
+        SMALL,
+        first_level=1,
+        # The finest level is there only until the encoder makes it coarser.
+        skipped=("backbone.0", "pos.0", "mask.0", "encoder_levels.0"),
+        reported=500,
+        imitate=first_image_weighs_levels,
+    ),
+    "sam_detr_r50": Case("sam-detr-r50", SMALL),
+    "sam_detr_r50_smca": Case("sam-detr-r50-smca", SMALL),
+    "sam_detr_r50_dc5": Case("sam-detr-r50-dc5", SMALL | {"normed_levels": True}),
+    "sam_detr_r50_multiscale": Case("sam-detr-r50-multiscale-smca", SMALL),
+    "anchor_detr_r50_c5": Case("anchor-detr-r50-c5", {"queries": 54}),
+    "anchor_detr_r50_dc5": Case("anchor-detr-r50-dc5", {"queries": 54}),
+    "anchor_detr_r50_c5_plain": Case("anchor-detr-r50-c5-plain", {"queries": 54}, unused="transformer.adapt_pos1d."),
 }
+ALONE = "alone."  # results of single images, without padding
 _OUTSIDE_ARRAYS = (".inside", "encoder.index", "encoder.topk")  # what tells about other arrays
 
 
@@ -63,6 +102,7 @@ class Golden:
         gradients: norm and probe by the authors' canonical keys.
         frozen: keys that do not train.
         complete: whether every gradient is there.
+        case: what the values belong to.
     """
 
     manifest: dict[str, Any]
@@ -71,11 +111,13 @@ class Golden:
     gradients: dict[str, tuple[float, float]]
     frozen: list[str]
     complete: bool
+    case: Case
 
     @property
     def stages(self) -> list[str]:
         """Names of the arrays that a model's stages can be compared with."""
-        return [name for name in self.arrays if not name.endswith(_OUTSIDE_ARRAYS)]
+        left_out = (*self.case.skipped, *(name for name in self.arrays if name.startswith(ALONE)))
+        return [name for name in self.arrays if not name.endswith(_OUTSIDE_ARRAYS) and name not in left_out]
 
     def places(self, name: str) -> np.ndarray | slice:
         """Which elements of a stage count: position codes and memory behind padding are noise, and reach nothing."""
@@ -91,7 +133,7 @@ def small_golden(case: str) -> Golden | None:
     content = json.loads(path.read_text())
     arrays = {name: np.array(values) for name, values in content.pop("arrays").items()}
     parts = {name: content.pop(name) for name in ("steps", "gradients", "frozen")}
-    return Golden(content, arrays, **parts, complete=False)
+    return Golden(content, arrays, **parts, complete=False, case=CASES[case])
 
 
 def shared_golden(case: str, shared: Path | None) -> Golden | None:
@@ -104,23 +146,26 @@ def shared_golden(case: str, shared: Path | None) -> Golden | None:
     steps = {name: manifest["sampled"].get(name.removesuffix(".inside"), {"step": 1})["step"] for name in arrays}
     gradients = json.loads((folder / "gradients.json").read_text())
     frozen, none = gradients.pop("frozen"), gradients.pop("none")
-    assert none == []
-    return Golden(manifest, arrays, steps, gradients, frozen, complete=True)
+    assert not any(map(CASES[case].uses, none))
+    return Golden(manifest, arrays, steps, gradients, frozen, complete=True, case=CASES[case])
 
 
 class Run:
     """A model with a case's weights, and what it gives on the case's images."""
 
-    def __init__(self, case: str, manifest: Mapping[str, Any]) -> None:
-        self.case, self.manifest = case, manifest
+    def __init__(self, name: str, manifest: Mapping[str, Any], *, case: Case | None = None) -> None:
+        case = case or CASES[name]
+        self.case, self.manifest = name, manifest
         self.aliases: dict[str, str] = manifest["aliases"]
-        self.model = detrkit.build(CASES[case].variant, **CASES[case].settings)
+        self.model = detrkit.build(case.variant, **case.settings)
         names = to_official(self.model.state_dict(), self.model)
         shapes = {key: tuple(value.shape) for key, value in names.items()}
         self.weights = recipe.weights(
             shapes, manifest["scale"], self.aliases, manifest.get("fixed")
         )  # what the authors' checkpoint holds
         self.model.load_state_dict(from_official(self.weights, self.model))
+        if case.imitate is not None:
+            case.imitate(self.model)
         self.model.double().eval()
         self.criterion = detrkit.criterion_for(self.model)
         self.stages = self.stages_of(self.batch())
@@ -185,8 +230,8 @@ class Run:
 def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
     """What a model has where the authors' code has the array of this name."""
     kind, *rest = name.split(".")
-    if kind in ("backbone", "projected", "position", "mask"):
-        level = int(rest[0]) if rest else 0
+    if kind in ("backbone", "projected", "position", "pos", "mask"):
+        level = int(rest[0]) - golden.case.first_level if rest else 0
         if kind == "mask":
             assert stages.neck.paddings[level] is not None
         return {
@@ -194,11 +239,22 @@ def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
             "backbone": lambda: stages.backbone[level].features,
             "projected": lambda: stages.neck.maps[level],
             "position": lambda: stages.neck.positions[level],
+            "pos": lambda: stages.neck.positions[level],
         }[kind]()
+    if kind == "encoder_levels":
+        return stages.memory.maps()[int(rest[0])]
+    if kind == "level64":
+        return stages.neck.maps[-1]
     if kind == "memory":
-        return stages.memory.tokens
+        as_map = "height" in golden.manifest["sampled"][name].get("layout", "")
+        return stages.memory.maps()[0] if as_map else stages.memory.tokens
+    if kind == "points":
+        assert stages.decoded.base_logits is not None
+        return stages.decoded.base_logits[0, ..., :2]
     if kind == "reference":
         return stages.decoded.references[0]
+    if kind == "references":
+        return stages.decoded.references[int(rest[0])]
     if kind == "encoder":
         assert stages.output.proposals is not None
         proposals = stages.output.proposals.all

@@ -20,9 +20,23 @@ CASES = (
     "deformable_detr_refine",
     "deformable_detr_two_stage",
     "dab_deformable_detr_r50",
+    "sam_detr_r50_smca",
+    "sam_detr_r50_multiscale",
+    "smca_detr_r50",
+    "smca_detr_r50_multiscale",
+    "anchor_detr_r50_c5",
+    "anchor_detr_r50_c5_plain",
 )
 # Of these arrays one element in so many is kept, by the end of the name; what is neither here nor in WHOLE is left out.
-STEPS = {".logits": 53, ".boxes": 1, ".reference": 3, "reference": 1, "encoder.logits": 211, "encoder.boxes": 7}
+STEPS = {
+    ".logits": 53,
+    "points": 1,
+    ".boxes": 1,
+    ".reference": 3,
+    "reference": 1,
+    "encoder.logits": 211,
+    "encoder.boxes": 7,
+}
 WHOLE = ("encoder.index", "encoder.topk")
 FIELDS = ("source", "images", "targets", "scale", "aliases", "matches", "losses", "weights", "total")
 FIELDS += ("empty_one", "empty_both", "postprocess")

@@ -23,12 +23,16 @@ from detrkit.checkpoints.shared import (
     official_layers,
 )
 
-_PROJECTIONS = {
+# Attention among queries; SAM-DETR's files have the same names.
+SELF_ATTENTION = {
     "self_attention.content_query": "sa_qcontent_proj",
     "self_attention.position_query": "sa_qpos_proj",
     "self_attention.content_key": "sa_kcontent_proj",
     "self_attention.position_key": "sa_kpos_proj",
     "self_attention.value": "sa_v_proj",
+}
+_PROJECTIONS = {
+    **SELF_ATTENTION,
     "cross_attention.content_query": "ca_qcontent_proj",
     "cross_attention.spatial_query": "ca_qpos_sine_proj",
     "cross_attention.content_key": "ca_kcontent_proj",

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from detrkit.checkpoints import conditional_detr, dab_deformable_detr, dab_detr, deformable_detr, detr, light_detr
+from detrkit.checkpoints import (
+    anchor_detr,
+    conditional_detr,
+    dab_deformable_detr,
+    dab_detr,
+    deformable_detr,
+    detr,
+    light_detr,
+    sam_detr,
+    smca_detr,
+    smca_multiscale,
+)
 from detrkit.checkpoints.shared import Paper, Signature, Table
 from detrkit.models.catalog import FAMILIES
 
@@ -86,46 +97,12 @@ _KNOWN: dict[str, Table | Paper] = {
     "dn_detr": Paper("DN-DETR", ({**dab_detr.SIGNATURE, "label_enc.weight": (None, "D-1")},)),
     "dab_deformable_detr": dab_deformable_detr.TABLE,
     "dab_detr": dab_detr.TABLE,
-    "sam_detr": Paper(
-        "SAM-DETR",
-        (
-            {
-                "query_embed.weight": ("Q", 4),
-                "transformer.decoder.layers.0.point1.0.weight": (None, "D", 1, 1),
-                "transformer.decoder.layers.0.attn1.weight": (None, "D"),
-            },
-        ),
-    ),
+    "sam_detr": sam_detr.TABLE,
     "conditional_detr": conditional_detr.TABLE,
     "deformable_detr": deformable_detr.TABLE,
-    "smca_multiscale": Paper(
-        "multi-scale SMCA-DETR",
-        (
-            {
-                "query_embed.weight": ("Q", "D"),
-                "transformer.encoder.layers.0.self_attn_8.weight": ("D", 1, None, None),
-                "transformer.decoder.layers.0.point2.weight": (None, "D"),
-                "transformer.decoder.layers.0.norm4.weight": ("D",),
-            },
-        ),
-    ),
-    "smca_detr": Paper(
-        "SMCA-DETR",
-        (
-            {
-                "query_embed.weight": ("Q", "D"),
-                "transformer.decoder.layers.0.point1.layers.0.weight": ("D", "D"),
-                "transformer.decoder.layers.0.point2.weight": (None, "D"),
-                "transformer.decoder.layers.0.norm4.weight": ("D",),
-            },
-        ),
-        article="an",
-    ),
-    "anchor_detr": Paper(
-        "Anchor DETR",
-        ({"transformer.pattern.weight": (None, "D"), "transformer.position.weight": ("A", 2)},),
-        article="an",
-    ),
+    "smca_multiscale": smca_multiscale.TABLE,
+    "smca_detr": smca_detr.TABLE,
+    "anchor_detr": anchor_detr.TABLE,
     "tsp_fcos": Paper(
         "TSP-FCOS",
         (

@@ -178,7 +178,7 @@ class Table:
     Attributes:
         paper: its name and what its files are recognised by.
         official: the authors' names for a model with a given configuration.
-        layout: the key mapping for a file with these names; the file must have one of the paper's signatures.
+        layout: the key mapping for a file with these tensors; the file must have one of the paper's signatures.
         readings: the settings that are read from the weights.
         telling: settings, the most important first, that decide which variants fit the weights best.
         stated: settings given by the stored arguments, besides dilation and attention heads; variants that do not agree
@@ -188,7 +188,7 @@ class Table:
 
     paper: Paper
     official: Callable[[Any], KeyMapping]
-    layout: Callable[[Collection[str]], KeyMapping]
+    layout: Callable[[Tensors], KeyMapping]
     readings: tuple[Reading, ...] = ()
     telling: tuple[str, ...] = ()
     stated: Callable[[Mapping[str, Any]], dict[str, Any]] = _nothing_stated

@@ -88,3 +88,21 @@ class SinePositionEncoding(nn.Module):
         count = inside.cumsum(dim)
         last = count.narrow(dim, count.shape[dim] - 1, 1)
         return (count - self.shift) / (last + self.epsilon) * (2 * math.pi)
+
+
+class CellCenterEncoding(SinePositionEncoding):
+    """Codes of the cells' centres in SAM-DETR's order of operations: it gives other values behind padding, which reach that model's results.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__(width=width, shift=0.5)
+
+    def angles(self, inside: Tensor, dim: int) -> Tensor:
+        """See `SinePositionEncoding.angles`."""
+        place = inside.cumsum(dim) - self.shift
+        last = place.narrow(dim, place.shape[dim] - 1, 1)
+        # Where all is padding, this divides by a millionth. Any fixed value would be sound there.
+        return place / ((last + self.epsilon) + self.shift) * (2 * math.pi)

@@ -16,7 +16,18 @@ from torch import Tensor
 from detrkit.cards import Category, ModelCard, Preprocessing, Variant
 from detrkit.errors import ConfigurationError, closest
 from detrkit.losses.criterion import Criterion
-from detrkit.models import conditional_detr, dab_deformable_detr, dab_detr, deformable_detr, detr, light_detr
+from detrkit.models import (
+    anchor_detr,
+    conditional_detr,
+    dab_deformable_detr,
+    dab_detr,
+    deformable_detr,
+    detr,
+    light_detr,
+    sam_detr,
+    smca_detr,
+    smca_multiscale,
+)
 from detrkit.models.coco_categories import coco_categories
 from detrkit.models.detector import Detector, unwrapped
 from detrkit.structures import Detections, Output
@@ -28,6 +39,10 @@ FAMILIES: dict[str, ModuleType] = {
     "detr": detr,
     "conditional_detr": conditional_detr,
     "dab_detr": dab_detr,
+    "anchor_detr": anchor_detr,
+    "smca_detr": smca_detr,
+    "smca_multiscale": smca_multiscale,
+    "sam_detr": sam_detr,
     "deformable_detr": deformable_detr,
     "dab_deformable_detr": dab_deformable_detr,
     "light_detr": light_detr,

@@ -24,9 +24,10 @@ _IDS_AND_NAMES = (
 # fmt: on
 
 COCO_CATEGORIES = tuple(Category(id=number, name=name, index=number) for number, name in _IDS_AND_NAMES)
-# By the number of class head outputs: 91 if ids are indices (most papers), 80 if indices have no gaps (TSP, RT-DETR, D-FINE).
+# By the number of class head outputs: 91 if ids are indices (most papers; SMCA-DETR has a 92nd that no object has), 80 if indices have no gaps (TSP, RT-DETR, D-FINE).
 COCO_LAYOUTS: dict[int, tuple[Category, ...]] = {
     91: COCO_CATEGORIES,
+    92: COCO_CATEGORIES,
     80: tuple(Category(id=number, name=name, index=index) for index, (number, name) in enumerate(_IDS_AND_NAMES)),
 }
 

@@ -151,8 +151,17 @@ class EncoderDecoder(Detector):
         memory = self.encoder(
             flatten_levels(self.neck(self.backbone(without_padding(batch)), batch.padding), batch.image_sizes())
         )
-        queries = self.query_source(memory, targets)
+        queries = self.make_queries(memory, targets)
         return with_queries(self.heads(self.decoder(queries, memory, self.heads)), queries)
+
+    def make_queries(self, memory: Memory, targets: Sequence[Target] | None = None) -> Queries:
+        """What goes into the decoder; papers whose query source needs another part override this and hand it over.
+
+        Args:
+            memory: the encoded image.
+            targets: as in `forward`.
+        """
+        return self.query_source(memory, targets)  # type: ignore[no-any-return]
 
     @property
     def coarsest_stride(self) -> int:

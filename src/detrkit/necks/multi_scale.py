@@ -78,9 +78,24 @@ class MultiScaleNeck(nn.Module):
         paddings = [level.padding for level in features]
         for index, projection in enumerate(self.projections[len(features) :]):
             maps.append(projection(maps[-1] if index else features[-1].features))  # (B, D, h, w)
-            paddings.append(shrink_padding(image_padding, maps[-1]))
+            paddings.append(self.added_padding(maps[-1], image_padding, paddings[-1]))
         positions = tuple(self.position_encoding(*pair) for pair in zip(maps, paddings, strict=True))
         return Levels(tuple(maps), positions, tuple(paddings))
+
+    def added_padding(
+        self,
+        features: Tensor,
+        image_padding: Tensor | None,
+        before: Tensor | None,  # noqa: ARG002 - for papers that shrink this one
+    ) -> Tensor | None:
+        """The padding of a level that the backbone does not provide, (B, h, w) bool or None.
+
+        Args:
+            features: (B, D, h, w), the level.
+            image_padding: (B, H, W) bool of the images themselves, or None.
+            before: padding of the next finer level, or None.
+        """
+        return shrink_padding(image_padding, features)
 
     def _check(self, features: tuple[FeatureMap, ...]) -> None:
         strides = tuple(level.stride for level in features)
