@@ -56,7 +56,9 @@ def pad_images(images: Sequence[Tensor], *, smallest_side: int = 1) -> tuple[Ten
     for whole, padded, image in zip(pixels, padding, images, strict=True):
         own_height, own_width = image.shape[1:]
         whole[:, :own_height, :own_width] = image
-        whole[:, :own_height, own_width:] = 0  # each place is written once: a batch is too large for the processor's caches
+        whole[:, :own_height, own_width:] = (
+            0  # each place is written once: a batch is too large for the processor's caches
+        )
         whole[:, own_height:] = 0
         padded[:own_height, :own_width] = False
     return pixels, padding

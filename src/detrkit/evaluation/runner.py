@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from rich.progress import track
 from torch import nn
-from torch.utils.data import DataLoader
 
 from detrkit.cards import Category
 from detrkit.data.batching import EvaluationData, collate, equal_size_batches
 from detrkit.data.classes import names_shown, same_classes, spelling_notes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import EvaluationTransform
+from detrkit.data.workers import BatchLoader, for_workers
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import MAX_DETECTIONS, evaluate_detections
 from detrkit.evaluation.figures import Evaluation, counted
@@ -52,6 +52,7 @@ def evaluate(
     Raises:
         DataError: the data set and the model have no class in common, or an image cannot be read.
         NonFiniteError: the model produces NaN or infinity.
+        WorkerError: the system ended a worker.
     """
     entries = detect(model, dataset, batch_size=batch_size, device=device, workers=workers, progress=progress)
     return compare(model, dataset, entries)
@@ -95,11 +96,11 @@ def detect(
     preprocessing = model.card.preprocessing
     transform = EvaluationTransform(preprocessing)
     batches = equal_size_batches([transform.output_size(*size) for size in dataset.sizes.tolist()], batch_size)
-    loader = DataLoader(
-        EvaluationData(dataset, transform),
+    loader = BatchLoader(
+        for_workers(EvaluationData(dataset, transform), workers),
+        workers=workers,
         batch_sampler=batches,
         collate_fn=partial(collate, smallest_side=preprocessing.smallest_side),
-        num_workers=workers,
     )
     select = selection_for(model if device is None else model.to(device))
     entries: dict[int, list[dict[str, Any]]] = {}
