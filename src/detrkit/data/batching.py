@@ -53,12 +53,11 @@ def pad_images(images: Sequence[Tensor], *, smallest_side: int = 1) -> tuple[Ten
         return torch.stack(list(images)), None
     pixels = images[0].new_empty(len(images), images[0].shape[0], height, width)
     padding = torch.ones(len(images), height, width, dtype=torch.bool)
+    # Every place is written once, since a batch is too large for the processor's caches.
     for whole, padded, image in zip(pixels, padding, images, strict=True):
         own_height, own_width = image.shape[1:]
         whole[:, :own_height, :own_width] = image
-        whole[:, :own_height, own_width:] = (
-            0  # each place is written once: a batch is too large for the processor's caches
-        )
+        whole[:, :own_height, own_width:] = 0
         whole[:, own_height:] = 0
         padded[:own_height, :own_width] = False
     return pixels, padding

@@ -11,13 +11,18 @@ from __future__ import annotations
 import copy
 import ctypes
 import multiprocessing
+import os
 import pickle
+import signal
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
+from types import FrameType
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -50,7 +55,14 @@ class BatchLoader(DataLoader[Sample]):
     ) -> None:
         assert not workers or isinstance(data, WorkerData)
         context = _context() if workers else None
-        super().__init__(data, num_workers=workers, collate_fn=collate_fn, multiprocessing_context=context, **options)
+        super().__init__(
+            data,
+            num_workers=workers,
+            collate_fn=collate_fn,
+            multiprocessing_context=context,
+            worker_init_fn=_end_with_main if workers else None,
+            **options,
+        )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """One epoch.
@@ -64,7 +76,8 @@ class BatchLoader(DataLoader[Sample]):
 
     def _from_workers(self) -> Iterator[Any]:
         try:
-            with _main_module(seen=self._needs_main()):
+            self.dataset.wait_for_server()
+            with _main_module(seen=self._needs_main()), _interrupted_later():
                 batches = super().__iter__()
             yield from batches
         except RuntimeError as problem:
@@ -91,6 +104,7 @@ class WorkerData(Dataset[Sample]):
             data: stays the one that `set_epoch` is called on.
         """
         self._data = data
+        self._server_runs = False
         # Workers read images; how the annotation file spells ids, and what its reader noted, serves the main process alone.
         dataset = replace(data.dataset, file_image_ids=None, file_category_ids=None, notes=())
         self._shared = _SharedPickle(dataset)
@@ -104,6 +118,15 @@ class WorkerData(Dataset[Sample]):
     def pickled_dataset(self) -> bytes:
         """The data set without its arrays."""
         return self._shared.content
+
+    def wait_for_server(self) -> None:
+        """Waits until workers can be started at once; Ctrl-C may interrupt this."""
+        if not self._server_runs:
+            process = _context().Process(target=int)  # type: ignore[attr-defined]
+            with _main_module(seen=False):
+                process.start()
+            process.join()
+            self._server_runs = True
 
     def __len__(self) -> int:
         return len(self._data)
@@ -159,7 +182,61 @@ def _context() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_NEEDED])  # no effect once the server runs
+    with (
+        _interrupts_ignored()
+    ):  # the server and its workers inherit this: it is the main process that ends them after Ctrl-C
+        forkserver.ensure_running()
     return context
+
+
+def _end_with_main(_: int) -> None:
+    """Ends a worker as soon as the main process is gone, however that ended.
+
+    PyTorch's workers watch their parent. That is the server here, which ends only after its workers.
+    """
+    main = multiprocessing.parent_process()
+    assert main is not None
+
+    def wait() -> None:
+        connection.wait([main.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _in_main_thread() -> bool:
+    """Whether signals can be handled here."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGINT)
+    if not _in_main_thread() or handler is None:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Keeps Ctrl-C until the block ends: a worker that is half started would be forgotten."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not _in_main_thread() or not callable(handler):
+        yield
+        return
+    kept: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda _, frame: kept.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if kept:
+        handler(signal.SIGINT, kept[0])
 
 
 @contextmanager
