@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from torchvision.ops import batched_nms, box_convert
+from torchvision.ops import batched_nms
 
 from detrkit.data import DetectionDataset, open_dataset
 from detrkit.evaluation.coco import evaluate_detections
@@ -31,7 +31,9 @@ FIGURES = {  # the expected file's names for detrkit's
     "AR_1": "AR1", "AR_10": "AR10", "AR_100": "AR100", "AR_small": "AR_small", "AR_medium": "AR_medium", "AR_large": "AR_large",
 }  # fmt: skip
 
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (N, 4) as corners in pixels of the photo, scores (N,), labels (N,)
+Found = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # boxes (N, 4) as corners in pixels of the photo, scores (N,), labels (N,)
 Detector = Callable[[onnxruntime.InferenceSession, np.ndarray], Found]
 
 
