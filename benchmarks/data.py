@@ -79,7 +79,8 @@ def as_picture(file: Path) -> Image.Image:
 
 def as_tensor(file: Path) -> torch.Tensor:
     """A tensor (3, H, W) uint8."""
-    return decode_image(str(file), mode=ImageReadMode.RGB)
+    pixels: torch.Tensor = decode_image(str(file), mode=ImageReadMode.RGB)
+    return pixels
 
 
 def sides(data: Path, count: int) -> dict[str, Work]:

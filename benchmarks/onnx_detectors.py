@@ -52,7 +52,8 @@ def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     # OpenCV drops 4 bits before it weighs the rows and 16 more after that, so that products fit its registers.
     above = (rows[top] >> 4) * (2048 - lower)[:, None, None] >> 16
     below = (rows[bottom] >> 4) * lower[:, None, None] >> 16
-    return np.clip((above + below + 2) >> 2, 0, 255).astype(np.uint8)
+    result: np.ndarray = np.clip((above + below + 2) >> 2, 0, 255).astype(np.uint8)
+    return result
 
 
 def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

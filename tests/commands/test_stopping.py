@@ -118,3 +118,12 @@ def test_ctrl_c_ends_a_run_and_its_workers(digits_folder: Path, tmp_path: Path, 
         assert "Stopped" in printed.splitlines()[-1]
         while any(state != "Z" for process, (_, session, state) in _processes().items() if session == run.process.pid):
             time.sleep(0.05)  # workers and their server end by themselves
+
+
+def test_workers_end_with_a_main_process_that_is_killed(digits_folder: Path, tmp_path: Path) -> None:
+    with Run(digits_folder, tmp_path) as run:
+        run.wait_for_workers()
+        run.process.kill()
+        run.process.communicate()  # workers have these pipes, too: it returns once all of them are closed
+        assert run.process.returncode == -signal.SIGKILL
+        assert run.workers() == []

@@ -75,9 +75,10 @@ class BatchLoader(DataLoader[Sample]):
         return self._from_workers()
 
     def _from_workers(self) -> Iterator[Any]:
+        assert isinstance(self.dataset, WorkerData)
         try:
             self.dataset.wait_for_server()
-            with _main_module(seen=self._needs_main()), _interrupted_later():
+            with _main_module(seen=self._needs_main(self.dataset)), _interrupted_later():
                 batches = super().__iter__()
             yield from batches
         except RuntimeError as problem:
@@ -88,9 +89,9 @@ class BatchLoader(DataLoader[Sample]):
                 f"{self.num_workers} (--workers); 0 reads images in the main process."
             ) from problem
 
-    def _needs_main(self) -> bool:
+    def _needs_main(self, data: WorkerData) -> bool:
         """Whether workers get something that the user's script defines."""
-        pickled = pickle.dumps((self.dataset.transform, self.collate_fn)) + self.dataset.pickled_dataset
+        pickled = pickle.dumps((data.transform, self.collate_fn)) + data.pickled_dataset
         return b"__main__" in pickled
 
 
@@ -156,7 +157,7 @@ class _SharedPickle:
         for view in views:
             self._places.append((size, size + view.nbytes))
             size += -(-view.nbytes // _ALIGNMENT) * _ALIGNMENT
-        self._memory = _context().RawArray(ctypes.c_ubyte, max(1, size))  # type: ignore[attr-defined]
+        self._memory = _context().RawArray(ctypes.c_ubyte, max(1, size))
         whole = memoryview(self._memory).cast("B")
         for (start, end), view in zip(self._places, views, strict=True):
             whole[start:end] = view
