@@ -5,7 +5,8 @@ DetrkitError
 ├── DataError            an image or an annotation that cannot be used
 ├── CheckpointError      a weight file that cannot be read or does not fit the model
 ├── OutputError          a file or folder that cannot be written
-└── NonFiniteError       a model or its loss that produced NaN or infinity
+├── NonFiniteError       a model or its loss that produced NaN or infinity
+└── WorkerError          a process that reads images and was ended by the system
 
 Every message is one sentence (or two) that names the file or value and says what is wrong with it and what to do. The command line prints
 it and exits with code 2. A bug in detrkit itself is never a `DetrkitError`.
@@ -57,6 +58,10 @@ class NonFiniteError(DetrkitError, ArithmeticError):
     def __init__(self, message: str, image: int | None = None) -> None:
         super().__init__(message)
         self.image = image
+
+
+class WorkerError(DetrkitError, RuntimeError):
+    """A process that reads images was ended by the system, mostly for lack of memory."""
 
 
 def closest(name: str, allowed: Iterable[str]) -> str:

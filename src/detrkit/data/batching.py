@@ -51,11 +51,15 @@ def pad_images(images: Sequence[Tensor], *, smallest_side: int = 1) -> tuple[Ten
     height, width = (max(smallest_side, *(image.shape[axis] for image in images)) for axis in (1, 2))
     if all(image.shape[1:] == (height, width) for image in images):
         return torch.stack(list(images)), None
-    pixels = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    pixels = images[0].new_empty(len(images), images[0].shape[0], height, width)
     padding = torch.ones(len(images), height, width, dtype=torch.bool)
-    for position, image in enumerate(images):
-        pixels[position, :, : image.shape[1], : image.shape[2]] = image
-        padding[position, : image.shape[1], : image.shape[2]] = False
+    # Every place is written once, since a batch is too large for the processor's caches.
+    for whole, padded, image in zip(pixels, padding, images, strict=True):
+        own_height, own_width = image.shape[1:]
+        whole[:, :own_height, :own_width] = image
+        whole[:, :own_height, own_width:] = 0
+        whole[:, own_height:] = 0
+        padded[:own_height, :own_width] = False
     return pixels, padding
 
 

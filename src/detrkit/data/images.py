@@ -1,7 +1,9 @@
 """Image files: read as RGB whatever their mode, checked before a long run, and refused with a helpful message.
 
 First the EXIF orientation is applied, then the picture becomes RGB with 8 bits per channel. Transparency is dropped (the colour below it
-stays), 16-bit grey is scaled from 0..65535 to 0..255, or stretched from the darkest to the brightest value of the picture.
+stays), 16-bit grey is scaled from 0..65535 to 0..255, or stretched from the darkest to the brightest value of the picture; of 16 bits in
+colour the upper 8 stay. Of animations and of files with several pictures the first one counts. Pictures of more than 178,956,970 pixels
+(13,377 × 13,377) are refused, which is Pillow's limit.
 """
 
 from __future__ import annotations
@@ -64,13 +66,13 @@ def read_image(path: str | Path, *, apply_orientation: bool = True, stretch_16bi
     """The picture in a file, as RGB with 8 bits per channel.
 
     Args:
-        path: any format that Pillow reads; grey, palette, transparent, CMYK and 16-bit grey files are converted.
+        path: any format that Pillow reads; grey, palette, transparent, CMYK and 16-bit files are converted.
         apply_orientation: whether to turn the picture as its EXIF orientation says; False is for annotations made on the stored pixels.
         stretch_16bit: whether the values of 16-bit grey are stretched so that the picture's darkest value becomes 0 and its brightest 255, for
             cameras that use a small part of the range. Other pictures stay as they are.
 
     Raises:
-        DataError: the file is missing, damaged, cut off or not an image.
+        DataError: the file is missing, damaged, cut off, not an image, or has more than 178,956,970 pixels.
     """
     path = expanded(path)
     with _readable(str(path)), Image.open(path) as image:
@@ -192,7 +194,7 @@ def _readable(name: str) -> Iterator[None]:
             f"{name} is not a readable image file, whatever its name says: save it as JPEG or PNG, or remove it."
         ) from None
     except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow warns from this number on, and refuses from twice as many
         raise DataError(
             f"{name} is too large: a picture may have at most {limit:,} pixels (such as {int(limit**0.5):,} × {int(limit**0.5):,}); "
             "cut it into smaller pictures."

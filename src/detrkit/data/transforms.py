@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,6 +24,7 @@ from detrkit.errors import ConfigurationError
 from detrkit.structures import Target
 
 _CROP_PROBABILITY = 0.5
+_WHITE = 255  # the highest value of 8 bits
 
 
 def resized_size(height: int, width: int, short_side: int, long_side: int | None = None) -> tuple[int, int]:
@@ -212,9 +214,12 @@ def _target(boxes: Any, labels: Tensor, height: int, width: int) -> Target:
 
 
 def _normalised(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    pixels = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
-    result: Tensor = F.normalize(pixels, list(preprocessing.mean), list(preprocessing.deviation), inplace=True)
-    return result
+    """Pixels (3, H, W) float32, channel by channel, so that what one step writes is still in the processor's cache for the next."""
+    pixels = torch.empty(3, image.height, image.width)
+    channels = zip(pixels, image.split(), preprocessing.mean, preprocessing.deviation, strict=True)
+    for plane, channel, mean, deviation in channels:
+        plane.copy_(torch.from_numpy(np.array(channel))).mul_(1 / _WHITE).sub_(mean).div_(deviation)
+    return pixels
 
 
 def _happens(probability: float, generator: torch.Generator) -> bool:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch import nn
-from torch.utils.data import DataLoader
 
 from detrkit.cards import Category, ModelCard
 from detrkit.checkpoints.loading import as_detector
@@ -21,6 +20,7 @@ from detrkit.data.batching import EvaluationData, collate, equal_size_batches
 from detrkit.data.classes import names_shown, same_classes, spelling_notes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import EvaluationTransform
+from detrkit.data.workers import BatchLoader, for_workers
 from detrkit.errors import ConfigurationError, DataError
 from detrkit.evaluation.analysis import Analysis, evaluate_in_detail
 from detrkit.evaluation.coco import evaluate_detections
@@ -62,6 +62,7 @@ def evaluate(
         CheckpointError: the checkpoint cannot be read.
         DataError: the data set and the model have no class in common, or an image cannot be read.
         NonFiniteError: the model produces NaN or infinity.
+        WorkerError: the system ended a worker.
     """
     if not isinstance(dataset, DetectionDataset):
         raise ConfigurationError(
@@ -188,11 +189,11 @@ def detect(
     preprocessing = model.card.preprocessing
     transform = EvaluationTransform(preprocessing)
     batches = equal_size_batches([transform.output_size(*size) for size in dataset.sizes.tolist()], batch_size)
-    loader = DataLoader(
-        EvaluationData(dataset, transform),
+    loader = BatchLoader(
+        for_workers(EvaluationData(dataset, transform), workers),
+        workers=workers,
         batch_sampler=batches,
         collate_fn=partial(collate, smallest_side=preprocessing.smallest_side),
-        num_workers=workers,
     )
     select = selection_for(model if device is None else model.to(device))
     if isinstance(select, TopKSelection):  # the papers' 100 are a choice for COCO, not a limit of the models

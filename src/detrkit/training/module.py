@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detrkit.data import Sample, TrainingData, collate, epoch_order
+from detrkit.data.workers import BatchLoader, for_workers
 from detrkit.errors import NonFiniteError
 from detrkit.losses.criterion import Criterion
 from detrkit.models.catalog import find_variant
@@ -41,6 +42,7 @@ class TrainingModule(LightningModule):
         self.model, self.criterion = model, criterion
         self.data, self.options, self.schedule = data, options, schedule
         self.losses: Losses | None = None  # the last step's losses, for callbacks
+        self._for_workers = for_workers(data, options.workers or 0)
 
     def training_step(self, batch: tuple[ImageBatch, list[Target]], batch_index: int) -> Tensor:  # noqa: ARG002 - Lightning requires it
         """The loss of one piece of a batch.
@@ -91,11 +93,11 @@ class TrainingModule(LightningModule):
         """The images in this epoch's order; Lightning calls this in every epoch, so a resumed run sees the same order."""
         epoch = self.current_epoch
         self.data.set_epoch(epoch)
-        return DataLoader(
-            self.data,
+        return BatchLoader(
+            self._for_workers,
             batch_size=self.schedule.piece_size,
             sampler=epoch_order(len(self.data), self.options.seed, epoch),
-            num_workers=self.options.workers or 0,
+            workers=self.options.workers or 0,
             collate_fn=partial(collate, smallest_side=self.model.card.preprocessing.smallest_side),
             drop_last=True,
             pin_memory=self.device.type == "cuda",

@@ -125,6 +125,7 @@ def train(
         DataError: the data set cannot be used.
         OutputError: the run's folder cannot be written.
         NonFiniteError: a loss or weight became NaN or infinite.
+        WorkerError: the system ended a process that reads images.
     """
     check_single_process(os.environ)
     console = console or terminal()
