@@ -1,21 +1,22 @@
 """From an image and its objects to the pixels and the target of a detector.
 
 In training, size, flip and crop are random as in DETR (Carion et al. 2020, section 4); evaluation resizes by the same arithmetic and does
-nothing else. Images are resized by PIL (bilinear, antialiased), as published weights were trained and measured. All random numbers come
-from the generator that is passed in.
+nothing else. All random numbers come from the generator that is passed in.
+
+Images are resized by PyTorch (bilinear, antialiased), in bytes. That is the arithmetic of PIL, with which published weights were trained and
+measured, but for the number of digits of its weights: where a pixel differs at all, it does by one level of 255. On a processor with AVX2 it
+takes a third of PIL's time; elsewhere it gives the same bytes, more slowly.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
 from detrkit.boxes import xyxy_to_cxcywh
 from detrkit.cards import Preprocessing
@@ -141,23 +142,17 @@ class TrainingTransform:
         Returns:
             Normalised pixels (3, H, W) float32, and the target: labels as they were, boxes relative to the final image.
         """
-        policy = self.augmentation
+        policy, pixels = self.augmentation, _pixels(image)
         boxes, labels = _clipped(objects, image.height, image.width)
         if _happens(policy.flip, generator):
-            image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+            pixels, boxes = pixels.flip(2), _mirrored(boxes, image.width, axis=0)
         if policy.vertical_flip and _happens(policy.vertical_flip, generator):
-            image, boxes = F.vertical_flip(image), F.vertical_flip(boxes)
+            pixels, boxes = pixels.flip(1), _mirrored(boxes, image.height, axis=1)
         if policy.crop and _happens(_CROP_PROBABILITY, generator):
-            size = resized_size(image.height, image.width, _choice(policy.crop_short_sides, generator))
-            image, boxes = _resized(image, boxes, size)
-            smallest, largest = policy.crop_range
-            width = _integer(smallest, min(image.width, largest), generator)
-            height = _integer(smallest, min(image.height, largest), generator)
-            top, left = _integer(0, image.height - height, generator), _integer(0, image.width - width, generator)
-            image, boxes = F.crop(image, top, left, height, width), F.crop(boxes, top, left, height, width)
-        size = resized_size(image.height, image.width, _choice(policy.short_sides, generator), policy.long_side)
-        image, boxes = _resized(image, boxes, size)
-        return _normalised(image, self.preprocessing), _target(boxes, labels, image.height, image.width)
+            pixels, boxes = _resized(pixels, boxes, _choice(policy.crop_short_sides, generator), None)
+            pixels, boxes = _cut(pixels, boxes, policy.crop_range, generator)
+        pixels, boxes = _resized(pixels, boxes, _choice(policy.short_sides, generator), policy.long_side)
+        return _normalised(pixels, self.preprocessing), _target(boxes, labels, *pixels.shape[1:])
 
 
 class EvaluationTransform:
@@ -178,7 +173,7 @@ class EvaluationTransform:
     def __call__(self, image: Image.Image) -> Tensor:
         """Normalised pixels (3, H, W) float32 of an RGB image."""
         size = self.output_size(image.height, image.width)
-        return _normalised(F.resize(image, list(size)), self.preprocessing)
+        return _normalised(_with_size(_pixels(image), size), self.preprocessing)
 
 
 def relative_target(objects: Objects, height: int, width: int) -> Target:
@@ -192,33 +187,68 @@ def relative_target(objects: Objects, height: int, width: int) -> Target:
     return _target(*_clipped(objects, height, width), height, width)
 
 
-def _clipped(objects: Objects, height: int, width: int) -> tuple[Any, Tensor]:
-    """Boxes (N, 4) as a tv_tensor, clipped to the image, and labels (N,), without crowds."""
+def _pixels(image: Image.Image) -> Tensor:
+    """Bytes (3, H, W), which lie pixel by pixel, as in the image; resizing is fastest with them."""
+    return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1)
+
+
+def _clipped(objects: Objects, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Corners (N, 4) float64, clipped to the image, and labels (N,), without crowds."""
     single = ~objects.crowd
-    boxes = tv_tensors.BoundingBoxes(
-        torch.from_numpy(objects.boxes_xyxy[single]), format="XYXY", canvas_size=(height, width)
-    )
-    return F.clamp_bounding_boxes(boxes), torch.from_numpy(objects.labels[single])
+    return _within(torch.from_numpy(objects.boxes_xyxy[single]), height, width), torch.from_numpy(objects.labels[single])
 
 
-def _resized(image: Image.Image, boxes: Any, size: tuple[int, int]) -> tuple[Image.Image, Any]:
-    return F.resize(image, list(size)), F.resize(boxes, list(size))
+def _within(boxes: Tensor, height: int, width: int) -> Tensor:
+    return boxes.clamp(min=boxes.new_zeros(4), max=boxes.new_tensor([width, height, width, height]))
 
 
-def _target(boxes: Any, labels: Tensor, height: int, width: int) -> Target:
+def _mirrored(boxes: Tensor, side: int, *, axis: int) -> Tensor:
+    """Boxes of the mirrored image: axis 0 is along its width, 1 along its height; `side` is the one or the other."""
+    mirrored = boxes.clone()
+    mirrored[:, [axis, axis + 2]] = side - boxes[:, [axis + 2, axis]]
+    return mirrored
+
+
+def _resized(pixels: Tensor, boxes: Tensor, short_side: int, long_side: int | None) -> tuple[Tensor, Tensor]:
+    """Image and boxes with another short side."""
+    old_height, old_width = pixels.shape[1:]
+    height, width = resized_size(old_height, old_width, short_side, long_side)
+    factors = torch.tensor([width / old_width, height / old_height] * 2)  # float32, though boxes are float64
+    return _with_size(pixels, (height, width)), boxes * factors
+
+
+def _with_size(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """The image (3, H, W) resized; bytes stay bytes."""
+    if pixels.shape[1:] == size:
+        return pixels
+    return F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
+
+
+def _cut(
+    pixels: Tensor, boxes: Tensor, sides: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A random window of the image, and what of the boxes is in it."""
+    smallest, largest = sides
+    old_height, old_width = pixels.shape[1:]
+    width = _integer(smallest, min(old_width, largest), generator)
+    height = _integer(smallest, min(old_height, largest), generator)
+    top, left = _integer(0, old_height - height, generator), _integer(0, old_width - width, generator)
+    window = pixels[:, top : top + height, left : left + width]
+    return window, _within(boxes - boxes.new_tensor([left, top, left, top]), height, width)
+
+
+def _target(boxes: Tensor, labels: Tensor, height: int, width: int) -> Target:
     """Drops boxes of which nothing is visible and makes the others relative; boxes keep no area once they have lost it."""
-    corners = boxes.as_subclass(Tensor)
-    visible = (corners[:, 2:] > corners[:, :2]).all(dim=1)
-    scale = corners.new_tensor([width, height, width, height])
-    return Target(labels=labels[visible], boxes_cxcywh=xyxy_to_cxcywh(corners[visible] / scale).float())
+    visible = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    scale = boxes.new_tensor([width, height, width, height])
+    return Target(labels=labels[visible], boxes_cxcywh=xyxy_to_cxcywh(boxes[visible] / scale).float())
 
 
-def _normalised(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+def _normalised(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Pixels (3, H, W) float32, channel by channel, so that what one step writes is still in the processor's cache for the next."""
-    pixels = torch.empty(3, image.height, image.width)
-    channels = zip(pixels, image.split(), preprocessing.mean, preprocessing.deviation, strict=True)
-    for plane, channel, mean, deviation in channels:
-        plane.copy_(torch.from_numpy(np.array(channel))).mul_(1 / _WHITE).sub_(mean).div_(deviation)
+    pixels = torch.empty(image.shape)
+    for plane, channel, mean, deviation in zip(pixels, image, preprocessing.mean, preprocessing.deviation, strict=True):
+        plane.copy_(channel).mul_(1 / _WHITE).sub_(mean).div_(deviation)
     return pixels
 
 
