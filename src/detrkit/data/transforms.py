@@ -142,7 +142,12 @@ class TrainingTransform:
         Returns:
             Normalised pixels (3, H, W) float32, and the target: labels as they were, boxes relative to the final image.
         """
-        policy, pixels = self.augmentation, _pixels(image)
+        levels, target = self.varied(image, objects, generator)
+        return normalise(levels, self.preprocessing), target
+
+    def varied(self, image: Image.Image, objects: Objects, generator: torch.Generator) -> tuple[Tensor, Target]:
+        """The same without the normalising: levels (3, H, W) uint8, and the target."""
+        policy, pixels = self.augmentation, _levels(image)
         boxes, labels = _clipped(objects, image.height, image.width)
         if _happens(policy.flip, generator):
             pixels, boxes = pixels.flip(2), _mirrored(boxes, image.width, axis=0)
@@ -152,7 +157,7 @@ class TrainingTransform:
             pixels, boxes = _resized(pixels, boxes, _choice(policy.crop_short_sides, generator), None)
             pixels, boxes = _cut(pixels, boxes, policy.crop_range, generator)
         pixels, boxes = _resized(pixels, boxes, _choice(policy.short_sides, generator), policy.long_side)
-        return _normalised(pixels, self.preprocessing), _target(boxes, labels, *pixels.shape[1:])
+        return pixels, _target(boxes, labels, *pixels.shape[1:])
 
 
 class EvaluationTransform:
@@ -172,8 +177,28 @@ class EvaluationTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Normalised pixels (3, H, W) float32 of an RGB image."""
-        size = self.output_size(image.height, image.width)
-        return _normalised(_with_size(_pixels(image), size), self.preprocessing)
+        return normalise(self.resized(image), self.preprocessing)
+
+    def resized(self, image: Image.Image) -> Tensor:
+        """The same without the normalising: levels (3, H, W) uint8."""
+        return _with_size(_levels(image), self.output_size(image.height, image.width))
+
+
+def normalise(levels: Tensor, preprocessing: Preprocessing, into: Tensor | None = None) -> Tensor:
+    """Pixels (3, H, W) float32 with the colours that a model expects.
+
+    Args:
+        levels: (3, H, W) uint8, in any order in memory.
+        preprocessing: mean and deviation of the colours.
+        into: (3, H, W) float32 that gets the pixels; None means a new tensor.
+    """
+    pixels = torch.empty(levels.shape) if into is None else into
+    # Channel by channel, so that what one step writes is still in the processor's cache for the next.
+    for plane, channel, mean, deviation in zip(
+        pixels, levels, preprocessing.mean, preprocessing.deviation, strict=True
+    ):
+        plane.copy_(channel).mul_(1 / _WHITE).sub_(mean).div_(deviation)
+    return pixels
 
 
 def relative_target(objects: Objects, height: int, width: int) -> Target:
@@ -187,33 +212,35 @@ def relative_target(objects: Objects, height: int, width: int) -> Target:
     return _target(*_clipped(objects, height, width), height, width)
 
 
-def _pixels(image: Image.Image) -> Tensor:
-    """Bytes (3, H, W), which lie pixel by pixel, as in the image; resizing is fastest with them."""
+def _levels(image: Image.Image) -> Tensor:
+    """Levels (3, H, W) uint8, which lie pixel by pixel as in the image: what resizing is fastest with."""
     return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1)
 
 
-def _clipped(objects: Objects, height: int, width: int) -> tuple[Tensor, Tensor]:
+def _clipped(objects: Objects, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Corners (N, 4) float64, clipped to the image, and labels (N,), without crowds."""
     single = ~objects.crowd
-    return _within(torch.from_numpy(objects.boxes_xyxy[single]), height, width), torch.from_numpy(objects.labels[single])
+    return _within(objects.boxes_xyxy[single], height, width), objects.labels[single]
 
 
-def _within(boxes: Tensor, height: int, width: int) -> Tensor:
-    return boxes.clamp(min=boxes.new_zeros(4), max=boxes.new_tensor([width, height, width, height]))
+def _within(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.clip(boxes, 0, (width, height, width, height))
 
 
-def _mirrored(boxes: Tensor, side: int, *, axis: int) -> Tensor:
+def _mirrored(boxes: np.ndarray, side: int, *, axis: int) -> np.ndarray:
     """Boxes of the mirrored image: axis 0 is along its width, 1 along its height; `side` is the one or the other."""
-    mirrored = boxes.clone()
+    mirrored = boxes.copy()
     mirrored[:, [axis, axis + 2]] = side - boxes[:, [axis + 2, axis]]
     return mirrored
 
 
-def _resized(pixels: Tensor, boxes: Tensor, short_side: int, long_side: int | None) -> tuple[Tensor, Tensor]:
+def _resized(pixels: Tensor, boxes: np.ndarray, short_side: int, long_side: int | None) -> tuple[Tensor, np.ndarray]:
     """Image and boxes with another short side."""
     old_height, old_width = pixels.shape[1:]
     height, width = resized_size(old_height, old_width, short_side, long_side)
-    factors = torch.tensor([width / old_width, height / old_height] * 2)  # float32, though boxes are float64
+    factors = np.array(
+        [width / old_width, height / old_height] * 2, np.float32
+    )  # as torchvision has them; boxes stay float64
     return _with_size(pixels, (height, width)), boxes * factors
 
 
@@ -225,8 +252,8 @@ def _with_size(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _cut(
-    pixels: Tensor, boxes: Tensor, sides: tuple[int, int], generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+    pixels: Tensor, boxes: np.ndarray, sides: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, np.ndarray]:
     """A random window of the image, and what of the boxes is in it."""
     smallest, largest = sides
     old_height, old_width = pixels.shape[1:]
@@ -234,22 +261,14 @@ def _cut(
     height = _integer(smallest, min(old_height, largest), generator)
     top, left = _integer(0, old_height - height, generator), _integer(0, old_width - width, generator)
     window = pixels[:, top : top + height, left : left + width]
-    return window, _within(boxes - boxes.new_tensor([left, top, left, top]), height, width)
+    return window, _within(boxes - (left, top, left, top), height, width)
 
 
-def _target(boxes: Tensor, labels: Tensor, height: int, width: int) -> Target:
+def _target(boxes: np.ndarray, labels: np.ndarray, height: int, width: int) -> Target:
     """Drops boxes of which nothing is visible and makes the others relative; boxes keep no area once they have lost it."""
-    visible = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    scale = boxes.new_tensor([width, height, width, height])
-    return Target(labels=labels[visible], boxes_cxcywh=xyxy_to_cxcywh(boxes[visible] / scale).float())
-
-
-def _normalised(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Pixels (3, H, W) float32, channel by channel, so that what one step writes is still in the processor's cache for the next."""
-    pixels = torch.empty(image.shape)
-    for plane, channel, mean, deviation in zip(pixels, image, preprocessing.mean, preprocessing.deviation, strict=True):
-        plane.copy_(channel).mul_(1 / _WHITE).sub_(mean).div_(deviation)
-    return pixels
+    visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    relative = torch.from_numpy(boxes[visible] / (width, height, width, height))
+    return Target(labels=torch.from_numpy(labels[visible]), boxes_cxcywh=xyxy_to_cxcywh(relative).float())
 
 
 def _happens(probability: float, generator: torch.Generator) -> bool:
