@@ -214,7 +214,7 @@ def relative_target(objects: Objects, height: int, width: int) -> Target:
 
 def _levels(image: Image.Image) -> Tensor:
     """Levels (3, H, W) uint8, which lie pixel by pixel as in the image: what resizing is fastest with."""
-    return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _clipped(objects: Objects, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -244,11 +244,16 @@ def _resized(pixels: Tensor, boxes: np.ndarray, short_side: int, long_side: int 
     return _with_size(pixels, (height, width)), boxes * factors
 
 
-def _with_size(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def _with_size(levels: Tensor, size: tuple[int, int]) -> Tensor:
     """The image (3, H, W) resized; bytes stay bytes."""
-    if pixels.shape[1:] == size:
-        return pixels
-    return F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
+    if levels.shape[1:] == size:
+        return levels
+    by_pixel = levels.permute(1, 2, 0)
+    if 1 in (*levels.shape[1:], *size):  # PyTorch's values are wrong for a width of 1, unless there is AVX2
+        image = Image.fromarray(np.ascontiguousarray(by_pixel.numpy()))
+        return _levels(image.resize(size[::-1], Image.Resampling.BILINEAR))
+    # The new axis comes before the permutation, so that PyTorch sees pixels that lie together and leaves them so: half of the time.
+    return F.interpolate(by_pixel[None].permute(0, 3, 1, 2), size, mode="bilinear", antialias=True)[0]
 
 
 def _cut(
