@@ -56,9 +56,11 @@ Work = Callable[[], Any]
 
 
 def ours(data: EvaluationData | TrainingData, count: int) -> None:
-    """Batches of the first images by detrkit."""
-    for start in range(0, count, BATCH):
-        collate([data[index] for index in range(start, start + BATCH)], smallest_side=1)
+    """Batches of the first images by detrkit, as training and evaluation take them."""
+    for _ in BatchLoader(
+        data, workers=0, collate_fn=partial(collate, smallest_side=1), batch_size=BATCH, sampler=range(count)
+    ):
+        pass
 
 
 def theirs(processor: Any, folder: Path, entries: list[dict[str, Any]], *, decode: Callable[[Path], Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from detrkit.cards import Preprocessing
@@ -15,6 +16,7 @@ from detrkit.data import (
     DetectionDataset,
     EvaluationData,
     EvaluationTransform,
+    Sample,
     TrainingData,
     TrainingTransform,
     collate,
@@ -182,3 +184,49 @@ def test_real_images_in_equal_size_batches_are_never_padded(shared: Path) -> Non
     for batch, targets in loader:
         assert batch.padding is None
         assert len(targets) == len(batch.pixels)
+
+
+def test_a_batch_is_the_same_as_its_samples_one_by_one_and_is_not_copied(shared: Path) -> None:
+    dataset = open_dataset(shared / "data/coco", "train")
+    preprocessing = Preprocessing(100, 170)
+    training = TrainingData(dataset, TrainingTransform(Augmentation.for_sizes(100, 170), preprocessing), seed=5)
+    for data in (training, EvaluationData(dataset, EvaluationTransform(preprocessing))):
+        together = data.__getitems__([4, 0, 7])
+        batch, targets = collate(together, smallest_side=64)
+        expected, expected_targets = collate([data[index] for index in (4, 0, 7)], smallest_side=64)
+        assert torch.equal(batch.pixels, expected.pixels)
+        assert batch.padding is not None
+        assert expected.padding is not None
+        assert torch.equal(batch.padding, expected.padding)
+        assert batch.image_ids.tolist() == expected.image_ids.tolist()
+        assert batch.original_sizes.tolist() == expected.original_sizes.tolist()
+        for target, other in zip(targets, expected_targets, strict=True):
+            assert torch.equal(target.boxes_cxcywh, other.boxes_cxcywh)
+            assert torch.equal(target.labels, other.labels)
+        assert batch.pixels.data_ptr() == together[0].pixels.data_ptr()
+        wider, _ = collate(together, smallest_side=300)
+        assert wider.pixels.shape == (3, 3, 300, 300)
+        assert torch.equal(wider.pixels[:, :, : batch.pixels.shape[2], : batch.pixels.shape[3]], batch.pixels)
+        assert float(wider.pixels[:, :, batch.pixels.shape[2] :].abs().sum()) == 0
+
+
+class Darker(EvaluationTransform):
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return super().__call__(image) - 1
+
+
+class Renumbered(TrainingData):
+    def __getitem__(self, index: int) -> Sample:
+        return super().__getitem__(index)._replace(image_id=100 + index)
+
+
+def test_classes_of_ones_own_are_asked_one_by_one() -> None:
+    dataset, preprocessing = read_digits("train", images=3, size=64), Preprocessing(64, 64)
+    plain, _ = collate(
+        EvaluationData(dataset, EvaluationTransform(preprocessing)).__getitems__([0, 1]), smallest_side=64
+    )
+    darker, _ = collate(EvaluationData(dataset, Darker(preprocessing)).__getitems__([0, 1]), smallest_side=64)
+    assert torch.equal(darker.pixels, plain.pixels - 1)
+    transform = TrainingTransform(Augmentation.for_sizes(64, 64), preprocessing)
+    samples = Renumbered(dataset, transform, seed=1).__getitems__([2, 0])
+    assert [sample.image_id for sample in samples] == [102, 100]

@@ -7,19 +7,22 @@ epoch see the new one as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from detrkit.cards import Preprocessing
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.transforms import EvaluationTransform, TrainingTransform, relative_target
+from detrkit.data.transforms import EvaluationTransform, TrainingTransform, normalise, relative_target
 from detrkit.structures import ImageBatch, Target
 
 _ORDER, _AUGMENTATION = 0, 1  # keep the two uses of one seed apart
+_TRAINING, _EVALUATION = TrainingTransform.__call__, EvaluationTransform.__call__
 
 
 class Sample(NamedTuple):
@@ -38,6 +41,20 @@ class Sample(NamedTuple):
     original_size: tuple[int, int]
 
 
+class Samples(list[Sample]):
+    """Samples of one batch whose pixels lie in its padded tensor already, so that `collate` need not copy them.
+
+    Attributes:
+        pixels: (B, 3, H, W), of which the samples' pixels are views.
+        padding: as from `pad_images`.
+    """
+
+    def __init__(self, samples: Iterable[Sample], pixels: Tensor, padding: Tensor | None) -> None:
+        super().__init__(samples)
+        self.pixels = pixels
+        self.padding = padding
+
+
 def pad_images(images: Sequence[Tensor], *, smallest_side: int = 1) -> tuple[Tensor, Tensor | None]:
     """Puts images of different sizes into one tensor, padded with zeros at the right and below.
 
@@ -48,19 +65,34 @@ def pad_images(images: Sequence[Tensor], *, smallest_side: int = 1) -> tuple[Ten
     Returns:
         Pixels (B, 3, H, W), and padding (B, H, W) bool that is True where padded, or None where no image is.
     """
-    height, width = (max(smallest_side, *(image.shape[axis] for image in images)) for axis in (1, 2))
-    if all(image.shape[1:] == (height, width) for image in images):
-        return torch.stack(list(images)), None
-    pixels = images[0].new_empty(len(images), images[0].shape[0], height, width)
+    pixels, places, padding = _padded(images, smallest_side, like=images[0])
+    for place, image in zip(places, images, strict=True):
+        place.copy_(image)
+    return pixels, padding
+
+
+def _padded(
+    images: Sequence[Tensor], smallest_side: int, *, like: Tensor
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """A batch as of `pad_images`, of the type of `like`, still to be filled at the images' places (3, h, w); the places; the padding."""
+    height, width = _padded_size(images, smallest_side)
+    pixels = like.new_empty(len(images), images[0].shape[0], height, width)
+    places = [whole[:, : image.shape[1], : image.shape[2]] for whole, image in zip(pixels, images, strict=True)]
+    if all(place.shape[1:] == (height, width) for place in places):
+        return pixels, places, None
     padding = torch.ones(len(images), height, width, dtype=torch.bool)
     # Every place is written once, since a batch is too large for the processor's caches.
     for whole, padded, image in zip(pixels, padding, images, strict=True):
         own_height, own_width = image.shape[1:]
-        whole[:, :own_height, :own_width] = image
         whole[:, :own_height, own_width:] = 0
         whole[:, own_height:] = 0
         padded[:own_height, :own_width] = False
-    return pixels, padding
+    return pixels, places, padding
+
+
+def _padded_size(images: Sequence[Tensor], smallest_side: int) -> tuple[int, int]:
+    height, width = (max(smallest_side, *(image.shape[axis] for image in images)) for axis in (1, 2))
+    return height, width
 
 
 def collate(
@@ -69,12 +101,15 @@ def collate(
     """Makes one batch of samples, padded to the largest height and width among them.
 
     Args:
-        samples: one for each image.
+        samples: one for each image. The pixels of `Samples` are not copied.
         smallest_side: pixels that height and width of the batch have at least, from the model's preprocessing, so that a thin picture does
             not end a run.
     """
     images, targets, image_ids, original_sizes = zip(*samples, strict=True)
-    pixels, padding = pad_images(images, smallest_side=smallest_side)
+    if isinstance(samples, Samples) and samples.pixels.shape[2:] == _padded_size(images, smallest_side):
+        pixels, padding = samples.pixels, samples.padding
+    else:
+        pixels, padding = pad_images(images, smallest_side=smallest_side)
     batch = ImageBatch(
         pixels=pixels,
         padding=padding,
@@ -113,10 +148,25 @@ class TrainingData(Dataset[Sample]):
         Raises:
             DataError: the image cannot be read.
         """
-        generator = torch.Generator().manual_seed(_seed(self.seed, _AUGMENTATION, int(self._epoch), index))
-        image = self.dataset.image(index)
-        pixels, target = self.transform(image, self.dataset.objects(index), generator)
-        return _sample(self.dataset, index, pixels, target)
+        image, objects = self.dataset.image(index), self.dataset.objects(index)
+        return _sample(self.dataset, index, *self.transform(image, objects, self._generator(index)))
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Sample]:
+        """The same samples as one by one, together for a batch: a `DataLoader` asks for them so.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        if type(self).__getitem__ is not TrainingData.__getitem__ or type(self.transform).__call__ is not _TRAINING:
+            return [self[index] for index in indices]  # somebody's own class
+        varied = [
+            self.transform.varied(self.dataset.image(index), self.dataset.objects(index), self._generator(index))
+            for index in indices
+        ]
+        return _together(self.dataset, indices, varied, self.transform.preprocessing)
+
+    def _generator(self, index: int) -> torch.Generator:
+        return torch.Generator().manual_seed(_seed(self.seed, _AUGMENTATION, int(self._epoch), index))
 
 
 class EvaluationData(Dataset[Sample]):
@@ -142,8 +192,24 @@ class EvaluationData(Dataset[Sample]):
             DataError: the image cannot be read.
         """
         image = self.dataset.image(index)
-        target = relative_target(self.dataset.objects(index), image.height, image.width)
-        return _sample(self.dataset, index, self.transform(image), target)
+        return _sample(self.dataset, index, self.transform(image), self._target(image, index))
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Sample]:
+        """The same samples as one by one, together for a batch: a `DataLoader` asks for them so.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        if type(self).__getitem__ is not EvaluationData.__getitem__ or type(self.transform).__call__ is not _EVALUATION:
+            return [self[index] for index in indices]  # somebody's own class
+        resized = []
+        for index in indices:
+            image = self.dataset.image(index)
+            resized.append((self.transform.resized(image), self._target(image, index)))
+        return _together(self.dataset, indices, resized, self.transform.preprocessing)
+
+    def _target(self, image: Image.Image, index: int) -> Target:
+        return relative_target(self.dataset.objects(index), image.height, image.width)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
@@ -181,3 +247,19 @@ def _seed(*numbers: int) -> int:
 def _sample(dataset: DetectionDataset, index: int, pixels: Tensor, target: Target) -> Sample:
     height, width = dataset.sizes[index].tolist()
     return Sample(pixels, target, int(dataset.image_ids[index]), (height, width))
+
+
+def _together(
+    dataset: DetectionDataset,
+    indices: Sequence[int],
+    prepared: Sequence[tuple[Tensor, Target]],
+    preprocessing: Preprocessing,
+) -> Samples:
+    """Samples whose levels (3, H, W) are normalised straight into the batch."""
+    images = [levels for levels, _ in prepared]
+    pixels, places, padding = _padded(images, preprocessing.smallest_side, like=torch.empty(0))
+    samples = [
+        _sample(dataset, index, normalise(levels, preprocessing, into=place), target)
+        for index, (levels, target), place in zip(indices, prepared, places, strict=True)
+    ]
+    return Samples(samples, pixels, padding)

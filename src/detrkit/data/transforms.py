@@ -1,21 +1,23 @@
 """From an image and its objects to the pixels and the target of a detector.
 
 In training, size, flip and crop are random as in DETR (Carion et al. 2020, section 4); evaluation resizes by the same arithmetic and does
-nothing else. Images are resized by PIL (bilinear, antialiased), as published weights were trained and measured. All random numbers come
-from the generator that is passed in.
+nothing else. All random numbers come from the generator that is passed in.
+
+Images are resized by PyTorch (bilinear, antialiased), in bytes. That is the arithmetic of PIL, with which published weights were trained and
+measured, but with weights of fewer digits: a value is the same or differs by one level of 255. In photos that are enlarged 0.03 % of the
+values differ, in reduced ones about 4 %, and up to a quarter where a side is just halved, since many values then lie between two levels. On a
+processor with AVX2 this takes an eighth to a third of PIL's time; elsewhere it gives the same bytes and takes about twice PIL's time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
 from detrkit.boxes import xyxy_to_cxcywh
 from detrkit.cards import Preprocessing
@@ -141,23 +143,22 @@ class TrainingTransform:
         Returns:
             Normalised pixels (3, H, W) float32, and the target: labels as they were, boxes relative to the final image.
         """
-        policy = self.augmentation
+        levels, target = self.varied(image, objects, generator)
+        return normalise(levels, self.preprocessing), target
+
+    def varied(self, image: Image.Image, objects: Objects, generator: torch.Generator) -> tuple[Tensor, Target]:
+        """The same without the normalising: levels (3, H, W) uint8, and the target."""
+        policy, pixels = self.augmentation, _levels(image)
         boxes, labels = _clipped(objects, image.height, image.width)
         if _happens(policy.flip, generator):
-            image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+            pixels, boxes = pixels.flip(2), _mirrored(boxes, image.width, axis=0)
         if policy.vertical_flip and _happens(policy.vertical_flip, generator):
-            image, boxes = F.vertical_flip(image), F.vertical_flip(boxes)
+            pixels, boxes = pixels.flip(1), _mirrored(boxes, image.height, axis=1)
         if policy.crop and _happens(_CROP_PROBABILITY, generator):
-            size = resized_size(image.height, image.width, _choice(policy.crop_short_sides, generator))
-            image, boxes = _resized(image, boxes, size)
-            smallest, largest = policy.crop_range
-            width = _integer(smallest, min(image.width, largest), generator)
-            height = _integer(smallest, min(image.height, largest), generator)
-            top, left = _integer(0, image.height - height, generator), _integer(0, image.width - width, generator)
-            image, boxes = F.crop(image, top, left, height, width), F.crop(boxes, top, left, height, width)
-        size = resized_size(image.height, image.width, _choice(policy.short_sides, generator), policy.long_side)
-        image, boxes = _resized(image, boxes, size)
-        return _normalised(image, self.preprocessing), _target(boxes, labels, image.height, image.width)
+            pixels, boxes = _resized(pixels, boxes, _choice(policy.crop_short_sides, generator), None)
+            pixels, boxes = _cut(pixels, boxes, policy.crop_range, generator)
+        pixels, boxes = _resized(pixels, boxes, _choice(policy.short_sides, generator), policy.long_side)
+        return pixels, _target(boxes, labels, *pixels.shape[1:])
 
 
 class EvaluationTransform:
@@ -177,8 +178,28 @@ class EvaluationTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Normalised pixels (3, H, W) float32 of an RGB image."""
-        size = self.output_size(image.height, image.width)
-        return _normalised(F.resize(image, list(size)), self.preprocessing)
+        return normalise(self.resized(image), self.preprocessing)
+
+    def resized(self, image: Image.Image) -> Tensor:
+        """The same without the normalising: levels (3, H, W) uint8."""
+        return _with_size(_levels(image), self.output_size(image.height, image.width))
+
+
+def normalise(levels: Tensor, preprocessing: Preprocessing, into: Tensor | None = None) -> Tensor:
+    """Pixels (3, H, W) float32 with the colours that a model expects.
+
+    Args:
+        levels: (3, H, W) uint8, in any order in memory.
+        preprocessing: mean and deviation of the colours.
+        into: (3, H, W) float32 that gets the pixels; None means a new tensor.
+    """
+    pixels = torch.empty(levels.shape) if into is None else into
+    # Channel by channel, so that what one step writes is still in the processor's cache for the next.
+    for plane, channel, mean, deviation in zip(
+        pixels, levels, preprocessing.mean, preprocessing.deviation, strict=True
+    ):
+        plane.copy_(channel).mul_(1 / _WHITE).sub_(mean).div_(deviation)
+    return pixels
 
 
 def relative_target(objects: Objects, height: int, width: int) -> Target:
@@ -192,34 +213,68 @@ def relative_target(objects: Objects, height: int, width: int) -> Target:
     return _target(*_clipped(objects, height, width), height, width)
 
 
-def _clipped(objects: Objects, height: int, width: int) -> tuple[Any, Tensor]:
-    """Boxes (N, 4) as a tv_tensor, clipped to the image, and labels (N,), without crowds."""
+def _levels(image: Image.Image) -> Tensor:
+    """Levels (3, H, W) uint8, which lie pixel by pixel as in the image: what resizing is fastest with."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _clipped(objects: Objects, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (N, 4) float64, clipped to the image, and labels (N,), without crowds."""
     single = ~objects.crowd
-    boxes = tv_tensors.BoundingBoxes(
-        torch.from_numpy(objects.boxes_xyxy[single]), format="XYXY", canvas_size=(height, width)
-    )
-    return F.clamp_bounding_boxes(boxes), torch.from_numpy(objects.labels[single])
+    return _within(objects.boxes_xyxy[single], height, width), objects.labels[single]
 
 
-def _resized(image: Image.Image, boxes: Any, size: tuple[int, int]) -> tuple[Image.Image, Any]:
-    return F.resize(image, list(size)), F.resize(boxes, list(size))
+def _within(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.clip(boxes, 0, (width, height, width, height))
 
 
-def _target(boxes: Any, labels: Tensor, height: int, width: int) -> Target:
+def _mirrored(boxes: np.ndarray, side: int, *, axis: int) -> np.ndarray:
+    """Boxes of the mirrored image: axis 0 is along its width, 1 along its height; `side` is the one or the other."""
+    mirrored = boxes.copy()
+    mirrored[:, [axis, axis + 2]] = side - boxes[:, [axis + 2, axis]]
+    return mirrored
+
+
+def _resized(pixels: Tensor, boxes: np.ndarray, short_side: int, long_side: int | None) -> tuple[Tensor, np.ndarray]:
+    """Image and boxes with another short side."""
+    old_height, old_width = pixels.shape[1:]
+    height, width = resized_size(old_height, old_width, short_side, long_side)
+    factors = np.array(
+        [width / old_width, height / old_height] * 2, np.float32
+    )  # as torchvision has them; boxes stay float64
+    return _with_size(pixels, (height, width)), boxes * factors
+
+
+def _with_size(levels: Tensor, size: tuple[int, int]) -> Tensor:
+    """The image (3, H, W) resized; bytes stay bytes."""
+    if levels.shape[1:] == size:
+        return levels
+    by_pixel = levels.permute(1, 2, 0)
+    if 1 in (*levels.shape[1:], *size):  # PyTorch's values are wrong for a width of 1, unless there is AVX2
+        image = Image.fromarray(np.ascontiguousarray(by_pixel.numpy()))
+        return _levels(image.resize(size[::-1], Image.Resampling.BILINEAR))
+    # The new axis comes before the permutation, so that PyTorch sees pixels that lie together and leaves them so: half of the time.
+    return F.interpolate(by_pixel[None].permute(0, 3, 1, 2), size, mode="bilinear", antialias=True)[0]
+
+
+def _cut(
+    pixels: Tensor, boxes: np.ndarray, sides: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, np.ndarray]:
+    """A random window of the image, and what of the boxes is in it."""
+    smallest, largest = sides
+    old_height, old_width = pixels.shape[1:]
+    width = _integer(smallest, min(old_width, largest), generator)
+    height = _integer(smallest, min(old_height, largest), generator)
+    top, left = _integer(0, old_height - height, generator), _integer(0, old_width - width, generator)
+    window = pixels[:, top : top + height, left : left + width]
+    return window, _within(boxes - (left, top, left, top), height, width)
+
+
+def _target(boxes: np.ndarray, labels: np.ndarray, height: int, width: int) -> Target:
     """Drops boxes of which nothing is visible and makes the others relative; boxes keep no area once they have lost it."""
-    corners = boxes.as_subclass(Tensor)
-    visible = (corners[:, 2:] > corners[:, :2]).all(dim=1)
-    scale = corners.new_tensor([width, height, width, height])
-    return Target(labels=labels[visible], boxes_cxcywh=xyxy_to_cxcywh(corners[visible] / scale).float())
-
-
-def _normalised(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """Pixels (3, H, W) float32, channel by channel, so that what one step writes is still in the processor's cache for the next."""
-    pixels = torch.empty(3, image.height, image.width)
-    channels = zip(pixels, image.split(), preprocessing.mean, preprocessing.deviation, strict=True)
-    for plane, channel, mean, deviation in channels:
-        plane.copy_(torch.from_numpy(np.array(channel))).mul_(1 / _WHITE).sub_(mean).div_(deviation)
-    return pixels
+    visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    relative = torch.from_numpy(boxes[visible] / (width, height, width, height))
+    return Target(labels=torch.from_numpy(labels[visible]), boxes_cxcywh=xyxy_to_cxcywh(relative).float())
 
 
 def _happens(probability: float, generator: torch.Generator) -> bool:

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import connection, forkserver
@@ -134,6 +134,9 @@ class WorkerData(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return self._data[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Sample]:
+        return self._data.__getitems__(indices)
 
     def __getstate__(self) -> tuple[Any, Any]:
         rest = copy.copy(self._data)
