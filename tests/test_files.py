@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.errors import OutputError
-from detrkit.files import new_folder, prepare_folder, write_atomically, write_json, write_text
+from detrkit.files import new_folder, prepare_files, prepare_folder, write_atomically, write_json, write_text
 
 
 @pytest.fixture
@@ -145,3 +145,37 @@ def test_a_new_folder_is_complete_or_not_there(tmp_path: Path) -> None:
             pass
     with pytest.raises(OutputError, match="cannot be written"), new_folder(tmp_path / "out/whole/inside"):
         pass
+
+
+def test_files_that_will_be_written_are_prepared(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("old")
+    prepare_files({"--output": old, "--results": None, "--report": tmp_path / "new" / "a.html"}, kept=[Path("other")])
+    assert (old.read_text(), list((tmp_path / "new").iterdir())) == ("old", [])
+
+
+def test_files_that_cannot_be_written_are_refused_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").write_text("")
+    for files, kept, message in (
+        (
+            {"--output": Path("~")},
+            (),
+            f"{tmp_path} is a folder, and a file is to be written: name a file, such as one in this folder",
+        ),
+        (
+            {"--output": Path("file")},
+            (tmp_path / "file",),
+            "--output file would overwrite what is read: choose another file",
+        ),
+        (
+            {"--output": Path("a"), "--report": Path("x/../a")},
+            (),
+            "--report and --output name the same file, x/../a: choose two",
+        ),
+        ({"--output": Path("file/a")}, (), "the folder file cannot be written to (File exists): choose another"),
+    ):
+        with pytest.raises(OutputError) as caught:
+            prepare_files(dict(files), kept)
+        assert str(caught.value) == message

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,41 @@ def prepare_folder(path: Path) -> Path:
         reason = problem.strerror or str(problem)
         raise OutputError(f"the folder {path} cannot be written to ({reason}): choose another") from problem
     return path
+
+
+def refuse_folder(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that will be written, or be replaced.
+
+    Raises:
+        OutputError: it is a folder.
+    """
+    path = expanded(path)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, and a file is to be written: name a file, such as one in this folder")
+    return path
+
+
+def prepare_files(files: Mapping[str, Path | None], kept: Iterable[Path] = ()) -> None:
+    """Creates the folders of files that will be written, and checks that all can be, before hours of work depend on it.
+
+    Args:
+        files: by the options that name them; None where an option was not given.
+        kept: files that must stay as they are, such as those that are read.
+
+    Raises:
+        OutputError: one is a folder, its folder cannot be written to, it is to be kept, or two are the same.
+    """
+    taken: dict[Path, str] = {expanded(file).resolve(): "" for file in kept}
+    for option, file in files.items():
+        if file is None:
+            continue
+        path = refuse_folder(file)
+        earlier = taken.setdefault(path.resolve(), option)
+        if not earlier:
+            raise OutputError(f"{option} {path} would overwrite what is read: choose another file")
+        if earlier != option:
+            raise OutputError(f"{option} and {earlier} name the same file, {path}: choose two")
+        prepare_folder(path.parent)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -521,3 +522,119 @@ def test_a_real_process_exits_with_2_and_only_debug_shows_the_traceback(tmp_path
     lines = debugged.stderr.splitlines()
     assert lines[0].startswith("Traceback")
     assert lines[-1] == plain.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--variant", "detr-r50"), "--variant needs a checkpoint, and results.json is a result file: leave it out"),
+        (("--device", "auto"), "--device needs a checkpoint, and results.json is a result file: leave it out"),
+        (("--workers", 0, "--batch-size", 1), "--batch-size, --workers need a checkpoint, and results.json is a result file: leave them out"),
+    ],
+)  # fmt: skip
+def test_options_for_checkpoints_are_refused_for_result_files(
+    options: tuple[object, ...], words: str, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "results.json").write_text("[]")
+    assert refusal("evaluate", "results.json", "--data", data, *options, folder=tmp_path) == f"detrkit: {words}"
+
+
+def test_files_of_an_evaluation_are_checked_before_it(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compute(*_: object, **__: object) -> None:
+        raise AssertionError("the evaluation has begun")
+
+    monkeypatch.setattr("detrkit.evaluation.detect", compute)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for option in ("--output", "--results", "--report"):
+        assert refusal("evaluate", checkpoint, "--data", data, option, "folder", folder=tmp_path) == (
+            "detrkit: folder is a folder, and a file is to be written: name a file, such as one in this folder"
+        )
+    assert "the folder file cannot be written to" in refusal(
+        "evaluate", checkpoint, "--data", data, "--charts", "file", folder=tmp_path
+    )
+    own = shutil.copy(checkpoint, tmp_path / "own.safetensors")
+    assert refusal("evaluate", own, "--data", data, "--output", own, folder=tmp_path) == (
+        f"detrkit: --output {own} would overwrite what is read: choose another file"
+    )
+    assert "the folder file cannot be written to" in refusal(
+        "predict", checkpoint, data / "val", "--output", "file", folder=tmp_path
+    )
+
+
+def test_thresholds_are_stored_wherever_a_model_is_loaded_from(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    own = Path(shutil.copy(checkpoint, tmp_path / "run" / "best.safetensors"))
+
+    def perfect(_: object, dataset: detrkit.DetectionDataset, **__: object) -> list[dict[str, object]]:
+        kept = ("image_id", "category_id", "bbox")
+        return [{key: entry[key] for key in kept} | {"score": score} for entry in dataset.to_coco()["annotations"]]
+
+    monkeypatch.setattr("detrkit.evaluation.detect", perfect)
+    for given, score in (("~/run", 0.25), ("~/run/best.safetensors", 0.5), (own.parent, 0.75)):
+        shown = detrkit_command("evaluate", given, "--data", data, "--store-thresholds", folder=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        assert f"Stored in {own}: the threshold {score:.3f}," in shown.stdout
+        assert detrkit.load(own).card.threshold == score
+    assert [path.name for path in own.parent.iterdir()] == ["best.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["detrkit.checkpoints.own_format.store_thresholds", "detrkit.files.write_json"])
+def test_the_table_is_printed_also_where_a_file_cannot_be_written(
+    name: str, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copy(checkpoint, tmp_path / "own.safetensors")
+
+    def full_disk(*_: object) -> None:
+        raise detrkit.errors.OutputError("a file cannot be written")
+
+    def perfect(_: object, dataset: detrkit.DetectionDataset, **__: object) -> list[dict[str, object]]:
+        kept = ("image_id", "category_id", "bbox")
+        return [{key: entry[key] for key in kept} | {"score": 0.5} for entry in dataset.to_coco()["annotations"]]
+
+    monkeypatch.setattr("detrkit.evaluation.detect", perfect)
+    monkeypatch.setattr(name, full_disk)
+    options = ("--store-thresholds", "--output", "figures.json")
+    result = detrkit_command("evaluate", own, "--data", data, *options, folder=tmp_path)
+    assert (result.returncode, result.stderr) == (2, "detrkit: a file cannot be written\n")
+    assert "AP50" in result.stdout
+
+
+def test_pictures_of_a_report_go_with_ids_that_look_like_numbers(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first image is called "2" and the second "1", but there is an image "b", so all are texts; and so are the classes."""
+    truth = data / "annotations" / "instances_val.json"
+    content = json.loads(truth.read_text())
+    images = dict(zip([entry["id"] for entry in content["images"]], ("2", "1", "b", "5", "4"), strict=True))
+    classes = {entry["id"]: str(10 - place) for place, entry in enumerate(content["categories"])}
+    classes[content["categories"][-1]["id"]] = "c"
+    for entry in content["annotations"]:
+        entry |= {"image_id": images[entry["image_id"]], "category_id": classes[entry["category_id"]]}
+    for entry in content["images"]:
+        entry["id"] = images[entry["id"]]
+    for entry in content["categories"]:
+        entry["id"] = classes[entry["id"]]
+    truth.write_text(json.dumps(content))
+    kept = ("image_id", "category_id", "bbox")
+    results = [{key: entry[key] for key in kept} | {"score": 0.5} for entry in content["annotations"]]
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    drawn: list[tuple[list[str], list[list[float]]]] = []
+
+    def record(image: object, detections: Any) -> object:
+        drawn.append((list(detections.data["class_name"]), detections.xyxy.round(3).tolist()))
+        return image
+
+    monkeypatch.setattr("detrkit.evaluation.report.pictures.draw", record)
+    options = ("--report", "report.html", "--output", "figures.json")
+    done = detrkit_command("evaluate", "found.json", "--data", data, *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "figures.json").read_text())["figures"]["AP"] == pytest.approx(1.0)
+    assert len(drawn) == 10
+    for (names, boxes), (true_names, true_boxes) in zip(drawn[::2], drawn[1::2], strict=True):
+        assert sorted(zip(names, boxes, strict=True)) == sorted(zip(true_names, true_boxes, strict=True))

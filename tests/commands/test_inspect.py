@@ -140,3 +140,28 @@ def test_in_a_notebook(data: Path) -> None:
     assert "<tr><th></th><th>train</th><th>val</th></tr><tr><td>images</td><td>11</td><td>1</td></tr>" in text
     assert "<li><b>error</b> val: No class of &#x27;val&#x27; (&lt;b&gt;) is a class of" in text
     assert text.count("<li>") == 2
+
+
+def test_files_are_written_before_the_table(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("detrkit.data.inspection.inspection.Inspection.table", closed)
+    monkeypatch.setattr("detrkit.__main__._drop_output", lambda: None)
+    code, _ = run(data, "--quick", "--json", tmp_path / "a.json", "--picture", tmp_path / "a.png")
+    assert code == 1
+    assert json.loads((tmp_path / "a.json").read_text())["exit_code"] == 0
+    assert Image.open(tmp_path / "a.png").width == 1944
+
+
+def test_files_are_checked_before_the_data_are_read(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    sentence = f"detrkit: {tmp_path}/folder is a folder, and a file is to be written: name a file, such as one in this folder\n"
+    for option in ("--json", "--picture"):
+        assert run("nowhere", option, tmp_path / "folder") == (2, sentence)
+    code, printed = run("nowhere", "--picture", tmp_path / "a.txt")
+    assert (code, "a.txt does not end like an image file" in printed) == (2, True)
+    code, printed = run("nowhere", "--json", tmp_path / "a.png", "--picture", tmp_path / "a.png")
+    assert printed == f"detrkit: --picture and --json name the same file, {tmp_path}/a.png: choose two\n"
+    with pytest.raises(detrkit.errors.OutputError, match="folder is a folder"):
+        detrkit.inspect_data("nowhere", picture=tmp_path / "folder")

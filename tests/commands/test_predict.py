@@ -227,3 +227,63 @@ def test_a_run_that_is_stopped_says_how_far_it_came(checkpoint: Path, folder: Pa
     assert len(found) == 6 * images
     assert err.strip().splitlines()[-1] == f"stopped after {images} of 3000 images"
     assert out.startswith(f"{6 * images} detections from score 0.00 in {images} image")
+
+
+def yolo_data(folder: Path) -> tuple[Path, dict[Path, bytes]]:
+    """A data set of a user's own, and the contents of all its files."""
+    data = folder / "set"
+    (data / "labels").mkdir(parents=True)
+    (folder / "photos").rename(data / "images")
+    for name in "abc":
+        (data / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (data / "classes.txt").write_text("mouse\n")
+    return data, {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+
+
+def test_annotations_of_the_user_are_kept(checkpoint: Path, folder: Path) -> None:
+    data, before = yolo_data(folder)
+    assert refusal(checkpoint, "set/images", "--output", "set", "--format", "json", "yolo") == (
+        "detrkit: set/labels contains what detrkit did not write, such as set/labels/a.txt, which would be overwritten or mixed with results: "
+        "choose another --output"
+    )
+    assert before == {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    for name in "abc":
+        (data / "labels" / f"{name}.txt").unlink()
+    assert refusal(checkpoint, "set/images", "--output", "set", "--format", "yolo") == (
+        "detrkit: set/classes.txt was not written by detrkit and would be overwritten: choose another --output"
+    )
+
+
+def test_a_picture_beside_the_pictures_folder_is_kept(checkpoint: Path, folder: Path) -> None:
+    (folder / "photos" / "more" / "d.png").rename(folder / "photos" / "more" / "a.png")
+    before = (folder / "photos" / "a.png").read_bytes()
+    assert refusal(checkpoint, "photos/more", "--output", "photos") == (
+        "detrkit: photos/a.png was not drawn by detrkit and would be overwritten by the drawing of photos/more/a.png: choose another --output"
+    )
+    assert (folder / "photos" / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("threshold", [0, 1])
+def test_results_are_replaced_by_those_of_a_second_run(checkpoint: Path, folder: Path, threshold: float) -> None:
+    formats = ("--format", "json", "csv", "yolo", "images")
+    for second in (threshold, 0):
+        assert predict(checkpoint, "photos", "--threshold", second, *formats)[0] == 0
+    assert [len((folder / f"predictions/labels/{name}.txt").read_text().splitlines()) for name in "abc"] == [6, 6, 6]
+
+
+@pytest.mark.parametrize("format_", ["json", "csv", "yolo"])
+def test_results_may_lie_beside_the_images(checkpoint: Path, folder: Path, format_: str) -> None:
+    before = {path: path.read_bytes() for path in (folder / "photos").iterdir() if path.is_file()}
+    code, out, err = predict(checkpoint, "photos", "--output", "photos", "--format", format_, "--threshold", 0)
+    assert (code, err) == (0, "")
+    assert "18 detections from score 0.00 in 3 images" in out
+    assert before == {path: path.read_bytes() for path in before}
+    assert refusal(checkpoint, "photos", "--output", "photos", "--format", format_, "images") == (
+        "detrkit: photos contains the input images, which would be overwritten: choose another --output"
+    )
+
+
+def test_two_stars_inside_a_name(checkpoint: Path, folder: Path) -> None:
+    assert f"The pattern '{folder}/photos/a**.png' has '**' inside a name" in refusal(
+        checkpoint, f"{folder}/photos/a**.png"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from detrkit.data.inspection.objects import unusually_few
 from detrkit.data.inspection.statistics import Quantiles, statistics_of
 from detrkit.errors import DataError
 from detrkit.evaluation import inspect_data
+from detrkit.models.catalog import CATALOG, fitting_queries
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -381,3 +383,25 @@ def test_no_false_alarms_about_missing_objects(shared: Path) -> None:
             "under-annotated", "duplicate-boxes", "two-class-boxes", "thin-boxes", "boxes-off-picture",
             "boxes-over-the-edge", "same-picture-in-splits", "similar-class-names", "more-objects-than-queries",
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variant", "objects", "queries"),
+    [
+        ("detr-r50", 100, 150),
+        ("anchor-detr-r50-c5", 901, 903),  # a multiple of 3
+        ("dab-detr-r50-3patterns", 1000, 1050),
+        ("dab-detr-r50-3patterns", 1050, 1053),
+        ("dab-detr-r50-dc5-fixxy", 320, 324),  # 18 by 18
+    ],
+)
+def test_the_remedy_is_a_number_that_the_variant_takes(variant: str, objects: int, queries: int) -> None:
+    config = CATALOG[variant].config
+    assert fitting_queries(config, objects) == queries
+    replace(config, queries=queries)
+
+
+def test_the_remedy_for_a_variant_with_patterns(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [*GOOD, [(CAT, [20 * number, 9, 15, 20]) for number in range(7)]])
+    one = only(tmp_path, "more-objects-than-queries", quick=True, variant="anchor-detr-r50-c5", queries=6)
+    assert one.remedy == "Train with more queries (--settings.queries 9), or cut the pictures into tiles."

@@ -13,7 +13,7 @@ from PIL import Image
 
 from detrkit.data import read_digits
 from detrkit.data.images import read_image, read_small_grey
-from detrkit.data.inspection import Split, files_in_two_splits, look_at_pictures
+from detrkit.data.inspection import KINDS, Split, files_in_two_splits, look_at_pictures
 from detrkit.errors import DataError
 from detrkit.evaluation import inspect_data
 
@@ -86,7 +86,10 @@ def test_pictures_that_end_in_grey(data: Path) -> None:
         bars.paste((128, 128, 128), (0, top, WIDTH, top + 20))
     bars.save(data / "train/train_6.jpg", quality=95)
     one = only(data, "cut-off-pictures")
-    assert (one.severity, one.message) == ("warning", "1 of 10 pictures ends in plain grey (train_5.jpg).")
+    assert (one.severity, one.message) == (
+        "warning",
+        "1 of 10 pictures ends in plain grey, where data are missing or padding was added (train_5.jpg).",
+    )
 
 
 def test_long_pictures(tmp_path: Path) -> None:
@@ -224,3 +227,49 @@ def test_small_grey_pictures(tmp_path: Path) -> None:
     assert read_small_grey(sixteen, 8).getextrema() == (128, 128)
     with pytest.raises(DataError, match=r"c\.jpg does not exist"):
         read_small_grey(tmp_path / "c.jpg", 8)
+
+
+def sixteen_bits(file: Path, name: str) -> None:
+    """A picture that uses 200 of 65536 values."""
+    grey = np.asarray(photo(name).convert("L")).astype(np.uint16)
+    Image.fromarray((20000 + grey * 200 // 255).astype(np.uint16)).save(file)
+
+
+def test_sixteen_bits_that_are_stretched_are_neither_blank_nor_unlike_their_copies(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", GOOD)
+    file = tmp_path / "annotations/instances_train.json"
+    file.write_text(file.read_text().replace(".jpg", ".png"))
+    for number in range(10):
+        sixteen_bits(tmp_path / f"train/train_{number}.png", "same" if number > 7 else f"{number}")
+    copy = tmp_path / "train/train_9.png"
+    Image.open(copy).save(copy, compress_level=0)  # other bytes
+    stretched = inspect_data(tmp_path, stretch_16bit=True)
+    (one,) = stretched.findings
+    assert one.message == "1 of 10 pictures of 'train' repeats another of them (train_9.png is train_8.png)."
+    assert read_small_grey(copy, None, stretch_16bit=True).getextrema() == (0, 255)
+    assert only(tmp_path, "blank-pictures").count == 10  # as training would see them without stretching
+
+
+def pad(folder: Path, number: int) -> None:
+    file = folder / f"train/train_{number}.jpg"
+    picture = Image.open(file)
+    picture.paste((128, 128, 128), (0, HEIGHT - 40, WIDTH, HEIGHT))
+    picture.save(file, quality=95)
+
+
+def test_padding_that_most_pictures_have_is_no_damage(data: Path) -> None:
+    for number in range(5):
+        pad(data, number)
+    one = only(data, "cut-off-pictures")
+    assert one.message == (
+        "5 of 10 pictures end in plain grey, where data are missing or padding was added (train_0.jpg, train_1.jpg, train_2.jpg and 2 more)."
+    )
+    assert "or the picture was padded" in KINDS["cut-off-pictures"].meaning
+    pad(data, 5)
+    assert found(data, "cut-off-pictures") == []
+
+
+def test_the_only_picture_may_be_cut_off(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", GOOD[:1])
+    pad(tmp_path, 0)
+    assert only(tmp_path, "cut-off-pictures").count == 1

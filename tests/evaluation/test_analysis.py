@@ -90,3 +90,13 @@ def test_it_does_not_change_its_arguments_or_print(capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("", "")
     analysis = analyze(truth, results, name="pets", notes=("A note.",), resamples=1)
     assert (analysis.name, analysis.notes[0]) == ("pets", "A note.")
+
+
+def test_what_reading_left_out_is_said_once() -> None:
+    truth = small_truth()
+    truth["annotations"][0]["bbox"] = [0, 0, 0, 50]
+    evaluation, analysis = evaluate_in_detail(truth, [])
+    (left_out,) = (note for note in evaluation.notes if "have no area" in note)
+    assert left_out not in analysis.notes
+    alone = analyze(truth, [], notes=("mine",), resamples=1)
+    assert alone.notes == ("mine", left_out, *analysis.notes)

@@ -110,3 +110,30 @@ def test_pictures_annotated_before_they_were_turned(tmp_path: Path) -> None:
     split = opened(folder)
     assert split.dataset.sizes.tolist() == [[HEIGHT, WIDTH]] * 3
     assert round_trip(split).ap == pytest.approx(1.0, abs=1e-6)
+
+
+CROWD = [(CAT, [8 * (number % 18), 10 * (number // 18), 6, 7]) for number in range(101)]
+
+
+def test_where_every_image_has_too_many_objects(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [CROWD, CROWD])
+    split = opened(tmp_path)
+    outcome = round_trip(split)
+    assert (outcome.ap, outcome.evaluation, outcome.left_out) == (None, None, 2)
+    inspection = inspect_data(tmp_path)
+    assert (inspection.exit_code, inspection.round_trips) == (0, {"train": None})
+    (note,) = (each for each in inspection.findings if each.kind.startswith("round-trip"))
+    assert (note.kind, note.severity, note.count, note.files) == (
+        "round-trip-left-out", "note", 2, ("train_0.jpg", "train_1.jpg"),
+    )  # fmt: skip
+    assert note.message == (
+        "2 of 2 images have more than 100 objects of one class, and were left out of the round trip (train_0.jpg, train_1.jpg)."
+    )
+
+
+def test_what_is_left_out_is_a_note(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [*GOOD, CROWD])
+    assert only(tmp_path, "round-trip-left-out").message == (
+        "1 of 11 images has more than 100 objects of one class, and was left out of the round trip (train_10.jpg)."
+    )
+    assert inspect_data(tmp_path).round_trips == {"train": pytest.approx(1.0)}

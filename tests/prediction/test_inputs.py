@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from detrkit.errors import DataError, OutputError
 from detrkit.prediction.inputs import find_images, natural_order, without_results
+from detrkit.prediction.results import save_image
 
 
 @pytest.fixture
@@ -122,3 +124,32 @@ def test_natural_order_compares_numbers() -> None:
 
 def test_signs_that_look_like_digits_have_an_order_too() -> None:
     assert sorted([Path("²"), Path("a²2"), Path("a²10")], key=natural_order) == [Path("a²2"), Path("a²10"), Path("²")]
+
+
+def test_a_single_path_is_not_taken_for_letters(photos: Path) -> None:
+    assert names(find_images("photos/p1.png")) == names(find_images(photos / "p1.png")) == ["p1.png"]
+
+
+@pytest.mark.parametrize("pattern", ["photos/p**.jpg", "**photos/*.jpg", "photos/***/p1.png"])
+@pytest.mark.usefixtures("photos")
+def test_two_stars_inside_a_name_are_refused(pattern: str) -> None:
+    with pytest.raises(DataError) as caught:
+        find_images([pattern])
+    assert str(caught.value) == (
+        f"The pattern '{pattern}' has '**' inside a name, where it has no meaning: write '*' there; '**' stands alone, for any folders, as in "
+        "'photos/**/*.jpg'."
+    )
+
+
+def test_without_drawings_nothing_is_overwritten(photos: Path) -> None:
+    found = find_images(["photos"], recursive=True)
+    for searched in (False, True):
+        assert without_results(found, photos / "deeper", searched=searched, drawn=False) == (found, [])
+        assert without_results(found[:1], photos / "deeper", searched=searched, drawn=False) == (found[:1], [])
+    save_image(photos / "deeper" / "p3.jpg", Image.new("RGB", (4, 4)))
+    assert without_results(found, photos / "deeper", searched=False, drawn=False) == (found, [])
+    kept, (note,) = without_results(found, photos / "deeper", searched=True, drawn=False)
+    assert names(kept) == ["odd[1].jpg", "p1.png", "p2.JPG", "p10.jpg"]
+    assert note.startswith(f"1 of 5 images lie in {photos / 'deeper'}, the folder for the results, and were left out")
+    only = [photos / "deeper" / "p3.jpg"]
+    assert without_results(only, photos / "deeper", searched=True, drawn=False) == (only, [])

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from detectors import BrightDetector
 from PIL import Image
 
 from detrkit.errors import DataError, NonFiniteError
-from detrkit.prediction import Predictor
+from detrkit.prediction import Predictor, SlicedPredictor
 
 SIZES = [(40, 20), (30, 30), (80, 40), (60, 60), (40, 20), (10, 10), (20, 40)]
 
@@ -131,3 +132,30 @@ def test_sixteen_bits_are_stretched_on_request(tmp_path: Path) -> None:
     assert len(plain.detections) == 0
     np.testing.assert_allclose(stretched.detections.xyxy, [[5, 5, 10, 10]], atol=0.5)
     assert plain.best_score == pytest.approx(0.01)
+
+
+SINGLE = [
+    ("photo.jpg", "photo.jpg"),
+    (Path("photo.jpg"), "photo.jpg"),
+    (Image.new("RGB", (4, 4)), "of type Image"),
+    (np.zeros((4, 4, 3), dtype=np.uint8), "of type ndarray"),
+    (np.zeros((4, 4), dtype=np.uint8), "of type ndarray"),
+    (torch.zeros((3, 4, 4), dtype=torch.uint8), "of type Tensor"),
+]
+
+
+@pytest.mark.parametrize(("picture", "named"), SINGLE)
+def test_a_single_picture_is_refused(picture: Any, named: str) -> None:
+    predictor = Predictor(BrightDetector())
+    for call in (predictor.stream, SlicedPredictor(predictor, 64).stream, predictor.raw):
+        with pytest.raises(DataError) as caught:
+            call(picture)  # at once, not when the first prediction is asked for
+        assert str(caught.value) == (
+            f"A single picture ({named}) was given in place of several: give a list, such as [picture]."
+        )
+
+
+def test_an_array_of_several_pictures_is_a_stream() -> None:
+    pictures = np.stack([np.asarray(spotted(40, 20))] * 2)
+    found = list(Predictor(BrightDetector()).stream(pictures))
+    assert [each.best_score > 0.2 for each in found] == [True, True]

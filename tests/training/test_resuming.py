@@ -173,3 +173,28 @@ def test_a_damaged_checkpoint(digits_folder: Path, tmp_path: Path) -> None:
     assert refusal(folder) == (
         f"{folder / 'resume.ckpt'} is damaged, so the run cannot go on: start a new run; its models are in {folder}"
     )
+
+
+def test_a_new_place_where_no_data_are(digits_folder: Path, tmp_path: Path) -> None:
+    folder, typo = tmp_path / "run", tmp_path / "typo"
+    run(digits_folder, folder, epochs=1)
+    message = f"the data given, {typo}, do not exist: check the path; {folder} was trained on {digits_folder}"
+    assert refusal(folder, data=typo) == message  # the run is finished
+    assert refusal(folder, data=typo, epochs=2) == message
+    (folder / "report.html").unlink()
+    assert refusal(folder, data=typo) == message
+
+
+def test_a_finished_run_takes_no_other_data(digits_folder: Path, tmp_path: Path) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other"
+    data = shutil.copytree(digits_folder, tmp_path / "data")
+    run(data, folder, epochs=1)
+    for place in (shutil.copytree(digits_folder, other), data):
+        annotations = place / "annotations" / "instances_train.json"
+        content = json.loads(annotations.read_text())
+        content["categories"][0]["name"] = "nought"
+        annotations.write_text(json.dumps(content))
+    assert refusal(folder, data=other).startswith(f"{folder} began with other classes than other train has now:")
+    (folder / "report.html").unlink()
+    assert refusal(folder).startswith(f"{folder} began with other classes than data train has now:")
+    assert not (folder / "report.html").exists()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detrkit.cards import Category, ModelCard, Preprocessing
-from detrkit.checkpoints.reading import WeightFile, read_weights
+from detrkit.checkpoints.reading import WeightFile, find_weights, read_weights
 from detrkit.errors import CheckpointError, ConfigurationError
 from detrkit.files import expanded, write_atomically
 from detrkit.models.catalog import FAMILIES, build_from_config, changed_config
@@ -51,15 +51,18 @@ def store_thresholds(path: str | Path, threshold: float, class_thresholds: Mappi
     """Replaces the thresholds in a file that `save` wrote; its weights and all else in its header stay as they are.
 
     Args:
-        path: the file; a link to it stays a link.
+        path: the file, or a folder as `load` takes it; a link to the file stays a link.
         threshold: the lowest score at which a detection is worth showing.
         class_thresholds: the same for single classes, by `Category.index`.
+
+    Returns:
+        The file, without links.
 
     Raises:
         CheckpointError: the file cannot be read, or `save` did not write it.
         OutputError: the file cannot be written.
     """
-    path = Path(path).resolve()
+    path = find_weights(path).resolve()
     file = own_file(path)
     header = json.loads(file.metadata[_HEADER])
     header |= {"threshold": threshold, "class_thresholds": dict(class_thresholds)}
@@ -67,7 +70,7 @@ def store_thresholds(path: str | Path, threshold: float, class_thresholds: Mappi
 
 
 def own_file(path: str | Path) -> WeightFile:
-    """The content of a file that `save` wrote.
+    """The content of a file that `save` wrote; the path is one that `load` takes, so it may begin with `~` or be a run's folder.
 
     Raises:
         CheckpointError: the file cannot be read, or `save` did not write it, or another version of detrkit did.
@@ -75,7 +78,7 @@ def own_file(path: str | Path) -> WeightFile:
     file = read_weights(path)
     if not is_own(file):
         raise CheckpointError(
-            f"{path} is not a checkpoint of detrkit, so thresholds cannot be stored in it: load it and write it with detrkit.save first"
+            f"{file.path} is not a checkpoint of detrkit, so thresholds cannot be stored in it: load it and write it with detrkit.save first"
         )
     _card_in(file)
     return file

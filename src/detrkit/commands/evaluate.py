@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from detrkit.cards import ModelCard
@@ -19,9 +20,9 @@ def evaluate(
     data: str,
     split: str = "val",
     variant: str | None = None,
-    batch_size: int = 1,
-    workers: int = 0,
-    device: str = "auto",
+    batch_size: Annotated[int | None, Parameter(show_default=lambda _: "1")] = None,
+    workers: Annotated[int | None, Parameter(show_default=lambda _: "0")] = None,
+    device: Annotated[str | None, Parameter(show_default=lambda _: "auto")] = None,
     output: Path | None = None,
     results: Path | None = None,
     report: Path | None = None,
@@ -37,7 +38,7 @@ def evaluate(
         checkpoint: a checkpoint, or a JSON file with results in COCO's format.
         data: folder or annotation file of a data set, or "digits"; a result file needs no pictures beside an annotation file.
         split: split to evaluate on; annotation files that result files are compared with are taken as a whole.
-        variant: name of the checkpoint's variant, if the file does not say.
+        variant: name of the checkpoint's variant, if the file does not say; like the next three, not for a result file.
         batch_size: images that go through the model together; the figures do not depend on it.
         workers: processes that load images.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -52,17 +53,17 @@ def evaluate(
         store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
     """
     from detrkit.evaluation.figures import check_max_detections
-    from detrkit.evaluation.report import evaluation_sections, write_charts, write_report
     from detrkit.evaluation.tables import detailed_table
-    from detrkit.files import expanded, prepare_folder, write_json
+    from detrkit.files import expanded, prepare_files, prepare_folder
     from detrkit.terminal import terminal
 
     check_max_detections(max_detections)
     is_result_file = checkpoint.suffix.lower() == ".json"
-    _check_files(checkpoint, is_result_file, results, store_thresholds)
-    for folder in (*(file.parent for file in (output, results, report) if file is not None), charts):
-        if folder is not None:
-            prepare_folder(expanded(folder))
+    for_model = {"--variant": variant, "--batch-size": batch_size, "--workers": workers, "--device": device}
+    _check_files(checkpoint, is_result_file, for_model | {"--results": results}, store_thresholds)
+    prepare_files({"--output": output, "--results": results, "--report": report}, kept=(checkpoint, Path(data)))
+    if charts is not None:
+        prepare_folder(expanded(charts))
     dataset = _dataset(data, split, is_result_file, orientation=orientation, stretch_16bit=stretch_16bit)
     if is_result_file or dataset is None:
         compared = _of_result_file(expanded(data), dataset, expanded(checkpoint), max_detections)
@@ -71,27 +72,18 @@ def evaluate(
             checkpoint,
             dataset,
             variant=variant,
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
+            device="auto" if device is None else device,
+            batch_size=1 if batch_size is None else batch_size,
+            workers=workers or 0,
             max_detections=max_detections,
         )
-    if results is not None:
-        write_json(results, compared.file_entries)
-    if output is not None:
-        write_json(output, {**compared.evaluation.to_json(), "analysis": compared.analysis.to_json()})
-    if report is not None or charts is not None:
-        pictures = 8 if report is not None else 0
-        sections = evaluation_sections(
-            compared.evaluation, compared.analysis, dataset, compared.entries, pictures=pictures
-        )
-        if charts is not None:
-            write_charts(charts, sections)
-        if report is not None:
-            write_report(report, f"Evaluation of {checkpoint.name}", sections)
-    stored = _stored(checkpoint, compared) if store_thresholds else None
-    console = terminal()  # at the end, since nobody may be there to read it
-    console.print(detailed_table(compared.evaluation, compared.analysis))
+    stored = None
+    try:
+        _write_files(compared, dataset, checkpoint.name, output=output, results=results, report=report, charts=charts)
+        stored = _stored(checkpoint, compared) if store_thresholds else None
+    finally:  # after the files, since nobody may be there to read it, but also where one of them cannot be written
+        console = terminal()
+        console.print(detailed_table(compared.evaluation, compared.analysis))
     if stored is not None:
         console.print(stored)
 
@@ -107,17 +99,51 @@ class _Compared:
     card: ModelCard | None
 
 
-def _check_files(checkpoint: Path, is_result_file: bool, results: Path | None, store_thresholds: bool) -> None:
-    """Refuses files that cannot serve before anything is computed."""
+def _check_files(checkpoint: Path, is_result_file: bool, for_model: dict[str, Any], store_thresholds: bool) -> None:
+    """Refuses files that cannot serve, and options that are for models only, before anything is computed."""
     from detrkit.checkpoints.own_format import own_file
     from detrkit.errors import ConfigurationError
 
-    if is_result_file and results is not None:
+    if is_result_file and for_model.pop("--results") is not None:
         raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
+    given = [option for option, value in for_model.items() if value is not None]
+    if is_result_file and given:
+        raise ConfigurationError(
+            f"{', '.join(given)} {'needs' if len(given) == 1 else 'need'} a checkpoint, and {checkpoint} is a result file: leave "
+            f"{'it' if len(given) == 1 else 'them'} out"
+        )
     if is_result_file and store_thresholds:
         raise ConfigurationError(f"--store-thresholds needs a checkpoint of detrkit, and {checkpoint} is a result file")
     if store_thresholds:
         own_file(checkpoint)
+
+
+def _write_files(
+    compared: _Compared,
+    dataset: DetectionDataset | None,
+    name: str,
+    *,
+    output: Path | None,
+    results: Path | None,
+    report: Path | None,
+    charts: Path | None,
+) -> None:
+    """Writes all files that were asked for."""
+    from detrkit.evaluation.report import evaluation_sections, write_charts, write_report
+    from detrkit.files import write_json
+
+    if results is not None:
+        write_json(results, compared.file_entries)
+    if output is not None:
+        write_json(output, {**compared.evaluation.to_json(), "analysis": compared.analysis.to_json()})
+    if report is None and charts is None:
+        return
+    pictures = 8 if report is not None else 0
+    sections = evaluation_sections(compared.evaluation, compared.analysis, dataset, compared.entries, pictures=pictures)
+    if charts is not None:
+        write_charts(charts, sections)
+    if report is not None:
+        write_report(report, f"Evaluation of {name}", sections)
 
 
 def _dataset(data: str, split: str, is_result_file: bool, **options: Any) -> DetectionDataset | None:
@@ -134,11 +160,14 @@ def _dataset(data: str, split: str, is_result_file: bool, **options: Any) -> Det
 def _of_result_file(file: Path, dataset: DetectionDataset | None, results: Path, max_detections: int) -> _Compared:
     """Compares a result file with an annotation file, or with a data set by the ids that its own files have."""
     from detrkit.evaluation import evaluate_in_detail
+    from detrkit.evaluation.inputs import numbered_results
 
-    truth = file if dataset is None else dataset.to_coco(own_ids=True)
-    name, notes = (None, ()) if dataset is None else (dataset.name, dataset.notes)
-    evaluation, analysis = evaluate_in_detail(truth, results, name=name, notes=notes, max_detections=max_detections)
-    entries = json.loads(results.read_bytes())  # valid, or the comparison would have said so
+    if dataset is None:
+        return _Compared(*evaluate_in_detail(file, results, max_detections=max_detections), [], [], None)
+    entries = numbered_results(dataset, results)
+    evaluation, analysis = evaluate_in_detail(
+        dataset.to_coco(), entries, name=dataset.name, notes=dataset.notes, max_detections=max_detections
+    )
     return _Compared(evaluation, analysis, entries, [], None)
 
 
@@ -169,8 +198,10 @@ def _of_model(
 def _stored(checkpoint: Path, compared: _Compared) -> str:
     """Stores the best thresholds, and says so."""
     from detrkit.checkpoints.own_format import store_thresholds
+    from detrkit.checkpoints.reading import find_weights
     from detrkit.evaluation.figures import counted
 
+    checkpoint = find_weights(checkpoint)
     if compared.evaluation.best_threshold is None or compared.card is None:
         return f"Note: no detection is correct, so the thresholds in {checkpoint} stay as they were."
     card = compared.card

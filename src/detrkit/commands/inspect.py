@@ -40,12 +40,10 @@ def inspect(
     import sys
 
     from detrkit.evaluation import inspect_data
-    from detrkit.files import prepare_folder, write_json
+    from detrkit.files import prepare_files, write_json
     from detrkit.terminal import terminal
 
-    for file in (json, picture):
-        if file is not None:
-            prepare_folder(file.parent)
+    prepare_files({"--json": json, "--picture": picture}, kept=(Path(path),))
     inspection = inspect_data(
         path,
         split or (),
@@ -57,10 +55,10 @@ def inspect(
         stretch_16bit=stretch_16bit,
         progress=True,
     )
-    console = terminal()
-    console.print(inspection.table())
     if json is not None:
         write_json(json, inspection.to_json())
+    console = terminal()  # after the files, since nobody may be there to read it
+    console.print(inspection.table())
     left_out = any(each.kind == "sheet-left-out" for each in inspection.findings)
     for file in (json, None if left_out else picture):
         if file is not None:

@@ -39,7 +39,7 @@ def predict(
     """Find objects in images: writes each image with its boxes, and all detections as JSON, CSV or YOLO labels.
 
     Results are written image by image, and a run that is stopped keeps them. Images that cannot be read are skipped and named at the end, with
-    exit code 2. Files of the same names from an earlier run are replaced.
+    exit code 2. Results of an earlier run are replaced; files that detrkit did not write are not, and the command ends before it begins.
 
     Args:
         checkpoint: a checkpoint of detrkit, of the papers' authors or of Hugging Face.
@@ -62,6 +62,7 @@ def predict(
     from detrkit.files import expanded, prepare_folder
     from detrkit.prediction import Predictor, SlicedPredictor, find_images
     from detrkit.prediction.inputs import without_results
+    from detrkit.prediction.replacing import check_replaceable
     from detrkit.prediction.result_files import replaced_results
     from detrkit.training.options import choose_device
 
@@ -69,7 +70,8 @@ def predict(
         raise ConfigurationError("--overlap and --merge are about slices: add --slice with their size in pixels.")
     output = prepare_folder(expanded(output))
     searched = recursive or any("**" in image for image in images)
-    paths, notes = without_results(find_images(images, recursive=recursive), output, searched=searched)
+    found = find_images(images, recursive=recursive)
+    paths, notes = without_results(found, output, searched=searched, drawn="images" in formats)
     plain = Predictor(
         load(checkpoint, variant=variant),
         threshold=threshold,
@@ -78,6 +80,7 @@ def predict(
         stretch_16bit=stretch_16bit,
     )
     sliced = None if slice_size is None else SlicedPredictor(plain, slice_size, overlap=overlap, merge=merge)
+    check_replaceable(output, formats, paths, plain.model.card.categories)
     notes += replaced_results(output, formats)
     outcome = _run(sliced or plain, paths, output, formats)
     _report(outcome, plain, output, formats, notes, threshold_given=threshold is not None)

@@ -82,7 +82,7 @@ def read_image(path: str | Path, *, apply_orientation: bool = True, stretch_16bi
         return _to_rgb(image, str(path), stretch_16bit=stretch_16bit)
 
 
-def read_small_grey(path: str | Path, side: int | None) -> Image.Image:
+def read_small_grey(path: str | Path, side: int | None, *, stretch_16bit: bool = False) -> Image.Image:
     """A grey version of a picture, turned as its EXIF orientation says, at least `side` pixels wide and high where the picture is.
 
     The file is decoded to its end, so damage shows. JPEG files are reduced while they are decoded, which takes a fraction of the time.
@@ -90,6 +90,7 @@ def read_small_grey(path: str | Path, side: int | None) -> Image.Image:
     Args:
         path: as for `read_image`.
         side: pixels that are enough; None reduces nothing.
+        stretch_16bit: as for `read_image`.
 
     Raises:
         DataError: the file is missing, damaged, cut off or not an image.
@@ -97,7 +98,7 @@ def read_small_grey(path: str | Path, side: int | None) -> Image.Image:
     with _readable(str(path)), Image.open(path) as image:
         reduced = image.draft("L", (side, side)) if side and image.mode in ("L", "RGB") else None
         image.load()
-        grey = image if image.mode == "L" else _to_rgb(image, str(path)).convert("L")
+        grey = image if image.mode == "L" else _to_rgb(image, str(path), stretch_16bit=stretch_16bit).convert("L")
         if reduced is not None:  # its last row and column may stand for fewer pixels than the others
             grey = grey.resize(grey.size, Image.Resampling.BILINEAR, box=reduced[1])
         return ImageOps.exif_transpose(grey)

@@ -129,7 +129,7 @@ def analyze(
         ground_truth: as for `evaluate_detections`.
         detections: as for `evaluate_detections`.
         name: what to call the data; by default the annotation file's name.
-        notes: sentences to keep with the analysis.
+        notes: sentences to keep with the analysis, before those about what reading left out or changed.
         max_detections: number of detections that count per image and class.
         resamples: number of draws for intervals; None means 1000, or fewer where these would take long. Each interval is that of the
             percentile bootstrap over images, see `Intervals`.
@@ -149,7 +149,7 @@ def analyze(
     return analysis_of(
         inputs,
         name=name,
-        notes=notes,
+        notes=(*notes, *inputs.notes),
         max_detections=max_detections,
         resamples=resamples,
         confidence=confidence,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from detrkit.data.coco_layout import picture_is_turned
 from detrkit.data.coco_outside import without_boxes_outside_stated
 from detrkit.data.coco_truth import Truth, checked_lists, read_truth
+from detrkit.data.dataset import DetectionDataset
 from detrkit.data.wording import counted_of
 from detrkit.errors import DataError
 from detrkit.files import expanded
@@ -122,6 +123,34 @@ def read_inputs(ground_truth: Any, detections: Any, *, name: str | None = None) 
     )
     results = _checked_results(results, results_name, stated, truth_name)
     return Inputs(Path(truth_name).stem, truth, results, stated.notes)
+
+
+def numbered_results(dataset: DetectionDataset, detections: Any) -> list[dict[str, Any]]:
+    """Checked entries of a result file that goes with a data set's own files: their ids become the data set's numbers.
+
+    A number that occurs among the file's own ids and among the data set's numbers is the file's own.
+
+    Args:
+        dataset: the images and categories.
+        detections: a result file in COCO's format, or its entries.
+
+    Raises:
+        DataError: as for `read_inputs`.
+    """
+    own, plain = dataset.to_coco(own_ids=True), dataset.to_coco()
+    inputs = read_inputs(own, detections, name=dataset.name)
+    numbers = {
+        part: {read["id"]: entry["id"] for read, entry in zip(inputs.truth[part], plain[part], strict=True)}
+        for part in ("images", "categories")
+    }
+    return [
+        {
+            **entry,
+            "image_id": numbers["images"][entry["image_id"]],
+            "category_id": numbers["categories"][entry["category_id"]],
+        }
+        for entry in inputs.results
+    ]
 
 
 def _named_contents(source: Any, default_name: str) -> tuple[str, Any]:

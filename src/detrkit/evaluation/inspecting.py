@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
@@ -25,8 +26,8 @@ from detrkit.data.inspection import (
 from detrkit.errors import ConfigurationError, DataError
 from detrkit.evaluation.augmented import before_and_after
 from detrkit.evaluation.round_trip import round_trip, round_trip_findings
-from detrkit.models.catalog import find_variant
-from detrkit.prediction.results import save_image
+from detrkit.models.catalog import find_variant, fitting_queries
+from detrkit.prediction.results import check_picture_file, save_image
 from detrkit.terminal import terminal
 
 USUAL_QUERIES = 100
@@ -63,9 +64,12 @@ def inspect_data(
         OutputError: the picture cannot be written.
     """
     number, whose = _queries(variant, queries)
+    if picture is not None:
+        check_picture_file(picture)
     asked = [splits] if isinstance(splits, str) else list(splits)
     opened = open_splits(path, asked, orientation=orientation, stretch_16bit=stretch_16bit)
-    findings = [*opened.findings, *quick_findings(opened.splits, number, whose)]
+    fitting = None if variant is None else partial(fitting_queries, find_variant(variant).config)
+    findings = [*opened.findings, *quick_findings(opened.splits, number, whose, fitting)]
     round_trips: dict[str, float | None] = {}
     looks: list[Look] = []
     if quick:

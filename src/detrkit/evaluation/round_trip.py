@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.inspection import Finding, Split, finding
-from detrkit.data.inspection.finding import places
+from detrkit.data.inspection.finding import have, places
 from detrkit.data.inspection.statistics import class_counts, owners
 from detrkit.data.transforms import relative_target
 from detrkit.data.wording import first_few
@@ -35,17 +35,19 @@ class RoundTrip:
     """The outcome of a round trip.
 
     Attributes:
-        evaluation: the figures of perfect detections.
+        evaluation: the figures of perfect detections; None if all images were left out.
         left_out: number of images that were left out: they have more objects of a class than the detections that count.
+        files: names of these images.
     """
 
-    evaluation: Evaluation
+    evaluation: Evaluation | None
     left_out: int
+    files: tuple[str, ...] = ()
 
     @property
     def ap(self) -> float | None:
         """AP in [0, 1]; None if there is nothing to find."""
-        return self.evaluation.figures["AP"]
+        return None if self.evaluation is None else self.evaluation.figures["AP"]
 
 
 def round_trip(split: Split) -> RoundTrip:
@@ -57,9 +59,12 @@ def round_trip(split: Split) -> RoundTrip:
     images, _, counts = class_counts(split)
     crowded = np.unique(images[counts > MAX_DETECTIONS])
     kept = np.setdiff1d(np.arange(len(split.dataset)), crowded)
-    dataset = split.dataset.subset(kept) if 0 < len(kept) < len(split.dataset) else split.dataset
+    files = split.files(crowded)
+    if not kept.size:
+        return RoundTrip(None, len(crowded), files)
+    dataset = split.dataset.subset(kept) if crowded.size else split.dataset
     entries = [entry for index in range(len(dataset)) for entry in perfect_entries(dataset, index)]
-    return RoundTrip(evaluate_detections(dataset.to_coco(), entries, name=dataset.name), len(crowded))
+    return RoundTrip(evaluate_detections(dataset.to_coco(), entries, name=dataset.name), len(crowded), files)
 
 
 def perfect_entries(dataset: DetectionDataset, index: int) -> list[dict[str, Any]]:
@@ -81,8 +86,22 @@ def perfect_entries(dataset: DetectionDataset, index: int) -> list[dict[str, Any
 
 
 def round_trip_findings(split: Split, outcome: RoundTrip) -> list[Finding]:
-    """An error if perfect detections do not reach AP 1, with what makes it so."""
-    if outcome.ap is None or outcome.ap > 1 - _TOLERANCE:
+    """An error if perfect detections do not reach AP 1, with what makes it so, and a note about images that were left out."""
+    return [*_lost(split, outcome), *_left_out(split, outcome)]
+
+
+def _left_out(split: Split, outcome: RoundTrip) -> list[Finding]:
+    if not outcome.left_out:
+        return []
+    message = (
+        f"{outcome.left_out} of {len(split.dataset)} images {have(outcome.left_out)} more than {MAX_DETECTIONS} objects of one class, and "
+        f"{'was' if outcome.left_out == 1 else 'were'} left out of the round trip {places(outcome.files)}."
+    )
+    return [finding("round-trip-left-out", split.name, message, count=outcome.left_out, files=outcome.files)]
+
+
+def _lost(split: Split, outcome: RoundTrip) -> list[Finding]:
+    if outcome.evaluation is None or outcome.ap is None or outcome.ap > 1 - _TOLERANCE:
         return []
     rows = np.flatnonzero(_visible_shares(split.dataset) < _HIGHEST_IOU)
     files = split.files(owners(split)[rows])

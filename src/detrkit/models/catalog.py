@@ -132,6 +132,26 @@ def changed_config(config: Any, changes: dict[str, Any]) -> Any:
     return dataclasses.replace(config, **changes)
 
 
+def fitting_queries(config: Any, objects: int) -> int:
+    """A number of queries for images with this many objects, which leaves some without one.
+
+    Args:
+        config: a model's configuration; not every number fits its other settings, such as patterns or a grid of anchors.
+        objects: the most in an image.
+
+    Returns:
+        The next multiple of 50 where it fits, otherwise the next number that does.
+    """
+    round_number = -(-(objects + 1) // 50) * 50
+    for queries in (round_number, *range(objects + 1, 4 * objects + 200)):
+        try:
+            dataclasses.replace(config, queries=queries)
+        except ConfigurationError:
+            continue
+        return queries
+    return round_number
+
+
 def as_categories(classes: Sequence[str | Category]) -> tuple[Category, ...]:
     """Categories in the given order, one output of the class head each; plain names get ids from 0.
 

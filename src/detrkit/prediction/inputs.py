@@ -12,25 +12,26 @@ from detrkit.data.text_files import read_lines
 from detrkit.data.wording import counted_of
 from detrkit.errors import DataError, OutputError
 from detrkit.files import expanded
+from detrkit.prediction.results import is_drawing
 
 _LIST_SUFFIX = ".txt"
 
 
-def find_images(paths: Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
+def find_images(paths: str | Path | Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
     """The image files at these paths, without duplicates, in natural order (`photo2.jpg` before `photo10.jpg`).
 
     Args:
-        paths: files; folders; patterns such as `photos/*.jpg` or `photos/**/*.png`; lists, which are text files (`list.txt`, or any file as
+        paths: one or several of these: files; folders; patterns such as `photos/*.jpg` or `photos/**/*.png`; lists, which are text files (`list.txt`, or any file as
             `@list`) with the path of a file on each line, relative to the list's folder or to the current one. Folders and patterns only
             give files with the suffix of an image, and no hidden files. A file that is missing in a list is kept: reading it tells.
         recursive: whether folders give the images in the folders inside them as well.
 
     Raises:
-        DataError: a path does not exist, a list cannot be read, or a folder, pattern or list gives no images.
+        DataError: a path does not exist, a pattern has `**` inside a name, a list cannot be read, or a folder, pattern or list gives no images.
     """
     files: dict[str, Path] = {}
     folders: dict[Path, str] = {}
-    for path in paths:
+    for path in [paths] if isinstance(paths, str | Path) else paths:
         for file in _images_of(str(path), recursive=recursive):
             files.setdefault(_identity(file, folders), file)
     if not files:
@@ -38,28 +39,36 @@ def find_images(paths: Iterable[str | Path], *, recursive: bool = False) -> list
     return sorted(files.values(), key=natural_order)
 
 
-def without_results(paths: Sequence[Path], output: Path, *, searched: bool) -> tuple[list[Path], list[str]]:
+def without_results(
+    paths: Sequence[Path], output: Path, *, searched: bool, drawn: bool = True
+) -> tuple[list[Path], list[str]]:
     """Leaves out images that lie in the folder for the results, such as the drawings of an earlier run.
 
     Args:
         paths: the images that were found.
         output: the folder for the results.
         searched: whether folders were searched for them, so that nobody may have meant these images.
+        drawn: whether copies of the images are drawn into that folder; if not, nothing there is overwritten, and only the drawings that a
+            search came upon are left out.
 
     Returns:
         The other images, and a note about those that were left out.
 
     Raises:
-        OutputError: all of them lie there, or some do and were named.
+        OutputError: copies are drawn, and all of the images lie there, or some do and were named.
     """
     place = output.resolve()
     inside = {folder for folder in {path.parent for path in paths} if folder.resolve() == place}
-    kept = [path for path in paths if path.parent not in inside]
-    if len(kept) == len(paths):
-        return kept, []
+    if drawn:
+        kept = [path for path in paths if path.parent not in inside]
+    else:
+        kept = [path for path in paths if not (searched and path.parent in inside and is_drawing(path))]
+    if len(kept) == len(paths) or (not kept and not drawn):
+        return list(paths), []
     if not kept or not searched:
         raise OutputError(f"{output} contains the input images, which would be overwritten: choose another --output")
-    first = next(path for path in paths if path.parent in inside)
+    others = set(kept)
+    first = next(path for path in paths if path not in others)
     left_out = counted_of(len(paths) - len(kept), len(paths), "images")
     return kept, [
         f"{left_out} lie in {output}, the folder for the results, and were left out (the first: {first}); "
@@ -92,6 +101,11 @@ def _images_of(given: str, *, recursive: bool) -> list[Path]:
         return _listed(expanded(given[1:]))
     if not any(sign in given for sign in "*?["):
         raise DataError(f"{path} does not exist: check the path; the current folder is {Path.cwd()}.")
+    if any("**" in part and part != "**" for part in path.parts):
+        raise DataError(
+            f"The pattern '{path}' has '**' inside a name, where it has no meaning: write '*' there; '**' stands alone, for any "
+            "folders, as in 'photos/**/*.jpg'."
+        )
     matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
     images = [match for match in matches if is_picture(match.name) and match.is_file()]
     if not images:

@@ -19,7 +19,7 @@ from detrkit.data.transforms import EvaluationTransform
 from detrkit.errors import ConfigurationError, NonFiniteError
 from detrkit.models.catalog import Selection, selection_for
 from detrkit.models.detector import Detector
-from detrkit.prediction.streaming import Found, Picture, Prediction, Prepared, stream
+from detrkit.prediction.streaming import Found, Picture, Prediction, Prepared, refuse_single_picture, stream
 from detrkit.structures import Detections, ImageBatch
 
 
@@ -99,7 +99,11 @@ class Predictor:
 
         Args:
             images: as for calling the predictor, but always a list.
+
+        Raises:
+            DataError: a picture cannot be read, or a single one was given.
         """
+        refuse_single_picture(images)
         results: dict[int, sv.Detections] = {}
         waiting: dict[tuple[int, ...], dict[int, Prepared]] = defaultdict(dict)
         for index, image in enumerate(images):
@@ -129,9 +133,10 @@ class Predictor:
             A prediction for each picture, in their order.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: a picture cannot be read, or a single one was given in place of several.
             NonFiniteError: the model produces NaN or infinity.
         """
+        refuse_single_picture(images)
         return stream(self, images, skip_unreadable=skip_unreadable)
 
     def prepare(self, image: Picture) -> Prepared:

@@ -142,7 +142,7 @@ class YoloFiles:
         self.folder = folder
         self._names = [Path(name).stem for name in output_names(images)]
         self._numbers = {category.id: number for number, category in enumerate(categories)}
-        self._classes: list[str] | None = [" ".join(category.name.split()) for category in categories]
+        self._classes: list[str] | None = class_names(categories)
 
     def add(self, result: Result) -> None:
         """Writes the image's label file, and the names of the classes with the first."""
@@ -180,6 +180,11 @@ class DrawnImages:
 
     def _draw(self, result: Result) -> None:
         save_image(self.folder / self._names[result.place], draw(result.picture, result.detections))
+
+
+def class_names(categories: Sequence[Category]) -> list[str]:
+    """The lines of the file with the names of the classes."""
+    return [" ".join(category.name.split()) for category in categories]
 
 
 def yolo_lines(detections: sv.Detections, width: int, height: int, numbers: dict[int, int]) -> list[str]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import supervision as sv
-from PIL import Image
+from PIL import ExifTags, Image
 
 from detrkit.errors import OutputError
-from detrkit.files import expanded, write_atomically
+from detrkit.files import expanded, refuse_folder, write_atomically
 
 KEPT_FORMATS = (".jpg", ".jpeg", ".png", ".webp")
+_SOFTWARE = "detrkit"  # what the pictures that are written here name as the software that made them
 
 
 def to_entries(detections: sv.Detections, image_id: int) -> list[dict[str, Any]]:
@@ -98,14 +99,47 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 def save_image(path: str | Path, image: Image.Image) -> Path:
     """Saves a picture in the format of the path's suffix, completely or not at all.
 
+    JPEG, PNG and WebP files say that detrkit made them, so that a later run can tell them from a user's pictures.
+
     Raises:
         OutputError: the file cannot be written, or its suffix is not that of an image format.
     """
     path = expanded(path)
+    file_format = _format_of(path)
+    more: dict[str, Any] = {}
+    if path.suffix.lower() in KEPT_FORMATS:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Software] = _SOFTWARE
+        more["exif"] = exif
+    return write_atomically(path, lambda temporary: image.save(temporary, format=file_format, quality=92, **more))
+
+
+def check_picture_file(path: str | Path) -> Path:
+    """The path of a picture that will be saved, or the reason why that cannot be.
+
+    Raises:
+        OutputError: the path is a folder, or its suffix is not that of an image format.
+    """
+    path = refuse_folder(path)
+    _format_of(path)
+    return path
+
+
+def is_drawing(path: Path) -> bool:
+    """Whether `save_image` wrote a picture."""
+    try:
+        with Image.open(path) as image:
+            return "exif" in image.info and image.getexif().get(ExifTags.Base.Software) == _SOFTWARE
+    except Exception:  # Pillow's parsers raise many errors; whatever cannot be read was not drawn here
+        return False
+
+
+def _format_of(path: Path) -> str:
+    """Pillow's name for the format of a file that is to be written."""
     file_format = Image.registered_extensions().get(path.suffix.lower())
-    if file_format not in Image.SAVE:
+    if file_format is None or file_format not in Image.SAVE:
         raise OutputError(f"{path} does not end like an image file that can be written: use .jpg or .png.")
-    return write_atomically(path, lambda temporary: image.save(temporary, format=file_format, quality=92))
+    return file_format
 
 
 def _nine_digits(value: float) -> float:

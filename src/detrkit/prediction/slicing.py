@@ -13,7 +13,7 @@ from PIL import Image
 from detrkit.data.images import to_pil
 from detrkit.errors import ConfigurationError
 from detrkit.prediction.predictor import Predictor
-from detrkit.prediction.streaming import Found, Picture, Prediction, Prepared, stream
+from detrkit.prediction.streaming import Found, Picture, Prediction, Prepared, refuse_single_picture, stream
 
 Merging = Literal["nms", "nmm"]
 
@@ -72,6 +72,7 @@ class SlicedPredictor:
 
     def stream(self, images: Iterable[Picture], *, skip_unreadable: bool = False) -> Generator[Prediction, None, None]:
         """Predictions one after another; see `Predictor.stream`."""
+        refuse_single_picture(images)
         return stream(self, images, skip_unreadable=skip_unreadable)
 
     def prepare(self, image: Picture) -> Prepared:

@@ -105,6 +105,27 @@ def stream(
         pool.shutdown(cancel_futures=True)
 
 
+def refuse_single_picture(images: object) -> None:
+    """Refuses one picture where several are expected, before its letters or rows are taken for pictures.
+
+    Raises:
+        DataError: this is a file name, a PIL image, or an array or tensor of one picture.
+    """
+    single = isinstance(images, str | Path | Image.Image)
+    if isinstance(images, np.ndarray):
+        single = images.ndim == 2 or (images.ndim == 3 and images.shape[2] == 3)
+    if isinstance(images, Tensor):
+        single = images.ndim <= 3
+    if single:
+        raise DataError(
+            f"A single picture ({_named(images)}) was given in place of several: give a list, such as [picture]."
+        )
+
+
+def _named(image: object) -> str:
+    return str(image) if isinstance(image, str | Path) else f"of type {type(image).__name__}"
+
+
 @dataclass
 class _Slot:
     """The place of a picture in the queue."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from rich.console import Console
 
@@ -10,7 +11,7 @@ from detrkit.data import DetectionDataset, NoImagesError, available_splits, open
 from detrkit.data.classes import same_classes, unite_classes
 from detrkit.data.inspection import Finding, Split, files_in_two_splits, quick_findings, what_lacks
 from detrkit.errors import DataError
-from detrkit.models.catalog import changed_config, find_variant
+from detrkit.models.catalog import changed_config, find_variant, fitting_queries
 from detrkit.training.training_options import TrainingOptions
 
 _WITHOUT_EVALUATION = "so nothing is evaluated and the lowest loss counts as best."
@@ -54,8 +55,9 @@ def inspect_quickly(
     splits = [Split(options.train_split, training, for_training=True)]
     if validation is not None and options.val_split != options.train_split:
         splits.append(Split(options.val_split, validation))
-    queries = changed_config(find_variant(options.variant).config, dict(options.settings)).queries
-    found = [*quick_findings(splits, queries, options.variant), *files_in_two_splits(splits)]
+    config = changed_config(find_variant(options.variant).config, dict(options.settings))
+    fitting = partial(fitting_queries, config)
+    found = [*quick_findings(splits, config.queries, options.variant, fitting), *files_in_two_splits(splits)]
     for each in found:
         if each.severity == "error":
             raise DataError(f"{options.data}: {each.message} {each.remedy}")

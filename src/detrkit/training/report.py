@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from detrkit.data import DetectionDataset
 from detrkit.data.inspection import Finding, Split, files_in_two_splits, in_order, quick_findings
-from detrkit.evaluation.inspecting import USUAL_QUERIES
 from detrkit.evaluation.report import (
     Block,
     Cell,
@@ -25,6 +25,7 @@ from detrkit.evaluation.report import (
     training_curves,
 )
 from detrkit.evaluation.report.page import MISSING
+from detrkit.models.catalog import changed_config, find_variant, fitting_queries
 from detrkit.training.options import resolve
 from detrkit.training.progress import duration
 from detrkit.training.training_options import TrainingOptions
@@ -74,8 +75,10 @@ def data_findings(
     splits = [Split(options.train_split, training, for_training=True)]
     if validation is not None and options.val_split != options.train_split:
         splits.append(Split(options.val_split, validation))
-    queries = options.settings.get("queries", USUAL_QUERIES)
-    return in_order([*quick_findings(splits, queries, options.variant), *files_in_two_splits(splits)])
+    config = changed_config(find_variant(options.variant).config, dict(options.settings))
+    fitting = partial(fitting_queries, config)
+    found = quick_findings(splits, config.queries, options.variant, fitting)
+    return in_order([*found, *files_in_two_splits(splits)])
 
 
 def training_section(rows: Rows) -> Section:

@@ -134,13 +134,22 @@ def check_same_data(folder: RunFolder, training: Any) -> None:
             )
 
 
-def check_data_are_there(options: TrainingOptions, folder: RunFolder) -> None:
-    """Refuses to resume a run whose data are no longer where they were, with the remedy.
+def check_data_are_there(options: TrainingOptions, folder: RunFolder, before: TrainingOptions) -> None:
+    """Refuses to resume a run whose data are no longer where they were, or not where they are said to be now, with the remedy.
+
+    Args:
+        options: those that the run goes on with.
+        folder: the run's.
+        before: the options that it had so far.
 
     Raises:
-        ConfigurationError: there is nothing at their path.
+        ConfigurationError: there is nothing at the path.
     """
     if options.data != BUILT_IN and not expanded(options.data).exists():
+        if options.data != before.data:
+            raise ConfigurationError(
+                f"the data given, {options.data}, do not exist: check the path; {folder.path} was trained on {before.data}"
+            )
         raise ConfigurationError(
             f"{folder.path} was trained on {options.data}, which does not exist: if the data were moved, give their new place as data"
         )

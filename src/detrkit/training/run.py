@@ -145,16 +145,25 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console) -> Traini
     now = changed_options(before, folder, done, given=given)
     if not is_finished(now, folder, done):
         return _run(now, Resumed(folder, before, done), console)
-    record(folder, before, now, done)
+    if now.data != before.data:
+        check_data_are_there(now, folder, before)
     console.print(
         f"{folder.path} is finished: it has trained for {counted(done.epochs, 'epoch', 'epochs')} ({done.steps} steps). "
         "To train longer, give a larger number of epochs or steps."
     )
-    if folder.report.is_file():
+    is_complete = folder.report.is_file()
+    if not is_complete:
+        console.print("Its report is missing and is written again.")
+        check_data_are_there(now, folder, before)
+    elif now.data == before.data:
+        record(folder, before, now, done)
         return TrainingResult(folder.path, _best_of(folder), None)
-    console.print("Its report is missing and is written again.")
-    check_data_are_there(now, folder)
-    return _finish(folder, *open_splits(now, console), now)
+    training, validation = open_splits(now, console)
+    check_same_data(folder, training)
+    record(folder, before, now, done)
+    if is_complete:
+        return TrainingResult(folder.path, _best_of(folder), None)
+    return _finish(folder, training, validation, now)
 
 
 def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> TrainingOptions:
@@ -174,7 +183,7 @@ def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> Train
 def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) -> TrainingResult:
     choose_device(options.device)  # refuses an unavailable device before any data are read
     if earlier is not None:
-        check_data_are_there(options, earlier.folder)
+        check_data_are_there(options, earlier.folder, earlier.options)
     training, validation = open_splits(options, console)
     torch.manual_seed(options.seed)
     model = _build(options, training, resumed=earlier is not None)

@@ -32,16 +32,19 @@ OF_PICTURES: tuple[Callable[[Split, Look], list[Finding]], ...] = (
 )
 
 
-def quick_findings(splits: Sequence[Split], queries: int, whose: str) -> list[Finding]:
+def quick_findings(
+    splits: Sequence[Split], queries: int, whose: str, fitting: Callable[[int], int] | None = None
+) -> list[Finding]:
     """What headers and annotations show, without decoding a picture.
 
     Args:
         splits: all that were opened.
         queries: number of objects that a model can report in an image.
         whose: what has these queries, for messages.
+        fitting: from the most objects of an image to a number of queries that this model can have; by default the next multiple of 50.
     """
     found = [each for split in splits for check in OF_A_SPLIT for each in check(split)]
-    found += [each for split in splits for each in objects.too_many_for_queries(split, queries, whose)]
+    found += [each for split in splits for each in objects.too_many_for_queries(split, queries, whose, fitting)]
     return found + [each for check in OF_ALL_SPLITS for each in check(splits)]
 
 

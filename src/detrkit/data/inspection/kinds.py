@@ -122,8 +122,9 @@ KINDS: dict[str, Kind] = {
     ),
     "cut-off-pictures": Kind(
         "warning",
-        "One side of a picture is the plain grey that decoders put where data are missing: a copy was probably interrupted.",
-        "Look at the pictures, and copy them again from their source.",
+        "One side of a picture, but not of most pictures in its split, is the plain grey that decoders put where data are missing: a copy was "
+        "interrupted, or the picture was padded with this grey.",
+        "Look at the pictures, and copy those that lack a part again from their source; padding may stay.",
     ),
     "class-not-in-training": Kind(
         "warning",
@@ -175,6 +176,11 @@ KINDS: dict[str, Kind] = {
         "note",
         "Something was read in another way than it is written, or left out.",
         "Correct it in the files if the message is not what you expect.",
+    ),
+    "round-trip-left-out": Kind(
+        "note",
+        "Images with more than 100 objects of one class are not in the round trip, since only 100 detections of a class count in an image.",
+        "Cut the pictures into tiles if their annotations should be checked in this way, too.",
     ),
     "sheet-left-out": Kind(
         "note",

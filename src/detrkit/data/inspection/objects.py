@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,13 +39,16 @@ def crowd_regions(split: Split) -> list[Finding]:
     return [finding("crowd-regions", split.name, message, count=count, files=files)]
 
 
-def too_many_for_queries(split: Split, queries: int, whose: str) -> list[Finding]:
+def too_many_for_queries(
+    split: Split, queries: int, whose: str, fitting: Callable[[int], int] | None = None
+) -> list[Finding]:
     """Images with more objects than a model has queries.
 
     Args:
         split: the images.
         queries: their number.
         whose: what has them, such as "detr-r50".
+        fitting: from the most objects of an image to a number of queries that this model can have; None means the next multiple of 50.
     """
     numbers = objects_per_image(split)
     crowded = np.flatnonzero(numbers > queries)
@@ -55,7 +60,7 @@ def too_many_for_queries(split: Split, queries: int, whose: str) -> list[Finding
         f"{len(crowded)} of {len(split.dataset)} images {have(len(crowded))} more objects, up to {most}, than the {queries} queries of {whose} "
         f"{places(files)}."
     )
-    values = {"queries": _round(most)}
+    values = {"queries": (fitting or _round)(most)}
     return [finding("more-objects-than-queries", split.name, message, count=len(crowded), files=files, values=values)]
 
 

@@ -26,6 +26,7 @@ _FILL, _LEAST_FILLED = (
     128,
     0.03,
 )  # grey level that JPEG decoders put where data are missing, and share of a side from which it counts
+_MOST = 0.5  # share of the pictures from which such bands are how they are meant to be
 _FLAT = 1.0  # grey levels between the darkest and the brightest cell of one colour: JPEG rounds
 _THREADS = 8
 
@@ -109,12 +110,15 @@ def blank_pictures(split: Split, look: Look) -> list[Finding]:
 
 
 def cut_off_pictures(split: Split, look: Look) -> list[Finding]:
-    """Pictures of which a part is missing although their files end properly."""
+    """Pictures of which a part is missing although their files end properly; where most of them end in grey, they were made so."""
     cut = np.flatnonzero(look.cut_off)
-    if not cut.size:
+    if not cut.size or 1 < len(cut) > _MOST * (len(look) - len(look.problems)):
         return []
     files = split.files(cut)
-    message = f"{len(cut)} of {len(look)} pictures {'ends' if len(cut) == 1 else 'end'} in plain grey {places(files)}."
+    message = (
+        f"{len(cut)} of {len(look)} pictures {'ends' if len(cut) == 1 else 'end'} in plain grey, where data are missing or padding was "
+        f"added {places(files)}."
+    )
     return [finding("cut-off-pictures", split.name, message, count=len(cut), files=files)]
 
 
@@ -139,7 +143,7 @@ def small_grey(split: Split, index: int, side: int | None) -> Image.Image:
     """
     images = split.dataset.images
     if isinstance(images, ImageFiles):
-        return read_small_grey(images[index], side)
+        return read_small_grey(images[index], side, stretch_16bit=images.stretch_16bit)
     return images.open(index).convert("L")
 
 

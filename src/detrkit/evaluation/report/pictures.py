@@ -161,7 +161,8 @@ def example_pictures(
 
     Args:
         dataset: the images and their ground truth.
-        entries: COCO result entries with the data set's ids, from a model or a file.
+        entries: COCO result entries from a model or a file: whole numbers are the data set's ids, texts those of its annotation file. Where
+            a file mixes both, `numbered_results` translates them.
         threshold: score from which a detection is drawn; one for all, or one for each category id.
         count: maximum number of images.
 
@@ -196,17 +197,22 @@ def _example(dataset: DetectionDataset, index: int, entries: Sequence[Mapping[st
 
 
 def _with_numbers(entries: Iterable[Mapping[str, Any]], dataset: DetectionDataset) -> Iterator[Mapping[str, Any]]:
-    """Entries with the ids of the data set, whether they have these or those of its annotation file, which may be texts."""
+    """Entries with the ids of the data set, whether they have these, which are numbers, or texts, which its annotation file uses."""
     numbers = dataset.image_ids.tolist()
-    images = dict(zip(map(str, numbers), numbers, strict=True))
-    if dataset.file_image_ids is not None:
-        images = dict(zip(map(str, dataset.file_image_ids), numbers, strict=True)) | images
-    categories = {str(own): number for number, own in (dataset.file_category_ids or {}).items()}
-    categories |= {str(category.id): category.id for category in dataset.categories}
+    own_images = numbers if dataset.file_image_ids is None else dataset.file_image_ids.tolist()
+    own_categories = dataset.file_category_ids or {}
+    classes = [category.id for category in dataset.categories]
+    images = _by_id(numbers, own_images)
+    categories = _by_id(classes, [own_categories.get(number, number) for number in classes])
     for entry in entries:
-        image, category = str(entry["image_id"]), str(entry["category_id"])
-        if image in images and category in categories:
-            yield {**entry, "image_id": images[image], "category_id": categories[category]}
+        image, category = images.get(entry["image_id"]), categories.get(entry["category_id"])
+        if image is not None and category is not None:
+            yield {**entry, "image_id": image, "category_id": category}
+
+
+def _by_id(numbers: Sequence[int], own: Sequence[Any]) -> dict[int | str, int]:
+    """The numbers of a data set by themselves, and by the texts that its file has for them."""
+    return {**dict(zip(map(str, own), numbers, strict=True)), **{number: number for number in numbers}}
 
 
 def _detections_of(entries: Sequence[Mapping[str, Any]], dataset: DetectionDataset) -> sv.Detections:
