@@ -225,7 +225,8 @@ def _clipped(objects: Objects, height: int, width: int) -> tuple[np.ndarray, np.
 
 
 def _within(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.clip(boxes, 0, (width, height, width, height))
+    clipped: np.ndarray = np.clip(boxes, 0, (width, height, width, height))
+    return clipped
 
 
 def _mirrored(boxes: np.ndarray, side: int, *, axis: int) -> np.ndarray:

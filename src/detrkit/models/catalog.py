@@ -142,8 +142,9 @@ def fitting_queries(config: Any, objects: int) -> int:
     Returns:
         The next multiple of 50 where it fits, otherwise the next number that does.
     """
-    round_number = -(-(objects + 1) // 50) * 50
-    for queries in (round_number, *range(objects + 1, 4 * objects + 200)):
+    round_number: int = -(-(objects + 1) // 50) * 50
+    candidates: tuple[int, ...] = (round_number, *range(objects + 1, 4 * objects + 200))
+    for queries in candidates:
         try:
             dataclasses.replace(config, queries=queries)
         except ConfigurationError:
