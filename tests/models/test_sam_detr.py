@@ -385,7 +385,7 @@ class TestDecoder:
     @pytest.mark.parametrize("gaussian", [False, True])
     def test_where_queries_look_is_taught_by_the_gaussian_alone(self, gaussian: bool) -> None:
         model = small(gaussian=gaussian)
-        stages, calls = run(model)
+        stages = model.stages(batch())
         found = gradient(stages.output.logits[0], model.query_source.logits)
         assert (found is not None and found.any().item()) == gaussian
 
