@@ -221,3 +221,34 @@ def test_initialisation_sees_one_matrix() -> None:
     assert 0.99 * bound < largest <= bound
     assert not layer.projection_bias.any()
     assert not layer.output.bias.any()
+
+
+@pytest.mark.parametrize("value_width", [4, 3])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_nan_stays_nan(dtype: torch.dtype, masked: bool, value_width: int) -> None:
+    """Of damaged weights; PyTorch's kernel for CPUs turns it into zeros where there is no mask."""
+    query, key, value = (
+        torch.randn(2, 2, count, width, dtype=dtype) for count, width in ((5, 4), (7, 4), (7, value_width))
+    )
+    mask = torch.ones(1, 1, 1, 7, dtype=torch.bool) if masked else None
+    wanted = attend_heads(query, key, value, mask=mask)
+    assert wanted.isfinite().all()
+    damaged = query.clone()
+    damaged[1, 0, 2, 3] = torch.nan
+    found = attend_heads(damaged, key, value, mask=mask)
+    expected = torch.zeros(found.shape, dtype=torch.bool)
+    expected[1, 0, 2] = True
+    assert torch.equal(found.isnan(), expected)
+    torch.testing.assert_close(found[~expected], wanted[~expected])
+    damaged = key.clone()
+    damaged[0, 1, 4, 0] = torch.nan
+    found = attend_heads(query, damaged, value, mask=mask)
+    assert found[0, 1].isnan().all()
+    assert found[1].isfinite().all()
+    assert found[0, 0].isfinite().all()
+
+
+def test_large_numbers_of_half_precision_are_not_taken_for_nan() -> None:
+    large = torch.full((1, 1, 3, 4), 6e4, dtype=torch.bfloat16)
+    assert attend_heads(large, -large, torch.ones(1, 1, 3, 4, dtype=torch.bfloat16)).isfinite().all()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.layers.position_encoding import SinePositionEncoding, reference_code, sine_code
+from detrkit.layers.position_encoding import CellCenterEncoding, SinePositionEncoding, reference_code, sine_code
 
 
 def code_by_loop(inside: list[list[bool]], width: int, temperature: float, shift: float) -> Tensor:
@@ -133,3 +133,25 @@ def test_the_code_of_a_reference_is_float32_or_better(dtype: torch.dtype) -> Non
     found = reference_code(references, width=8)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, reference_code(references.float(), width=8), rtol=0, atol=0.02)
+
+
+def test_the_centers_of_cells_without_padding_are_the_same_in_either_order() -> None:
+    found = CellCenterEncoding(width=16)(torch.zeros(2, 7, 5, 3), None)
+    wanted = code_by_loop([[True] * 3] * 5, 16, 10000.0, 0.5)
+    for image in found:
+        torch.testing.assert_close(image.double(), wanted, rtol=0, atol=1e-5)
+
+
+def test_behind_padding_the_order_of_operations_counts() -> None:
+    """Half a cell is taken off before the sum of the image's cells is put together again, with a millionth more."""
+    padding = rectangle(4, 5, 3, 2)
+    angles = CellCenterEncoding(width=4).angles((~padding)[None].float(), 2)[0]
+    inside = torch.tensor([0.5 / 2, 1.5 / 2, 1.5 / 2, 1.5 / 2, 1.5 / 2]) * 2 * math.pi
+    torch.testing.assert_close(angles[:3], inside.expand(3, -1), rtol=1e-5, atol=0)
+    # In a row of padding alone all sums are zero, and what they are divided by is (0 - 0.5 + 1e-6) + 0.5 in float32.
+    divisor = (torch.tensor(-0.5) + 1e-6) + 0.5
+    assert divisor.item() == pytest.approx(1e-6, rel=0.1)
+    torch.testing.assert_close(angles[3], (-0.5 / divisor * 2 * math.pi).expand(5))
+    rows = CellCenterEncoding(width=4).angles((~padding)[None].float(), 1)[0]
+    torch.testing.assert_close(rows[:, 0], torch.tensor([0.5, 1.5, 2.5, 2.5]) / 3 * 2 * math.pi, rtol=1e-5, atol=0)
+    torch.testing.assert_close(rows[:, 4], (-0.5 / divisor * 2 * math.pi).expand(4))

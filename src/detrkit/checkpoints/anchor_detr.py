@@ -95,7 +95,7 @@ def official(config: Config) -> KeyMapping:
 def layout(tensors: Tensors) -> KeyMapping:
     """The table that these tensors of an Anchor DETR are written in; the packed matrix has five projections, or three."""
     packed = tensors.get("transformer.decoder_layers.0.cross_attn.in_proj_weight")
-    row_column = packed is None or packed.shape[0] == len(_LINE_PARTS) * packed.shape[-1]
+    row_column = packed is None or packed.dim() < 2 or packed.shape[0] == len(_LINE_PARTS) * packed.shape[1]
     return _official(max(1, count_modules(tensors, "transformer.decoder_layers.")), row_column=row_column)
 
 

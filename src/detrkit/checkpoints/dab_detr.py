@@ -7,7 +7,6 @@ since centres may be fixed.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Collection, Mapping
 from types import NoneType
 from typing import Any
@@ -32,6 +31,7 @@ from detrkit.checkpoints.shared import (
     hugging_face_backbone,
     hugging_face_layers,
     official_layers,
+    stored_float,
 )
 from detrkit.errors import CheckpointError
 
@@ -178,7 +178,7 @@ def stated_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "bbox_cost": "l1_cost",
         "giou_cost": "giou_cost",
     }
-    values = [(ours, _stored_number(arguments, theirs)) for theirs, ours in options.items()]
+    values = [(ours, stored_float(arguments, theirs)) for theirs, ours in options.items()]
     stated = {name: value for name, value in values if value is not None}
     fixed = arguments.get("random_refpoints_xy")
     if not isinstance(fixed, bool | NoneType):
@@ -189,28 +189,18 @@ def stated_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stated_temperature(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    scale = _stored_number(arguments, "sine_position_embedding_scale")
+    scale = stored_float(arguments, "sine_position_embedding_scale")
     if scale is not None and not math.isclose(scale, 2 * math.pi):
         raise CheckpointError(
             f"the settings have sine_position_embedding_scale {scale}: detrkit builds position codes of one turn, 2 pi, only"
         )
     names = ("pe_temperatureH", "pe_temperatureW", "temperature_height", "temperature_width")
-    stored = {name: _stored_number(arguments, name) for name in names}
+    stored = {name: stored_float(arguments, name) for name in names}
     found = {name: value for name, value in stored.items() if value is not None}
     if len(set(found.values())) > 1:
         pairs = " and ".join(f"{name} {arguments[name]}" for name in found)
         raise CheckpointError(f"the settings have {pairs}: detrkit builds one temperature for both axes")
     return {"temperature": next(iter(found.values()))} if found else {}
-
-
-def _stored_number(arguments: Mapping[str, Any], name: str) -> float | None:
-    """A finite number among stored arguments; None if it is missing or null."""
-    value = arguments.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise CheckpointError(f"the stored setting {name} must be a finite number, not {value!r}: correct it")
-    return float(value)
 
 
 def count_queries(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001

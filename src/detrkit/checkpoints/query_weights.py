@@ -24,7 +24,7 @@ def load_queries(model: Detector, path: str | Path) -> None:
     """
     trained = _load(path)
     own, given = _queries(model), _queries(trained)
-    if own is None or type(own) is not type(given):
+    if own is None or type(own) is not type(given) or model.card.family != trained.card.family:
         raise CheckpointError(
             f"{path} holds a {trained.card.variant}, whose queries a {model.card.variant} cannot take: give a detector of the same paper, "
             "which must be one with the setting learn_queries"
@@ -39,7 +39,7 @@ def load_queries(model: Detector, path: str | Path) -> None:
         if tensor.shape != state[name].shape:
             raise CheckpointError(
                 f"{path} has other queries than this {model.card.variant}: '{name}' has the shape {tuple(state[name].shape)} instead of "
-                f"{tuple(tensor.shape)}; train with the same number of queries and the same width"
+                f"{tuple(tensor.shape)}; train with the same settings for queries and the same width"
             )
     own.load_state_dict(state)
 

@@ -22,6 +22,7 @@ from detrkit.checkpoints.shared import (
     Table,
     Tensors,
     official_layers,
+    size,
 )
 from detrkit.models.sam_detr import Config
 
@@ -93,16 +94,17 @@ class _Gaussian:
 
 
 def _heads(tensors: Tensors) -> int:
-    gate = tensors["decoder.layers.0.aligner.content_gate.weight"]
-    return int(gate.shape[0] // gate.shape[1])
+    """Each of them has a gate as wide as the model."""
+    gate = "decoder.layers.0.aligner.content_gate.weight"
+    return Size("gates", gate).read(tensors) // max(size(tensors, gate, 1), 1)
 
 
 def _computed(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001 - see `Table.compute`
     """The encoder of several levels has half the hidden width, and shows its sampling points."""
     computed: dict[str, Any] = {"attention_heads": _heads(tensors)}
-    weights = tensors.get("encoder.layers.0.attention.weights.weight")
-    if weights is not None:
-        computed["points"] = len(weights) // (computed["attention_heads"] * values["levels"])
+    weights = size(tensors, "encoder.layers.0.attention.weights.weight")
+    if weights:
+        computed["points"] = weights // max(computed["attention_heads"] * values["levels"], 1)
     return computed
 
 

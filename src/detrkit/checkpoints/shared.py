@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -68,6 +69,26 @@ class Paper:
         return any(matches(signature, shapes) for signature in self.signatures)
 
 
+class _LackingError(CheckpointError):
+    """A tensor that shows a setting is missing."""
+
+
+def size(tensors: Tensors, name: str, axis: int = 0) -> int:
+    """The size of a tensor's axis; 0 without such a tensor.
+
+    Raises:
+        CheckpointError: the tensor has no such axis.
+    """
+    if name not in tensors:
+        return 0
+    shape = tensors[name].shape
+    if axis >= len(shape):
+        raise CheckpointError(
+            f"'{name}' has the shape {list(shape)}, which it has in no model: the weights are of another model or damaged"
+        )
+    return shape[axis]
+
+
 class Reading(Protocol):
     """How one setting is read from the weights.
 
@@ -108,8 +129,8 @@ class Size:
         names = (self.tensor,) if isinstance(self.tensor, str) else self.tensor
         for name in names:
             if name in tensors:
-                return tensors[name].shape[self.axis] + self.offset
-        raise CheckpointError(f"the weights lack '{names[0]}'")
+                return size(tensors, name, self.axis) + self.offset
+        raise _LackingError(f"the weights lack '{names[0]}'")
 
 
 @dataclass(frozen=True)
@@ -160,7 +181,7 @@ class Rows:
 
     def read(self, tensors: Tensors) -> int:
         """See `Reading`."""
-        return len(tensors[self.tensor]) if self.tensor in tensors else 0
+        return size(tensors, self.tensor)
 
 
 def _nothing_stated(arguments: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001 - see `Table.stated`
@@ -228,8 +249,9 @@ class Table:
         """
         try:
             values = {reading.setting: reading.read(tensors) for reading in self.readings}
-        except CheckpointError as problem:
-            raise CheckpointError(f"{problem}: this is only a part of a {self.paper.name}") from problem
+        except _LackingError as problem:
+            part = f"a part of {self.paper.article} {self.paper.name}"
+            raise CheckpointError(f"{problem}: this is only {part}") from problem
         values["attention_heads"] = stored_attention_heads(arguments, config.attention_heads)
         values |= self.stated(arguments)
         values |= self.compute({**dataclasses.asdict(config), **values}, tensors, arguments)
@@ -259,6 +281,20 @@ def stored_number(arguments: Mapping[str, Any], name: str) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise CheckpointError(f"the stored setting {name} must be a whole number above 0, not {value!r}: correct it")
     return value
+
+
+def stored_float(arguments: Mapping[str, Any], name: str) -> float | None:
+    """A finite number among stored arguments; None if it is missing or null.
+
+    Raises:
+        CheckpointError: the argument is something else.
+    """
+    value = arguments.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise CheckpointError(f"the stored setting {name} must be a finite number, not {value!r}: correct it")
+    return float(value)
 
 
 def stored_attention_heads(arguments: Mapping[str, Any], default: int) -> int:

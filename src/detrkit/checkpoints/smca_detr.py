@@ -7,7 +7,16 @@ from typing import Any
 
 from detrkit.checkpoints.detr import DECODER_NORMS, OFFICIAL_FRAME, READINGS
 from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
-from detrkit.checkpoints.shared import OFFICIAL_COUNTERS, Paper, Size, Table, Tensors, official_layers
+from detrkit.checkpoints.shared import (
+    OFFICIAL_COUNTERS,
+    Paper,
+    Size,
+    Table,
+    Tensors,
+    official_layers,
+    size,
+    stored_float,
+)
 from detrkit.errors import CheckpointError
 
 
@@ -28,6 +37,9 @@ def decoder_rules() -> list[Rule]:
 OFFICIAL = KeyMapping([*OFFICIAL_FRAME, *decoder_rules()], OFFICIAL_COUNTERS)
 
 
+OFFSET, SCALE = "decoder.layers.0.gaussian.offset.weight", "decoder.layers.0.gaussian.scale.weight"
+
+
 class Scales:
     """The numbers by which each head scales its Gaussian, told by how many there are beside the offsets, of which a head has two a level."""
 
@@ -39,20 +51,20 @@ class Scales:
         Raises:
             CheckpointError: scales and offsets do not fit.
         """
-        scales = len(tensors.get("decoder.layers.0.gaussian.scale.weight", ()))
-        offsets = Size("offsets", "decoder.layers.0.gaussian.offset.weight").read(tensors)
-        number, rest = divmod(2 * scales, offsets)
-        if rest or number > 3:
+        scales, offsets = size(tensors, SCALE), Size("offsets", OFFSET).read(tensors)
+        number, rest = divmod(2 * scales, max(offsets, 1))
+        if not offsets or rest or number > 3:
             raise CheckpointError(f"{scales} scales do not fit {offsets} offsets: the weights are of another model")
         return number
 
 
-def smoothness(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001 - see `Table.compute`
-    """What squared distances are divided by, which no shape tells."""
-    smooth = arguments.get("smooth", values["smooth"])
-    if isinstance(smooth, bool) or not isinstance(smooth, int | float) or not smooth > 0:
-        raise CheckpointError(f"the stored setting smooth must be a number above 0, not {smooth!r}: correct it")
-    return {"smooth": float(smooth)}
+def gaussian(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """How many heads have two offsets each on every level, and what squared distances are divided by, which no shape tells."""
+    smooth = stored_float(arguments, "smooth")
+    if smooth is not None and not smooth > 0:
+        raise CheckpointError(f"the stored setting smooth must be above 0, not {arguments['smooth']!r}: correct it")
+    heads = size(tensors, OFFSET) // (2 * max(values.get("levels", 1), 1))
+    return {"attention_heads": heads, "smooth": values["smooth"] if smooth is None else smooth}
 
 
 TABLE = Table(
@@ -72,5 +84,5 @@ TABLE = Table(
     layout=lambda _: OFFICIAL,
     readings=(*READINGS, Size("class_count", "heads.class_head.weight"), Scales()),
     telling=("scales",),
-    compute=smoothness,
+    compute=gaussian,
 )

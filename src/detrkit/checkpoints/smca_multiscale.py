@@ -5,7 +5,7 @@ from __future__ import annotations
 from detrkit.checkpoints.detr import OFFICIAL_FRAME, READINGS
 from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
 from detrkit.checkpoints.shared import OFFICIAL_COUNTERS, Paper, Rows, Size, Table
-from detrkit.checkpoints.smca_detr import Scales, decoder_rules, smoothness
+from detrkit.checkpoints.smca_detr import Scales, decoder_rules, gaussian
 
 _ENCODER = {
     "enter": "conv_1",
@@ -41,8 +41,8 @@ TABLE = Table(
         (
             {
                 "query_embed.weight": ("Q", "D"),
-                "transformer.encoder.layers.0.self_attn_8.weight": ("D", 1, None, None),
                 "transformer.decoder.layers.0.point2.weight": (None, "D"),
+                "transformer.decoder.layers.0.point4.weight": ("V", "D"),
                 "transformer.decoder.layers.0.norm4.weight": ("D",),
             },
         ),
@@ -56,5 +56,5 @@ TABLE = Table(
         Scales(),
     ),
     telling=("scales", "levels"),
-    compute=smoothness,
+    compute=gaussian,
 )

@@ -37,10 +37,18 @@ def attend_heads(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | No
         if weights >= SLICED_FROM and drop < 1 and not torch.compiler.is_compiling():
             return attend_in_slices(query, key, value, mask=mask, drop=drop)
         return dropout(attention_weights(query, key, mask=mask), drop) @ value
-    missing = query.shape[-1] - value.shape[-1]
-    if query.device.type == "cpu" and 0 < missing <= value.shape[-1]:  # there the fused kernel requires equal widths
-        return F.scaled_dot_product_attention(query, key, F.pad(value, (0, missing)), attn_mask=mask)[..., :-missing]
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop)
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop)
+    width = value.shape[-1]
+    if 0 < query.shape[-1] - width <= width:  # here the fused kernel requires equal widths
+        value = F.pad(value, (0, query.shape[-1] - width))
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)[..., :width]
+    return attended if mask is not None else attended + _nan_of(query.detach(), key.detach())
+
+
+def _nan_of(query: Tensor, key: Tensor) -> Tensor:
+    """(B, heads, Q, 1): NaN where a query or any key is NaN, else 0. Without a mask, the CPU's fused kernel makes zeros of NaN, which hides damaged weights."""
+    return 0 * query.amax(-1, keepdim=True) + 0 * key.amax((-2, -1), keepdim=True)
 
 
 def attention_weights(query: Tensor, key: Tensor, *, mask: Tensor | None = None) -> Tensor:
