@@ -192,9 +192,10 @@ def test_images_alone(run: Run, golden: Golden) -> None:
         with torch.no_grad():
             output = run.model(ImageBatch(recipe.image(*spec)[None]))
         for name, values in (("logits", output.logits), ("boxes", output.boxes_cxcywh)):
-            wanted = golden.arrays[f"{cases.ALONE}{row}.{name}"]
-            np.testing.assert_allclose(values[-1, 0].numpy().reshape(-1), wanted, atol=1e-6, rtol=0)
-            found.remove(f"{cases.ALONE}{row}.{name}")
+            array = f"{cases.ALONE}{row}.{name}"
+            own = values[-1, 0].numpy().reshape(-1)[:: golden.steps[array]]
+            np.testing.assert_allclose(own, golden.arrays[array], atol=1e-6, rtol=0)
+            found.remove(array)
     assert not found
 
 
