@@ -55,7 +55,7 @@ def test_queries_come_from_a_file_and_nothing_else_does(tmp_path: Path, variant:
     [
         ("anchor-detr-compact", {"queries": 9}, "points", (3, 2), (2, 2)),
         ("anchor-detr-compact", {"patterns": 2, "queries": 4}, "patterns.weight", (2, 64), (3, 64)),
-        ("anchor-detr-compact", {"patterns": 2}, "patterns.weight", (2, 64), (3, 64)),  # three points, six queries
+        ("anchor-detr-compact", {"patterns": 2}, "points", (3, 2), (2, 2)),  # as many queries
         ("smca-detr-compact", {"queries": 7}, "position.weight", (7, 64), (6, 64)),
         ("smca-detr-compact", {"width": 96}, "position.weight", (6, 96), (6, 64)),
         ("sam-detr-compact", {"queries": 7}, "logits", (7, 4), (6, 4)),

@@ -324,7 +324,10 @@ def test_backbone_weights_are_used(digits_folder: Path, tmp_path: Path, shared: 
     assert torch.equal(stem, load_file(file)["conv1.weight"].float())
 
 
-@pytest.mark.parametrize("variant", ["detr-compact", "conditional-detr-compact", "dab-detr-compact"])
+@pytest.mark.parametrize(
+    "variant",
+    ["detr-compact", "conditional-detr-compact", "dab-detr-compact", "smca-detr-compact", "sam-detr-compact"],
+)
 def test_queries_of_a_trained_detector_are_kept(digits_folder: Path, tmp_path: Path, variant: str) -> None:
     """Neither gradients nor weight decay change them; everything else learns."""
     torch.manual_seed(1)

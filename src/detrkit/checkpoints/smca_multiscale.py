@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detrkit.checkpoints.detr import OFFICIAL_FRAME, READINGS
 from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
-from detrkit.checkpoints.shared import OFFICIAL_COUNTERS, Paper, Rows, Size, Table
+from detrkit.checkpoints.shared import OFFICIAL_COUNTERS, Paper, Size, Table
 from detrkit.checkpoints.smca_detr import Scales, decoder_rules, gaussian
 
 _ENCODER = {
@@ -52,7 +52,7 @@ TABLE = Table(
     readings=(
         *READINGS,
         Size("class_count", "heads.class_head.weight"),
-        Rows("levels", "encoder.level_code"),
+        Size("levels", "encoder.level_code"),
         Scales(),
     ),
     telling=("scales", "levels"),
