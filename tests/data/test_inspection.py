@@ -19,7 +19,7 @@ from detrkit.data.inspection.objects import unusually_few
 from detrkit.data.inspection.statistics import Quantiles, statistics_of
 from detrkit.errors import DataError
 from detrkit.evaluation import inspect_data
-from detrkit.models.catalog import CATALOG, fitting_queries
+from detrkit.models.catalog import CATALOG, changed_config, fitting_queries
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -405,3 +405,8 @@ def test_the_remedy_for_a_variant_with_patterns(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [*GOOD, [(CAT, [20 * number, 9, 15, 20]) for number in range(7)]])
     one = only(tmp_path, "more-objects-than-queries", quick=True, variant="anchor-detr-r50-c5", queries=6)
     assert one.remedy == "Train with more queries (--settings.queries 9), or cut the pictures into tiles."
+
+
+def test_the_remedy_for_a_grid_of_anchors() -> None:
+    grid = changed_config(CATALOG["dab-detr-r50"].config, {"centers": "grid", "queries": 289})
+    assert fitting_queries(grid, 320) == 324  # 18 by 18
