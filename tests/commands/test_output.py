@@ -119,7 +119,8 @@ def test_a_reader_that_goes_away(digits_folder: Path, tmp_path: Path) -> None:
     model = detrkit.build("detr-compact", classes=list("0123456789"), preprocessing=detrkit.Preprocessing(64, 64))
     detrkit.save(model, tmp_path / "model.safetensors")
     evaluate = ["evaluate", "model.safetensors", "--data", str(digits_folder), "--output", "figures.json"]
-    for arguments in (["models"], evaluate):
+    inspect = ["inspect", str(digits_folder), "--quick", "--json", "inspection.json"]
+    for arguments in (["models"], evaluate, inspect):
         command = subprocess.Popen(
             [sys.executable, "-m", "detrkit", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
         )
@@ -127,7 +128,8 @@ def test_a_reader_that_goes_away(digits_folder: Path, tmp_path: Path) -> None:
         assert command.stderr is not None
         command.stdout.close()
         errors = command.stderr.read().decode()
-        command.wait()
+        assert command.wait() == 1
         assert "Traceback" not in errors
         assert "BrokenPipe" not in errors
+    assert json.loads((tmp_path / "inspection.json").read_text())["quick"] is True
     assert len(json.loads((tmp_path / "figures.json").read_text())["figures"]) == 12

@@ -19,7 +19,7 @@ from detrkit.data.inspection.objects import unusually_few
 from detrkit.data.inspection.statistics import Quantiles, statistics_of
 from detrkit.errors import DataError
 from detrkit.evaluation import inspect_data
-from detrkit.models.catalog import CATALOG, fitting_queries
+from detrkit.models.catalog import CATALOG, changed_config, fitting_queries
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -392,7 +392,6 @@ def test_no_false_alarms_about_missing_objects(shared: Path) -> None:
         ("anchor-detr-r50-c5", 901, 903),  # a multiple of 3
         ("dab-detr-r50-3patterns", 1000, 1050),
         ("dab-detr-r50-3patterns", 1050, 1053),
-        ("dab-detr-r50-dc5-fixxy", 320, 324),  # 18 by 18
     ],
 )
 def test_the_remedy_is_a_number_that_the_variant_takes(variant: str, objects: int, queries: int) -> None:
@@ -405,3 +404,8 @@ def test_the_remedy_for_a_variant_with_patterns(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [*GOOD, [(CAT, [20 * number, 9, 15, 20]) for number in range(7)]])
     one = only(tmp_path, "more-objects-than-queries", quick=True, variant="anchor-detr-r50-c5", queries=6)
     assert one.remedy == "Train with more queries (--settings.queries 9), or cut the pictures into tiles."
+
+
+def test_the_remedy_for_a_grid_of_anchors() -> None:
+    grid = changed_config(CATALOG["dab-detr-r50"].config, {"centers": "grid", "queries": 289})
+    assert fitting_queries(grid, 320) == 324  # 18 by 18
