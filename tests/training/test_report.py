@@ -14,9 +14,9 @@ from detrkit.evaluation.report import Block, Cell, Chart, Folded, Points, Sectio
 from detrkit.training import TrainingOptions
 from detrkit.training.options import resolve
 from detrkit.training.report import (
-    changed_options,
     data_findings,
     data_section,
+    departures_from_recipe,
     settings_section,
     training_section,
     training_sections,
@@ -82,10 +82,10 @@ def test_curves_and_all_numbers() -> None:
 
 
 def test_what_differs_from_the_recipe_is_named() -> None:
-    assert changed_options(options()) == []
+    assert departures_from_recipe(options()) == []
     changed = options(lr=3e-4, batch_size=2, crop=False, seed=7, settings={"queries": 9, "dropout": 0.2})
     recipe = options()
-    assert changed_options(changed) == [
+    assert departures_from_recipe(changed) == [
         ("--batch-size", "2", str(recipe.batch_size)),
         ("--lr", "0.0003", f"{recipe.lr:g}"),
         ("--crop", "no", "yes"),
@@ -96,8 +96,8 @@ def test_what_differs_from_the_recipe_is_named() -> None:
 
 
 def test_pieces_are_named_only_where_they_were_asked_for() -> None:
-    assert "--accumulate" not in [name for name, _, _ in changed_options(options(batch_size=64))]
-    assert ("--accumulate", "2", "1") in changed_options(options(batch_size=4, accumulate=2))
+    assert "--accumulate" not in [name for name, _, _ in departures_from_recipe(options(batch_size=64))]
+    assert ("--accumulate", "2", "1") in departures_from_recipe(options(batch_size=4, accumulate=2))
 
 
 def test_settings_show_everything_folded() -> None:

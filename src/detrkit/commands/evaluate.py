@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from detrkit.coco_limits import MAX_DETECTIONS
+
 if TYPE_CHECKING:
     from detrkit.cards import ModelCard
     from detrkit.data import DetectionDataset
@@ -28,7 +30,7 @@ def evaluate(
     charts: Path | None = None,
     orientation: Literal["auto", "stored", "shown"] = "auto",
     stretch_16bit: bool = False,
-    max_detections: int = 100,
+    max_detections: int = MAX_DETECTIONS,
     store_thresholds: bool = False,
 ) -> None:
     """COCO figures for a model on a data set, or for a result file against ground truth, and what goes wrong.
@@ -48,7 +50,7 @@ def evaluate(
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
-        max_detections: number of the best detections that count per image; of a result file, per image and class.
+        max_detections: how many detections count: the best of each image, and of a result file the best of each class in an image.
         store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
     """
     from detrkit.evaluation.figures import check_max_detections
@@ -169,7 +171,7 @@ def _of_model(
 def _stored(checkpoint: Path, compared: _Compared) -> str:
     """Stores the best thresholds, and says so."""
     from detrkit.checkpoints.own_format import store_thresholds
-    from detrkit.evaluation.figures import counted
+    from detrkit.data.wording import counted
 
     if compared.evaluation.best_threshold is None or compared.card is None:
         return f"Note: no detection is correct, so the thresholds in {checkpoint} stay as they were."

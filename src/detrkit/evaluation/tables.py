@@ -8,10 +8,11 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 
+from detrkit.data.wording import counted, have
 from detrkit.evaluation.analysis import Analysis
 from detrkit.evaluation.bootstrap import Interval
 from detrkit.evaluation.errors import KINDS
-from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted, shown_value
+from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, shown_value
 from detrkit.evaluation.groups import Group
 from detrkit.evaluation.thresholds import LEAST_OBJECTS, ClassOperation
 
@@ -86,7 +87,7 @@ def _errors(analysis: Analysis) -> Table:
     errors = analysis.errors
     caption = (
         f"{counted(errors.detections, 'detection')} from these scores: {errors.correct} correct, "
-        f"{errors.detections - errors.correct} wrong; {errors.mistaken} more objects have only a detection of the wrong class or place."
+        f"{errors.detections - errors.correct} wrong; {counted(errors.mistaken, 'more object')} {have(errors.mistaken)} only a detection of the wrong class or place."
     )
     table = Table(title="errors", caption=caption, title_justify="left", caption_justify="left")
     table.add_column("kind", no_wrap=True)

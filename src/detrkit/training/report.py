@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.data import DetectionDataset
-from detrkit.data.inspection import Finding, Split, files_in_two_splits, in_order, quick_findings
-from detrkit.evaluation.inspecting import USUAL_QUERIES
+from detrkit.data.wording import counted
 from detrkit.evaluation.report import (
     Block,
     Cell,
@@ -67,17 +66,6 @@ def training_sections(
     ]
 
 
-def data_findings(
-    options: TrainingOptions, training: DetectionDataset, validation: DetectionDataset | None
-) -> tuple[Finding, ...]:
-    """What annotations and headers show about the data of a run, worst first; pictures are not decoded again."""
-    splits = [Split(options.train_split, training, for_training=True)]
-    if validation is not None and options.val_split != options.train_split:
-        splits.append(Split(options.val_split, validation))
-    queries = options.settings.get("queries", USUAL_QUERIES)
-    return in_order([*quick_findings(splits, queries, options.variant), *files_in_two_splits(splits)])
-
-
 def training_section(rows: Rows) -> Section:
     """Length, speed and curves of a run, and the losses and figures of every epoch.
 
@@ -104,10 +92,12 @@ def _words(label: str, rows: Rows) -> str:
 
 
 def _pace(rows: Rows) -> Tiles:
-    tiles = [Tile("Epochs", f"{rows[-1]['epoch']:g}", f"{rows[-1]['step']:g} steps" if "step" in rows[-1] else "")]
+    tiles = [
+        Tile("Epochs", f"{rows[-1]['epoch']:g}", counted(int(rows[-1]["step"]), "step") if "step" in rows[-1] else "")
+    ]
     timed = [row for row in rows if row.get("seconds")]
     if timed:
-        part = "" if len(timed) == len(rows) else f", of {len(timed)} epochs"
+        part = "" if len(timed) == len(rows) else f", of {counted(len(timed), 'epoch')}"
         tiles.append(Tile("Duration", duration(sum(row["seconds"] for row in timed)), f"without evaluations{part}"))
     speeds = [row["images_per_second"] for row in rows if row.get("images_per_second")]
     if speeds:
@@ -121,7 +111,7 @@ def _pace(rows: Rows) -> Tiles:
 
 def settings_section(options: TrainingOptions, versions: Mapping[str, str]) -> Section:
     """What a run was started with: first what departs from the variant's recipe, then everything."""
-    changes = changed_options(options)
+    changes = departures_from_recipe(options)
     blocks: list[Block] = [f"{options.variant}, trained on {options.data}."]
     if changes:
         caption = "What differs from the recipe of the variant"
@@ -136,7 +126,7 @@ def settings_section(options: TrainingOptions, versions: Mapping[str, str]) -> S
     return Section("Settings", tuple(blocks))
 
 
-def changed_options(options: TrainingOptions) -> list[tuple[str, str, str]]:
+def departures_from_recipe(options: TrainingOptions) -> list[tuple[str, str, str]]:
     """Options that differ from those of a run for which only variant and data are given: name, value, and the recipe's value.
 
     Args:

@@ -13,9 +13,9 @@ from rich.table import Table
 from detrkit.data.inspection.finding import Finding
 from detrkit.data.inspection.kinds import SEVERITIES
 from detrkit.data.inspection.statistics import SplitStatistics
+from detrkit.data.wording import counted
 
 _CLASSES_SHOWN = 20
-_HEADINGS = {"error": "errors", "warning": "warnings", "note": "notes"}
 _SPREAD = "least · median · most; --json FILE also has what 5 % are below and above"
 
 
@@ -29,7 +29,7 @@ class Inspection:
         statistics: one entry for each split that could be read.
         findings: errors first, then warnings, then notes.
         round_trips: by split, the AP of perfect detections; None where there is nothing to find. Empty after a quick inspection.
-        decoded: number of pictures that were decoded.
+        decoded: number of pictures that were looked at, also those that could not be decoded.
         seconds: how long that took.
     """
 
@@ -80,9 +80,11 @@ class Inspection:
         """The last line: how much was looked at, and what that says."""
         looked = "only headers and annotations were looked at"
         if not self.quick:
-            looked = f"{self.decoded} pictures were decoded, {self.decoded / max(self.seconds, 1e-9):.0f} a second"
+            looked = (
+                f"{counted(self.decoded, 'picture')} looked at, {self.decoded / max(self.seconds, 1e-9):.0f} a second"
+            )
         counts = {severity: sum(each.severity == severity for each in self.findings) for severity in SEVERITIES}
-        shown = ", ".join(f"{number} {_noun(severity, number)}" for severity, number in counts.items())
+        shown = ", ".join(counted(number, severity) for severity, number in counts.items())
         outcome = ("fine", "training would refuse these data or be spoilt", "some of it cannot be read")
         return f"{self.path}: {outcome[self.exit_code]} ({shown}; {looked})."
 
@@ -140,7 +142,7 @@ class Inspection:
         for severity in SEVERITIES:
             some = [each for each in self.findings if each.severity == severity]
             if some:
-                lines.append(f"{len(some)} {_noun(severity, len(some))}:")
+                lines.append(f"{counted(len(some), severity)}:")
             for each in some:
                 lines += [f"  {each.split}: {each.message} [{each.kind}]", f"      {each.remedy}"]
         return lines
@@ -149,10 +151,6 @@ class Inspection:
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Findings by severity, otherwise as they were found."""
     return tuple(sorted(findings, key=lambda each: SEVERITIES.index(each.severity)))
-
-
-def _noun(severity: str, number: int) -> str:
-    return severity if number == 1 else _HEADINGS[severity]
 
 
 def _shown(value: object | None) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.wording import agreeing, are, counted, some_of
 from detrkit.evaluation.analysis import Analysis
 from detrkit.evaluation.errors import KINDS
-from detrkit.evaluation.figures import counted
 from detrkit.evaluation.groups import Group
 from detrkit.evaluation.report.analysis_charts import (
     MAX_COUNTED,
@@ -149,10 +149,14 @@ def error_section(analysis: Analysis) -> Section:
     shared = (
         "" if errors.duplicate_share is None else f" Duplicates are {errors.duplicate_share:.1%} of the detections."
     )
-    ignored = f" {counted(errors.ignored, 'detection')} in crowd regions count neither way." if errors.ignored else ""
+    ignored = (
+        f" {counted(errors.ignored, 'detection')} in crowd regions {agreeing(errors.ignored, 'counts', 'count')} neither way."
+        if errors.ignored
+        else ""
+    )
     text = (
-        f"{errors.correct} of {counted(errors.detections, 'detection')} are correct, and {errors.correct} of "
-        f"{counted(errors.objects, 'object')} are found.{shared}{ignored}"
+        f"{some_of(errors.correct, errors.detections, 'detection')} {are(errors.correct)} correct, and "
+        f"{some_of(errors.correct, errors.objects, 'object')} {are(errors.correct)} found.{shared}{ignored}"
     )
     if not total:
         return Section("Errors", (text, "There is no error."))
