@@ -54,7 +54,6 @@ def evaluate(
         store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
     """
     from detrkit.evaluation.figures import check_max_detections
-    from detrkit.evaluation.report import evaluation_sections, write_charts, write_report
     from detrkit.evaluation.tables import detailed_table
     from detrkit.files import expanded, prepare_folder, write_json
     from detrkit.terminal import terminal
@@ -82,15 +81,7 @@ def evaluate(
         write_json(results, compared.file_entries)
     if output is not None:
         write_json(output, {**compared.evaluation.to_json(), "analysis": compared.analysis.to_json()})
-    if report is not None or charts is not None:
-        pictures = 8 if report is not None else 0
-        sections = evaluation_sections(
-            compared.evaluation, compared.analysis, dataset, compared.entries, pictures=pictures
-        )
-        if charts is not None:
-            write_charts(charts, sections)
-        if report is not None:
-            write_report(report, f"Evaluation of {checkpoint.name}", sections)
+    _write_pages(compared, dataset, f"Evaluation of {checkpoint.name}", report, charts)
     stored = _stored(checkpoint, compared) if store_thresholds else None
     console = terminal()  # at the end, since nobody may be there to read it
     console.print(detailed_table(compared.evaluation, compared.analysis))
@@ -166,6 +157,22 @@ def _of_model(
     evaluation, analysis = compare_in_detail(model, dataset, entries, max_detections=max_detections)
     card = with_best_thresholds(model.card, dataset, evaluation)
     return _Compared(evaluation, analysis, entries, dataset.with_file_ids(entries), card)
+
+
+def _write_pages(
+    compared: _Compared, dataset: DetectionDataset | None, title: str, report: Path | None, charts: Path | None
+) -> None:
+    """Writes the report and its charts, as far as they were asked for."""
+    if report is None and charts is None:
+        return
+    from detrkit.evaluation.report import evaluation_sections, write_charts, write_report
+
+    pictures = 8 if report is not None else 0
+    sections = evaluation_sections(compared.evaluation, compared.analysis, dataset, compared.entries, pictures=pictures)
+    if charts is not None:
+        write_charts(charts, sections)
+    if report is not None:
+        write_report(report, title, sections)
 
 
 def _stored(checkpoint: Path, compared: _Compared) -> str:

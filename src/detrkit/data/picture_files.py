@@ -207,7 +207,8 @@ def _refuse_missing(missing: Sequence[int], names: Sequence[str], folders: Pictu
     if len(missing) == len(names):
         searched = ", ".join(str(folder) for folder in folders.searched()) or str(folders.start)
         raise DataError(
-            f"{source}: none of its {len(names)} pictures is in {searched}: put them into one of these folders (missing: {shown})."
+            f"{source}: {agreeing(len(names), 'its only picture is not', f'none of its {len(names)} pictures is')} in {searched}: put "
+            f"{agreeing(len(names), 'it', 'them')} into one of these folders (missing: {shown})."
         )
     raise DataError(
         f"{source}: {some_of(len(missing), len(names), 'picture')} {are(len(missing))} missing: {shown}; the others were found in {folders.start}: "

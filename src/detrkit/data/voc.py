@@ -96,14 +96,7 @@ def read_split(
     source: Path, name: str, *, orientation: Orientation = "auto", stretch_16bit: bool = False
 ) -> DetectionDataset:
     """The same, from one of `find_splits`: a list of images or a folder of XML files; options as for `read_coco`."""
-    splits = splits_beside(source)
-    listed: dict[Path, list[ListedImage]] = {}
-    list_notes: list[str] = []
-    for place in splits.values():
-        listed[place], notes = listed_images(place, needed=place == source)
-        list_notes += notes if place == source else []
-    if not listed[source]:
-        raise NoImagesError(f"{source} lists no images: write the names of the split's images into it, one per line.")
+    listed, list_notes = _listed(source)
     files = [image.annotation for images in listed.values() for image in images if image.annotation]
     annotations = _read_annotations(list(dict.fromkeys(files)))
     pictures, images, picture_notes = _images(source, listed[source], annotations)
@@ -126,11 +119,7 @@ def read_split(
         orientation=orientation,
         stretch_16bit=stretch_16bit,
     )
-    assumed = (
-        ["Nothing says which split the pictures are, so all of them are 'train'."] if split_is_assumed(splits) else []
-    )
     read_notes = [
-        *assumed,
         *list_notes,
         *picture_notes,
         *size_notes,
@@ -139,6 +128,25 @@ def read_split(
         *_object_notes(images),
     ]
     return dataclasses.replace(dataset, notes=(*read_notes, *dataset.notes))
+
+
+def _listed(source: Path) -> tuple[dict[Path, list[ListedImage]], list[str]]:
+    """The images of all splits beside a source, by the places of the splits; and notes.
+
+    Raises:
+        NoImagesError: the source itself lists none.
+    """
+    splits = splits_beside(source)
+    notes: list[str] = []
+    if split_is_assumed(splits):
+        notes.append("Nothing says which split the pictures are, so all of them are 'train'.")
+    listed: dict[Path, list[ListedImage]] = {}
+    for place in splits.values():
+        listed[place], more = listed_images(place, needed=place == source)
+        notes += more if place == source else []
+    if not listed[source]:
+        raise NoImagesError(f"{source} lists no images: write the names of the split's images into it, one per line.")
+    return listed, notes
 
 
 def _read_annotations(files: Sequence[Path]) -> dict[Path, Annotation]:

@@ -161,7 +161,7 @@ class _OtherMeaning:
     def refusal(self) -> DataError:
         return DataError(
             f"{self.leaving[0][1]} and others ({some_of(len(self.leaving), self.total, 'box', 'boxes')}) leave their pictures, but would lie inside if "
-            f"their numbers were {self.words}: YOLO's are the centre, width and height; export the labels again, or clip the boxes if they do "
+            f"the numbers were {self.words}: YOLO's are the centre, width and height; export the labels again, or clip the boxes if they do "
             "reach beyond their pictures."
         )
 

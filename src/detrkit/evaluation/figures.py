@@ -12,6 +12,7 @@ from detrkit.coco_limits import AREA_WORDS, MAX_DETECTIONS
 from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError
 from detrkit.notebooks import paragraph, shown, table
+from detrkit.terminal import add_numbers, add_texts, narrow_table
 
 
 class _Meanings(dict[str, str]):
@@ -138,10 +139,10 @@ class Evaluation:
         Args:
             classes: whether to show the classes.
         """
-        figures = Table(title=self.name, caption=self.basis(), title_justify="left", caption_justify="left")
+        figures = narrow_table(self.name, self.basis())
         figures.add_column("figure", no_wrap=True)
         figures.add_column("value", justify="right")
-        figures.add_column("meaning")
+        add_texts(figures, "meaning")
         for name, value in self.figures.items():
             figures.add_row(name, shown_value(name, value), MEANINGS[name])
         parts: list[Table | str] = [figures]
@@ -167,9 +168,9 @@ class Evaluation:
         return shown(self.name, *parts, *(paragraph(f"Note: {note}") for note in self.notes))
 
     def _class_table(self) -> Table:
-        table = Table("class", title="classes", title_justify="left")
-        for column in ("objects", "AP", "AP50"):
-            table.add_column(column, justify="right")
+        table = narrow_table("classes")
+        add_texts(table, "class")
+        add_numbers(table, "objects", "AP", "AP50")
         for entry in self.classes:
             shown = ("–" if value is None else f"{value:.3f}" for value in (entry.ap, entry.ap50))
             table.add_row(entry.name, str(entry.objects), *shown)

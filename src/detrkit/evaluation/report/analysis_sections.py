@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.wording import agreeing, are, counted, some_of
 from detrkit.evaluation.analysis import Analysis
-from detrkit.evaluation.errors import KINDS
+from detrkit.evaluation.errors import KINDS, ErrorCounts
 from detrkit.evaluation.groups import Group
 from detrkit.evaluation.report.analysis_charts import (
     MAX_COUNTED,
@@ -174,6 +174,13 @@ def error_section(analysis: Analysis) -> Section:
         rows,
         "Errors by kind; the cost is what AP50 would gain if all errors of this kind, and nothing else, were mended.",
     )
+    ranked = sorted(KINDS, key=lambda kind: (-errors.costs.get(kind, 0.0), -errors.counts[kind]))
+    advice = Points(tuple((f"{KIND_NAMES[kind]}:", REMEDIES[kind]) for kind in ranked if errors.counts[kind]))
+    return Section("Errors", (text, table, *_error_charts(errors), "What to do, costliest first:", advice))
+
+
+def _error_charts(errors: ErrorCounts) -> list[Chart]:
+    """How many errors of each kind there are, and what they cost."""
     bars = [(KIND_NAMES[kind], float(errors.counts[kind]), str(errors.counts[kind])) for kind in KINDS]
     words = "Errors by kind: " + ", ".join(f"{name.lower()} {text}" for name, _, text in bars) + "."
     charts = [Chart("errors", bars_figure(bars, "errors"), words, "How many errors of each kind.")]
@@ -187,9 +194,7 @@ def error_section(analysis: Analysis) -> Section:
         charts.append(
             Chart("error_costs", bars_figure(costs, "AP50", numbers=[1] * len(costs)), words, "What each kind costs.")
         )
-    ranked = sorted(KINDS, key=lambda kind: (-errors.costs.get(kind, 0.0), -errors.counts[kind]))
-    advice = Points(tuple((f"{KIND_NAMES[kind]}:", REMEDIES[kind]) for kind in ranked if errors.counts[kind]))
-    return Section("Errors", (text, table, *charts, "What to do, costliest first:", advice))
+    return charts
 
 
 def _cost(cost: float | None) -> str | Cell:
