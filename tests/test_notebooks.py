@@ -81,7 +81,7 @@ def test_texts_are_escaped_and_nothing_is_loaded(name: str) -> None:
 def test_an_evaluation_shows_figures_and_the_worst_classes_first() -> None:
     page = Page(made_evaluation()._repr_html_())
     assert ["AP", "0.432", "mean AP over IoU 0.50 to 0.95"] in page.rows
-    assert ["AP_large", "no ground truth of this size", "AP, above 96 × 96 pixels"] in page.rows
+    assert ["AP_large", "no ground truth of this size", "AP, from 96 × 96 pixels"] in page.rows
     assert page.rows[-2:] == [["cat", "10", "0.200", "0.300"], ["dog", "20", "0.400", "0.500"]]
     assert page.paragraphs == ["20 images, 30 objects, 800 detections.", "Note: A note & a half."]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 # What Python does by itself with characters that a stream's encoding lacks, where it must not simply fail.
 _FAILING = ("strict", "surrogateescape")
@@ -28,6 +29,35 @@ def terminal(*, stderr: bool = False) -> Console:
     stream = getattr(stream, "rich_proxied_file", stream)  # a progress bar puts a proxy in the stream's place
     file: Any = None if stream is None else _Lossy(stream)
     return Console(file=file, stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def narrow_table(title: str, caption: str | None = None) -> Table:
+    """A table that spends little on lines, so that many columns fit into the 80 characters of a plain terminal or a file."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
+def add_numbers(table: Table, *columns: str) -> None:
+    """Columns of numbers, which are never cut or folded: whatever text is beside them folds."""
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+
+
+def add_texts(table: Table, *columns: str) -> None:
+    """Columns of texts that fold where there is no room, also within long words."""
+    for column in columns:
+        table.add_column(column, overflow="fold")
 
 
 def print_any_character() -> None:

@@ -173,7 +173,7 @@ class TestCategories:
         path = write(tmp_path / "file.pth", hollow("detr-r18-c4", classes=["a", "b"]))
         found = load(path, classes=["cat", Category(7, "dog", 0)]).card.categories
         assert found == (Category(0, "cat", 0), Category(7, "dog", 1))
-        assert complaint(path, classes=["cat"]) == f"{path} has 2 class outputs but 1 classes were given"
+        assert complaint(path, classes=["cat"]) == f"{path} has 2 class outputs but 1 class was given"
 
 
 class TestWhatAFileCannotTell:

@@ -152,9 +152,7 @@ def test_what_is_no_model_or_no_data_set(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "classes", [2, {0: "cat"}, {"cat"}, [0, 1], [], "cat", 0, np.array(["a", "b"])], ids=repr
-)
+@pytest.mark.parametrize("classes", [2, {0: "cat"}, {"cat"}, [0, 1], [], "cat", 0, np.array(["a", "b"])], ids=repr)
 def test_classes_that_are_no_list_of_names(classes: object) -> None:
     with pytest.raises(ConfigurationError) as caught:
         build("detr-compact", classes=classes)  # type: ignore[arg-type]

@@ -341,7 +341,7 @@ def test_evaluate_says_more_than_figures(shared: Path, tmp_path: Path, monkeypat
     shown = detrkit_command("evaluate", results, "--data", truth, "--max-detections", 300, *files, folder=tmp_path)
     assert shown.returncode == 0, shown.stderr
     for words in (
-        "recall, 300 detections per image",
+        "recall, 300 detections of each class",
         "bootstrap over images",
         "duplicate",
         "images with 0 to 3 objects",
@@ -409,7 +409,9 @@ def test_thresholds_are_stored_in_nothing_else(checkpoint: Path, data: Path, tmp
 
 def test_a_number_of_detections_that_counts_nothing(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     sentence = refusal("evaluate", checkpoint, "--data", data, "--max-detections", 0, folder=tmp_path)
-    assert sentence == "detrkit: 0 detections per image count nothing: choose at least 1 (COCO counts 100)."
+    assert (
+        sentence == "detrkit: 0 detections per image count nothing: choose at least 1 (COCO counts 100 of each class)."
+    )
 
 
 @pytest.mark.parametrize(

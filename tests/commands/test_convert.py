@@ -91,7 +91,7 @@ def test_notes_of_reading_and_writing_are_printed(tmp_path: Path) -> None:
     folder = write_yolo_set(tmp_path / "in", {"a": "0 .5 .5 .5 .5\n0 .5 .5 .5 .5\n"})
     code, printed = convert(folder, "--to", "coco", "--output", tmp_path / "out")
     assert code == 0
-    assert "Note: 1 lines repeat another line of their file and were left out (the first: " in printed
+    assert "Note: 1 line repeats another line of its file and was left out (the first: " in printed
     content = json.loads((tmp_path / "out/annotations/instances_train.json").read_text())
     assert [entry["bbox"] for entry in content["annotations"]] == [[10, 5, 20, 10]]
 

@@ -150,7 +150,7 @@ class TestIds:
         assert read(contents).annotation_ids.tolist() == [1, 2, 3, 4, 5, 6]
         contents["annotations"][3]["bbox"] = [27, 38, 0, 23]
         assert read(contents).notes == (
-            "1 of 6 boxes have no area and were left out (the first: annotation number 4 of the list of 2.png).",
+            "1 of 6 boxes has no area and was left out (the first: annotation number 4 of the list of 2.png).",
         )
 
     def test_unusable_ids_and_twins_are_counted(self, read: Read) -> None:
@@ -238,7 +238,7 @@ class TestOutlines:
         assert boxes_xywh(dataset)[:2] == [[10, 10, 20, 20], [26, 6, 28, 29]]
         assert len(dataset.labels) == 12
         assert dataset.notes == (
-            "1 of 12 annotations have an outline but no usable box, so their boxes follow from their outlines "
+            "1 of 12 annotations has an outline but no usable box; the box follows from the outline "
             "(the first: annotation 1).",
         )
 

@@ -52,7 +52,7 @@ class TestOrientation:
         assert dataset.sizes.tolist() == [[96, 72]] * 4
         assert dataset.image(0).size == (72, 96)
         assert dataset.notes == (
-            "4 of 4 images have the size of their stored pixels in the annotation file, but boxes of the picture as shown, so their EXIF "
+            "4 of 4 images have the size of the stored pixels in the annotation file, but boxes of the picture as shown, so the EXIF "
             "orientation is applied (the first: images/00000000-IMG_0.jpg).",
         )
         # The objects are where the boxes are: each box has another colour inside than around it.
@@ -71,7 +71,7 @@ class TestOrientation:
         assert dataset.sizes.tolist() == [[72, 96]] * 3
         assert dataset.images.as_stored.tolist() == [True, True, True]  # type: ignore[union-attr]
         assert dataset.notes == (
-            "3 of 3 images are annotated on their stored pixels, so their EXIF orientation is not applied (the first: 1.png).",
+            "3 of 3 images are annotated on the stored pixels, so the EXIF orientation is not applied (the first: 1.png).",
         )
 
     def test_squares_follow_pictures_whose_size_tells(self, tmp_path: Path, read: Read) -> None:
@@ -134,7 +134,7 @@ class TestOrientation:
         contents["images"][0]["width"] = "97"
         contents["images"][1]["height"] = 71
         assert read(contents).notes == (
-            "2 of 3 images are a pixel larger or smaller than the annotation file says, and their own size counts (the first: 1.png is "
+            "2 of 3 images are a pixel larger or smaller than the annotation file says; the picture's own size counts (the first: 1.png is "
             "96 × 72, annotated as 97 × 72).",
         )
         for image in contents["images"]:
@@ -166,8 +166,8 @@ class TestNames:
                 open_dataset(shared / "cases/first_picture_missing", split)
             folder = (shared / "cases/first_picture_missing" / split).resolve()
             assert str(caught.value).endswith(
-                f"instances_{split}.json: 1 of {count} pictures are missing: gone.jpg; the others were found in {folder}: "
-                "put the missing ones there too, or remove their entries."
+                f"instances_{split}.json: 1 of {count} pictures is missing: gone.jpg; the others were found in {folder}: "
+                "put it there too, or remove its entry."
             )
 
     @staticmethod
@@ -230,7 +230,7 @@ class TestNames:
         dataset = self.opened(tmp_path, ["1.png", "2.png", name], ["val/1.png", "val/2.png", f"val/{file}"])
         assert dataset.image(2).getpixel((0, 0)) == (3, 0, 0)
         assert dataset.image_name(2) == name
-        assert dataset.notes[0].startswith("1 of 3 pictures are ")
+        assert dataset.notes[0].startswith("1 of 3 pictures is ")
         assert f"(the first: {name!r} is {file})" in dataset.notes[0]
 
     @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ class TestNames:
     def test_a_query_names_no_other_picture(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(DataError) as caught:
             self.opened(tmp_path, ["1.png", "2.png", name], ["val/1.png", "val/2.png", "val/3.png"])
-        assert f": 1 of 3 pictures are missing: {name}; the others" in str(caught.value)
+        assert f": 1 of 3 pictures is missing: {name}; the others" in str(caught.value)
 
     def test_many_files_of_one_bare_name_are_not_compared_with_every_name(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -262,7 +262,7 @@ class TestNames:
         assert files is not None
         assert files.tolist() == [f"images/c{number}/0001.jpg" for number in range(count)]
         assert notes == [
-            "200 of 200 pictures are not in the folders that their names give, and were found by their bare names (the first: "
+            "200 of 200 pictures are not in the folder that the name gives, and were found by the bare name (the first: "
             "'/mnt/old/c0/0001.jpg' is images/c0/0001.jpg)."
         ]
         assert looks <= 8 * count
@@ -291,7 +291,7 @@ class TestNames:
         dataset = self.opened(tmp_path, names, ["val/cam1/a.png", "val/cam2/a.png", "val/cam2/b.png"])
         assert [dataset.image(index).getpixel((0, 0)) for index in range(3)] == [(1, 0, 0), (2, 0, 0), (3, 0, 0)]
         assert dataset.notes == (
-            "3 of 3 pictures are not in the folders that their names give, and were found by their bare names (the first: "
+            "3 of 3 pictures are not in the folder that the name gives, and were found by the bare name (the first: "
             "'/home/me/cam1/a.png' is cam1/a.png).",
         )
 
@@ -313,21 +313,21 @@ class TestNames:
         dataset = self.opened(tmp_path, ["1.png", "2.png", name], ["val/1.png", "val/2.png", f"val/{file}"])
         assert dataset.image(2).size == (WIDTH, HEIGHT)
         assert dataset.notes == (
-            "1 of 3 pictures are spelled otherwise in the annotation file, in case, ending, accents or signs (the first: "
+            "1 of 3 pictures is spelled otherwise in the annotation file, in case, ending, accents or signs (the first: "
             f"{name!r} is {file}).",
         )
 
     def test_several_files_that_fit_are_named(self, tmp_path: Path) -> None:
         with pytest.raises(
             DataError,
-            match=r": 1 of 3 pictures fit several files: 'A\.jpg' may be a\.jpeg or a\.jpg; write the right ones into the ann",
+            match=r": 1 of 3 pictures fits several files: 'A\.jpg' may be a\.jpeg or a\.jpg; write the right ones into the ann",
         ):
             self.opened(tmp_path, ["1.png", "2.png", "A.jpg"], ["val/1.png", "val/2.png", "val/a.jpg", "val/a.jpeg"])
 
     def test_a_picture_stands_for_one_name_only(self, tmp_path: Path) -> None:
         """Neither a picture that another entry names, nor one that two missing names would fall back to."""
         pictures = ["val/cam1/a.png", "val/b.png"]
-        with pytest.raises(DataError, match=r": 1 of 3 pictures are missing: cam3/a\.png; the others"):
+        with pytest.raises(DataError, match=r": 1 of 3 pictures is missing: cam3/a\.png; the others"):
             self.opened(tmp_path, ["cam1/a.png", "cam3/a.png", "b.png"], pictures)
         with pytest.raises(DataError, match=r": 2 of 3 pictures are missing: x/a\.png, y/a\.png; the others"):
             self.opened(tmp_path, ["x/a.png", "y/a.png", "b.png"], pictures)
@@ -335,14 +335,14 @@ class TestNames:
     def test_pictures_of_other_splits_do_not_stand_in(self, tmp_path: Path) -> None:
         pictures = ["val/1.png", "val/2.png", "train/3.png", "images/train/3.png"]
         with pytest.raises(
-            DataError, match=r": 1 of 3 pictures are missing: 3\.png; the others were found in .*val: put"
+            DataError, match=r": 1 of 3 pictures is missing: 3\.png; the others were found in .*val: put"
         ):
             self.opened(tmp_path, ["1.png", "2.png", "3.png"], pictures)
 
     def test_pictures_in_two_folders(self, tmp_path: Path) -> None:
         dataset = self.opened(tmp_path, ["1.png", "2.png", "3.png"], ["val/1.png", "val/2.png", "images/3.png"])
         assert dataset.image(2).getpixel((0, 0)) == (3, 0, 0)
-        assert dataset.notes[0].startswith("1 of 3 pictures are not in the folders that their names give")
+        assert dataset.notes[0].startswith("1 of 3 pictures is not in the folder that the name gives")
 
     def test_most_of_the_pictures_choose_the_folder(self, tmp_path: Path) -> None:
         dataset = self.opened(

@@ -41,7 +41,7 @@ class TestUnits:
             with pytest.raises(DataError) as caught:
                 open_dataset(shared / "cases/fractions_one_over", split)
             assert str(caught.value).endswith(
-                f"instances_{split}.json: {count} of {count} boxes lie within 0..1, so they are fractions of the image; COCO boxes are left, "
+                f"instances_{split}.json: {count} of {count} boxes lie within 0..1, so boxes are fractions of the image; COCO boxes are left, "
                 "top, width, height in pixels: multiply them by the image's width and height."
             )
 
@@ -50,12 +50,12 @@ class TestUnits:
         boxes[0] = [0.5, 0.5, 40, 30]
         boxes[3][2] = 1.3
         with pytest.raises(
-            DataError, match=r"4 of 6 boxes lie within 0\.\.1, so they are fractions of the image; COCO"
+            DataError, match=r"4 of 6 boxes lie within 0\.\.1, so boxes are fractions of the image; COCO"
         ):
             read(coco(boxes))
         dataset = read(coco(BOXES[:4] + boxes[4:]))
         assert dataset.notes == (
-            "2 of 6 boxes lie within 0..1, the first pixel of their image (the first: annotation 5); if they are fractions of the image, "
+            "2 of 6 boxes lie within 0..1, the first pixel of the image (the first: annotation 5); if these are fractions of the image, "
             "multiply them by its width and height.",
         )
 
@@ -158,7 +158,7 @@ class TestUnits:
             annotation["area"] = box[2] * box[3]
         assert boxes_xywh(read(contents)) == boxes
         with pytest.raises(
-            DataError, match=r": 2 of 2 boxes would leave their image, and nearly all fit as left, top, ri"
+            DataError, match=r": 2 of 2 boxes would leave the image, and nearly all fit as left, top, ri"
         ):
             read(without_areas(contents))
 
@@ -185,12 +185,12 @@ def write_metadata(folder: Path, box: list[float]) -> None:
     [
         (
             [0.1, 0.2, 0.5, 0.5],
-            "1 of 1 boxes lie within 0..1, so they are fractions of the image; boxes are left, top, width, height in pixels: multiply them "
+            "1 of 1 box lies within 0..1, so boxes are fractions of the image; boxes are left, top, width, height in pixels: multiply them "
             "by the image's width and height.",
         ),
         (
             [300, 200, 620, 470],
-            "1 of 1 boxes would leave their image, and nearly all fit as left, top, right, bottom, so the boxes are corners; boxes are left, "
+            "1 of 1 box would leave the image, and nearly all fit as left, top, right, bottom, so the boxes are corners; boxes are left, "
             "top, width, height in pixels: subtract left from right and top from bottom.",
         ),
     ],

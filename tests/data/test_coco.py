@@ -145,7 +145,7 @@ def test_boxes_beyond_the_edge_are_kept_and_noted(contents: Contents, read: Read
     dataset = read(contents)
     assert dataset.boxes_xyxy[2].tolist() == [-3, 5, 7, 45]
     assert dataset.notes == (
-        "1 of 3 boxes extend beyond their image (the first: annotation 102 of b.png); training clips them.",
+        "1 of 3 boxes extends beyond the image (the first: annotation 102 of b.png); training clips it.",
     )
 
 
@@ -191,7 +191,7 @@ def test_orientation_is_not_applied_where_the_annotations_ignore_it(
         assert source.image(position).size == (40, 30)
         assert source.image(position).getpixel((0, 0)) == (255, 0, 0)
     assert dataset.notes == (
-        "1 of 2 images are annotated on their stored pixels, so their EXIF orientation is not applied (the first: a.png).",
+        "1 of 2 images is annotated on the stored pixels, so the EXIF orientation is not applied (the first: a.png).",
     )
 
 
@@ -224,7 +224,7 @@ def change(*path: Any) -> Callable[[Contents], None]:
         (lambda c: c["annotations"].append("x"), r"entry 3 of 'annotations' is 'x', not an object"),
         (
             change("images", 0, "id", None),
-            r": 1 of 2 images have no usable id: 'a\.png' \(None\); give each a whole number or a text\.",
+            r": 1 of 2 images has no usable id: 'a\.png' \(None\); give each a whole number or a text\.",
         ),
         (
             change("images", 1, "id", 12),
@@ -232,41 +232,41 @@ def change(*path: Any) -> Callable[[Contents], None]:
         ),
         (
             change("images", 0, "file_name", None),
-            r": 1 of 2 images have no 'file_name': image 12 \(None\); give each one\.",
+            r": 1 of 2 images has no 'file_name': image 12 \(None\); give each one\.",
         ),
         (
             change("images", 0, "width", 45),
-            r": the sizes of 1 of 2 images differ from their files: 'a\.png' is annotated as 45 × 30 pixels, but the file has 40 × 30; use the",
+            r": the size of 1 of 2 images differs from its file: 'a\.png' is annotated as 45 × 30 pixels, but the file has 40 × 30; use the",
         ),
         (
             change("categories", 1, "id", 5),
             r": 1 category id occurs more than once: 5 \('x', 'y'\); give every category",
         ),
-        (change("categories", 1, "id", 0.5), r": 1 of 3 categories have no usable id: 'x' \(0\.5\); give each a whole"),
+        (change("categories", 1, "id", 0.5), r": 1 of 3 categories has no usable id: 'x' \(0\.5\); give each a whole"),
         (
             change("categories", 1, "id", True),
-            r": 1 of 3 categories have no usable id: 'x' \(True\); give each a whole",
+            r": 1 of 3 categories has no usable id: 'x' \(True\); give each a whole",
         ),
         (change("categories", 1, "name", "y"), r"categories 0 and 5 are both named 'y'; rename one"),
         (
             change("categories", 1, "name", ["x"]),
-            r": 1 of 3 categories have a name that is no text: category 0 \(\['x'\]\); give each a text\.",
+            r": 1 of 3 categories has a name that is no text: category 0 \(\['x'\]\); give each a text\.",
         ),
         (
             change("annotations", 0, "image_id", 4),
-            r": 1 of 3 annotations belong to an image that the file does not list: annotation 100 \(4\); add the images or",
+            r": 1 of 3 annotations belongs to an image that the file does not list: annotation 100 \(4\); add the images or",
         ),
         (
             change("annotations", 0, "category_id", 7),
-            r": 1 of 3 annotations have a category that the file does not list: annotation 100 \(7\); add the categories",
+            r": 1 of 3 annotations has a category that the file does not list: annotation 100 \(7\); add the categories",
         ),
         (
             change("annotations", 0, "category_id", "z"),
-            r": 1 of 3 annotations have a category that the file does not list: annotation 100 \('z'\); add",
+            r": 1 of 3 annotations has a category that the file does not list: annotation 100 \('z'\); add",
         ),
         (
             change("annotations", 0, "bbox", [1, 2, 3]),
-            r": 1 of 3 annotations have neither a box nor an outline that one follows from: annotation 100 \(\[1, 2, 3\]\); "
+            r": 1 of 3 annotations has neither a box nor an outline that one follows from: annotation 100 \(\[1, 2, 3\]\); "
             r"give each a 'bbox' of four finite numbers: left, top, width, height in pixels\.",
         ),
         (change("annotations", 0, "bbox", None), r"neither a box nor an outline .*: annotation 100 \(None\); give"),
@@ -317,7 +317,7 @@ def test_bad_images_are_found_before_anything_else_starts(tmp_path: Path, conten
     (tmp_path / "b.png").unlink()
     with pytest.raises(
         DataError,
-        match=r": 1 of 2 pictures are missing: b\.png; the others were found in .*: put the missing ones there",
+        match=r": 1 of 2 pictures is missing: b\.png; the others were found in .*: put it there too, or remove its entry",
     ):
         read(contents)
     for name in ("a.png", "b.png"):

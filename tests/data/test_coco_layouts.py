@@ -189,9 +189,7 @@ def test_other_formats_come_before_a_file_that_says_no_split(tmp_path: Path) -> 
 def test_pictures_of_other_splits_do_not_stand_in(tmp_path: Path) -> None:
     lay_out(tmp_path, ["train.json", "val.json"], "images/Train")
     write_pictures(tmp_path / "images/val", PICTURES[:2])
-    with pytest.raises(
-        DataError, match=r": 1 of 3 pictures are missing: 3\.png; the others were found in .*images/val"
-    ):
+    with pytest.raises(DataError, match=r": 1 of 3 pictures is missing: 3\.png; the others were found in .*images/val"):
         open_dataset(tmp_path, "val")
 
 

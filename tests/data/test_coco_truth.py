@@ -18,9 +18,9 @@ from detrkit.evaluation import evaluate_detections
 Read = Callable[..., DetectionDataset]
 OUTLINE = [[26, 6, 54, 6, 54, 35, 26, 35]]  # of the second of BOXES
 NOTE = (
-    "1 of 6 annotations have an outline but no usable box, so their boxes follow from their outlines (the first: annotation 2).",
+    "1 of 6 annotations has an outline but no usable box; the box follows from the outline (the first: annotation 2).",
 )
-DROPPED = ("1 of 6 boxes have no area and were left out (the first: annotation 2 of 1.png).",)
+DROPPED = ("1 of 6 boxes has no area and was left out (the first: annotation 2 of 1.png).",)
 
 
 def with_box(box: object, **extra: object) -> Contents:
@@ -72,19 +72,19 @@ class TestNames:
     @pytest.mark.parametrize(
         ("given", "name", "note"),
         [
-            (5, "5", "1 of 2 categories have a number as name, which is taken as text (the first: category 1 is '5')."),
-            (0, "0", "1 of 2 categories have a number as name, which is taken as text (the first: category 1 is '0')."),
+            (5, "5", "1 of 2 categories has a number as name, which is taken as text (the first: category 1 is '5')."),
+            (0, "0", "1 of 2 categories has a number as name, which is taken as text (the first: category 1 is '0')."),
             (
                 5.0,
                 "5",
-                "1 of 2 categories have a number as name, which is taken as text (the first: category 1 is '5').",
+                "1 of 2 categories has a number as name, which is taken as text (the first: category 1 is '5').",
             ),
             (
                 *(0.5, "0.5"),
-                "1 of 2 categories have a number as name, which is taken as text (the first: category 1 is '0.5').",
+                "1 of 2 categories has a number as name, which is taken as text (the first: category 1 is '0.5').",
             ),
-            (None, "1", "1 of 2 categories have no name, so they are called by their ids (the first: 1)."),
-            (" ", "1", "1 of 2 categories have no name, so they are called by their ids (the first: 1)."),
+            (None, "1", "1 of 2 categories has no name and is called by the id instead (the first: 1)."),
+            (" ", "1", "1 of 2 categories has no name and is called by the id instead (the first: 1)."),
         ],
     )
     def test_numbers_and_nothing(self, read: Read, given: object, name: str, note: str) -> None:
@@ -103,7 +103,7 @@ class TestNames:
             with pytest.raises(DataError) as caught:
                 use(contents)
             assert str(caught.value).endswith(
-                f": 1 of 2 categories have a name that is no text: category 1 ({given!r}); give each a text."
+                f": 1 of 2 categories has a name that is no text: category 1 ({given!r}); give each a text."
             )
 
     def test_a_number_and_its_text_are_the_same_name(self, read: Read) -> None:

@@ -154,7 +154,7 @@ def test_pictures_that_are_not_listed(tmp_path: Path) -> None:
     )
     write_picture(tmp_path / "train/b.png")
     assert open_dataset(tmp_path, "train").notes == (
-        "1 pictures are not in metadata.jsonl and were left out (the first: b.png).",
+        "1 picture is not in metadata.jsonl and was left out (the first: b.png).",
     )
 
 
@@ -244,7 +244,7 @@ def test_null_counts_as_no_objects(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, "train")
     assert dataset.offsets.tolist() == [0, 1, 1, 1, 1, 1]
     assert dataset.notes == (
-        f"3 lines have null for their objects and count as pictures without objects (the first: {tmp_path}/train/metadata.jsonl, line 2).",
+        f"3 lines have null for the objects and count as pictures without objects (the first: {tmp_path}/train/metadata.jsonl, line 2).",
     )
 
 
@@ -270,6 +270,6 @@ def test_boxes_outside_their_picture_are_left_out(tmp_path: Path) -> None:
     assert dataset.boxes_xyxy.tolist() == [[1, 1, 5, 5]]
     assert [category.name for category in dataset.categories] == ["cat", "dog"]
     assert dataset.notes == (
-        "2 of 3 boxes lie wholly outside their image and were left out (the first: annotation 1 of a.png); COCO's own evaluation would count each "
+        "2 of 3 boxes lie wholly outside the image and were left out (the first: annotation 1 of a.png); COCO's own evaluation would count each "
         "as an object that was missed.",
     )

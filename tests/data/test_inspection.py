@@ -13,9 +13,13 @@ from data.yolo_files import write_yolo_set
 from inspected_data import CAT, DOG, GOOD, ONE, found, only, opened, write_split
 from voc_folders import thing, voc_folder
 
-from detrkit.data.inspection import KINDS
+from detrkit.coco_limits import AREAS
+from detrkit.data import read_digits
+from detrkit.data.findings import Note
+from detrkit.data.inspection import KINDS, Split
 from detrkit.data.inspection.boxes import overlapping_pairs
 from detrkit.data.inspection.objects import unusually_few
+from detrkit.data.inspection.reading import reader_notes
 from detrkit.data.inspection.statistics import Quantiles, statistics_of
 from detrkit.errors import DataError
 from detrkit.evaluation import inspect_data
@@ -32,9 +36,7 @@ def test_nothing_is_wrong(tmp_path: Path) -> None:
     assert inspection.exit_code == 0
     assert inspection.round_trips == {"train": 1.0, "val": 1.0}
     assert inspection.lines() == [inspection.verdict()]
-    assert inspection.verdict().startswith(
-        f"{tmp_path}: fine (0 errors, 0 warnings, 0 notes; 20 pictures were decoded, "
-    )
+    assert inspection.verdict().startswith(f"{tmp_path}: fine (0 errors, 0 warnings, 0 notes; 20 pictures looked at, ")
 
 
 def test_the_table_of_all_findings() -> None:
@@ -79,7 +81,7 @@ def test_boxes_outside(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [*GOOD, things, [(DOG, [-9, 20, 30, 30])]])
     off = only(tmp_path, "boxes-off-picture")
     assert off.message.startswith(
-        "2 of 25 boxes lie wholly outside their image and were left out (the first: annotation "
+        "2 of 25 boxes lie wholly outside the image and were left out (the first: annotation "
     )
     assert (off.severity, off.count, off.files) == ("warning", 2, ("train_10.jpg",))
     over = only(tmp_path, "boxes-over-the-edge")
@@ -91,7 +93,7 @@ def test_boxes_outside(tmp_path: Path) -> None:
 def test_boxes_without_area(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [*GOOD, [(CAT, [20, 20, 0, 30]), (CAT, [20, 20, 9, 30])]])
     one = only(tmp_path, "boxes-without-area")
-    assert one.message == ("1 of 22 boxes have no area and were left out (the first: annotation 21 of train_10.jpg).")
+    assert one.message == ("1 of 22 boxes has no area and was left out (the first: annotation 21 of train_10.jpg).")
     assert (one.count, one.files) == (1, ("train_10.jpg",))
     yolo = write_yolo_set(tmp_path / "yolo", {"a": "0 0.5 0.5 0 0.2\n0 0.5 0.5 0.2 0.2\n", "b": "1 0.5 0.5 0.3 0.3\n"})
     assert only(yolo, "boxes-without-area").files == (str(yolo / "labels/train/a.txt"),)
@@ -136,7 +138,7 @@ def test_lines_that_repeat_others(tmp_path: Path) -> None:
     line = "0 0.5 0.5 0.2 0.2\n"
     yolo = write_yolo_set(tmp_path, {"a": line * 2, "b": "1 0.5 0.5 0.3 0.3\n"})
     one = only(yolo, "duplicate-boxes")
-    assert one.message.startswith("1 lines repeat another line of their file and were left out")
+    assert one.message.startswith("1 line repeats another line of its file and was left out")
     assert one.files == (str(yolo / "labels/train/a.txt"),)
 
 
@@ -174,7 +176,7 @@ def test_images_without_objects(tmp_path: Path) -> None:
 
 def test_crowd_regions(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [*GOOD, [(CAT, [5, 5, 90, 90], True)]])
-    assert only(tmp_path, "crowd-regions").message == "1 of 21 annotations is crowd regions (train_10.jpg)."
+    assert only(tmp_path, "crowd-regions").message == "1 of 21 annotations is a crowd region (train_10.jpg)."
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_more_objects_than_a_variant_has_queries(tmp_path: Path) -> None:
     assert "than the 100 queries of DETR" in usual.message
     figures = only(tmp_path, "more-objects-than-detections")
     assert figures.message == (
-        "1 of 12 images has more than 100 objects, up to 101, so not all can be found in COCO's figures (train_10.jpg)."
+        "1 of 12 images has more than 100 objects, up to 101, and detrkit evaluate keeps the 100 best detections of an image (train_10.jpg)."
     )
     assert found(tmp_path, "round-trip") == []
 
@@ -275,7 +277,7 @@ def test_splits_without_a_common_class(tmp_path: Path) -> None:
     ("images", "message"),
     [
         ([[], []], "The split 'train' has no objects in its 2 images."),
-        ([[(CAT, [5, 5, 20, 20], True)]], "The split 'train' has only crowd regions, 1 in 1 images."),
+        ([[(CAT, [5, 5, 20, 20], True)]], "The split 'train' has only crowd regions, 1 in 1 image."),
     ],
 )
 def test_nothing_to_learn(tmp_path: Path, images: list[list[tuple[object, ...]]], message: str) -> None:
@@ -318,7 +320,7 @@ def test_a_split_that_cannot_be_read(tmp_path: Path) -> None:
     error, note = inspection.findings
     assert (error.kind, error.split, note.kind) == ("unreadable", "val", "images-without-objects")
     assert error.files == (str(file),)
-    assert error.message.startswith(f"{file}: 1 of 20 annotations belong to an image that the file does not list: ")
+    assert error.message.startswith(f"{file}: 1 of 20 annotations belongs to an image that the file does not list: ")
     assert "some of it cannot be read (1 error, 0 warnings, 1 note" in inspection.verdict()
 
 
@@ -340,7 +342,7 @@ def test_other_changes_of_the_readers(tmp_path: Path) -> None:
     file.write_text(json.dumps(contents))
     one = only(tmp_path, "changed-in-reading")
     assert one.severity == "note"
-    assert one.message.startswith("1 of 10 pictures are not in the folders that their names give")
+    assert one.message.startswith("1 of 10 pictures is not in the folder that the name gives")
     assert one.files == ("C:\\photos\\train_0.jpg",)
 
 
@@ -409,3 +411,37 @@ def test_the_remedy_for_a_variant_with_patterns(tmp_path: Path) -> None:
 def test_the_remedy_for_a_grid_of_anchors() -> None:
     grid = changed_config(CATALOG["dab-detr-r50"].config, {"centers": "grid", "queries": 289})
     assert fitting_queries(grid, 320) == 324  # 18 by 18
+
+
+def test_notes_of_readers_become_findings_by_their_kinds() -> None:
+    """Whatever their sentences are."""
+    dataset = read_digits("train", images=2, size=64)
+    notes = (
+        *(
+            Note(f"About {kind}.", kind, count=3, files=["a.txt"])
+            for kind in ("no area", "outside", "repeated", "over the edge", "a pixel off")
+        ),
+        "1 box has no area.",
+    )
+    found = reader_notes(Split("train", replace(dataset, notes=notes)))
+    assert [(each.kind, each.message, each.count, each.files) for each in found] == [
+        ("boxes-without-area", "About no area.", 3, ("a.txt",)),
+        ("boxes-off-picture", "About outside.", 3, ("a.txt",)),
+        ("duplicate-boxes", "About repeated.", 3, ("a.txt",)),
+        ("changed-in-reading", "About a pixel off.", 3, ("a.txt",)),
+        ("changed-in-reading", "1 box has no area.", 1, ()),
+    ]
+
+
+def test_sizes_are_a_partition() -> None:
+    """An area of a limit is medium here; COCO's evaluation counts it on both sides."""
+    dataset = read_digits("train", images=1, size=64)
+    areas = np.array([1023.9, 1024.0, 9216.0, 9216.1])
+    boxes = np.tile([0.0, 0.0, 9.0, 9.0], (4, 1))
+    changed = replace(
+        dataset, areas=areas, boxes_xyxy=boxes, labels=np.zeros(4, np.int64), crowd=np.zeros(4, np.bool_),
+        annotation_ids=np.arange(4), offsets=np.array([0, 4]),
+    )  # fmt: skip
+    figures = statistics_of(Split("train", changed))
+    assert (figures.small, figures.medium, figures.large) == (1, 2, 1)
+    assert AREAS == {"small": (0, 1024), "medium": (1024, 9216), "large": (9216, 1e10)}

@@ -48,7 +48,7 @@ def test_difficult_objects_are_crowd_regions(tmp_path: Path) -> None:
     folder = voc_folder(tmp_path, thing("cat", (1, 1, 4, 4)), thing("cat", (5, 1, 8, 4), difficult="1"))
     dataset = read_voc(folder, "train")
     assert dataset.crowd.tolist() == [False, True]
-    assert dataset.notes[0].startswith("1 of 2 objects are marked difficult and were made crowd regions: they are not")
+    assert dataset.notes[0].startswith("1 of 2 objects is marked difficult and was made a crowd region: not")
     (box_cxcywh,) = relative_target(dataset.objects(0), 6, 8).boxes_cxcywh.tolist()
     assert box_cxcywh == pytest.approx([0.25, 1 / 3, 0.5, 2 / 3])
     truth = dataset.to_coco()
@@ -123,7 +123,7 @@ def test_decimal_commas(tmp_path: Path) -> None:
     dataset = read_voc(folder, "train")
     assert dataset.boxes_xyxy.tolist() == [[0, 0, 4, 4], [0.5, 1, 4.25, 5]]
     assert dataset.notes == (
-        "1 of 2 boxes have decimal commas, which were read as decimal points (the first: object 2 of a.xml).",
+        "1 of 2 boxes has decimal commas, which were read as decimal points (the first: object 2 of a.xml).",
     )
 
 
@@ -210,7 +210,7 @@ def test_images_without_objects_and_boxes_beyond_the_edge_are_kept(tmp_path: Pat
     dataset = read_voc(tmp_path, "train")
     assert [len(dataset.objects(index)) for index in range(2)] == [0, 1]
     assert dataset.boxes_xyxy.tolist() == [[4, 1, 20, 6]]
-    assert "1 of 1 boxes extend beyond their image" in dataset.notes[0]
+    assert "1 of 1 box extends beyond the image" in dataset.notes[0]
     (box_cxcywh,) = relative_target(dataset.objects(1), 6, 8).boxes_cxcywh.tolist()
     assert box_cxcywh == pytest.approx([0.75, 3.5 / 6, 0.5, 5 / 6])
 

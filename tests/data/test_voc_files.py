@@ -112,7 +112,7 @@ def test_a_picture_named_otherwise(tmp_path: Path, annotation: str, filename: st
     assert sorted(contents(dataset)) == sorted([("y.jpg", [1]), (picture, [2])])
     assert dataset.notes == (
         ASSUMED,
-        "1 of 2 pictures are not named exactly like their XML file and were found by its filename or in another case (the first: "
+        "1 of 2 pictures is not named exactly like the XML file and was found by its filename or in another case (the first: "
         f"{picture} of {annotation}).",
     )
 

@@ -264,7 +264,7 @@ CASE_NOTES = {
     ),
     "voc_roboflow_flat": (),
     "voc_size_off_by_one": (
-        "2 of 3 images have a size in their XML file that is a pixel off, so the picture's own is used (the first: p1.xml has 95 × 72, the "
+        "2 of 3 images have a size in the XML file that is a pixel off, so the picture's own is used (the first: p1.xml has 95 × 72, the "
         "picture 96 × 72).",
     ),
 }

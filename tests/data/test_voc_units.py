@@ -37,7 +37,7 @@ def test_percentages_of_pictures_that_they_leave(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path, scaled(SHARES, 100, 100), (50, 40))
     assert str(caught.value) == (
-        f"{tmp_path}/Annotations: 6 of 6 boxes would leave their image, and nearly all fit as percentages, {FORM}divide by 100."
+        f"{tmp_path}/Annotations: 6 of 6 boxes would leave the image, and nearly all fit as percentages, {FORM}divide by 100."
     )
 
 
@@ -90,7 +90,7 @@ def test_boxes_outside_their_picture_are_left_out(tmp_path: Path) -> None:
     dataset = read(tmp_path, boxes, (80, 60))
     assert dataset.boxes_xyxy.tolist() == [[0, 0, 20, 20], [79, 0, 90, 20]]
     assert dataset.notes[0] == (
-        "3 of 5 boxes lie wholly outside their image and were left out (the first: annotation 2 of a.png); COCO's own evaluation would count each "
+        "3 of 5 boxes lie wholly outside the image and were left out (the first: annotation 2 of a.png); COCO's own evaluation would count each "
         "as an object that was missed."
     )
 

@@ -188,8 +188,8 @@ def test_boxes_that_yolo_cannot_hold(tmp_path: Path) -> None:
     moved = dataset.boxes_xyxy + np.array([[0], [0], [0], [20]]) * [1, 0, 1, 0]  # readers leave such a box out
     notes = write_yolo(dataclasses.replace(dataset, boxes_xyxy=moved), tmp_path / "out", "train")
     assert notes == [
-        "2 boxes were clipped to their picture, for YOLO's numbers end there (the first: in a.jpg).",
-        "1 boxes lie outside their picture and were left out (the first: in a.jpg).",
+        "2 boxes were clipped to the picture, for YOLO's numbers end there (the first: in a.jpg).",
+        "1 box lies outside the picture and was left out (the first: in a.jpg).",
     ]
     found = open_dataset(tmp_path / "out", "train").boxes_xyxy
     assert found == pytest.approx(np.array([[0, 0, 40, 10], [35, 0, 40, 10], [-2, 0, 8, 10]]), abs=1e-6)
@@ -264,7 +264,7 @@ def test_boxes_on_stored_pixels_are_turned_to_the_picture_as_shown(
     dataset = dataclasses.replace(dataset, images=stored)
     notes = write(dataset, tmp_path / "out", "train")
     assert notes == [
-        "1 pictures were annotated on their stored pixels; their boxes were turned to the pictures as EXIF orientation shows them "
+        "1 picture was annotated on the stored pixels; boxes were turned to the picture as EXIF orientation shows it "
         "(the first: a.jpg).",
     ]
     found = open_dataset(tmp_path / "out", "train")
@@ -290,7 +290,7 @@ def test_yolo_boxes_that_repeat_are_written_once(tmp_path: Path) -> None:
     boxes = [[1.0, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7, 8], [1, 2, 3, 4], [1 + 1e-10, 2, 3, 4]]
     notes = write_yolo(write_truth(tmp_path / "in", boxes), tmp_path / "out", "train")
     assert notes == [
-        "3 boxes repeat another of their class in the same picture and were written once, for YOLO's readers leave repeated lines out "
+        "3 boxes repeat another of the same class in the same picture and were written once, for YOLO's readers leave repeated lines out "
         "(the first: in a.jpg)."
     ]
     dataset = open_dataset(tmp_path / "out", "train")

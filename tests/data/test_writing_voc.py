@@ -120,7 +120,7 @@ def test_images_without_objects(tmp_path: Path) -> None:
     notes = write_voc(dataset, tmp_path / "out", "train")
     assert by_picture(open_dataset(tmp_path / "out", "train")) == {"a.png": [], "b.png": [("cat", [1, 1, 3, 3], False)]}
     assert notes == (
-        "1 of 2 classes have no objects here, and Pascal VOC has no list of classes; unless another split has objects of them, they are lost: "
+        "1 of 2 classes has no objects here, and Pascal VOC has no list of classes; without objects in another split they are lost: "
         "dog.",
     )
 
@@ -155,7 +155,7 @@ def test_names_become_safe_and_unique(tmp_path: Path) -> None:
     for index in range(len(names)):
         assert copy.image(index).getpixel((0, 0)) == (10 * index + 5, 0, 0)
         assert copy.objects(index).boxes_xyxy.tolist() == [[1, 1, 4 + index, 5]]
-    assert [note.split(" (")[0] for note in copy.notes] == ["4 of 10 boxes extend beyond their image"]
+    assert [note.split(" (")[0] for note in copy.notes] == ["4 of 10 boxes extend beyond the image"]
 
 
 def test_names_that_would_leave_the_folder(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_key_points_are_left_out_where_the_yaml_file_says_how_many(tmp_path: Pat
     dataset = read_line(tmp_path, f"{line}\n0 0.5 0.5 0.5 0.5", "names: [cat, dog]\nkpt_shape: [2, 3]")
     assert dataset.boxes_xyxy.tolist() == [[15, 5, 25, 15], [10, 5, 30, 15]]
     assert dataset.notes == (
-        f"1 lines have key points, which were left out (the first: {tmp_path}/labels/train/a.txt, line 1).",
+        f"1 line has key points, which were left out (the first: {tmp_path}/labels/train/a.txt, line 1).",
     )
     with pytest.raises(
         DataError, match=r"a\.txt, line 1 has 9 numbers: with this kpt_shape a line has 11, or 5 without"
@@ -134,8 +134,8 @@ def test_repeated_lines_and_empty_boxes_are_left_out_with_a_note(tmp_path: Path)
     assert dataset.labels.tolist() == [1, 0]
     where = f"{tmp_path}/labels/train/a.txt, line"
     assert dataset.notes == (
-        f"1 lines have numbers that leave 0..1 by no more than a hundredth; they were clipped (the first: {where} 5).",
-        f"1 lines repeat another line of their file and were left out (the first: {where} 2).",
+        f"1 line has numbers that leave 0..1 by no more than a hundredth; they were clipped (the first: {where} 5).",
+        f"1 line repeats another line of its file and was left out (the first: {where} 2).",
         f"2 boxes have no area and were left out (the first: {where} 4).",
     )
 
@@ -200,14 +200,14 @@ def test_percent_is_told_from_pixels(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_boxes_with_another_meaning_are_named(tmp_path: Path, line: str, meaning: str) -> None:
     lines = [line.format(digit) for digit in (21, 22, 33, 44, 45)]
-    with pytest.raises(DataError, match=rf"leave their pictures, but would lie inside if their numbers were {meaning}"):
+    with pytest.raises(DataError, match=rf"leave their pictures, but would lie inside if the numbers were {meaning}"):
         read_line(tmp_path, "\n".join(lines))
 
 
 def test_boxes_beyond_the_edge_stay_as_annotated(tmp_path: Path) -> None:
     dataset = read_line(tmp_path, "0 0.1 0.5 0.5 0.5\n")
     assert dataset.boxes_xyxy.tolist() == [[pytest.approx(-6), 5, pytest.approx(14), 15]]
-    assert "1 of 1 boxes extend beyond their image" in dataset.notes[0]
+    assert "1 of 1 box extends beyond the image" in dataset.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ class TestDarknet:
         assert (val.boxes_xyxy.tolist(), val.labels.tolist()) == ([[16, 6, 24, 14]], [0])
         assert val.notes == (
             f"obj.data: 'valid' is 'data/valid.txt', which does not exist here; {darknet}/valid.txt was read.",
-            "1 pictures in valid.txt are not where it says and were found beside it (the first: data/obj_valid_data/valid.png).",
+            "1 picture in valid.txt is not where it says and was found beside it (the first: data/obj_valid_data/valid.png).",
         )
 
     def test_below_data_and_where_it_says(self, darknet: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_labels_are_found(tmp_path: Path, picture: str, label: str) -> None:
     spelled_alike = Path(picture).stem == Path(label).stem
     name = Path(label).name
     assert notes == (
-        () if spelled_alike else (f"1 label files differ from their pictures in case or accents (the first: {name}).",)
+        () if spelled_alike else (f"1 label file differs from its picture in case or accents (the first: {name}).",)
     )
 
 
@@ -194,8 +194,8 @@ def test_lists_of_pictures(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, "train")
     assert [dataset.image(index).getpixel((0, 0))[0] for index in range(4)] == [0, 1, 2, 3]
     assert dataset.notes == (
-        "1 pictures in {train}.txt are not where it says and were found beside it (the first: /mnt/other/images/0.png).",
-        "1 pictures are more than once in {train}.txt and were read once (the first: 1.png, line 5).",
+        "1 picture in {train}.txt is not where it says and was found beside it (the first: /mnt/other/images/0.png).",
+        "1 line of {train}.txt lists a picture again, which was read once (the first: 1.png, line 5).",
     )
     write_text(tmp_path / "lists/{train}.txt", "images/1.png\nimages/7.png\nimages/8.png\n")
     message = r"\{train\}\.txt, line 2 lists images/7\.png, which exists below none of .*lists, .*: correct the list, or put the picture "
@@ -220,7 +220,7 @@ def test_pictures_without_labels_and_labels_without_pictures(tmp_path: Path) -> 
     assert dataset.offsets.tolist() == [0, 0, 0, 0]
     assert dataset.notes == (
         "2 of 3 pictures have no label file and count as pictures without objects (the first: c.png).",
-        f"1 label files have no picture and were left out (the first: {tmp_path}/labels/train/a.txt).",
+        f"1 label file has no picture and was left out (the first: {tmp_path}/labels/train/a.txt).",
     )
 
 

@@ -34,7 +34,7 @@ def test_few_boxes_are_enough_where_most_leave_their_picture_by_far(
     with pytest.raises(DataError) as caught:
         read_lines(tmp_path, *lines)
     assert str(caught.value) == (
-        f"{tmp_path}/labels/train/a.txt, line 1 and others ({count}) leave their pictures, but would lie inside if their numbers were {meaning}: "
+        f"{tmp_path}/labels/train/a.txt, line 1 and others ({count}) leave their pictures, but would lie inside if the numbers were {meaning}: "
         "YOLO's are the centre, width and height; export the labels again, or clip the boxes if they do reach beyond their pictures."
     )
 
@@ -42,11 +42,11 @@ def test_few_boxes_are_enough_where_most_leave_their_picture_by_far(
 @pytest.mark.parametrize(
     ("lines", "count", "first", "meaning"),
     [
-        (("0 .6 .6 .9 .9",), "1 of 1 boxes", 1, CORNERS),
+        (("0 .6 .6 .9 .9",), "1 of 1 box", 1, CORNERS),
         (("0 .5 .5 .8 .9", "0 .5 .5 .9 .9", "0 .6 .6 .9 .9"), "1 of 3 boxes", 3, CORNERS),
         (("0 .5 .49 .9 1", "0 .49 .49 1 1"), "", 0, ""),  # by rounding
         (("0 .5 .48 .9 1", "0 .48 .5 1 .9"), "2 of 2 boxes", 1, CORNERS),  # by less than a twentieth
-        (("0 .1 .5 .5 .5",), "1 of 1 boxes", 1, SIZES),
+        (("0 .1 .5 .5 .5",), "1 of 1 box", 1, SIZES),
         # Of many boxes, too, if they are fewer than half.
         ((*(f"0 .5 .5 .8 .{digit}1" for digit in range(6, 9)), *(f"0 .6 .6 .{digit}5 .9" for digit in (7, 8))), "2 of 5 boxes", 4, CORNERS),
     ],
@@ -54,11 +54,12 @@ def test_few_boxes_are_enough_where_most_leave_their_picture_by_far(
 def test_thin_evidence_is_said(tmp_path: Path, lines: tuple[str, ...], count: str, first: int, meaning: str) -> None:
     dataset = read_lines(tmp_path, *lines)
     assert len(dataset.labels) == len(lines)
-    doubts = [note for note in dataset.notes if "leave their pictures" in note]
+    doubts = [note for note in dataset.notes if "would lie inside if" in note]
+    verb = "leaves its picture" if count.startswith("1 ") else "leave their pictures"
     assert doubts == (
         [
-            f"{count} leave their pictures, but would lie inside if their numbers were {meaning} (the first: {tmp_path}/labels/train/a.txt, line "
-            f"{first}); that may be chance, so they were read as YOLO's centre, width and height."
+            f"{count} {verb}, but would lie inside if the numbers were {meaning} (the first: {tmp_path}/labels/train/a.txt, line "
+            f"{first}); that may be chance, so all were read as YOLO's centre, width and height."
         ]
         if meaning
         else []
@@ -68,7 +69,7 @@ def test_thin_evidence_is_said(tmp_path: Path, lines: tuple[str, ...], count: st
 def test_boxes_that_fit_no_other_meaning_are_only_beyond_the_edge(tmp_path: Path) -> None:
     dataset = read_lines(tmp_path, "0 .9 .5 .4 .2", "0 .5 .9 .2 .4", "0 .05 .95 .3 .3")
     assert dataset.notes == (
-        "3 of 3 boxes extend beyond their image (the first: annotation 1 of a.png); training clips them.",
+        "3 of 3 boxes extend beyond the image (the first: annotation 1 of a.png); training clips them.",
     )
 
 

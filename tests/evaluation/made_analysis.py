@@ -77,9 +77,9 @@ def made_analysis(
         ),
         errors=ErrorCounts(numbers, costs, 12, 27, 2, 30, 11, 4 / 27),
         sizes=(
-            Group("small", "below 32 × 32 pixels", 10, 12, 0.1, 0.2),
+            Group("small", "up to 32 × 32 pixels", 10, 12, 0.1, 0.2),
             Group("medium", "32 × 32 to 96 × 96 pixels", 15, 18, 0.5, 0.7),
-            Group("large", "above 96 × 96 pixels", 0, 0, None, None),
+            Group("large", "from 96 × 96 pixels", 0, 0, None, None),
         ),
         crowdedness=(
             Group("1 object", "images with 1 object", 10, 10, 0.6, 0.8),

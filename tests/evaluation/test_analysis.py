@@ -69,7 +69,10 @@ def test_a_class_list_without_images_of_it_keeps_its_place() -> None:
     [
         ({"resamples": 0}, "0 resamples give no interval: choose at least 1, or better 1000."),
         ({"confidence": 1.0}, "The confidence 1.0 is not between 0 and 1: choose one such as 0.95."),
-        ({"max_detections": 0}, "0 detections per image count nothing: choose at least 1 (COCO counts 100)."),
+        (
+            {"max_detections": 0},
+            "0 detections per image count nothing: choose at least 1 (COCO counts 100 of each class).",
+        ),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, float], message: str) -> None:

@@ -14,7 +14,7 @@ from detrkit.errors import DataError
 from detrkit.evaluation import evaluate_detections
 
 OUTSIDE = (
-    "2 of 6 boxes lie wholly outside their image and were left out (the first: annotation 1 of 1.png); COCO's own evaluation would count each "
+    "2 of 6 boxes lie wholly outside the image and were left out (the first: annotation 1 of 1.png); COCO's own evaluation would count each "
     "as an object that was missed."
 )
 
@@ -92,7 +92,7 @@ def test_pictures_that_may_be_turned_are_looked_at(tmp_path: Path, orientation: 
     unknown = evaluate_detections(contents, results)
     assert unknown.objects == 6
     assert unknown.notes == (
-        "1 of 6 boxes lie outside the size that the file states for their image, but inside it if the picture is turned by its EXIF orientation "
+        "1 of 6 boxes lies outside the size that the file states for the image, but inside it if the picture is turned by its EXIF orientation "
         "(the first: annotation 1 of 1.png); the picture was not found, so they count.",
     )
 
@@ -105,7 +105,7 @@ def test_most_of_many_boxes_are_no_strays(tmp_path: Path) -> None:
     ]
     file = write(tmp_path, contents)
     sentence = (
-        "11 of 20 boxes lie wholly outside their image (the first: annotation 1 of 1.png), so they belong to other pictures or are not in "
+        "11 of 20 boxes lie wholly outside the image (the first: annotation 1 of 1.png), so they belong to other pictures or are not in "
         "pixels: use the pictures that were annotated, or export the boxes again."
     )
     for read in (lambda: read_coco(file, tmp_path), lambda: evaluate_detections(file, [])):

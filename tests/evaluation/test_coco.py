@@ -145,7 +145,7 @@ def test_more_detections_count_if_asked_for() -> None:
     evaluation = evaluate_detections(small_truth(), [*wrong, result(score=0.1)], max_detections=101)
     assert evaluation.figures["AR101"] == pytest.approx(0.25)  # one of two cats, none of one dog
     assert "AR100" not in evaluation.figures
-    assert MEANINGS["AR101"] == "recall, 101 detections per image"
+    assert MEANINGS["AR101"] == "recall, 101 detections of each class"
 
 
 def test_figures_with_few_detections_are_those_of_pycocotools(shared: Path) -> None:
@@ -169,7 +169,10 @@ def test_figures_with_few_detections_are_those_of_pycocotools(shared: Path) -> N
 def test_a_number_of_detections_that_counts_nothing_is_refused(number: int) -> None:
     with pytest.raises(ConfigurationError) as caught:
         evaluate_detections(small_truth(), [], max_detections=number)
-    assert str(caught.value) == f"{number} detections per image count nothing: choose at least 1 (COCO counts 100)."
+    assert (
+        str(caught.value)
+        == f"{number} detections per image count nothing: choose at least 1 (COCO counts 100 of each class)."
+    )
 
 
 def damaged(**changes: Any) -> dict[str, Any]:
@@ -262,13 +265,13 @@ def test_annotations_in_place_of_results_and_the_reverse(tmp_path: Path) -> None
         (
             "images",
             [{"id": None}],
-            "1 of 1 images have no usable id: entry 0 (None); give each a whole number or a text",
+            "1 of 1 image has no usable id: entry 0 (None); give each a whole number or a text",
         ),
         ("categories", ["cat"], "entry 0 of 'categories' is 'cat', not an object"),
         (
             "annotations",
             [{"image_id": 1, "category_id": 5}],
-            "1 of 1 annotations have neither a box nor an outline that one follows from: annotation number 1 of the list (None)",
+            "1 of 1 annotation has neither a box nor an outline that one follows from: annotation number 1 of the list (None)",
         ),
     ],
 )

@@ -29,7 +29,7 @@ def test_a_size_without_objects_has_no_figure_and_a_note() -> None:
     large = analysis.sizes[2]
     assert (large.name, large.images, large.objects, large.ap, large.ap50) == ("large", 0, 0, None, None)
     assert (
-        "There are no large objects (above 96 × 96 pixels) in the ground truth, so there is no AP of this size."
+        "There are no large objects (from 96 × 96 pixels) in the ground truth, so there is no AP of this size."
         in analysis.notes
     )
     empty = analyze(small_truth() | {"annotations": []}, [result()], resamples=1)

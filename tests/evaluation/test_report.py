@@ -88,7 +88,7 @@ def test_an_evaluation_with_its_analysis(tmp_path: Path) -> None:
     assert "<cat>" not in text
     for row in (
         ["AP", "0.432", "0.400 to 0.470", "mean AP over IoU 0.50 to 0.95"],
-        ["AP_large", "no ground truth of this size", "–", "AP, above 96 × 96 pixels"],
+        ["AP_large", "no ground truth of this size", "–", "AP, from 96 × 96 pixels"],
         ["<cat>", "10", "0.200", "0.300", "0.100 to 0.300", "0.750", "0.600", "0.667", "0.300 *"],
         ["dog", "20", "0.400", "0.500", "0.300 to 0.500", "0.750", "0.600", "0.667", "0.300"],
         ["<cat>", "dog", "3", "30.0%"],
@@ -98,15 +98,15 @@ def test_an_evaluation_with_its_analysis(tmp_path: Path) -> None:
             "0.170",
             "objects that no detection stands for, not even of the wrong class or in the wrong place",
         ],
-        ["small", "10", "12", "0.100", "0.200", "below 32 × 32 pixels"],
-        ["large", "0", "0", "no ground truth of this size", "–", "above 96 × 96 pixels"],
+        ["small", "10", "12", "0.100", "0.200", "up to 32 × 32 pixels"],
+        ["large", "0", "0", "no ground truth of this size", "–", "from 96 × 96 pixels"],
         ["2 to 3 objects", "10", "20", "0.300", "0.400", "images with 2 to 3 objects"],
         ["<one>.png", "6", "4", "1", "1", "1", "1", "1", "1", "1"],
         ["2", "1", "2", "1", "0", "0", "0", "0", "0", "1"],
     ):
         assert row in page.rows
     for sentence in (
-        "1 of 3 classes have no objects here, so no figures.",
+        "1 of 3 classes has no objects here, so no figures.",
         "95% interval 0.400 to 0.470",
         "&lt;cat&gt; (AP 0.200, 10 objects), dog (AP 0.400, 20 objects).",
         "missed (7 of 22 errors): objects that no detection stands for",
@@ -232,9 +232,27 @@ def test_photos_that_fit_at_no_size_are_left_out_and_that_is_said(
     text, page = written(tmp_path, Section("Noise", many))
     left = page.tags.count("img")
     assert 0 < left < 5
-    assert f"{5 - left} of the pictures were left out, so that this file stays below five megabytes." in text
+    assert f"{5 - left} of the pictures {'was' if left == 4 else 'were'} left out to keep this file small." in text
     assert "the caption of noise 0" in text
     assert "the caption of noise 4" not in text
+
+
+def test_the_finished_file_decides_how_many_photos_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tuple((f"a class with a long name {number}", "0.5") for number in range(2000))
+    table = Table(("class", "AP"), rows)
+    bare, _ = written(tmp_path, Section("Classes", (table,)))
+    one, _ = written(tmp_path, Section("Classes", (table, photo("noise", noise(300, 300)))))
+    size, each = len(bare.encode()), len(one.encode()) - len(bare.encode())
+    many = tuple(photo(f"noise {number}", noise(300, 300)) for number in range(4))
+    monkeypatch.setattr(page_module, "LARGEST_FILE", size + 2 * each + each // 2)
+    text, page = written(tmp_path, Section("Classes", (table, *many)))
+    assert len(text.encode()) <= page_module.LARGEST_FILE
+    assert page.tags.count("img") == 4  # smaller ones: as they would be, they would not fit
+    monkeypatch.setattr(page_module, "LARGEST_FILE", size // 2)
+    text, page = written(tmp_path, Section("Classes", (table, *many)))
+    assert page.tags.count("img") == 0
+    assert "4 of the pictures were left out to keep this file small." in text
+    assert "a class with a long name 1999" in text
 
 
 def test_charts_and_photos_as_files(tmp_path: Path) -> None:

@@ -196,3 +196,12 @@ def test_svg_takes_colours_and_typeface_of_the_page() -> None:
     assert "http" not in svg
     assert svg == svg_of(class_figure(made_evaluation(("a $x$ <b>", "狗", "cow"))), "classes", 'AP of "a" & <b>')
     assert 'aria-label="1\\2"' in svg_of(chart(), "empty", "1\\2")
+
+
+def test_names_that_begin_with_an_underscore_are_in_legends() -> None:
+    figure = precision_recall_figure(made_evaluation(["_cat", "dog", "none"]))
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    shown = [text.get_text().strip() for text in legend.get_texts()]
+    assert shown == ["_cat", "dog", "mean of the classes"]
+    assert plain("_cat") == "\N{NO-BREAK SPACE}_cat"

@@ -107,7 +107,7 @@ def test_drawings_of_an_earlier_run_are_left_out_of_a_search(photos: Path, tmp_p
     kept, notes = without_results(found, photos / "deeper", searched=True)
     assert names(kept) == ["odd[1].jpg", "p1.png", "p2.JPG", "p10.jpg"]
     assert notes == [
-        f"1 of 5 images lie in {photos / 'deeper'}, the folder for the results, and were left out (the first: photos/deeper/p3.jpg); "
+        f"1 of 5 images lies in {photos / 'deeper'}, the folder for the results, and was left out (the first: photos/deeper/p3.jpg); "
         "another --output includes them."
     ]
     assert without_results(found, tmp_path, searched=True) == (found, [])

@@ -18,7 +18,7 @@ from rich.console import Console
 from detrkit.data import read_digits
 from detrkit.data.inspection import finding
 from detrkit.errors import DataError
-from detrkit.training.ground_truth import check_something_to_learn, open_splits
+from detrkit.training.ground_truth import check_something_to_learn, open_run_data
 from detrkit.training.training_options import TrainingOptions
 
 
@@ -38,7 +38,8 @@ def opened(data: Path, **options: Any) -> tuple[bool, list[str]]:
     """Whether there is validation, and the notes on the console."""
     text = io.StringIO()
     given = TrainingOptions(variant="detr-compact", data=str(data), **options)
-    training, validation = open_splits(given, Console(file=text, width=2000))
+    data_of_run = open_run_data(given, Console(file=text, width=2000))
+    training, validation = data_of_run.training, data_of_run.validation
     assert len(training) == 12
     return validation is not None, [line for line in text.getvalue().splitlines() if line.startswith("Note")]
 
@@ -125,11 +126,12 @@ def test_an_empty_valid_folder_of_roboflow(data: Path) -> None:
 
 def test_options_reach_the_data(data: Path) -> None:
     given = TrainingOptions(variant="detr-compact", data=str(data), orientation="stored", stretch_16bit=True)
-    training, validation = open_splits(given, Console(file=io.StringIO()))
+    data_of_run = open_run_data(given, Console(file=io.StringIO()))
+    training, validation = data_of_run.training, data_of_run.validation
     assert validation is not None
     assert [dataset.images.stretch_16bit for dataset in (training, validation)] == [True, True]  # type: ignore[union-attr]
     with pytest.raises(DataError, match="There is no orientation 'up'"):
-        open_splits(dataclasses.replace(given, orientation="up"), Console(file=io.StringIO()))  # type: ignore[arg-type]
+        open_run_data(dataclasses.replace(given, orientation="up"), Console(file=io.StringIO()))  # type: ignore[arg-type]
 
 
 def test_a_split_that_was_asked_for_must_exist(data: Path) -> None:
@@ -181,7 +183,7 @@ def warned(folder: Path, **options: Any) -> list[str]:
     """What a run says about its data besides what the data are."""
     text = io.StringIO()
     given = TrainingOptions(variant="detr-compact", data=str(folder), **options)
-    open_splits(given, Console(file=text, width=2000))
+    open_run_data(given, Console(file=text, width=2000))
     return [line for line in text.getvalue().splitlines() if not line.startswith(f"{folder.name} ")]
 
 
@@ -223,3 +225,15 @@ def test_errors_of_the_inspection_end_a_run(tmp_path: Path, monkeypatch: pytest.
     assert str(problem.value) == (
         f"{tmp_path}: 1 of 10 pictures cannot be decoded. Copy the pictures again from their source, or remove them and their entries."
     )
+
+
+def test_what_was_found_is_kept_for_the_report(tmp_path: Path) -> None:
+    """With the queries that the model has, and one look at a split that is also the validation split."""
+    many = [(CAT, [9 * number, 10, 8, 40]) for number in range(17)]
+    write_split(tmp_path, "train", [*GOOD, many])
+    given = TrainingOptions(variant="detr-compact", data=str(tmp_path), val_split="train")
+    found = open_run_data(given, Console(file=io.StringIO())).findings
+    assert [(each.kind, each.split) for each in found if "queries" in each.message] == [
+        ("more-objects-than-queries", "train")
+    ]
+    assert [each.severity for each in found] == sorted((each.severity for each in found), key=["warning", "note"].index)

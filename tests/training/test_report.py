@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from detrkit.data import read_digits
+from detrkit.data.inspection import Split
 from detrkit.evaluation.report import Block, Cell, Chart, Folded, Points, Section, Table, Tiles, write_report
 from detrkit.training import TrainingOptions
+from detrkit.training.ground_truth import data_findings
 from detrkit.training.options import resolve
 from detrkit.training.report import (
-    changed_options,
-    data_findings,
     data_section,
+    departures_from_recipe,
     settings_section,
     training_section,
     training_sections,
@@ -82,10 +83,10 @@ def test_curves_and_all_numbers() -> None:
 
 
 def test_what_differs_from_the_recipe_is_named() -> None:
-    assert changed_options(options()) == []
+    assert departures_from_recipe(options()) == []
     changed = options(lr=3e-4, batch_size=2, crop=False, seed=7, settings={"queries": 9, "dropout": 0.2})
     recipe = options()
-    assert changed_options(changed) == [
+    assert departures_from_recipe(changed) == [
         ("--batch-size", "2", str(recipe.batch_size)),
         ("--lr", "0.0003", f"{recipe.lr:g}"),
         ("--crop", "no", "yes"),
@@ -96,8 +97,8 @@ def test_what_differs_from_the_recipe_is_named() -> None:
 
 
 def test_pieces_are_named_only_where_they_were_asked_for() -> None:
-    assert "--accumulate" not in [name for name, _, _ in changed_options(options(batch_size=64))]
-    assert ("--accumulate", "2", "1") in changed_options(options(batch_size=4, accumulate=2))
+    assert "--accumulate" not in [name for name, _, _ in departures_from_recipe(options(batch_size=64))]
+    assert ("--accumulate", "2", "1") in departures_from_recipe(options(batch_size=4, accumulate=2))
 
 
 def test_settings_show_everything_folded() -> None:
@@ -163,16 +164,11 @@ def test_findings_about_the_data_of_a_run() -> None:
     training, validation = read_digits("train", images=4, size=64), read_digits("val", images=2, size=64)
     empty = replace(training.categories[0], id=99, name="eleven", index=10)
     training = replace(training, categories=(*training.categories, empty))
-    found = data_findings(options(settings={"queries": 1}), training, validation)
+    splits = [Split("train", training, for_training=True), Split("val", validation)]
+    found = data_findings(options(settings={"queries": 1}), splits)
     severities = [each.severity for each in found]
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
     assert any("eleven" in each.message for each in found)
     assert any("queries" in each.message or "queries" in each.remedy for each in found)
     points = only(data_section(training, validation, found), Points)
     assert any(word.endswith(" (train):") for word, _ in points.points)
-
-
-def test_a_split_that_is_also_the_validation_split_is_looked_at_once() -> None:
-    training = read_digits("train", images=4, size=64)
-    found = data_findings(options(settings={"queries": 1}, val_split="train"), training, training)
-    assert {each.split for each in found} == {"train"}

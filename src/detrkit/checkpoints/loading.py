@@ -245,7 +245,9 @@ def _categories(file: WeightFile, outputs: int, given: tuple[Category, ...] | No
     """What the outputs stand for: as given, as a Hugging Face file says, as in COCO, or just numbered."""
     if given is not None:
         if len(given) != outputs:
-            raise CheckpointError(f"{file.path} has {outputs} class outputs but {len(given)} classes were given")
+            raise CheckpointError(
+                f"{file.path} has {outputs} class outputs but {len(given)} {'class was' if len(given) == 1 else 'classes were'} given"
+            )
         return given
     labels: Any = file.arguments.get("id2label")
     if isinstance(labels, Mapping) and labels:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from detrkit.coco_limits import MAX_DETECTIONS
+
 if TYPE_CHECKING:
     from detrkit.cards import ModelCard
     from detrkit.data import DetectionDataset
@@ -29,7 +31,7 @@ def evaluate(
     charts: Path | None = None,
     orientation: Literal["auto", "stored", "shown"] = "auto",
     stretch_16bit: bool = False,
-    max_detections: int = 100,
+    max_detections: int = MAX_DETECTIONS,
     store_thresholds: bool = False,
 ) -> None:
     """COCO figures for a model on a data set, or for a result file against ground truth, and what goes wrong.
@@ -49,7 +51,7 @@ def evaluate(
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
-        max_detections: number of the best detections that count per image; of a result file, per image and class.
+        max_detections: how many detections count: the best of each image, and of a result file the best of each class in an image.
         store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
     """
     from detrkit.evaluation.figures import check_max_detections
@@ -195,11 +197,27 @@ def _of_model(
     return _Compared(evaluation, analysis, entries, dataset.with_file_ids(entries), card)
 
 
+def _write_pages(
+    compared: _Compared, dataset: DetectionDataset | None, title: str, report: Path | None, charts: Path | None
+) -> None:
+    """Writes the report and its charts, as far as they were asked for."""
+    if report is None and charts is None:
+        return
+    from detrkit.evaluation.report import evaluation_sections, write_charts, write_report
+
+    pictures = 8 if report is not None else 0
+    sections = evaluation_sections(compared.evaluation, compared.analysis, dataset, compared.entries, pictures=pictures)
+    if charts is not None:
+        write_charts(charts, sections)
+    if report is not None:
+        write_report(report, title, sections)
+
+
 def _stored(checkpoint: Path, compared: _Compared) -> str:
     """Stores the best thresholds, and says so."""
     from detrkit.checkpoints.own_format import store_thresholds
     from detrkit.checkpoints.reading import find_weights
-    from detrkit.evaluation.figures import counted
+    from detrkit.data.wording import counted
 
     checkpoint = find_weights(checkpoint)
     if compared.evaluation.best_threshold is None or compared.card is None:

@@ -119,9 +119,10 @@ def _report(
     threshold_given: bool,
 ) -> None:
     """Prints what was found and where it is; raises an error after a run that was stopped or skipped images."""
+    from detrkit.data.wording import some_of
     from detrkit.errors import DataError
     from detrkit.prediction.files_run import threshold_note, thresholds_shown
-    from detrkit.prediction.result_files import places
+    from detrkit.prediction.result_files import result_places
     from detrkit.terminal import terminal
 
     console = terminal()
@@ -132,8 +133,8 @@ def _report(
         if sentence:
             console.print(f"Note: {sentence}")
     if outcome.done:
-        console.print(outcome.summary(thresholds_shown(predictor), places(output, formats)))
+        console.print(outcome.summary(thresholds_shown(predictor), result_places(output, formats)))
     if outcome.stopped:
-        raise KeyboardInterrupt(f"stopped after {outcome.looked_at} of {outcome.total} images")
+        raise KeyboardInterrupt(f"stopped after {some_of(outcome.looked_at, outcome.total, 'image')}")
     if outcome.problems:
         raise DataError(outcome.unreadable())

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from detrkit.cards import Category
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.wording import are, counted
 from detrkit.errors import DataError
 
 NAMES_SHOWN = 5
@@ -78,7 +79,7 @@ def unite_classes(training: DetectionDataset, validation: DetectionDataset) -> t
         free = category.id if category.id not in ids else max(ids) + 1
         categories.append(Category(free, category.name, len(categories)))
     notes.append(
-        f"{_counted(len(new))} of {validation.name} {'is' if len(new) == 1 else 'are'} not in {training.name} and cannot be learned: "
+        f"{counted(len(new), 'class', 'classes')} of {validation.name} {are(len(new))} not in {training.name} and cannot be learned: "
         f"{names_shown(new)}."
     )
     return replace(training, categories=tuple(categories)), notes
@@ -114,7 +115,3 @@ def _by_plain_name(categories: Sequence[Category]) -> dict[str, Category]:
 def plain_class_name(name: str) -> str:
     """A name in its plainest writing: case, blanks, `_`, `-` and how accents are encoded make no difference."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").split())
-
-
-def _counted(count: int) -> str:
-    return f"{count} class" if count == 1 else f"{count} classes"

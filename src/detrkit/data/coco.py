@@ -30,11 +30,12 @@ from detrkit.data.coco_outside import without_boxes_outside
 from detrkit.data.coco_truth import Record, Table, Truth, load_annotations, read_truth
 from detrkit.data.coco_units import check_units
 from detrkit.data.dataset import DetectionDataset, ImageFiles, NoImagesError
+from detrkit.data.findings import Note
 from detrkit.data.images import ImageFacts
 from detrkit.data.picture_files import PictureFolders, find_pictures
 from detrkit.data.pictures import inspect_pictures
 from detrkit.data.sixteen_bit import narrow_range_notes
-from detrkit.data.wording import counted_of, first_few, shown_value
+from detrkit.data.wording import agreeing, first_few, have, shown_value, some_of
 from detrkit.errors import DataError
 from detrkit.files import expanded
 
@@ -179,7 +180,7 @@ def _file_names(records: Sequence[Record], truth: Truth, source: Path) -> list[s
     ]
     if nameless:
         raise DataError(
-            f"{source}: {counted_of(len(nameless), len(names), 'images')} have no 'file_name': {first_few(nameless)}; give each one."
+            f"{source}: {some_of(len(nameless), len(names), 'image')} {have(len(nameless))} no 'file_name': {first_few(nameless)}; give each one."
         )
     return [str(name) for name in names]
 
@@ -221,8 +222,10 @@ def _edge_notes(table: Table, images: ImageFiles, frames: Frames) -> list[str]:
     outside: np.ndarray = np.any((boxes_xyxy < -_EDGE_TOLERANCE) | (boxes_xyxy > limits), axis=1)
     if not outside.any():
         return []
-    first = int(np.argmax(outside))
-    return [
-        f"{int(outside.sum())} of {len(outside)} boxes extend beyond their image (the first: {table.label(first)} of "
-        f"{images.name(table.image_positions[first])}); training clips them."
-    ]
+    rows = np.flatnonzero(outside)
+    files = [images.name(position) for position in table.image_positions[rows].tolist()]
+    note = (
+        f"{some_of(len(rows), len(outside), 'box', 'boxes')} {agreeing(len(rows), 'extends', 'extend')} beyond the image "
+        f"(the first: {table.label(int(rows[0]))} of {files[0]}); training clips {agreeing(len(rows), 'it', 'them')}."
+    )
+    return [Note(note, "over the edge", count=len(rows), files=files)]

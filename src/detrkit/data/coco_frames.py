@@ -15,8 +15,9 @@ import numpy as np
 
 from detrkit.data.coco_ids import whole_number
 from detrkit.data.coco_truth import Table
+from detrkit.data.findings import Note
 from detrkit.data.images import ImageFacts
-from detrkit.data.wording import counted_of, first_few
+from detrkit.data.wording import agreeing, are, first_few, have, some_of
 from detrkit.errors import DataError
 
 Orientation = Literal["auto", "stored", "shown"]
@@ -115,7 +116,7 @@ def _refuse_other_sizes(
         for place in wrong
     ]
     raise DataError(
-        f"{source}: the sizes of {counted_of(len(wrong), len(names), 'images')} differ from their files{hint}: {first_few(shown)}; "
+        f"{source}: the {agreeing(len(wrong), 'size', 'sizes')} of {some_of(len(wrong), len(names), 'image')} {agreeing(len(wrong), 'differs from its file', 'differ from their files')}{hint}: {first_few(shown)}; "
         "use the pictures that were annotated, or export the annotations again."
     )
 
@@ -133,10 +134,15 @@ def _off_by_one(stated: Sequence[_Size | None], names: Sequence[str], facts: Seq
     if not off:
         return []
     first = off[0]
-    return [
-        f"{counted_of(len(off), len(names), 'images')} are a pixel larger or smaller than the annotation file says, and their own size counts "
-        f"(the first: {names[first]} is {_in_pixels(facts[first].shown_size)}, annotated as {_in_pixels(stated[first])})."
-    ]
+    note = (
+        f"{some_of(len(off), len(names), 'image')} {are(len(off))} a pixel larger or smaller than the annotation file says; the picture's own "
+        f"size counts (the first: {names[first]} is {_in_pixels(facts[first].shown_size)}, annotated as {_in_pixels(stated[first])})."
+    )
+    return [_note(note, "a pixel off", off, names)]
+
+
+def _note(text: str, kind: str, places: Sequence[int], names: Sequence[str]) -> Note:
+    return Note(text, kind, count=len(places), files=[names[place] for place in places])
 
 
 def _decide(
@@ -223,7 +229,8 @@ def _notes(
     names: Sequence[str],
     facts: Sequence[ImageFacts],
 ) -> list[str]:
-    notes, total, certain = [], len(names), set(turned) - set(guessed)
+    notes: list[str] = []
+    total, certain = len(names), set(turned) - set(guessed)
     as_stored = sorted(stored & certain)
     against_size = [
         place
@@ -231,23 +238,30 @@ def _notes(
         if not _fits(stated[place], facts[place].shown_size, facts[place].stored_size)
     ]
     if as_stored:
-        notes.append(
-            f"{len(as_stored)} of {total} images are annotated on their stored pixels, so their EXIF orientation is "
+        count = len(as_stored)
+        note = (
+            f"{some_of(count, total, 'image')} {are(count)} annotated on the stored pixels, so the EXIF orientation is "
             f"not applied (the first: {names[as_stored[0]]})."
         )
+        notes.append(_note(note, "as stored", as_stored, names))
     if against_size:
-        notes.append(
-            f"{len(against_size)} of {total} images have the size of their stored pixels in the annotation file, but boxes of the picture as "
-            f"shown, so their EXIF orientation is applied (the first: {names[against_size[0]]})."
+        count = len(against_size)
+        note = (
+            f"{some_of(count, total, 'image')} {have(count)} the size of the stored pixels in the annotation file, but boxes of the picture as "
+            f"shown, so the EXIF orientation is applied (the first: {names[against_size[0]]})."
         )
+        notes.append(_note(note, "against size", against_size, names))
     for taken, other, places in (
         ("stored", "shown", [place for place in guessed if place in stored]),
         ("shown", "stored", [place for place in guessed if place not in stored]),
     ):
         if places:
-            notes.append(
-                f"{len(places)} of {total} images have an EXIF orientation, and neither sizes nor boxes tell whether they were annotated with it; "
-                f"it is a guess that they were annotated as {taken} (the first: {names[places[0]]}); if boxes lie beside their objects, "
+            count = len(places)
+            they = agreeing(count, "it was", "they were")
+            note = (
+                f"{some_of(count, total, 'image')} {have(count)} an EXIF orientation, and neither sizes nor boxes tell whether {they} annotated "
+                f"with it; it is a guess that {they} annotated as {taken} (the first: {names[places[0]]}); if boxes lie beside their objects, "
                 f'open the data with orientation="{other}" (--orientation {other}).'
             )
+            notes.append(_note(note, "orientation guessed", places, names))
     return notes

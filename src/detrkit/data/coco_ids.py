@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from detrkit.data.wording import counted_of, first_few, shown_value
+from detrkit.data.wording import agreeing, first_few, have, shown_value, some_of
 from detrkit.errors import DataError
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}(\.0*)?")
@@ -62,7 +62,7 @@ def read_ids(records: Sequence[dict[str, Any]], noun: str, source: str) -> Ids:
     ]
     if unusable:
         raise DataError(
-            f"{source}: {counted_of(len(unusable), len(values), _PLURALS[noun])} have no usable id: {first_few(unusable)}; "
+            f"{source}: {some_of(len(unusable), len(values), noun, _PLURALS[noun])} {have(len(unusable))} no usable id: {first_few(unusable)}; "
             "give each a whole number or a text."
         )
     numbers = [whole_number(value) for value in values]
@@ -114,7 +114,7 @@ def _refuse_twins(records: Sequence[dict[str, Any]], texts: Sequence[str | None]
         for twin in twins[:3]
     ]
     shown += [""] * (len(twins) - len(shown))  # only counted
-    verb = "id occurs" if len(twins) == 1 else "ids occur"
+    verb = agreeing(len(twins), "id occurs", "ids occur")
     raise DataError(
         f"{source}: {len(twins)} {noun} {verb} more than once: {first_few(shown)}; give every {noun} its own."
     )

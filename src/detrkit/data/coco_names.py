@@ -11,7 +11,7 @@ from typing import Any
 from detrkit.data.coco_ids import whole_number
 from detrkit.data.coco_values import is_finite
 from detrkit.data.findings import Changes
-from detrkit.data.wording import counted_of, first_few, shown_value
+from detrkit.data.wording import are, first_few, have, shown_value, some_of
 from detrkit.errors import DataError
 
 
@@ -43,19 +43,28 @@ def read_names(categories: Sequence[dict[str, Any]], source: str) -> tuple[tuple
         name = name_text(given)
         if name is None and (given is None or isinstance(given, str)):
             name = str(identifier).strip()
-            changes.add("nameless", shown_value(identifier))
+            changes.add("no name", shown_value(identifier), source)
         elif name is None:
             odd.append(f"category {shown_value(identifier)} ({shown_value(given)})")
         elif not isinstance(given, str):
-            changes.add("number", f"category {shown_value(identifier)} is {name!r}")
+            changes.add("number as name", f"category {shown_value(identifier)} is {name!r}", source)
         names.append(name or "")
     if odd:
-        count = counted_of(len(odd), len(names), "categories")
-        raise DataError(f"{source}: {count} have a name that is no text: {first_few(odd)}; give each a text.")
-    total = f"{{count}} of {len(names)} categories"
+        count = some_of(len(odd), len(names), "category", "categories")
+        raise DataError(
+            f"{source}: {count} {have(len(odd))} a name that is no text: {first_few(odd)}; give each a text."
+        )
+
+    def total(number: int) -> str:
+        return f"{some_of(number, len(names), 'category', 'categories')} {have(number)}"
+
     return tuple(names), changes.notes(
         {
-            "number": total + " have a number as name, which is taken as text (the first: {first}).",
-            "nameless": total + " have no name, so they are called by their ids (the first: {first}).",
+            "number as name": lambda number, first: (
+                f"{total(number)} a number as name, which is taken as text (the first: {first})."
+            ),
+            "no name": lambda number, first: (
+                f"{total(number)} no name and {are(number)} called by the id instead (the first: {first})."
+            ),
         }
     )

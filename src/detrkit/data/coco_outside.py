@@ -12,7 +12,8 @@ import numpy as np
 
 from detrkit.data.coco_frames import boxes_inside, stated_size
 from detrkit.data.coco_truth import Record, Table
-from detrkit.data.wording import counted_of
+from detrkit.data.findings import Note
+from detrkit.data.wording import agreeing, some_of, were
 from detrkit.errors import DataError
 
 _MANY, _MOST = 20, 0.5  # boxes, and the share of them, that are no strays
@@ -78,26 +79,32 @@ def _outside(boxes_xyxy: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def _without(table: Table, outside: np.ndarray, names: Sequence[str], source: str) -> tuple[Table, list[str]]:
     if not outside.any():
         return table, []
+    rows = np.flatnonzero(outside)
+    count, files = len(rows), [names[position] for position in table.image_positions[rows].tolist()]
+    shown = f"{some_of(count, len(outside), 'box', 'boxes')} {agreeing(count, 'lies', 'lie')} wholly outside the image"
     if len(table) >= _MANY and outside.mean() > _MOST:
         raise DataError(
-            f"{source}: {counted_of(int(outside.sum()), len(outside), 'boxes')} lie wholly outside their image (the first: "
+            f"{source}: {shown} (the first: "
             f"{_first(table, outside, names)}), so they belong to other pictures or are not in pixels: use the pictures that were annotated, or "
             "export the boxes again."
         )
     note = (
-        f"{counted_of(int(outside.sum()), len(outside), 'boxes')} lie wholly outside their image and were left out (the first: "
-        f"{_first(table, outside, names)}); COCO's own evaluation would count each as an object that was missed."
+        f"{shown} and {were(count)} left out (the first: {_first(table, outside, names)}); COCO's own evaluation would count each as an object "
+        "that was missed."
     )
-    return table.rows(~outside), [note]
+    return table.rows(~outside), [Note(note, "outside", count=count, files=files)]
 
 
 def _kept_note(table: Table, kept: np.ndarray, names: Sequence[str]) -> list[str]:
     if not kept.any():
         return []
-    return [
-        f"{counted_of(int(kept.sum()), len(kept), 'boxes')} lie outside the size that the file states for their image, but inside it if the "
-        f"picture is turned by its EXIF orientation (the first: {_first(table, kept, names)}); the picture was not found, so they count."
-    ]
+    count = int(kept.sum())
+    note = (
+        f"{some_of(count, len(kept), 'box', 'boxes')} {agreeing(count, 'lies', 'lie')} outside the size that the file states for the image, but "
+        f"inside it if the picture is turned by its EXIF orientation (the first: {_first(table, kept, names)}); the picture was not found, so "
+        f"{agreeing(count, 'it counts', 'they count')}."
+    )
+    return [Note(note, "outside unless turned", count=count)]
 
 
 def _first(table: Table, chosen: np.ndarray, names: Sequence[str]) -> str:

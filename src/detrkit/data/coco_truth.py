@@ -16,7 +16,8 @@ import numpy as np
 from detrkit.data.coco_ids import Ids, read_ids, whole_number
 from detrkit.data.coco_names import read_names
 from detrkit.data.coco_values import Box, box_of_outline, crowd_flag, given_box, is_finite
-from detrkit.data.wording import counted_of, first_few, shown_value
+from detrkit.data.findings import Note
+from detrkit.data.wording import agreeing, first_few, have, shown_value, some_of, were
 from detrkit.errors import DataError
 
 Record = dict[str, Any]
@@ -120,7 +121,7 @@ def checked_lists(contents: Any, source: str) -> dict[str, list[Record]]:
     for key in _LISTS:
         wrong = [place for place, record in enumerate(lists[key]) if not isinstance(record, dict)]
         if wrong:
-            more = f" ({counted_of(len(wrong), len(lists[key]), 'entries')} are none.)" if len(wrong) > 1 else ""
+            more = f" ({some_of(len(wrong), len(lists[key]), 'entry', 'entries')} are none.)" if len(wrong) > 1 else ""
             raise DataError(
                 f"{source}: entry {wrong[0]} of '{key}' is {shown_value(lists[key][wrong[0]])}, not an object; export the file again.{more}"
             )
@@ -159,9 +160,12 @@ def _with_category(
     with_category = [place for place, record in enumerate(records) if record.get("category_id") not in (None, "")]
     without = len(records) - len(with_category)
     if with_category and without:
-        left_out = f"{counted_of(without, len(records), 'annotations')} have no category and were left out"
+        left_out = (
+            f"{some_of(without, len(records), 'annotation')} {have(without)} no category and {were(without)} left out"
+        )
         first = next(place for place, record in enumerate(records) if record.get("category_id") in (None, ""))
-        return with_category, None, [f"{left_out} (the first: annotation number {first + 1} of the list)."]
+        note = f"{left_out} (the first: annotation number {first + 1} of the list)."
+        return with_category, None, [Note(note, "no category", count=without)]
     if with_category or (categories and not records):
         return with_category, None, []
     every = list(range(len(records)))
@@ -170,14 +174,16 @@ def _with_category(
         return (
             every,
             categories[0],
-            [
-                f"None of the {len(records)} annotations has a category; all are taken for {name}, the only one that the file lists."
-            ],
+            [f"{_no_category(len(records))}; all are taken for {name}, the only one that the file lists."],
         )
     assumed = {"id": 1, "name": _ASSUMED_CLASS}
     listed = f", in place of the {len(categories)} that the file lists" if categories else ""
-    reason = f"None of the {len(records)} annotations has a category" if records else "The file lists no categories"
+    reason = _no_category(len(records)) if records else "The file lists no categories"
     return every, assumed, [f"{reason}, so one class named '{_ASSUMED_CLASS}' is assumed{listed}."]
+
+
+def _no_category(count: int) -> str:
+    return agreeing(count, "The only annotation has no category", f"None of the {count} annotations has a category")
 
 
 class _Reader:
@@ -218,10 +224,15 @@ class _Reader:
         """A sentence about boxes that follow from outlines, if there are any."""
         if not self._from_outlines:
             return []
-        count = counted_of(len(self._from_outlines), len(self._records), "annotations")
+        number = len(self._from_outlines)
+        count = some_of(number, len(self._records), "annotation")
         return [
-            f"{count} have an outline but no usable box, so their boxes follow from their outlines "
-            f"(the first: {self._label(self._from_outlines[0])})."
+            Note(
+                f"{count} {have(number)} an outline but no usable box; the box follows from the outline "
+                f"(the first: {self._label(self._from_outlines[0])}).",
+                "outline alone",
+                count=number,
+            )
         ]
 
     def _row(self, place: int) -> tuple[Any, ...]:
@@ -259,41 +270,46 @@ class _Reader:
         return box or (0.0, 0.0, 0.0, 0.0)
 
     def _raise_faults(self, source: str) -> None:
-        for places, key, problem, remedy in (
+        for places, key, verbs, problem, remedy in (
             (
                 self._unlisted_images,
                 "image_id",
-                "belong to an image that the file does not list",
+                ("belongs", "belong"),
+                "to an image that the file does not list",
                 "add the images or remove the annotations",
             ),
             (
                 self._unlisted_categories,
                 "category_id",
-                "have a category that the file does not list",
+                ("has", "have"),
+                "a category that the file does not list",
                 "add the categories or correct the annotations",
             ),
             (
                 self._odd_crowds,
                 "iscrowd",
-                "have an 'iscrowd' that is neither 0 nor 1",
+                ("has", "have"),
+                "an 'iscrowd' that is neither 0 nor 1",
                 "write 0 for a single object and 1 for a crowd region",
             ),
             (
                 self._without_box,
                 "bbox",
-                "have neither a box nor an outline that one follows from",
+                ("has", "have"),
+                "neither a box nor an outline that one follows from",
                 "give each a 'bbox' of four finite numbers: left, top, width, height in pixels",
             ),
         ):
             if places:
-                count = counted_of(len(places), len(self._records), "annotations")
+                count = some_of(len(places), len(self._records), "annotation")
                 shown = [
                     f"{self._label(place)} ({shown_value(self._records[place].get(key))})"
                     if number < 3
                     else ""  # only counted
                     for number, place in enumerate(places)
                 ]
-                raise DataError(f"{source}: {count} {problem}: {first_few(shown)}; {remedy}.")
+                verb = agreeing(len(places), *verbs)
+                raise DataError(f"{source}: {count} {verb} {problem}: {first_few(shown)}; {remedy}.")
 
     def _label(self, place: int) -> str:
         return _label(self._identifiers[place], self._numbered)
@@ -308,10 +324,12 @@ def _without_empty_boxes(table: Table, images: Sequence[Record]) -> tuple[Table,
     keep: np.ndarray = np.all(table.boxes_xyxy[:, 2:] > table.boxes_xyxy[:, :2], axis=1)
     if keep.all():
         return table, []
-    first = int(np.argmin(keep))
-    image = images[table.image_positions[first]]
+    rows = np.flatnonzero(~keep)
+    count = len(rows)
+    names = [str(image.get("file_name", image.get("id"))) for image in images]
+    files = [names[position] for position in table.image_positions[rows].tolist()]
     note = (
-        f"{int((~keep).sum())} of {len(keep)} boxes have no area and were left out (the first: {table.label(first)} "
-        f"of {image.get('file_name', image.get('id'))})."
+        f"{some_of(count, len(keep), 'box', 'boxes')} {have(count)} no area and {were(count)} left out "
+        f"(the first: {table.label(int(rows[0]))} of {files[0]})."
     )
-    return table.rows(keep), [note]
+    return table.rows(keep), [Note(note, "no area", count=count, files=files)]

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from detrkit.data.coco_truth import Table
-from detrkit.data.wording import counted_of
+from detrkit.data.findings import Note
+from detrkit.data.wording import agreeing, some_of
 from detrkit.errors import DataError
 
 _MOST = 0.5
@@ -77,11 +78,12 @@ def check_units(table: Table, sizes: np.ndarray, source: str, *, voc: bool = Fal
     _check_corners(boxes, source)
     notes = _check_percent(boxes, source, _right_form(source))
     if fractions.any():
-        first = int(np.argmax(fractions))
-        notes.append(
-            f"{counted_of(int(fractions.sum()), len(table), 'boxes')} lie within 0..1, the first pixel of their image (the first: "
-            f"{table.label(first)}); if they are fractions of the image, multiply them by its width and height."
+        first, count = int(np.argmax(fractions)), int(fractions.sum())
+        note = (
+            f"{some_of(count, len(table), 'box', 'boxes')} {agreeing(count, 'lies', 'lie')} within 0..1, the first pixel of the image (the first: "
+            f"{table.label(first)}); if these are fractions of the image, multiply them by its width and height."
         )
+        notes.append(Note(note, "perhaps fractions", count=count))
     return notes
 
 
@@ -109,7 +111,7 @@ def _check_fractions(boxes: _Boxes, source: str) -> np.ndarray:
     form = max(counts, key=lambda name: counts[name])  # the first of equals
     if counts[form] > _MOST * len(values):
         raise DataError(
-            f"{source}: {counted_of(counts[form], len(values), 'boxes')} lie within 0..1, so they are fractions of the image{form}; "
+            f"{source}: {some_of(counts[form], len(values), 'box', 'boxes')} {agreeing(counts[form], 'lies', 'lie')} within 0..1, so boxes are fractions of the image{form}; "
             f"{_right_form(source)}: multiply them by the image's width and height{_conversion(form)}."
         )
     fractions: np.ndarray = inside & forms[""] & ~meant
@@ -131,9 +133,9 @@ def _check_corners(boxes: _Boxes, source: str) -> None:
     leave = int(boxes.leave().sum())
     as_corners = boxes.has_area(np.prod(second - first, axis=1)) & ~boxes.has_area(np.prod(second, axis=1))
     if leave > _MOST * len(first) and not boxes.areas_say_pixels():
-        reason = f"{counted_of(leave, len(first), 'boxes')} would leave their image, and nearly all fit"
+        reason = f"{some_of(leave, len(first), 'box', 'boxes')} would leave the image, and nearly all fit"
     elif as_corners.sum() > _MOST * len(first):
-        reason = f"the stated areas of {counted_of(int(as_corners.sum()), len(first), 'boxes')} fit"
+        reason = f"the stated areas of {some_of(int(as_corners.sum()), len(first), 'box', 'boxes')} fit"
     else:
         return
     raise DataError(
@@ -156,9 +158,9 @@ def _check_percent(boxes: _Boxes, source: str, right_form: str) -> list[str]:
     by_area |= (scale < 0.9) & bool(leave.any()) & boxes.has_area(pixels * scale)
     spread = bool(np.all(corners.max(axis=0) > 60))  # a few careless boxes in a tiny image are no percentages
     if leave.mean() > _MOST and spread and not boxes.areas_say_pixels():
-        reason = f"{counted_of(int(leave.sum()), count, 'boxes')} would leave their image, and nearly all fit"
+        reason = f"{some_of(int(leave.sum()), count, 'box', 'boxes')} would leave the image, and nearly all fit"
     elif by_area.mean() > _MOST:
-        reason = f"the stated areas of {counted_of(int(by_area.sum()), count, 'boxes')} fit"
+        reason = f"the stated areas of {some_of(int(by_area.sum()), count, 'box', 'boxes')} fit"
     elif _become_whole(boxes):
         reason = "nearly all become whole numbers of pixels if they are taken"
     else:

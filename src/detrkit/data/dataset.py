@@ -15,6 +15,7 @@ from PIL import Image
 
 from detrkit.cards import Category
 from detrkit.data.images import read_image
+from detrkit.data.wording import counted
 from detrkit.errors import DataError
 from detrkit.notebooks import paragraph, shown, table
 
@@ -166,8 +167,8 @@ class DetectionDataset:
         crowds = int(self.crowd.sum())
         empty = int(np.sum(np.diff(self.offsets) == 0))
         basis = (
-            f"{_counted(len(self), 'image')} ({empty} without objects), {_counted(len(self.labels) - crowds, 'object')}, "
-            f"{_counted(crowds, 'crowd region')}, {_counted(len(names), 'class', 'classes')}."
+            f"{counted(len(self), 'image')} ({empty} without objects), {counted(len(self.labels) - crowds, 'object')}, "
+            f"{counted(crowds, 'crowd region')}, {counted(len(names), 'class', 'classes')}."
         )
         notes = (paragraph(f"Note: {note}") for note in self.notes)
         return shown(self.name, paragraph(basis), table(("class", "objects", "images"), rows), *notes)
@@ -196,9 +197,9 @@ class DetectionDataset:
         if len(names) > _NAMES_SHOWN:
             names = [*names[: _NAMES_SHOWN - 1], "…", names[-1]]
         return (
-            f"{self.name}: {_counted(len(self), 'image')} ({empty} without objects), "
-            f"{_counted(len(self.labels), 'object')} ({_counted(int(self.crowd.sum()), 'crowd region')} among them), "
-            f"{_counted(len(self.categories), 'class', 'classes')}: {', '.join(names)}"
+            f"{self.name}: {counted(len(self), 'image')} ({empty} without objects), "
+            f"{counted(len(self.labels), 'object')} ({counted(int(self.crowd.sum()), 'crowd region')} among them), "
+            f"{counted(len(self.categories), 'class', 'classes')}: {', '.join(names)}"
         )
 
     def to_coco(self, *, own_ids: bool = False) -> dict[str, list[dict[str, Any]]]:
@@ -285,7 +286,3 @@ class DetectionDataset:
             annotation_ids=self.annotation_ids[rows],
             file_image_ids=None if self.file_image_ids is None else self.file_image_ids[chosen],
         )
-
-
-def _counted(count: int, singular: str, plural: str | None = None) -> str:
-    return f"{count} {singular if count == 1 else plural or singular + 's'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 
 from detrkit.errors import DataError
 
@@ -44,25 +45,56 @@ class Faults:
         raise DataError(f"{where} {sentence}{more}")
 
 
+class Note(str):
+    """A sentence about what a reader changed, which also says what it is about; for everybody else it is a text.
+
+    Args:
+        text: the sentence.
+        kind: a word that stays the same, such as "no area"; empty where nobody asks for it.
+        count: number of whatever the sentence counts.
+        files: names of the pictures or annotation files concerned.
+    """
+
+    __slots__ = ("count", "files", "kind")
+    kind: str
+    count: int
+    files: tuple[str, ...]
+
+    def __new__(cls, text: str, kind: str = "", *, count: int = 1, files: Iterable[str] = ()) -> Note:
+        note = super().__new__(cls, text)
+        note.kind, note.count, note.files = kind, count, tuple(dict.fromkeys(files))
+        return note
+
+
+# A sentence from the number of changes and the first place.
+Sentence = Callable[[int, str], str]
+
+
 class Changes:
     """What a reader changed by itself, as the places of each kind."""
 
     def __init__(self) -> None:
-        self._places: dict[str, list[str]] = defaultdict(list)
+        self._places: dict[str, list[tuple[str, str]]] = defaultdict(list)
 
-    def add(self, kind: str, where: str) -> None:
-        """One change of this kind, in this file and line."""
-        self._places[kind].append(where)
-
-    def notes(self, sentences: dict[str, str]) -> list[str]:
-        """One sentence for each kind that occurred.
+    def add(self, kind: str, where: str, file: str | None = None) -> None:
+        """One change of this kind.
 
         Args:
-            sentences: for each kind, the sentence with `{count}` and `{first}` in it.
+            kind: changes of the same kind are counted together.
+            where: what the note names if it is the first.
+            file: that it is in; by default `where` names it.
         """
+        self._places[kind].append((where, where if file is None else file))
+
+    def notes(self, sentences: Mapping[str, Sentence]) -> list[str]:
+        """One `Note` for each kind that occurred, in the order of the sentences."""
         return [
-            # Not `format`: names of files in a sentence may contain braces.
-            sentence.replace("{count}", str(len(self._places[kind]))).replace("{first}", self._places[kind][0])
+            Note(
+                sentence(len(places), places[0][0]),
+                kind,
+                count=len(places),
+                files=[file for _, file in places],
+            )
             for kind, sentence in sentences.items()
-            if self._places.get(kind)
+            if (places := self._places.get(kind))
         ]

@@ -30,7 +30,7 @@ from detrkit.data.findings import Changes, Faults
 from detrkit.data.pictures import inspect_pictures, pictures_below
 from detrkit.data.split_names import plain_split
 from detrkit.data.text_files import read_lines, read_text
-from detrkit.data.wording import counted_of, shown_value
+from detrkit.data.wording import agreeing, are, counted, have, shown_value, some_of, were
 from detrkit.data.yaml_files import parse_yaml
 from detrkit.errors import DataError
 
@@ -253,7 +253,11 @@ def _categories(lines: Iterable[_Line], split: MetadataSplit) -> tuple[list[dict
     names = _names_in_readme(split.root / "README.md")
     unnamed = [number for number in numbers if number not in names]
     if names and unnamed:
-        more = f" ({counted_of(len(unnamed), len(numbers), 'categories')} are not named.)" if len(unnamed) > 1 else ""
+        more = (
+            f" ({some_of(len(unnamed), len(numbers), 'category', 'categories')} are not named.)"
+            if len(unnamed) > 1
+            else ""
+        )
         raise DataError(
             f"{found[unnamed[0]]} has the category {unnamed[0]}, but {split.root / 'README.md'} names {len(names)} classes from "
             f"{min(names)} to {max(names)}: correct one of the two.{more}"
@@ -323,10 +327,13 @@ def _null_notes(lines: Iterable[_Line]) -> list[str]:
     changes = Changes()
     for line in lines:
         if line.is_null:
-            changes.add("null", line.where)
+            changes.add("null", line.where, line.file_name)
     return changes.notes(
         {
-            "null": "{count} lines have null for their objects and count as pictures without objects (the first: {first})."
+            "null": lambda number, first: (
+                f"{counted(number, 'line')} {have(number)} null for the objects and {agreeing(number, 'counts', 'count')} as "
+                f"{agreeing(number, 'a picture', 'pictures')} without objects (the first: {first})."
+            )
         }
     )
 
@@ -341,5 +348,9 @@ def _unlisted(lines: Iterable[_Line], split: MetadataSplit) -> list[str]:
         if name not in listed:
             changes.add("unlisted", name)
     return changes.notes(
-        {"unlisted": "{count} pictures are not in " + split.file.name + " and were left out (the first: {first})."}
+        {
+            "unlisted": lambda number, first: (
+                f"{counted(number, 'picture')} {are(number)} not in {split.file.name} and {were(number)} left out (the first: {first})."
+            )
+        }
     )

@@ -11,14 +11,15 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 import numpy as np
 
-from detrkit.data.wording import counted_of, first_few
+from detrkit.data.findings import Note
+from detrkit.data.wording import agreeing, are, first_few, some_of, were
 from detrkit.errors import DataError
 
 _SAMPLE = 200  # names that choose a folder
@@ -194,7 +195,7 @@ def _refuse_several(several: dict[int, list[str]], names: Sequence[str], source:
     if several:
         shown = [f"{names[place]!r} may be {' or '.join(files)}" for place, files in several.items()]
         raise DataError(
-            f"{source}: {counted_of(len(several), len(names), 'pictures')} fit several files: {first_few(shown)}; "
+            f"{source}: {some_of(len(several), len(names), 'picture')} {agreeing(len(several), 'fits', 'fit')} several files: {first_few(shown)}; "
             "write the right ones into the annotation file."
         )
 
@@ -206,11 +207,16 @@ def _refuse_missing(missing: Sequence[int], names: Sequence[str], folders: Pictu
     if len(missing) == len(names):
         searched = ", ".join(str(folder) for folder in folders.searched()) or str(folders.start)
         raise DataError(
-            f"{source}: none of its {len(names)} pictures is in {searched}: put them into one of these folders (missing: {shown})."
+            f"{source}: {agreeing(len(names), 'its only picture is not', f'none of its {len(names)} pictures is')} in {searched}: put "
+            f"{agreeing(len(names), 'it', 'them')} into one of these folders (missing: {shown})."
         )
     raise DataError(
-        f"{source}: {counted_of(len(missing), len(names), 'pictures')} are missing: {shown}; the others were found in {folders.start}: "
-        "put the missing ones there too, or remove their entries."
+        f"{source}: {some_of(len(missing), len(names), 'picture')} {are(len(missing))} missing: {shown}; the others were found in {folders.start}: "
+        + agreeing(
+            len(missing),
+            "put it there too, or remove its entry.",
+            "put the missing ones there too, or remove their entries.",
+        )
     )
 
 
@@ -225,15 +231,19 @@ def _notes(found: dict[int, str], names: Sequence[str]) -> list[str]:
         else:
             respelled.append(place)
 
-    def note(places: Iterable[int], problem: str) -> list[str]:
-        listed = list(places)
-        if not listed:
+    def note(kind: str, places: Sequence[int], problem: str) -> list[str]:
+        if not places:
             return []
-        first = f"the first: {names[listed[0]]!r} is {found[listed[0]]}"
-        return [f"{counted_of(len(listed), len(names), 'pictures')} {problem} ({first})."]
+        some = f"{some_of(len(places), len(names), 'picture')} {are(len(places))}"
+        text = f"{some} {problem} (the first: {names[places[0]]!r} is {found[places[0]]})."
+        return [Note(text, kind, count=len(places), files=[names[place] for place in places])]
 
     return [
-        *note(backslashes, "are named with \\ between folders, which was read as /"),
-        *note(elsewhere, "are not in the folders that their names give, and were found by their bare names"),
-        *note(respelled, "are spelled otherwise in the annotation file, in case, ending, accents or signs"),
+        *note("backslashes", backslashes, "named with \\ between folders, which was read as /"),
+        *note(
+            "elsewhere",
+            elsewhere,
+            f"not in the folder that the name gives, and {were(len(elsewhere))} found by the bare name",
+        ),
+        *note("respelled", respelled, "spelled otherwise in the annotation file, in case, ending, accents or signs"),
     ]

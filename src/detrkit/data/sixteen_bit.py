@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from detrkit.data.dataset import ImageFiles
+from detrkit.data.findings import Note
 from detrkit.data.images import ImageFacts, grey_range
-from detrkit.data.wording import counted_of
+from detrkit.data.wording import agreeing, some_of, were
 
 _SAMPLE = 20
 _FEW_LEVELS = 64  # of 256: what 14 bits in a 16-bit file leave
@@ -35,8 +36,10 @@ def narrow_range_notes(images: ImageFiles, facts: Sequence[ImageFacts]) -> list[
         return []
     first, (lowest, highest) = next(iter(narrow.items()))
     levels = round(highest / 257) - round(lowest / 257) + 1
-    return [
-        f"{counted_of(len(narrow), len(ranges), '16-bit pictures')} that were looked at use a small part of their range (the first: "
+    note = (
+        f"{some_of(len(narrow), len(ranges), '16-bit picture')} that {were(len(ranges))} looked at "
+        f"{agreeing(len(narrow), 'uses a small part of its range', 'use a small part of their range')} (the first: "
         f"{images.name(first)} has values from {lowest} to {highest}, which leaves {levels} of 256 grey levels); open the data with "
         "stretch_16bit=True (--stretch-16bit of train, evaluate and predict) to stretch it."
-    ]
+    )
+    return [Note(note, "small range", count=len(narrow), files=[images.name(place) for place in narrow])]

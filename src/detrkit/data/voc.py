@@ -25,6 +25,7 @@ from pathlib import Path
 from detrkit.data.coco import Record, build_dataset
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset, NoImagesError
+from detrkit.data.findings import Note
 from detrkit.data.split_names import spellings
 from detrkit.data.voc_corners import PlacedObject, check_corners
 from detrkit.data.voc_files import ListedImage, find_pictures, listed_images, without_ending
@@ -38,7 +39,7 @@ from detrkit.data.voc_layout import (
 )
 from detrkit.data.voc_sizes import settle_sizes, size_in_header
 from detrkit.data.voc_xml import Annotation, VocObject, read_annotation
-from detrkit.data.wording import first_few
+from detrkit.data.wording import agreeing, are, first_few, have, some_of, were
 from detrkit.errors import DataError, closest
 from detrkit.files import expanded
 
@@ -95,14 +96,7 @@ def read_split(
     source: Path, name: str, *, orientation: Orientation = "auto", stretch_16bit: bool = False
 ) -> DetectionDataset:
     """The same, from one of `find_splits`: a list of images or a folder of XML files; options as for `read_coco`."""
-    splits = splits_beside(source)
-    listed: dict[Path, list[ListedImage]] = {}
-    list_notes: list[str] = []
-    for place in splits.values():
-        listed[place], notes = listed_images(place, needed=place == source)
-        list_notes += notes if place == source else []
-    if not listed[source]:
-        raise NoImagesError(f"{source} lists no images: write the names of the split's images into it, one per line.")
+    listed, list_notes = _listed(source)
     files = [image.annotation for images in listed.values() for image in images if image.annotation]
     annotations = _read_annotations(list(dict.fromkeys(files)))
     pictures, images, picture_notes = _images(source, listed[source], annotations)
@@ -125,11 +119,7 @@ def read_split(
         orientation=orientation,
         stretch_16bit=stretch_16bit,
     )
-    assumed = (
-        ["Nothing says which split the pictures are, so all of them are 'train'."] if split_is_assumed(splits) else []
-    )
     read_notes = [
-        *assumed,
         *list_notes,
         *picture_notes,
         *size_notes,
@@ -138,6 +128,25 @@ def read_split(
         *_object_notes(images),
     ]
     return dataclasses.replace(dataset, notes=(*read_notes, *dataset.notes))
+
+
+def _listed(source: Path) -> tuple[dict[Path, list[ListedImage]], list[str]]:
+    """The images of all splits beside a source, by the places of the splits; and notes.
+
+    Raises:
+        NoImagesError: the source itself lists none.
+    """
+    splits = splits_beside(source)
+    notes: list[str] = []
+    if split_is_assumed(splits):
+        notes.append("Nothing says which split the pictures are, so all of them are 'train'.")
+    listed: dict[Path, list[ListedImage]] = {}
+    for place in splits.values():
+        listed[place], more = listed_images(place, needed=place == source)
+        notes += more if place == source else []
+    if not listed[source]:
+        raise NoImagesError(f"{source} lists no images: write the names of the split's images into it, one per line.")
+    return listed, notes
 
 
 def _read_annotations(files: Sequence[Path]) -> dict[Path, Annotation]:
@@ -179,7 +188,12 @@ def _images(
         return found.folder, images, list(found.notes)
     names = [relative(picture) for picture in found.without_annotation]
     images += [_Image(without_ending(name), name, None, _WITHOUT_OBJECTS) for name in names]
-    note = f"{len(names)} of {len(images)} pictures have no XML file and count as pictures without objects (the first: {names[0]})."
+    count = len(names)
+    text = (
+        f"{some_of(count, len(images), 'picture')} {have(count)} no XML file and {agreeing(count, 'counts as a picture', 'count as pictures')} "
+        f"without objects (the first: {names[0]})."
+    )
+    note = Note(text, "no XML file", count=count, files=names)
     return found.folder, sorted(images, key=lambda image: (image.name, image.picture)), [*found.notes, note]
 
 
@@ -235,20 +249,24 @@ def _check_boxes(images: Sequence[_Image], source: Path) -> list[str]:
     with_area = [each for each in objects if each.has_area]
     fractions = [each for each in with_area if max(each.corners) <= 1]
     if 2 * len(fractions) > len(with_area):  # a few may reach beyond 1 by rounding
-        counted = "all" if len(fractions) == len(with_area) else f"{len(fractions)} of {len(with_area)}"
-        raise DataError(
-            f"{source}: {counted} boxes lie within 0..1, so they are fractions of the image; multiply them by its width and height."
+        which = (
+            "all boxes" if len(fractions) == len(with_area) else some_of(len(fractions), len(with_area), "box", "boxes")
         )
-    dropped = _counted(images, lambda each: not each.has_area)
+        raise DataError(
+            f"{source}: {which} lie within 0..1, so they are fractions of the image; multiply them by its width and height."
+        )
+    dropped = _found(images, lambda each: not each.has_area)
     if dropped is None:
         return []
-    fault = "have no area (xmin is xmax, or ymin is ymax)"
+    fault = "no area (xmin is xmax, or ymin is ymax)"
     if not with_area:
         raise DataError(
-            f"{source}: all {len(objects)} boxes {fault}, so there is nothing to find in this split (the first: {dropped.first}); draw the "
+            f"{source}: {agreeing(len(objects), 'the only box has', f'all {len(objects)} boxes have')} {fault}, so there is nothing to find in this split (the first: {dropped.first}); draw the "
             "boxes again, or export the annotations again."
         )
-    return [f"{dropped.count} of {len(objects)} boxes {fault} and were left out (the first: {dropped.first})."]
+    count = dropped.count
+    note = f"{some_of(count, len(objects), 'box', 'boxes')} {have(count)} {fault} and {were(count)} left out (the first: {dropped.first})."
+    return [Note(note, "no area", count=count, files=dropped.files)]
 
 
 @dataclass(frozen=True)
@@ -257,9 +275,10 @@ class _Count:
 
     count: int
     first: str
+    files: tuple[str, ...]
 
 
-def _counted(images: Sequence[_Image], is_meant: Callable[[VocObject], bool]) -> _Count | None:
+def _found(images: Sequence[_Image], is_meant: Callable[[VocObject], bool]) -> _Count | None:
     """The objects of one kind, or None if there are none."""
     places = [
         (image, number)
@@ -270,7 +289,7 @@ def _counted(images: Sequence[_Image], is_meant: Callable[[VocObject], bool]) ->
     if not places:
         return None
     image, number = places[0]
-    return _Count(len(places), _place(image, number))
+    return _Count(len(places), _place(image, number), tuple(_file_name(each) for each, _ in places))
 
 
 def _check_corners(images: Sequence[_Image], records: Sequence[Record], folder: Path, source: Path) -> list[str]:
@@ -288,26 +307,36 @@ def _check_corners(images: Sequence[_Image], records: Sequence[Record], folder: 
 
 
 def _place(image: _Image, number: int) -> str:
-    return f"object {number} of {image.file.name if image.file else image.picture}"
+    return f"object {number} of {_file_name(image)}"
+
+
+def _file_name(image: _Image) -> str:
+    return image.file.name if image.file else image.picture
 
 
 def _object_notes(images: Sequence[_Image]) -> list[str]:
     total = sum(len(image.annotation.objects) for image in images)
-    polygons = _counted(images, lambda each: each.from_polygon)
-    commas = _counted(images, lambda each: each.decimal_commas)
-    difficult = _counted(images, lambda each: each.difficult and each.has_area)
-    notes = []
+    polygons = _found(images, lambda each: each.from_polygon)
+    commas = _found(images, lambda each: each.decimal_commas)
+    difficult = _found(images, lambda each: each.difficult and each.has_area)
+    notes: list[str] = []
     if polygons:
-        notes.append(
-            f"{polygons.count} of {total} objects have a polygon and no bndbox, and got the box around it (the first: {polygons.first})."
+        note = (
+            f"{some_of(polygons.count, total, 'object')} {have(polygons.count)} a polygon and no bndbox, and got the box around it "
+            f"(the first: {polygons.first})."
         )
+        notes.append(Note(note, "polygon", count=polygons.count, files=polygons.files))
     if commas:
-        notes.append(
-            f"{commas.count} of {total} boxes have decimal commas, which were read as decimal points (the first: {commas.first})."
+        note = (
+            f"{some_of(commas.count, total, 'box', 'boxes')} {have(commas.count)} decimal commas, which were read as decimal points "
+            f"(the first: {commas.first})."
         )
+        notes.append(Note(note, "decimal commas", count=commas.count, files=commas.files))
     if difficult:
-        notes.append(
-            f"{difficult.count} of {total} objects are marked difficult and were made crowd regions: they are not trained on, and detections "
-            "inside them are ignored."
+        count = difficult.count
+        note = (
+            f"{some_of(count, total, 'object')} {are(count)} marked difficult and {were(count)} made "
+            f"{agreeing(count, 'a crowd region', 'crowd regions')}: not trained on, and detections inside are ignored."
         )
+        notes.append(Note(note, "difficult", count=count, files=difficult.files))
     return notes

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from detrkit.data.findings import Note
 from detrkit.data.voc_xml import VocObject
+from detrkit.data.wording import have, some_of
 from detrkit.errors import DataError
 
 _ENOUGH = 4  # boxes from which on it is no chance that all fit
@@ -57,7 +59,7 @@ def check_corners(placed: Sequence[PlacedObject], total: int, source: Path) -> l
     told = [each for each in swapped if each.size is not None and each.fits_as_size]
     if may_be_sizes and len(told) >= _ENOUGH:
         raise DataError(
-            f"{source}: {len(swapped)} of {total} boxes have xmin above xmax or ymin above ymax, while as left, top, width and height the boxes "
+            f"{source}: {some_of(len(swapped), total, 'box', 'boxes')} {have(len(swapped))} xmin above xmax or ymin above ymax, while as left, top, width and height the boxes "
             f"lie inside their pictures, so that is what the numbers seem to be (the first: {told[0].where}); write corners: xmax is xmin + "
             "width - 1, ymax is ymin + height - 1."
         )
@@ -66,9 +68,12 @@ def check_corners(placed: Sequence[PlacedObject], total: int, source: Path) -> l
         if may_be_sizes
         else ""
     )
+    note = (
+        f"{some_of(len(swapped), total, 'box', 'boxes')} {have(len(swapped))} swapped corners (xmin above xmax, or ymin above ymax), which were "
+        f"swapped back (the first: {swapped[0].where}){guess}."
+    )
     return [
-        f"{len(swapped)} of {total} boxes have swapped corners (xmin above xmax, or ymin above ymax), which were swapped back "
-        f"(the first: {swapped[0].where}){guess}."
+        Note(note, "swapped corners", count=len(swapped), files=[each.where.rpartition(" of ")[2] for each in swapped])
     ]
 
 

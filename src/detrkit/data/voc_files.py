@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detrkit.data.file_names import folded
+from detrkit.data.findings import Note
 from detrkit.data.voc_layout import (
     ANNOTATION_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -20,7 +21,7 @@ from detrkit.data.voc_layout import (
     serves_all_splits,
     visible_files,
 )
-from detrkit.data.wording import first_few
+from detrkit.data.wording import agreeing, are, first_few, some_of, were
 from detrkit.errors import DataError
 
 _ENDINGS = ANNOTATION_SUFFIXES + PICTURE_SUFFIXES
@@ -120,8 +121,8 @@ def listed_images(source: Path, *, needed: bool) -> tuple[list[ListedImage], lis
     _check_list(source, images, folder, needed=needed)
     columns_were_cut = rated and any(not index.exactly(line) for line in lines)
     note = (
-        f"{source} has a second column of 1, 0 or -1, as VOC's lists for a single class have; it was left out, and all {len(lines)} images "
-        "belong to the split."
+        f"{source} has a second column of 1, 0 or -1, as VOC's lists for a single class have; it was left out, and "
+        f"{agreeing(len(lines), 'the only image belongs', f'all {len(lines)} images belong')} to the split."
     )
     return images, [note] if columns_were_cut else []
 
@@ -235,19 +236,22 @@ def _name_notes(claims: Mapping[Path, list[Path]], chosen: Mapping[Path, Path], 
         file for file, picture in chosen.items() if bare[file] not in (picture.name, without_ending(picture.name))
     ]
     several = [file for file, pictures in claims.items() if len(pictures) > 1]
-    notes = []
+    notes: list[str] = []
     if renamed:
-        notes.append(
-            f"{len(renamed)} of {len(chosen)} pictures are not named exactly like their XML file and were found by its filename or in another "
-            f"case (the first: {chosen[renamed[0]].name} of {renamed[0].name})."
+        count = len(renamed)
+        note = (
+            f"{some_of(count, len(chosen), 'picture')} {are(count)} not named exactly like the XML file and {were(count)} found by its filename or "
+            f"in another case (the first: {chosen[renamed[0]].name} of {renamed[0].name})."
         )
+        notes.append(Note(note, "found by filename", count=count, files=[chosen[file].name for file in renamed]))
     if several:
         first = several[0]
         names = ", ".join(sorted(picture.name for picture in claims[first]))
-        notes.append(
-            f"{len(several)} of {len(chosen)} XML files fit several pictures, of which the one named in the file or else the first was taken "
-            f"(the first: {chosen[first].name} for {first.name}, among {names})."
+        note = (
+            f"{some_of(len(several), len(chosen), 'XML file')} {agreeing(len(several), 'fits', 'fit')} several pictures, of which the one named "
+            f"in the file or else the first was taken (the first: {chosen[first].name} for {first.name}, among {names})."
         )
+        notes.append(Note(note, "several pictures", count=len(several), files=[file.name for file in several]))
     return notes
 
 

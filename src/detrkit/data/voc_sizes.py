@@ -10,7 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from detrkit.data.coco import Record
+from detrkit.data.findings import Note
 from detrkit.data.images import ImageFacts, inspect_image
+from detrkit.data.wording import have, some_of
 from detrkit.errors import DataError
 
 _THREADS = 8
@@ -90,7 +92,7 @@ def _wrong_sizes(wrong: Sequence[_Difference], count: int) -> DataError:
         counted = f" (in {exchanged} of them width and height are exchanged)" if exchanged else ""
         remedy = f"use the pictures that were annotated, or export the annotations again{counted}."
     return DataError(
-        f"{wrong[0].file.parent}: {len(wrong)} of {count} images have another size in their XML file than the picture has: {names}; {remedy}"
+        f"{wrong[0].file.parent}: {some_of(len(wrong), count, 'image')} {have(len(wrong))} another size in the XML file than the picture has: {names}; {remedy}"
     )
 
 
@@ -98,10 +100,12 @@ def _notes(differences: Sequence[_Difference], count: int) -> list[str]:
     if not differences:
         return []
     first = differences[0]
-    return [
-        f"{len(differences)} of {count} images have a size in their XML file that is a pixel off, so the picture's own is used (the first: "
+    number = len(differences)
+    note = (
+        f"{some_of(number, count, 'image')} {have(number)} a size in the XML file that is a pixel off, so the picture's own is used (the first: "
         f"{first.file.name} has {_shown(first.given)}, the picture {_shown(first.fitting[0])})."
-    ]
+    )
+    return [Note(note, "a pixel off", count=number, files=[each.file.name for each in differences])]
 
 
 def size_in_header(path: Path) -> Size | None:

@@ -14,9 +14,34 @@ def first_few(entries: Sequence[str]) -> str:
     return shown if len(entries) <= _SHOWN else f"{shown} and {len(entries) - _SHOWN} more"
 
 
-def counted_of(number: int, total: int, plural: str) -> str:
-    """A part of a whole, such as "1 of 7 pictures"."""
-    return f"{number} of {total} {plural}"
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """A number with its noun, such as "1 box" or "2 boxes"."""
+    return f"{number} {agreeing(number, singular, plural or singular + 's')}"
+
+
+def some_of(number: int, total: int, singular: str, plural: str | None = None) -> str:
+    """A part of a whole, such as "1 of 7 pictures" or "1 of 1 picture"."""
+    return f"{number} of {counted(total, singular, plural)}"
+
+
+def agreeing(number: int, singular: str, plural: str) -> str:
+    """The form of a word that goes with a number of things."""
+    return singular if number == 1 else plural
+
+
+def are(number: int) -> str:
+    """The verb for a number of things."""
+    return agreeing(number, "is", "are")
+
+
+def were(number: int) -> str:
+    """The verb for a number of things."""
+    return agreeing(number, "was", "were")
+
+
+def have(number: int) -> str:
+    """The verb for a number of things."""
+    return agreeing(number, "has", "have")
 
 
 def shown_value(value: Any) -> str:

@@ -26,14 +26,32 @@ from PIL import ExifTags, Image
 
 from detrkit.data.dataset import DetectionDataset, ImageFiles
 from detrkit.data.file_names import folded
-from detrkit.data.findings import Changes
+from detrkit.data.findings import Changes, Sentence
 from detrkit.data.pictures import PICTURE_SUFFIXES
+from detrkit.data.wording import agreeing, counted, were
 from detrkit.data.yolo_description import check_split_name, described_so_far
 from detrkit.errors import OutputError
 from detrkit.files import write_json, write_text
 
 _DECIMALS = 9
 _YAML = "data.yaml"
+
+_YOLO_SENTENCES: dict[str, Sentence] = {
+    "crowd": lambda number, first: (
+        f"{counted(number, 'crowd region')} {were(number)} left out, which YOLO cannot mark (the first: in {first})."
+    ),
+    "clipped": lambda number, first: (
+        f"{counted(number, 'box', 'boxes')} {were(number)} clipped to the picture, for YOLO's numbers end there (the first: in {first})."
+    ),
+    "repeated": lambda number, first: (
+        f"{counted(number, 'box', 'boxes')} {agreeing(number, 'repeats', 'repeat')} another of the same class in the same picture and "
+        f"{were(number)} written once, for YOLO's readers leave repeated lines out (the first: in {first})."
+    ),
+    "outside": lambda number, first: (
+        f"{counted(number, 'box', 'boxes')} {agreeing(number, 'lies', 'lie')} outside the picture and {were(number)} left out "
+        f"(the first: in {first})."
+    ),
+}
 
 
 def write_coco(dataset: DetectionDataset, folder: Path, split: str) -> list[str]:
@@ -90,14 +108,7 @@ def write_yolo(dataset: DetectionDataset, folder: Path, split: str) -> list[str]
         write_text(
             folder / "labels" / split / f"{PurePosixPath(name).stem}.txt", "".join(f"{line}\n" for line in lines)
         )
-    sentences = {
-        "crowd": "{count} crowd regions were left out, which YOLO cannot mark (the first: in {first}).",
-        "clipped": "{count} boxes were clipped to their picture, for YOLO's numbers end there (the first: in {first}).",
-        "repeated": "{count} boxes repeat another of their class in the same picture and were written once, for YOLO's readers leave repeated "
-        "lines out (the first: in {first}).",
-        "outside": "{count} boxes lie outside their picture and were left out (the first: in {first}).",
-    }
-    return [*notes, *changes.notes(sentences)]
+    return [*notes, *changes.notes(_YOLO_SENTENCES)]
 
 
 def _describe_split(dataset: DetectionDataset, file: Path, split: str) -> list[int]:
@@ -221,7 +232,8 @@ def as_shown(dataset: DetectionDataset) -> tuple[DetectionDataset, list[str]]:
         boxes[rows] = _turned(boxes[rows], tuple(sizes[index]), orientation)
         sizes[index] = sizes[index][::-1] if orientation >= 5 else sizes[index]
     note = (
-        f"{len(chosen)} pictures were annotated on their stored pixels; their boxes were turned to the pictures as EXIF orientation shows them "
+        f"{counted(len(chosen), 'picture')} {were(len(chosen))} annotated on the stored pixels; boxes were turned to the picture as EXIF "
+        f"orientation shows it "
         f"(the first: {images.name(chosen[0])})."
     )
     unturned = dataclasses.replace(images, as_stored=np.zeros_like(images.as_stored))

@@ -20,7 +20,7 @@ from detrkit.data.dataset import DetectionDataset, ImageFiles
 from detrkit.data.file_names import folded
 from detrkit.data.voc_files import without_ending
 from detrkit.data.voc_layout import PICTURE_SUFFIXES, SPLIT_LISTS
-from detrkit.data.wording import first_few
+from detrkit.data.wording import are, first_few, have, some_of, were
 from detrkit.errors import DataError, OutputError
 from detrkit.files import expanded, prepare_folder, write_atomically, write_text
 
@@ -224,16 +224,17 @@ def _plain_number(value: Decimal) -> str:
 def _notes(dataset: DetectionDataset, too_small: list[str]) -> list[str]:
     notes = []
     if too_small:
+        number = len(too_small)
         notes.append(
-            f"{len(too_small)} of {len(dataset.labels)} boxes are at most a pixel wide or high, which Pascal VOC cannot hold, and were left "
+            f"{some_of(number, len(dataset.labels), 'box', 'boxes')} {are(number)} at most a pixel wide or high, which Pascal VOC cannot hold, and {were(number)} left "
             f"out (the first: in {too_small[0]})."
         )
     used = set(dataset.labels.tolist())
     unused = [category.name for category in dataset.categories if category.index not in used]
     if unused:
         notes.append(
-            f"{len(unused)} of {len(dataset.categories)} classes have no objects here, and Pascal VOC has no list of classes; unless another "
-            f"split has objects of them, they are lost: {first_few(unused)}."
+            f"{some_of(len(unused), len(dataset.categories), 'class', 'classes')} {have(len(unused))} no objects here, and Pascal VOC has no list of "
+            f"classes; without objects in another split they are lost: {first_few(unused)}."
         )
     return notes
 

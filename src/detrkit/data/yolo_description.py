@@ -18,7 +18,7 @@ from detrkit.data.findings import Faults
 from detrkit.data.pictures import has_pictures, is_picture
 from detrkit.data.split_names import plain_split
 from detrkit.data.text_files import read_lines, read_text
-from detrkit.data.wording import counted_of, first_few
+from detrkit.data.wording import first_few, some_of
 from detrkit.data.yaml_files import parse_yaml
 from detrkit.data.yolo_darknet import DARKNET_SUFFIX, darknet_file, parse_darknet, read_class_file, with_names
 from detrkit.data.yolo_places import Places
@@ -312,7 +312,7 @@ def _class_names(content: dict[str, Any], file: Path) -> tuple[dict[int, str], l
 def _listed_names(given: list[Any], file: Path) -> dict[int, str]:
     wrong = [name for name in given if not isinstance(name, str)]
     if wrong:
-        more = f" ({counted_of(len(wrong), len(given), 'entries')} are no texts.)" if len(wrong) > 1 else ""
+        more = f" ({some_of(len(wrong), len(given), 'entry', 'entries')} are no texts.)" if len(wrong) > 1 else ""
         raise DataError(f"{file}: names has the entry {wrong[0]!r}; give a list of texts.{more}")
     return dict(enumerate(given))
 

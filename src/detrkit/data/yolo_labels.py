@@ -17,9 +17,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detrkit.data.findings import Changes, Faults
+from detrkit.data.findings import Changes, Faults, Note, Sentence
 from detrkit.data.text_files import read_lines
-from detrkit.data.wording import counted_of
+from detrkit.data.wording import agreeing, counted, have, some_of, were
 from detrkit.errors import DataError
 
 _TOLERANCE = 0.01  # by which a fraction may leave 0..1 through rounding
@@ -33,12 +33,23 @@ _LARGE, _LARGER = (
 )  # pixels: pictures in which it is hardly a chance that all numbers lie in the first 100 pixels: in large ones
 _MANY_NUMBERS = 80  # so many numbers, in larger ones any
 _NAMES_SHOWN = 5
-_SENTENCES = {
-    "clipped": "{count} lines have numbers that leave 0..1 by no more than a hundredth; they were clipped (the first: {first}).",
-    "sixth": "{count} lines have a sixth number, a confidence or the number of a track, which was left out (the first: {first}).",
-    "key points": "{count} lines have key points, which were left out (the first: {first}).",
-    "repeated": "{count} lines repeat another line of their file and were left out (the first: {first}).",
-    "no area": "{count} boxes have no area and were left out (the first: {first}).",
+_SENTENCES: dict[str, Sentence] = {
+    "clipped": lambda number, first: (
+        f"{counted(number, 'line')} {have(number)} numbers that leave 0..1 by no more than a hundredth; they were clipped (the first: {first})."
+    ),
+    "sixth number": lambda number, first: (
+        f"{counted(number, 'line')} {have(number)} a sixth number, a confidence or the number of a track, which was left out (the first: {first})."
+    ),
+    "key points": lambda number, first: (
+        f"{counted(number, 'line')} {have(number)} key points, which were left out (the first: {first})."
+    ),
+    "repeated": lambda number, first: (
+        f"{counted(number, 'line')} {agreeing(number, 'repeats another line of its file', 'repeat another line of their file')} and "
+        f"{were(number)} left out (the first: {first})."
+    ),
+    "no area": lambda number, first: (
+        f"{counted(number, 'box', 'boxes')} {have(number)} no area and {were(number)} left out (the first: {first})."
+    ),
 }
 
 Box = tuple[float, float, float, float]
@@ -149,17 +160,19 @@ class _OtherMeaning:
 
     def refusal(self) -> DataError:
         return DataError(
-            f"{self.leaving[0][1]} and others ({counted_of(len(self.leaving), self.total, 'boxes')}) leave their pictures, but would lie inside if "
-            f"their numbers were {self.words}: YOLO's are the centre, width and height; export the labels again, or clip the boxes if they do "
+            f"{self.leaving[0][1]} and others ({some_of(len(self.leaving), self.total, 'box', 'boxes')}) leave their pictures, but would lie inside if "
+            f"the numbers were {self.words}: YOLO's are the centre, width and height; export the labels again, or clip the boxes if they do "
             "reach beyond their pictures."
         )
 
     def doubt(self) -> str:
-        count = counted_of(len(self.leaving), self.total, "boxes")
-        return (
-            f"{count} leave their pictures, but would lie inside if their numbers were {self.words} (the first: {self.leaving[0][1]}); "
-            "that may be chance, so they were read as YOLO's centre, width and height."
+        number = len(self.leaving)
+        verb = agreeing(number, "leaves its picture", "leave their pictures")
+        note = (
+            f"{some_of(number, self.total, 'box', 'boxes')} {verb}, but would lie inside if the numbers were {self.words} (the first: "
+            f"{self.leaving[0][1]}); that may be chance, so all were read as YOLO's centre, width and height."
         )
+        return Note(note, "perhaps corners", count=number, files=[_file(where) for _, where in self.leaving])
 
 
 @dataclass
@@ -195,9 +208,9 @@ class LabelReader:
                 continue
             key = (found.number, found.box_xywh)
             if key in seen:
-                self._changes.add("repeated", where)
+                self._changes.add("repeated", where, str(file))
             elif min(found.box_xywh[2:]) <= 0:
-                self._changes.add("no area", where)
+                self._changes.add("no area", where, str(file))
             else:
                 objects.append(found)
             seen.add(key)
@@ -275,14 +288,14 @@ class LabelReader:
         """The numbers of the box or the outline; None if their count fits neither."""
         count = len(numbers)
         if self.key_points and count == 5 + self.key_points:
-            self._changes.add("key points", where)
+            self._changes.add("key points", where, _file(where))
             return numbers[1:5]
         if count == 5 or (count >= 7 and count % 2 == 1 and not self.key_points):
             return numbers[1:]
         if count == 6 and not self.key_points:
             sixth = numbers[5]
             if 0 <= sixth <= 1 or (sixth > 0 and sixth.is_integer()):
-                self._changes.add("sixth", where)
+                self._changes.add("sixth number", where, _file(where))
                 return numbers[1:5]
             sentence = (
                 f"has the sixth number {sixth:g}, neither a confidence nor the number of a track: export oriented boxes as four corners, "
@@ -317,7 +330,7 @@ class LabelReader:
         """Whether numbers outside 0..1 are so only by rounding; otherwise they are a fault."""
         worst = max(coordinates, key=lambda number: abs(number - 0.5))
         if -_TOLERANCE <= worst <= 1 + _TOLERANCE:
-            self._changes.add("clipped", where)
+            self._changes.add("clipped", where, _file(where))
             return True
         sentence = f"has the number {worst:g} outside 0..1: give fractions of the picture's width and height."
         if len(coordinates) > 4 and _look_like_key_points(numbers):
@@ -390,3 +403,8 @@ def _overhang(box_cxcywh: Box) -> float:
     center_x, center_y, width, height = box_cxcywh
     low, high = min(center_x - width / 2, center_y - height / 2), max(center_x + width / 2, center_y + height / 2)
     return max(-low, high - 1)
+
+
+def _file(where: str) -> str:
+    """The file of a place such as "a.txt, line 3"."""
+    return where.rpartition(", line ")[0]

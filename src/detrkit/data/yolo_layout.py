@@ -22,7 +22,7 @@ from detrkit.data.file_names import folded
 from detrkit.data.findings import Changes
 from detrkit.data.pictures import PICTURE_SUFFIXES, has_pictures, is_picture, pictures_below
 from detrkit.data.text_files import read_lines
-from detrkit.data.wording import first_few
+from detrkit.data.wording import agreeing, are, counted, first_few, have, some_of, were
 from detrkit.data.yolo_description import YoloDescription, describe_file, describe_folder, subfolder
 from detrkit.data.yolo_places import joined, tails
 from detrkit.errors import DataError
@@ -138,17 +138,23 @@ def pair_pictures(split: YoloSplit) -> PairedPictures:
         )
     for picture in pictures:
         if picture not in labels:
-            changes.add("without label", picture.name)
+            changes.add("no label file", picture.name)
     for place, names in unused.items():
         for name in sorted(names):
-            changes.add("without picture", str(place / name))
+            changes.add("no picture", str(place / name))
     notes += changes.notes(
         {
-            "other spelling": "{count} label files differ from their pictures in case or accents (the first: {first}).",
-            "without label": "{count} of "
-            + str(len(pictures))
-            + " pictures have no label file and count as pictures without objects (the first: {first}).",
-            "without picture": "{count} label files have no picture and were left out (the first: {first}).",
+            "other spelling": lambda number, first: (
+                f"{counted(number, 'label file')} {agreeing(number, 'differs from its picture', 'differ from their pictures')} in case or "
+                f"accents (the first: {first})."
+            ),
+            "no label file": lambda number, first: (
+                f"{some_of(number, len(pictures), 'picture')} {have(number)} no label file and "
+                f"{agreeing(number, 'counts as a picture', 'count as pictures')} without objects (the first: {first})."
+            ),
+            "no picture": lambda number, first: (
+                f"{counted(number, 'label file')} {have(number)} no picture and {were(number)} left out (the first: {first})."
+            ),
         }
     )
     return PairedPictures(tuple(pictures), tuple(labels.get(picture) for picture in pictures), tuple(notes))
@@ -229,7 +235,7 @@ def _find_pictures(split: YoloSplit) -> tuple[list[Path], list[str]]:
         if not is_literal:
             notes.append(
                 f"{description.source.name}: '{split.key}' is {_where(description, written)}, which does not exist here; "
-                f"{_shown(places)} {'was' if len(places) == 1 else 'were'} read."
+                f"{_shown(places)} {were(len(places))} read."
             )
         for place in places:
             if place.is_dir():
@@ -294,7 +300,7 @@ def _listed_pictures(file: Path, description: YoloDescription) -> tuple[list[Pat
         if literal is None:
             changes.add("elsewhere", line)
         if picture in found:
-            changes.add("twice", f"{picture.name}, line {number}")
+            changes.add("listed twice", f"{picture.name}, line {number}", picture.name)
         found[picture] = None
     if missing:
         number, line = missing[0]
@@ -303,13 +309,19 @@ def _listed_pictures(file: Path, description: YoloDescription) -> tuple[list[Pat
             f"{file}, line {number} lists {line}, which exists below none of {_shown(bases)}: correct the list, or put the picture "
             f"there.{count}"
         )
-    sentences = {
-        "elsewhere": "{count} pictures in "
-        + file.name
-        + " are not where it says and were found beside it (the first: {first}).",
-        "twice": "{count} pictures are more than once in " + file.name + " and were read once (the first: {first}).",
-    }
-    return list(found), changes.notes(sentences)
+    notes = changes.notes(
+        {
+            "elsewhere": lambda number, first: (
+                f"{counted(number, 'picture')} in {file.name} {are(number)} not where it says and {were(number)} found beside it "
+                f"(the first: {first})."
+            ),
+            "listed twice": lambda number, first: (
+                f"{counted(number, 'line')} of {file.name} {agreeing(number, 'lists a picture', 'list pictures')} again, which "
+                f"{were(number)} read once (the first: {first})."
+            ),
+        }
+    )
+    return list(found), notes
 
 
 def _moved(base: Path, line: str) -> Iterator[Path]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from detrkit.coco_limits import MAX_DETECTIONS
+from detrkit.data.wording import agreeing, are, counted, have, some_of
 from detrkit.errors import ConfigurationError
 from detrkit.evaluation.bootstrap import (
     CONFIDENCE,
@@ -29,7 +31,7 @@ from detrkit.evaluation.errors import (
     find_kinds,
     images_by_errors,
 )
-from detrkit.evaluation.figures import MAX_DETECTIONS, Evaluation, check_max_detections, counted
+from detrkit.evaluation.figures import Evaluation, check_max_detections
 from detrkit.evaluation.groups import Group, groups_by_crowdedness, groups_by_size
 from detrkit.evaluation.inputs import Inputs, read_inputs
 from detrkit.evaluation.outcomes import Outcomes, outcomes, overlaps
@@ -87,8 +89,8 @@ class Analysis:
         """What notebooks show: errors by kind, then what the threshold of each class gives, lowest F1 first."""
         errors = self.errors
         basis = (
-            f"At the thresholds of the classes (IoU 0.50), {errors.correct} of {counted(errors.detections, 'detection')} are correct and "
-            f"{errors.correct} of {counted(errors.objects, 'object')} found."
+            f"At the thresholds of the classes (IoU 0.50), {some_of(errors.correct, errors.detections, 'detection')} "
+            f"{are(errors.correct)} correct and {some_of(errors.correct, errors.objects, 'object')} found."
         )
         kinds = [(kind, errors.counts[kind], errors.costs.get(kind), meaning) for kind, meaning in KINDS.items()]
         measured = sorted((entry for entry in self.classes if entry.f1 is not None), key=lambda entry: entry.f1 or 0.0)
@@ -230,10 +232,14 @@ def _size_notes(sizes: Sequence[Group]) -> list[str]:
 
 
 def _interval_notes(found: Outcomes, intervals: Intervals) -> list[str]:
+    with_objects = len(np.unique(found.object_images))
+    if not intervals.figures:
+        few = f"only {counted(with_objects, 'image')} {have(with_objects)} objects, and fewer than {LEAST_IMAGES} say nothing about others"
+        return [f"There are no intervals: {few}."] if with_objects else []
     present = int(np.count_nonzero(found.object_counts()))
     without = present - len(intervals.class_ap)
     if not without:
         return []
     return [
-        f"No interval for {without} of {counted(present, 'class', 'classes')}: their objects are in fewer than {LEAST_IMAGES} images."
+        f"No interval for {some_of(without, present, 'class', 'classes')}: {agreeing(without, 'its', 'their')} objects are in fewer than {LEAST_IMAGES} images."
     ]

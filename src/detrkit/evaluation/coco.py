@@ -9,13 +9,13 @@ from typing import Any
 
 from faster_coco_eval import COCO, COCOeval_faster
 
+from detrkit.coco_limits import MAX_DETECTIONS
+from detrkit.data.wording import counted
 from detrkit.evaluation.figures import (
-    MAX_DETECTIONS,
     MEANINGS,
     ClassFigures,
     Evaluation,
     check_max_detections,
-    counted,
 )
 from detrkit.evaluation.inputs import Inputs, read_inputs
 from detrkit.evaluation.outcomes import IOU_THRESHOLDS, outcomes

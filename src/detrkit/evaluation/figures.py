@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from detrkit.coco_limits import AREA_WORDS, MAX_DETECTIONS
+from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError
 from detrkit.notebooks import paragraph, shown, table
-
-MAX_DETECTIONS = 100  # per image and class, as COCO counts them
+from detrkit.terminal import add_numbers, add_texts, narrow_table
 
 
 class _Meanings(dict[str, str]):
@@ -20,7 +21,11 @@ class _Meanings(dict[str, str]):
     def __missing__(self, name: str) -> str:
         if not name.startswith("AR") or not name[2:].isdigit():
             raise KeyError(name)
-        return f"recall, {counted(int(name[2:]), 'detection')} per image"
+        return _recall(int(name[2:]))
+
+
+def _recall(number: int) -> str:
+    return f"recall, {counted(number, 'detection')} of each class"
 
 
 # In the order in which COCO's own tools print them.
@@ -29,15 +34,15 @@ MEANINGS: dict[str, str] = _Meanings(
         "AP": "mean AP over IoU 0.50 to 0.95",
         "AP50": "AP at IoU 0.50",
         "AP75": "AP at IoU 0.75",
-        "AP_small": "AP, below 32 × 32 pixels",
-        "AP_medium": "AP, 32 × 32 to 96 × 96 pixels",
-        "AP_large": "AP, above 96 × 96 pixels",
-        "AR1": "recall, 1 detection per image",
-        "AR10": "recall, 10 detections per image",
-        "AR100": "recall, 100 detections per image",
-        "AR_small": "recall, below 32 × 32 pixels",
-        "AR_medium": "recall, 32 × 32 to 96 × 96 pixels",
-        "AR_large": "recall, above 96 × 96 pixels",
+        "AP_small": f"AP, {AREA_WORDS['small']}",
+        "AP_medium": f"AP, {AREA_WORDS['medium']}",
+        "AP_large": f"AP, {AREA_WORDS['large']}",
+        "AR1": _recall(1),
+        "AR10": _recall(10),
+        "AR100": _recall(MAX_DETECTIONS),
+        "AR_small": f"recall, {AREA_WORDS['small']}",
+        "AR_medium": f"recall, {AREA_WORDS['medium']}",
+        "AR_large": f"recall, {AREA_WORDS['large']}",
     }
 )
 
@@ -70,7 +75,7 @@ class Evaluation:
     Attributes:
         name: of the data set and split.
         figures: the twelve names of `MEANINGS`, each in [0, 1], or None if the ground truth has no such objects. With another number of
-            detections per image than 100 the name AR100 changes accordingly, and with 10 or fewer there are fewer recalls.
+            detections than 100 the name AR100 changes accordingly, and with 10 or fewer there are fewer recalls.
         classes: one entry per category, sorted by id.
         images: number of images in the ground truth; all count, with or without detections.
         objects: number of objects in the ground truth, without crowd regions.
@@ -134,10 +139,10 @@ class Evaluation:
         Args:
             classes: whether to show the classes.
         """
-        figures = Table(title=self.name, caption=self.basis(), title_justify="left", caption_justify="left")
+        figures = narrow_table(self.name, self.basis())
         figures.add_column("figure", no_wrap=True)
         figures.add_column("value", justify="right")
-        figures.add_column("meaning")
+        add_texts(figures, "meaning")
         for name, value in self.figures.items():
             figures.add_row(name, shown_value(name, value), MEANINGS[name])
         parts: list[Table | str] = [figures]
@@ -163,9 +168,9 @@ class Evaluation:
         return shown(self.name, *parts, *(paragraph(f"Note: {note}") for note in self.notes))
 
     def _class_table(self) -> Table:
-        table = Table("class", title="classes", title_justify="left")
-        for column in ("objects", "AP", "AP50"):
-            table.add_column(column, justify="right")
+        table = narrow_table("classes")
+        add_texts(table, "class")
+        add_numbers(table, "objects", "AP", "AP50")
         for entry in self.classes:
             shown = ("–" if value is None else f"{value:.3f}" for value in (entry.ap, entry.ap50))
             table.add_row(entry.name, str(entry.objects), *shown)
@@ -191,9 +196,6 @@ def check_max_detections(number: int) -> None:
         ConfigurationError: it is below 1.
     """
     if number < 1:
-        raise ConfigurationError(f"{number} detections per image count nothing: choose at least 1 (COCO counts 100).")
-
-
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """A number with its noun, such as "1 class" or "2 classes"."""
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+        raise ConfigurationError(
+            f"{number} detections per image count nothing: choose at least 1 (COCO counts {MAX_DETECTIONS} of each class)."
+        )

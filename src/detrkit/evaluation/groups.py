@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.coco_limits import AREA_WORDS, AREAS
+from detrkit.data.wording import counted
 from detrkit.evaluation.inputs import Inputs
-from detrkit.evaluation.outcomes import SIZES, Outcomes, Overlaps, outcomes
+from detrkit.evaluation.outcomes import Outcomes, Overlaps, outcomes
 from detrkit.evaluation.precision import average_precision, mean_over_classes
 
-_MEANINGS = {"small": "below 32 × 32 pixels", "medium": "32 × 32 to 96 × 96 pixels", "large": "above 96 × 96 pixels"}
 _CROWDEDNESS_GROUPS = 4
 
 
@@ -45,11 +46,11 @@ def groups_by_size(inputs: Inputs, max_detections: int, pairs: Overlaps) -> tupl
         pairs: as for `outcomes`.
     """
     groups = []
-    for name, areas in SIZES.items():
+    for name, areas in AREAS.items():
         found = outcomes(inputs, max_detections, areas=areas, pairs=pairs)
         ap, ap50 = _figures(found, None)
         images = len(np.unique(found.object_images))
-        groups.append(Group(name, _MEANINGS[name], images, len(found.object_images), ap[0], ap50[0]))
+        groups.append(Group(name, AREA_WORDS[name], images, len(found.object_images), ap[0], ap50[0]))
     return tuple(groups)
 
 
@@ -87,5 +88,5 @@ def _figures(found: Outcomes, weights: NDArray[np.float64] | None) -> tuple[list
 def _objects(least: int, most: int) -> str:
     """A range of numbers of objects in words."""
     if least == most:
-        return f"{least} object" + ("" if least == 1 else "s")
+        return counted(least, "object")
     return f"{least} to {most} objects"

@@ -18,7 +18,7 @@ from detrkit.data.coco_layout import picture_is_turned
 from detrkit.data.coco_outside import without_boxes_outside_stated
 from detrkit.data.coco_truth import Truth, checked_lists, read_truth
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.wording import counted_of
+from detrkit.data.wording import some_of
 from detrkit.errors import DataError
 from detrkit.files import expanded
 
@@ -214,7 +214,7 @@ def _checked_results(results: Any, source: str, truth: Truth, truth_source: str)
             errors.append(error)
     if errors:
         total = len(checked) + len(errors)
-        more = f" ({counted_of(len(errors), total, 'entries')} cannot be used.)" if len(errors) > 1 else ""
+        more = f" ({some_of(len(errors), total, 'entry', 'entries')} cannot be used.)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0]}{more}")
     return checked
 

@@ -13,17 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.coco_limits import ALL_AREAS
 from detrkit.evaluation.inputs import Inputs
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 LEAST_IOU = 0.5
-# Areas in square pixels; both ends belong to a range.
-SIZES = {
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, 1e10),
-}
-_ALL_SIZES = (0.0, 1e10)
 _PAIRS_AT_ONCE = 2_000_000  # bounds the memory where images have hundreds of objects
 
 
@@ -124,7 +118,7 @@ def outcomes(
     max_detections: int,
     *,
     thresholds: NDArray[np.float64] = IOU_THRESHOLDS,
-    areas: tuple[float, float] = _ALL_SIZES,
+    areas: tuple[float, float] = ALL_AREAS,
     pairs: Overlaps | None = None,
 ) -> Outcomes:
     """Matches detections with objects as COCO does.

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from detrkit.coco_limits import MAX_DETECTIONS
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.inspection import Finding, Split, finding
 from detrkit.data.inspection.finding import have, places
 from detrkit.data.inspection.statistics import class_counts, owners
 from detrkit.data.transforms import relative_target
-from detrkit.data.wording import first_few
+from detrkit.data.wording import agreeing, first_few, some_of
 from detrkit.evaluation.coco import evaluate_detections
-from detrkit.evaluation.figures import MAX_DETECTIONS, Evaluation
+from detrkit.evaluation.figures import Evaluation
 from detrkit.layers.selection import TopKSelection
 from detrkit.prediction.results import result_entry
 from detrkit.structures import LayerOutput, Target
@@ -107,7 +108,7 @@ def _lost(split: Split, outcome: RoundTrip) -> list[Finding]:
     files = split.files(owners(split)[rows])
     if len(rows):
         reason = (
-            f"{len(rows)} of {len(split.dataset.labels)} boxes lose more than a twentieth of their area at the picture's edge, where "
+            f"{some_of(len(rows), len(split.dataset.labels), 'box', 'boxes')} {agreeing(len(rows), 'loses', 'lose')} more than a twentieth of the area at the picture's edge, where "
             f"training and models end {places(files)}"
         )
     else:

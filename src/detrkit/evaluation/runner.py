@@ -16,15 +16,17 @@ from torch import nn
 
 from detrkit.cards import Category, ModelCard
 from detrkit.checkpoints.loading import as_detector
+from detrkit.coco_limits import MAX_DETECTIONS
 from detrkit.data.batching import EvaluationData, collate, equal_size_batches
 from detrkit.data.classes import names_shown, same_classes, spelling_notes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import EvaluationTransform
+from detrkit.data.wording import counted
 from detrkit.data.workers import BatchLoader, for_workers
 from detrkit.errors import ConfigurationError, DataError
 from detrkit.evaluation.analysis import Analysis, evaluate_in_detail
 from detrkit.evaluation.coco import evaluate_detections
-from detrkit.evaluation.figures import MAX_DETECTIONS, Evaluation, check_max_detections, counted
+from detrkit.evaluation.figures import Evaluation, check_max_detections
 from detrkit.layers.selection import TopKSelection
 from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector

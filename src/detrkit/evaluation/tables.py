@@ -8,15 +8,18 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 
+from detrkit.data.wording import counted, have
 from detrkit.evaluation.analysis import Analysis
 from detrkit.evaluation.bootstrap import Interval
 from detrkit.evaluation.errors import KINDS
-from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted, shown_value
+from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, shown_value
 from detrkit.evaluation.groups import Group
 from detrkit.evaluation.thresholds import LEAST_OBJECTS, ClassOperation
+from detrkit.terminal import add_numbers, add_texts, narrow_table
 
 _UNKNOWN = "–"
 _IMAGES_NAMED = 5
+_LEAST_NAME = 10  # characters of a class name before it folds
 
 
 def detailed_table(evaluation: Evaluation, analysis: Analysis) -> Lines:
@@ -39,32 +42,39 @@ def detailed_table(evaluation: Evaluation, analysis: Analysis) -> Lines:
 
 def _figures(evaluation: Evaluation, analysis: Analysis) -> Table:
     intervals = analysis.intervals
-    caption = f"{evaluation.basis()} Intervals: {intervals.confidence:.0%}, bootstrap over images, {intervals.resamples} draws."
-    table = Table(title=evaluation.name, caption=caption, title_justify="left", caption_justify="left")
+    caption = evaluation.basis()
+    if intervals.figures:  # otherwise a note says why
+        caption += f" Intervals: {intervals.confidence:.0%}, bootstrap over images, {intervals.resamples} draws."
+    table = narrow_table(evaluation.name, caption)
     table.add_column("figure", no_wrap=True)
     table.add_column("value", justify="right")
-    table.add_column("interval", no_wrap=True)
-    table.add_column("meaning")
+    if intervals.figures:
+        table.add_column("interval", no_wrap=True)
+    add_texts(table, "meaning")
     for name, value in evaluation.figures.items():
-        table.add_row(name, shown_value(name, value), _interval(intervals.figures.get(name)), MEANINGS[name])
+        interval = [_interval(intervals.figures.get(name))] if intervals.figures else []
+        table.add_row(name, shown_value(name, value), *interval, MEANINGS[name])
     return table
 
 
 def _classes(evaluation: Evaluation, analysis: Analysis) -> Table:
-    table = Table("class", title="classes", title_justify="left")
-    for column in ("objects", "AP", "interval", "AP50", "precision", "recall", "F1", "from score"):
-        table.add_column(column, justify="right", no_wrap=column == "interval")
+    table = narrow_table("classes")
+    table.add_column("class", overflow="fold", min_width=_LEAST_NAME)
+    own = analysis.intervals.class_ap
+    interval = ["interval"] if own else []
+    add_numbers(table, "objects", "AP", *interval, "AP50", "precision", "recall", "F1", "score")
     for figures, operation in zip(evaluation.classes, analysis.classes, strict=True):
-        table.add_row(*_class_cells(figures, operation, analysis.intervals.class_ap.get(figures.id)))
+        shown = [_narrow_interval(own.get(figures.id))] if own else []
+        table.add_row(*_class_cells(figures, operation, shown))
     return table
 
 
-def _class_cells(figures: ClassFigures, operation: ClassOperation, interval: Interval | None) -> Sequence[str]:
+def _class_cells(figures: ClassFigures, operation: ClassOperation, interval: Sequence[str]) -> Sequence[str]:
     return (
         figures.name,
         str(figures.objects),
         _share(figures.ap),
-        "" if interval is None else f"{interval.low:.2f}–{interval.high:.2f}",  # eight columns have to fit
+        *interval,
         _share(figures.ap50),
         _share(operation.precision),
         _share(operation.recall),
@@ -75,8 +85,11 @@ def _class_cells(figures: ClassFigures, operation: ClassOperation, interval: Int
 
 def _thresholds_in_words(evaluation: Evaluation, analysis: Analysis) -> str:
     if evaluation.best_threshold is None:
-        return "Precision, recall and F1: IoU 0.50."
-    text = f"Best mean F1 over the classes (IoU 0.50): keep detections from score {evaluation.best_threshold:.3f}."
+        return "Precision, recall and F1: IoU 0.50, from the score in the last column."
+    text = (
+        "Precision, recall and F1: IoU 0.50, from the score in the last column, the best for the class. "
+        f"Best mean F1 over the classes: keep detections from score {evaluation.best_threshold:.3f}."
+    )
     if all(entry.own for entry in analysis.classes):
         return text
     return f"{text} * the same, for classes with fewer than {LEAST_OBJECTS} objects or no correct detection."
@@ -86,14 +99,12 @@ def _errors(analysis: Analysis) -> Table:
     errors = analysis.errors
     caption = (
         f"{counted(errors.detections, 'detection')} from these scores: {errors.correct} correct, "
-        f"{errors.detections - errors.correct} wrong; {errors.mistaken} more objects have only a detection of the wrong class or place."
+        f"{errors.detections - errors.correct} wrong; {counted(errors.mistaken, 'more object')} {have(errors.mistaken)} only a detection of the wrong class or place."
     )
-    table = Table(title="errors", caption=caption, title_justify="left", caption_justify="left")
+    table = narrow_table("errors", caption)
     table.add_column("kind", no_wrap=True)
-    table.add_column("number", justify="right")
-    table.add_column("share", justify="right")
-    table.add_column("costs AP50", justify="right")
-    table.add_column("meaning")
+    add_numbers(table, "number", "share", "costs AP50")
+    add_texts(table, "meaning")
     for kind, number in errors.counts.items():
         total = errors.objects if kind == "missed" else errors.detections
         share = f"{number / total:.1%}" if total else _UNKNOWN
@@ -102,9 +113,9 @@ def _errors(analysis: Analysis) -> Table:
 
 
 def _groups(analysis: Analysis) -> Table:
-    table = Table("group", title="by size and crowdedness", title_justify="left")
-    for column in ("images", "objects", "AP", "AP50"):
-        table.add_column(column, justify="right")
+    table = narrow_table("by size and crowdedness")
+    add_texts(table, "group")
+    add_numbers(table, "images", "objects", "AP", "AP50")
     for group in (*analysis.sizes, *analysis.crowdedness):
         table.add_row(_group_name(group), str(group.images), str(group.objects), _share(group.ap), _share(group.ap50))
     return table
@@ -125,6 +136,11 @@ def _images_in_words(analysis: Analysis) -> list[str]:
 
 def _share(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{value:.3f}"
+
+
+def _narrow_interval(interval: Interval | None) -> str:
+    """With two decimals, since many columns have to fit."""
+    return "" if interval is None else f"{interval.low:.2f}–{interval.high:.2f}"
 
 
 def _interval(interval: Interval | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from detrkit.cards import ModelCard
-from detrkit.data.wording import counted_of
+from detrkit.data.wording import agreeing, counted, some_of, were
 from detrkit.prediction.predictor import Predictor
 from detrkit.prediction.result_files import Result, ResultFile, ResultFormat, result_files
 from detrkit.prediction.slicing import SlicedPredictor
@@ -48,8 +48,7 @@ class Outcome:
 
     def summary(self, thresholds: str, where: Sequence[Path]) -> str:
         """One line: what was found, how fast, and where it is."""
-        found = f"{self.detections} detections" if self.detections != 1 else "1 detection"
-        images = f"{self.done} images" if self.done != 1 else "1 image"
+        found, images = counted(self.detections, "detection"), counted(self.done, "image")
         speed = f"{self.done / self.seconds:.3g} images/s" if self.seconds else "at once"
         sentence = f"{found} {thresholds} in {images} ({speed}): see {', '.join(str(path) for path in where)}"
         if not self.detections and self.done:
@@ -63,9 +62,10 @@ class Outcome:
             return ""
         if self.total == 1:
             return self.problems[0]
-        rest = f"the results of the other {self.done} are written" if self.done else "nothing was written"
+        others = agreeing(self.done, "the other one", f"the other {self.done}")
+        rest = f"the results of {others} are written" if self.done else "nothing was written"
         return (
-            f"{counted_of(len(self.problems), self.total, 'images')} could not be read and were skipped; {rest}. "
+            f"{some_of(len(self.problems), self.total, 'image')} could not be read and {were(len(self.problems))} skipped; {rest}. "
             f"The first: {self.problems[0]}"
         )
 

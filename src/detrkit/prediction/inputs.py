@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detrkit.data.pictures import is_picture, pictures_below
 from detrkit.data.text_files import read_lines
-from detrkit.data.wording import counted_of
+from detrkit.data.wording import agreeing, some_of, were
 from detrkit.errors import DataError, OutputError
 from detrkit.files import expanded
 from detrkit.prediction.results import is_drawing
@@ -69,9 +69,10 @@ def without_results(
         raise OutputError(f"{output} contains the input images, which would be overwritten: choose another --output")
     others = set(kept)
     first = next(path for path in paths if path not in others)
-    left_out = counted_of(len(paths) - len(kept), len(paths), "images")
+    number = len(paths) - len(kept)
+    left_out = some_of(number, len(paths), "image")
     return kept, [
-        f"{left_out} lie in {output}, the folder for the results, and were left out (the first: {first}); "
+        f"{left_out} {agreeing(number, 'lies', 'lie')} in {output}, the folder for the results, and {were(number)} left out (the first: {first}); "
         "another --output includes them."
     ]
 

@@ -241,7 +241,7 @@ def result_files(
         yield files
 
 
-def places(output: Path, formats: Sequence[ResultFormat]) -> list[Path]:
+def result_places(output: Path, formats: Sequence[ResultFormat]) -> list[Path]:
     """Where the results of each format are: a file, or the folder of several."""
     where: dict[ResultFormat, Path] = {
         "json": output / JSON_FILE,
@@ -254,7 +254,7 @@ def places(output: Path, formats: Sequence[ResultFormat]) -> list[Path]:
 
 def replaced_results(output: Path, formats: Sequence[ResultFormat]) -> list[str]:
     """A note if files or folders of an earlier run are there, which a new one replaces; call it before."""
-    there = [str(path) for path in places(output, formats) if path != output and path.exists()]
+    there = [str(path) for path in result_places(output, formats) if path != output and path.exists()]
     if not there:
         return []
     return [f"There were results of an earlier run ({', '.join(there)}); files of the same names were replaced."]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from rich.console import Console
 
 from detrkit.data import DetectionDataset, NoImagesError, available_splits, open_dataset, plain_split
 from detrkit.data.classes import same_classes, unite_classes
-from detrkit.data.inspection import Finding, Split, files_in_two_splits, quick_findings, what_lacks
+from detrkit.data.inspection import Finding, Split, files_in_two_splits, in_order, quick_findings, what_lacks
 from detrkit.errors import DataError
 from detrkit.models.catalog import changed_config, find_variant, fitting_queries
 from detrkit.training.training_options import TrainingOptions
@@ -17,11 +18,27 @@ from detrkit.training.training_options import TrainingOptions
 _WITHOUT_EVALUATION = "so nothing is evaluated and the lowest loss counts as best."
 
 
-def open_splits(options: TrainingOptions, console: Console) -> tuple[DetectionDataset, DetectionDataset | None]:
-    """The training data, and the validation data if there is any ground truth to compare with; says on the console what they are.
+@dataclass(frozen=True)
+class RunData:
+    """What a run learns from and is evaluated on.
+
+    Attributes:
+        training: with the classes of both splits.
+        validation: None if there is no ground truth to compare with.
+        findings: what annotations and headers show about both, worst first.
+    """
+
+    training: DetectionDataset
+    validation: DetectionDataset | None
+    findings: tuple[Finding, ...] = ()
+
+
+def open_run_data(options: TrainingOptions, console: Console) -> RunData:
+    """Opens the splits of a run and inspects them quickly; says on the console what they are and what may be wrong with them.
 
     Raises:
-        DataError: a split cannot be used, the training split has no object to learn from, or the two have no class in common.
+        DataError: a split cannot be used, the training split has no object to learn from, the two have no class in common, or something
+            would spoil the run.
         ConfigurationError: an unknown variant, or a setting that it does not have.
     """
     training = _opened(options, options.train_split)
@@ -40,28 +57,46 @@ def open_splits(options: TrainingOptions, console: Console) -> tuple[DetectionDa
         with_all_classes, notes = unite_classes(training, validation)
     for note in notes:
         console.print(f"Note: {note}")
-    inspect_quickly(options, training, validation, console)
-    return with_all_classes, validation
+    splits = _splits(options, training, validation)
+    findings = data_findings(options, splits)
+    _say(options, splits, findings, console)
+    return RunData(with_all_classes, validation, findings)
 
 
-def inspect_quickly(
-    options: TrainingOptions, training: DetectionDataset, validation: DetectionDataset | None, console: Console
-) -> None:
-    """Prints the warnings that headers and annotations give cause for, one line each; `detrkit inspect` looks deeper.
+def _splits(
+    options: TrainingOptions, training: DetectionDataset, validation: DetectionDataset | None
+) -> tuple[Split, ...]:
+    splits = [Split(options.train_split, training, for_training=True)]
+    if validation is not None and options.val_split != options.train_split:
+        splits.append(Split(options.val_split, validation))
+    return tuple(splits)
+
+
+def data_findings(options: TrainingOptions, splits: Sequence[Split]) -> tuple[Finding, ...]:
+    """What annotations and headers show about the data of a run, worst first; `detrkit inspect` looks deeper.
+
+    Args:
+        options: its variant and settings say how many queries the model has.
+        splits: of the run.
+
+    Raises:
+        ConfigurationError: an unknown variant, or a setting that it does not have.
+    """
+    config = changed_config(find_variant(options.variant).config, dict(options.settings))
+    found = quick_findings(splits, config.queries, options.variant, partial(fitting_queries, config))
+    return in_order([*found, *files_in_two_splits(splits)])
+
+
+def _say(options: TrainingOptions, splits: Sequence[Split], findings: Sequence[Finding], console: Console) -> None:
+    """Prints the warnings, one line each.
 
     Raises:
         DataError: something would stop or spoil the run.
     """
-    splits = [Split(options.train_split, training, for_training=True)]
-    if validation is not None and options.val_split != options.train_split:
-        splits.append(Split(options.val_split, validation))
-    config = changed_config(find_variant(options.variant).config, dict(options.settings))
-    fitting = partial(fitting_queries, config)
-    found = [*quick_findings(splits, config.queries, options.variant, fitting), *files_in_two_splits(splits)]
-    for each in found:
+    for each in findings:
         if each.severity == "error":
             raise DataError(f"{options.data}: {each.message} {each.remedy}")
-    warnings = [each for each in found if each.severity == "warning" and not _is_said(each, splits)]
+    warnings = [each for each in findings if each.severity == "warning" and not _is_said(each, splits)]
     for each in warnings:
         console.print(f"Warning: {each.split}: {each.message}")
     if warnings:

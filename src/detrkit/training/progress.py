@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from detrkit.data.wording import counted
 from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
 
@@ -82,7 +83,7 @@ class ProgressLines(Callback):
         steps = module.schedule.steps
         images = _ESTIMATE_AFTER * module.schedule.batch_size / seconds
         left = duration((steps - step) * seconds / _ESTIMATE_AFTER)
-        return f"{steps} steps in all, {images:.1f} images/s: about {left} left (without evaluations)"
+        return f"{counted(steps, 'step')} in all, {images:.1f} images/s: about {left} left (without evaluations)"
 
     @staticmethod
     def _epoch(trainer: Trainer, module: TrainingModule) -> str:

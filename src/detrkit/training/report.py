@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from detrkit.data import DetectionDataset
-from detrkit.data.inspection import Finding, Split, files_in_two_splits, in_order, quick_findings
+from detrkit.data.wording import counted
 from detrkit.evaluation.report import (
     Block,
     Cell,
@@ -25,7 +24,6 @@ from detrkit.evaluation.report import (
     training_curves,
 )
 from detrkit.evaluation.report.page import MISSING
-from detrkit.models.catalog import changed_config, find_variant, fitting_queries
 from detrkit.training.options import resolve
 from detrkit.training.progress import duration
 from detrkit.training.training_options import TrainingOptions
@@ -68,19 +66,6 @@ def training_sections(
     ]
 
 
-def data_findings(
-    options: TrainingOptions, training: DetectionDataset, validation: DetectionDataset | None
-) -> tuple[Finding, ...]:
-    """What annotations and headers show about the data of a run, worst first; pictures are not decoded again."""
-    splits = [Split(options.train_split, training, for_training=True)]
-    if validation is not None and options.val_split != options.train_split:
-        splits.append(Split(options.val_split, validation))
-    config = changed_config(find_variant(options.variant).config, dict(options.settings))
-    fitting = partial(fitting_queries, config)
-    found = quick_findings(splits, config.queries, options.variant, fitting)
-    return in_order([*found, *files_in_two_splits(splits)])
-
-
 def training_section(rows: Rows) -> Section:
     """Length, speed and curves of a run, and the losses and figures of every epoch.
 
@@ -107,10 +92,12 @@ def _words(label: str, rows: Rows) -> str:
 
 
 def _pace(rows: Rows) -> Tiles:
-    tiles = [Tile("Epochs", f"{rows[-1]['epoch']:g}", f"{rows[-1]['step']:g} steps" if "step" in rows[-1] else "")]
+    tiles = [
+        Tile("Epochs", f"{rows[-1]['epoch']:g}", counted(int(rows[-1]["step"]), "step") if "step" in rows[-1] else "")
+    ]
     timed = [row for row in rows if row.get("seconds")]
     if timed:
-        part = "" if len(timed) == len(rows) else f", of {len(timed)} epochs"
+        part = "" if len(timed) == len(rows) else f", of {counted(len(timed), 'epoch')}"
         tiles.append(Tile("Duration", duration(sum(row["seconds"] for row in timed)), f"without evaluations{part}"))
     speeds = [row["images_per_second"] for row in rows if row.get("images_per_second")]
     if speeds:
@@ -124,7 +111,7 @@ def _pace(rows: Rows) -> Tiles:
 
 def settings_section(options: TrainingOptions, versions: Mapping[str, str]) -> Section:
     """What a run was started with: first what departs from the variant's recipe, then everything."""
-    changes = changed_options(options)
+    changes = departures_from_recipe(options)
     blocks: list[Block] = [f"{options.variant}, trained on {options.data}."]
     if changes:
         caption = "What differs from the recipe of the variant"
@@ -139,7 +126,7 @@ def settings_section(options: TrainingOptions, versions: Mapping[str, str]) -> S
     return Section("Settings", tuple(blocks))
 
 
-def changed_options(options: TrainingOptions) -> list[tuple[str, str, str]]:
+def departures_from_recipe(options: TrainingOptions) -> list[tuple[str, str, str]]:
     """Options that differ from those of a run for which only variant and data are given: name, value, and the recipe's value.
 
     Args:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from detrkit.data.opening import BUILT_IN
+from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError
 from detrkit.files import expanded, write_json
 from detrkit.training.options import Schedule, check_values, located, plan
@@ -90,7 +91,7 @@ def changed_options(
     ):
         if value is not None and value < reached:
             raise ConfigurationError(
-                f"{folder.path} has trained for {reached} {name} already, so {name} cannot be {value}: give more than {reached} to train longer"
+                f"{folder.path} has trained for {counted(reached, name.removesuffix('s'))} already, so {name} cannot be {value}: give more than {reached} to train longer"
             )
     return changed
 
@@ -172,7 +173,7 @@ def length_note(before: Schedule, now: Schedule) -> str | None:
     if before.steps == now.steps:
         return None
     return (
-        f"Note: the run now has {now.epochs} epochs ({now.steps} steps) instead of {before.epochs} ({before.steps}); from here on the learning "
+        f"Note: the run now has {counted(now.epochs, 'epoch')} ({counted(now.steps, 'step')}) instead of {before.epochs} ({before.steps}); from here on the learning "
         "rates are those of a run of that length."
     )
 

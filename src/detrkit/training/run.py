@@ -29,9 +29,9 @@ from detrkit.data import (
     TrainingData,
     TrainingTransform,
 )
+from detrkit.data.wording import are, counted
 from detrkit.errors import ConfigurationError, closest
 from detrkit.evaluation import Analysis, Evaluation, compare_in_detail, detect
-from detrkit.evaluation.figures import counted
 from detrkit.evaluation.report import curves_figure, evaluation_sections, write_charts, write_photos, write_report
 from detrkit.files import write_json
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
@@ -39,11 +39,11 @@ from detrkit.models.detector import Detector
 from detrkit.notebooks import shown, table
 from detrkit.terminal import terminal
 from detrkit.training.epochs import EpochEnds, evaluation_batch
-from detrkit.training.ground_truth import open_splits
+from detrkit.training.ground_truth import RunData, open_run_data
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
-from detrkit.training.report import data_findings, training_sections
+from detrkit.training.report import training_sections
 from detrkit.training.resuming import (
     Progress,
     changed_options,
@@ -148,7 +148,7 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console) -> Traini
     if now.data != before.data:
         check_data_are_there(now, folder, before)
     console.print(
-        f"{folder.path} is finished: it has trained for {counted(done.epochs, 'epoch', 'epochs')} ({done.steps} steps). "
+        f"{folder.path} is finished: it has trained for {counted(done.epochs, 'epoch')} ({counted(done.steps, 'step')}). "
         "To train longer, give a larger number of epochs or steps."
     )
     is_complete = folder.report.is_file()
@@ -158,12 +158,12 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console) -> Traini
     elif now.data == before.data:
         record(folder, before, now, done)
         return TrainingResult(folder.path, _best_of(folder), None)
-    training, validation = open_splits(now, console)
-    check_same_data(folder, training)
+    data = open_run_data(now, console)
+    check_same_data(folder, data.training)
     record(folder, before, now, done)
     if is_complete:
         return TrainingResult(folder.path, _best_of(folder), None)
-    return _finish(folder, training, validation, now)
+    return _finish(folder, data, now)
 
 
 def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> TrainingOptions:
@@ -184,7 +184,8 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) ->
     choose_device(options.device)  # refuses an unavailable device before any data are read
     if earlier is not None:
         check_data_are_there(options, earlier.folder, earlier.options)
-    training, validation = open_splits(options, console)
+    data = open_run_data(options, console)
+    training, validation = data.training, data.validation
     torch.manual_seed(options.seed)
     model = _build(options, training, resumed=earlier is not None)
     transform = TrainingTransform(_augmentation(options), model.card.preprocessing)
@@ -204,7 +205,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) ->
         if note is not None:
             console.print(note)
     _fit(module, folder, validation, console, resumed=earlier is not None)
-    return _finish(folder, training, validation, options)
+    return _finish(folder, data, options)
 
 
 def _fit(
@@ -294,13 +295,13 @@ def _announce(
     pieces = f" in {schedule.accumulate} pieces of {schedule.piece_size}" if schedule.accumulate != 1 else ""
     console.print(
         f"{'Resuming' if resumed else 'Training'} {options.variant} ({trainable / 1e6:.1f} million trainable parameters) on "
-        f"{choose_device(options.device)} in {options.precision}: {schedule.epochs} epochs, {schedule.steps} steps, batches of "
-        f"{schedule.batch_size} images{pieces}, images up to {options.short_side} × {options.long_side}, "
+        f"{choose_device(options.device)} in {options.precision}: {counted(schedule.epochs, 'epoch')}, {counted(schedule.steps, 'step')}, batches of "
+        f"{counted(schedule.batch_size, 'image')}{pieces}, images up to {options.short_side} × {options.long_side}, "
         f"learning rate {options.lr:g} (backbone {options.backbone_lr:g}, {options.schedule})",
     )
     if schedule.batch_size < (options.batch_size or 1):
         console.print(
-            f"Note: there are only {len(module.data)} images, so batches are smaller than {options.batch_size}."
+            f"Note: there {are(len(module.data))} only {counted(len(module.data), 'image')}, so batches are smaller than {options.batch_size}."
         )
     if not resumed and not options.settings.get("learn_queries", True) and options.queries_from is None:
         console.print(
@@ -313,16 +314,14 @@ def _best_of(folder: RunFolder) -> Path:
     return folder.best if folder.best.exists() else folder.last
 
 
-def _finish(
-    folder: RunFolder, training: DetectionDataset, validation: DetectionDataset | None, options: TrainingOptions
-) -> TrainingResult:
+def _finish(folder: RunFolder, data: RunData, options: TrainingOptions) -> TrainingResult:
     """Evaluates the best model once more, and writes the report with its charts and pictures."""
     best = _best_of(folder)
     rows = read_log(folder.log)
     curves_figure(rows).savefig(folder.curves, dpi=150)
     versions = json.loads(folder.config.read_text(encoding="utf-8")).get("versions", {})
-    findings = data_findings(options, training, validation)
-    sections = training_sections(options, rows, training, validation, versions=versions, findings=findings)
+    validation = data.validation
+    sections = training_sections(options, rows, data.training, validation, versions=versions, findings=data.findings)
     evaluation = analysis = None
     if validation is not None:
         model = load(best).to(choose_device(options.device))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.inspection.finding import Finding, Split, are, counted, finding, places
+from detrkit.data.inspection.finding import Finding, Split, finding, places
 from detrkit.data.inspection.statistics import owners
+from detrkit.data.wording import agreeing, are, counted, some_of
 
 _LEAST_SIDE = 1.0  # pixels
 _EDGE_TOLERANCE = 1.0  # pixels by which a box may reach over the edge without a note: annotation tools round
@@ -38,7 +39,7 @@ def boxes_over_the_edge(split: Split) -> list[Finding]:
     rows = np.flatnonzero(over)
     if not rows.size:
         return []
-    verb = "reaches" if len(rows) == 1 else "reach"
+    verb = agreeing(len(rows), "reaches", "reach")
     message = f"{_of_boxes(split, rows)} {verb} over the picture's edge {_shown(split, rows)}."
     return [finding("boxes-over-the-edge", split.name, message, count=len(rows), files=split.files(owner[rows]))]
 
@@ -49,20 +50,20 @@ def repeated_boxes(split: Split) -> list[Finding]:
     labels = split.dataset.labels
     alike = labels[pairs.first] == labels[pairs.second]
     found = []
-    for kind, chosen, what in (
-        ("duplicate-boxes", alike & (pairs.iou >= _SAME), "are the same box of the same class"),
+    for kind, chosen, verbs, what in (
+        ("duplicate-boxes", alike & (pairs.iou >= _SAME), (" is", " are"), "the same box of the same class"),
         (
             "near-duplicate-boxes",
             alike & (pairs.iou < _SAME),
-            f"of the same class overlap with an IoU above {_NEAR:.2f}",
+            (" of the same class overlaps", " of the same class overlap"),
+            f"with an IoU above {_NEAR:.2f}",
         ),
-        ("two-class-boxes", ~alike & (pairs.iou > _TWO_CLASSES), "are the same box with two classes"),
+        ("two-class-boxes", ~alike & (pairs.iou > _TWO_CLASSES), (" is", " are"), "the same box with two classes"),
     ):
         some = pairs.chosen(chosen)
         if len(some):
-            count = counted(len(some), "pair")
-            verb = what.replace("are", "is").replace("overlap", "overlaps") if len(some) == 1 else what
-            message = f"{count} of boxes {verb} {places(some.described(split))}."
+            boxes = f"{counted(len(some), 'pair')} of boxes{agreeing(len(some), *verbs)}"
+            message = f"{boxes} {what} {places(some.described(split))}."
             files = split.files(owners(split)[some.first])
             found.append(finding(kind, split.name, message, count=len(some), files=files))
     return found
@@ -140,7 +141,7 @@ def _iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _of_boxes(split: Split, rows: NDArray[np.int64]) -> str:
-    return f"{len(rows)} of {len(split.dataset.labels)} boxes"
+    return some_of(len(rows), len(split.dataset.labels), "box", "boxes")
 
 
 def _shown(split: Split, rows: NDArray[np.int64]) -> str:

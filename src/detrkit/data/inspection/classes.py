@@ -10,7 +10,8 @@ import numpy as np
 from detrkit.cards import Category
 from detrkit.data.classes import plain_class_name, same_classes
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.inspection.finding import Finding, Split, counted, finding, places
+from detrkit.data.inspection.finding import Finding, Split, finding, places
+from detrkit.data.wording import agreeing, are, counted, have, some_of
 
 _FEW_OBJECTS = 10
 
@@ -18,9 +19,9 @@ _FEW_OBJECTS = 10
 def what_lacks(dataset: DetectionDataset) -> str | None:
     """Why a split has no ground truth, as the end of a sentence; None if it has some."""
     if not len(dataset.labels):
-        return f"has no objects in its {len(dataset)} images"
+        return f"has no objects in its {agreeing(len(dataset), 'only image', f'{len(dataset)} images')}"
     if dataset.crowd.all():
-        return f"has only crowd regions, {len(dataset.labels)} in {len(dataset)} images"
+        return f"has only crowd regions, {len(dataset.labels)} in {counted(len(dataset), 'image')}"
     return None
 
 
@@ -42,7 +43,7 @@ def similar_names(split: Split) -> list[Finding]:
     alike = [" and ".join(map(repr, names)) for names in groups.values() if len(names) > 1]
     if not alike:
         return []
-    message = f"{counted(len(alike), 'class name')} {'is' if len(alike) == 1 else 'are'} there in several spellings {places(alike)}."
+    message = f"{counted(len(alike), 'class name')} {are(len(alike))} there in several spellings {places(alike)}."
     return [finding("similar-class-names", split.name, message, count=len(alike))]
 
 
@@ -56,7 +57,7 @@ def rare_classes(split: Split) -> list[Finding]:
     if not rare:
         return []
     shown = [f"{category.name}: {counts[category.index]}" for category in rare]
-    verb = "has" if len(rare) == 1 else "have"
+    verb = have(len(rare))
     message = f"{_of_classes(rare, split)} {verb} fewer than {_FEW_OBJECTS} objects {places(shown)}."
     return [finding("rare-classes", split.name, message, count=len(rare))]
 
@@ -69,7 +70,7 @@ def unused_classes(splits: Sequence[Split]) -> list[Finding]:
     if not unused:
         return []
     message = (
-        f"{len(unused)} of {counted(len(listed), 'class', 'classes')} {'has' if len(unused) == 1 else 'have'} no objects in any split "
+        f"{some_of(len(unused), len(listed), 'class', 'classes')} {have(len(unused))} no objects in any split "
         f"{places(unused)}."
     )
     return [finding("unused-classes", _names(splits), message, count=len(unused))]
@@ -95,7 +96,7 @@ def classes_not_in_training(splits: Sequence[Split]) -> list[Finding]:
         missing = [name for name in _used(split) if plain_class_name(name) not in learned]
         if missing:
             message = (
-                f"{counted(len(missing), 'class', 'classes')} {'has' if len(missing) == 1 else 'have'} objects in '{split.name}', but none in "
+                f"{counted(len(missing), 'class', 'classes')} {have(len(missing))} objects in '{split.name}', but none in "
                 f"'{training.name}' {places(missing)}."
             )
             found.append(finding("class-not-in-training", split.name, message, count=len(missing)))
@@ -117,7 +118,7 @@ def _category_names(split: Split) -> list[str]:
 
 
 def _of_classes(some: Sequence[Category], split: Split) -> str:
-    return f"{len(some)} of {counted(len(split.dataset.categories), 'class', 'classes')}"
+    return some_of(len(some), len(split.dataset.categories), "class", "classes")
 
 
 def _names(splits: Sequence[Split]) -> str:

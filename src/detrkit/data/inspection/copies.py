@@ -20,8 +20,9 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.spatial import KDTree
 
 from detrkit.data.dataset import ImageFiles
-from detrkit.data.inspection.finding import Finding, Split, counted, finding, places
+from detrkit.data.inspection.finding import Finding, Split, finding, places
 from detrkit.data.inspection.pictures import THUMBNAIL, Look, cells, small_grey
+from detrkit.data.wording import agreeing, are, counted
 
 _COARSE, _FINE = 4, 48  # cells on each side by which candidates are found and confirmed
 _NEIGHBOURS = 8  # candidates of each picture
@@ -172,16 +173,10 @@ def _finding(one: Split, other: Split, pairs: Sequence[tuple[Place, Place]]) -> 
     shown = [_pair(*named[image]) for image in repeated]
     files = dict.fromkeys(name for image in repeated for name in named[image])
     if one is other:
-        message = (
-            f"{count} of {len(one.dataset)} pictures of '{one.name}' {_show(count)} another of them {places(shown)}."
-        )
+        message = f"{count} of {counted(len(one.dataset), 'picture')} of '{one.name}' {agreeing(count, 'repeats', 'repeat')} another of them {places(shown)}."
         return finding("same-picture-twice", one.name, message, count=count, files=files)
-    message = f"{counted(count, 'picture')} of '{other.name}' {'is' if count == 1 else 'are'} also in '{one.name}' {places(shown)}."
+    message = f"{counted(count, 'picture')} of '{other.name}' {are(count)} also in '{one.name}' {places(shown)}."
     return finding("same-picture-in-splits", f"{one.name}, {other.name}", message, count=count, files=files)
-
-
-def _show(count: int) -> str:
-    return "repeats" if count == 1 else "repeat"
 
 
 def _pair(first: str, second: str) -> str:

@@ -87,18 +87,3 @@ def finding(
 def places(names: Sequence[str]) -> str:
     """The end of a sentence that names the first few of what was counted."""
     return f"({first_few(names)})"
-
-
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """A number with its noun, such as "1 box" or "2 boxes"."""
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
-
-
-def are(number: int) -> str:
-    """The verb for a number of things."""
-    return "is" if number == 1 else "are"
-
-
-def have(number: int) -> str:
-    """The verb for a number of things."""
-    return "has" if number == 1 else "have"

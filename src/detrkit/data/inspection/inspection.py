@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ from rich.table import Table
 from detrkit.data.inspection.finding import Finding
 from detrkit.data.inspection.kinds import SEVERITIES
 from detrkit.data.inspection.statistics import SplitStatistics
+from detrkit.data.wording import counted
+from detrkit.terminal import add_texts, narrow_table
 
 _CLASSES_SHOWN = 20
-_HEADINGS = {"error": "errors", "warning": "warnings", "note": "notes"}
+_SPLITS_BESIDE = 3  # whose figures fit beside each other into 80 characters
 _SPREAD = "least · median · most; --json FILE also has what 5 % are below and above"
 
 
@@ -29,7 +31,7 @@ class Inspection:
         statistics: one entry for each split that could be read.
         findings: errors first, then warnings, then notes.
         round_trips: by split, the AP of perfect detections; None where there is nothing to find. Empty after a quick inspection.
-        decoded: number of pictures that were decoded.
+        decoded: number of pictures that were looked at, also those that could not be decoded.
         seconds: how long that took.
     """
 
@@ -63,14 +65,20 @@ class Inspection:
 
     def table(self) -> Group:
         """The form for a terminal: figures, classes, then the findings with their remedies."""
-        figures = Table(title=self.path, title_justify="left", caption=_SPREAD, caption_justify="left")
-        figures.add_column("figure", no_wrap=True)
-        for entry in self.statistics:
-            figures.add_column(entry.split, justify="right")
-        for name, *cells in self._figures():
-            figures.add_row(name, *cells)
-        parts: list[Table | str] = [figures, self._class_table()] if self.statistics else []
+        parts: list[Table | str] = []
+        for begin in range(0, len(self.statistics), _SPLITS_BESIDE):
+            some = self.statistics[begin : begin + _SPLITS_BESIDE]
+            parts += [self._figure_table(some), self._class_table(some)]
         return Group(*parts, *self._findings(), self.verdict())
+
+    def _figure_table(self, splits: Sequence[SplitStatistics]) -> Table:
+        figures = narrow_table(self.path, _SPREAD)
+        figures.add_column("figure", no_wrap=True)
+        for entry in splits:
+            figures.add_column(entry.split, justify="right", overflow="fold")
+        for name, *cells in self._figures(splits):
+            figures.add_row(name, *cells)
+        return figures
 
     def lines(self) -> list[str]:
         """The findings as plain lines: a heading for each severity, and each finding with its remedy."""
@@ -80,16 +88,19 @@ class Inspection:
         """The last line: how much was looked at, and what that says."""
         looked = "only headers and annotations were looked at"
         if not self.quick:
-            looked = f"{self.decoded} pictures were decoded, {self.decoded / max(self.seconds, 1e-9):.0f} a second"
+            looked = (
+                f"{counted(self.decoded, 'picture')} looked at, {self.decoded / max(self.seconds, 1e-9):.0f} a second"
+            )
         counts = {severity: sum(each.severity == severity for each in self.findings) for severity in SEVERITIES}
-        shown = ", ".join(f"{number} {_noun(severity, number)}" for severity, number in counts.items())
+        shown = ", ".join(counted(number, severity) for severity, number in counts.items())
         outcome = ("fine", "training would refuse these data or be spoilt", "some of it cannot be read")
         return f"{self.path}: {outcome[self.exit_code]} ({shown}; {looked})."
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(entry.split)}</th>" for entry in self.statistics)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._figures()
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self._figures(self.statistics)
         )
         items = "".join(
             f"<li><b>{each.severity}</b> {html.escape(each.split)}: {html.escape(each.message)} <i>{html.escape(each.remedy)}</i></li>"
@@ -97,16 +108,15 @@ class Inspection:
         )
         return f"<table><tr><th></th>{head}</tr>{rows}</table><ul>{items}</ul><p>{html.escape(self.verdict())}</p>"
 
-    def _figures(self) -> list[tuple[str, ...]]:
-        """A name and one cell for each split, row by row."""
-        splits = self.statistics
+    def _figures(self, splits: Sequence[SplitStatistics]) -> list[tuple[str, ...]]:
+        """A name and one cell for each of the splits, row by row."""
         rows = [
             ("images", *(str(each.images) for each in splits)),
             ("without objects", *(str(each.empty) for each in splits)),
             ("objects", *(str(each.objects) for each in splits)),
             ("crowd regions", *(str(each.crowds) for each in splits)),
             ("small, medium, large", *(f"{each.small}, {each.medium}, {each.large}" for each in splits)),
-            ("objects an image", *(_shown(each.objects_per_image) for each in splits)),
+            ("objects per image", *(_shown(each.objects_per_image) for each in splits)),
             ("box size, √area in pixels", *(_shown(each.box_sides) for each in splits)),
             ("box width / height", *(_shown(each.box_aspects) for each in splits)),
             ("picture size, √area in pixels", *(_shown(each.picture_sides) for each in splits)),
@@ -116,23 +126,23 @@ class Inspection:
             rows.append(("AP of the truth itself", *(_figure(self.round_trips.get(each.split)) for each in splits)))
         return rows
 
-    def _class_table(self) -> Table:
-        """Objects of each class in each split, the most frequent first, and the images with any of them."""
+    def _class_table(self, splits: Sequence[SplitStatistics]) -> Table:
+        """Objects of each class in each of the splits, the most frequent first, and the images with any of them."""
         counts: dict[str, dict[str, str]] = {}
         totals: dict[str, int] = {}
-        for split in self.statistics:
+        for split in splits:
             for each in split.classes:
                 counts.setdefault(each.name, {})[split.split] = f"{each.objects} in {each.images}"
                 totals[each.name] = totals.get(each.name, 0) + each.objects
         names = sorted(totals, key=lambda name: -totals[name])
         hidden = len(names) - _CLASSES_SHOWN
         caption = f"and {hidden} more, which --json FILE has" if hidden > 0 else None
-        table = Table(title="objects in images", title_justify="left", caption=caption, caption_justify="left")
-        table.add_column("class")
-        for split in self.statistics:
-            table.add_column(split.split, justify="right")
+        table = narrow_table("objects in images", caption)
+        add_texts(table, "class")
+        for split in splits:
+            table.add_column(split.split, justify="right", overflow="fold")
         for name in names[:_CLASSES_SHOWN]:
-            table.add_row(name, *(counts[name].get(split.split, "–") for split in self.statistics))
+            table.add_row(name, *(counts[name].get(split.split, "–") for split in splits))
         return table
 
     def _findings(self) -> list[str]:
@@ -140,7 +150,7 @@ class Inspection:
         for severity in SEVERITIES:
             some = [each for each in self.findings if each.severity == severity]
             if some:
-                lines.append(f"{len(some)} {_noun(severity, len(some))}:")
+                lines.append(f"{counted(len(some), severity)}:")
             for each in some:
                 lines += [f"  {each.split}: {each.message} [{each.kind}]", f"      {each.remedy}"]
         return lines
@@ -149,10 +159,6 @@ class Inspection:
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Findings by severity, otherwise as they were found."""
     return tuple(sorted(findings, key=lambda each: SEVERITIES.index(each.severity)))
-
-
-def _noun(severity: str, number: int) -> str:
-    return severity if number == 1 else _HEADINGS[severity]
 
 
 def _shown(value: object | None) -> str:

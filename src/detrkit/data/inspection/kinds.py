@@ -154,8 +154,9 @@ KINDS: dict[str, Kind] = {
     ),
     "more-objects-than-detections": Kind(
         "note",
-        "An image has more than 100 objects, but only the 100 best detections of an image count in COCO's figures.",
-        "Cut the pictures into tiles if the figures should cover all objects.",
+        "An image has more than 100 objects. COCO's evaluation takes the 100 best detections of each class in an image; `detrkit evaluate` keeps "
+        "the 100 best of all classes together, so some objects cannot be found.",
+        "Evaluate with a higher --max-detections, or cut the pictures into tiles.",
     ),
     "unused-classes": Kind(
         "note",

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.inspection.finding import Finding, Split, are, finding, have, places
+from detrkit.coco_limits import MAX_DETECTIONS
+from detrkit.data.inspection.finding import Finding, Split, finding, places
 from detrkit.data.inspection.statistics import class_counts, objects_per_image, owners
+from detrkit.data.wording import agreeing, have, some_of
 
-DETECTIONS = 100  # of an image that count in COCO's figures
 _NEARLY_ALL = 0.8  # share of the images that a class is in
 _FEWEST_IMAGES = 10  # from which "nearly all" can be said
 _UNUSUAL = -3.4  # standard deviations from the median, of the square root of the count
@@ -25,7 +26,9 @@ def images_without_objects(split: Split) -> list[Finding]:
     if not places_of.size or len(places_of) == len(split.dataset):  # all: nothing to learn, or to evaluate
         return []
     files = split.files(places_of)
-    message = f"{len(places_of)} of {len(split.dataset)} images {have(len(places_of))} no objects {places(files)}."
+    message = (
+        f"{some_of(len(places_of), len(split.dataset), 'image')} {have(len(places_of))} no objects {places(files)}."
+    )
     return [finding("images-without-objects", split.name, message, count=len(places_of), files=files)]
 
 
@@ -35,7 +38,7 @@ def crowd_regions(split: Split) -> list[Finding]:
     if not count:
         return []
     files = split.files(owners(split)[split.dataset.crowd])
-    message = f"{count} of {len(split.dataset.labels)} annotations {are(count)} crowd regions {places(files)}."
+    message = f"{some_of(count, len(split.dataset.labels), 'annotation')} {agreeing(count, 'is a crowd region', 'are crowd regions')} {places(files)}."
     return [finding("crowd-regions", split.name, message, count=count, files=files)]
 
 
@@ -57,7 +60,7 @@ def too_many_for_queries(
     most = int(numbers.max())
     files = split.files(crowded[np.argsort(-numbers[crowded], kind="stable")])
     message = (
-        f"{len(crowded)} of {len(split.dataset)} images {have(len(crowded))} more objects, up to {most}, than the {queries} queries of {whose} "
+        f"{some_of(len(crowded), len(split.dataset), 'image')} {have(len(crowded))} more objects, up to {most}, than the {queries} queries of {whose} "
         f"{places(files)}."
     )
     values = {"queries": (fitting or _round)(most)}
@@ -65,15 +68,15 @@ def too_many_for_queries(
 
 
 def too_many_for_figures(split: Split) -> list[Finding]:
-    """Images with more objects than the detections that count."""
+    """Images with more objects than the detections that `detrkit evaluate` keeps."""
     numbers = objects_per_image(split)
-    crowded = np.flatnonzero(numbers > DETECTIONS)
+    crowded = np.flatnonzero(numbers > MAX_DETECTIONS)
     if not crowded.size:
         return []
     files = split.files(crowded)
     message = (
-        f"{len(crowded)} of {len(split.dataset)} images {have(len(crowded))} more than {DETECTIONS} objects, up to {numbers.max()}, so not all "
-        f"can be found in COCO's figures {places(files)}."
+        f"{some_of(len(crowded), len(split.dataset), 'image')} {have(len(crowded))} more than {MAX_DETECTIONS} objects, up to {numbers.max()}, and "
+        f"detrkit evaluate keeps the {MAX_DETECTIONS} best detections of an image {places(files)}."
     )
     return [finding("more-objects-than-detections", split.name, message, count=len(crowded), files=files)]
 
@@ -97,7 +100,7 @@ def under_annotated(split: Split) -> list[Finding]:
         files = split.files(suspects)
         how_many = f"no '{name}'" if most == 0 else f"no or few '{name}' (at most {most})"
         message = (
-            f"{len(suspects)} of {len(dataset)} images {have(len(suspects))} {how_many}, while half of the images have at least "
+            f"{some_of(len(suspects), len(dataset), 'image')} {have(len(suspects))} {how_many}, while half of the images have at least "
             f"{int(np.median(counts))} {places(files)}."
         )
         found.append(finding("under-annotated", split.name, message, count=len(suspects), files=files))

@@ -14,7 +14,8 @@ from PIL import Image
 
 from detrkit.data.dataset import ImageFiles
 from detrkit.data.images import read_small_grey
-from detrkit.data.inspection.finding import Finding, Split, are, finding, have, places
+from detrkit.data.inspection.finding import Finding, Split, finding, places
+from detrkit.data.wording import agreeing, are, have, some_of
 from detrkit.errors import DataError
 
 THUMBNAIL = 24  # cells on each side
@@ -95,7 +96,7 @@ def damaged_pictures(split: Split, look: Look) -> list[Finding]:
     damaged = sorted(look.problems)
     if not damaged:
         return []
-    message = f"{len(damaged)} of {len(look)} pictures cannot be decoded: {look.problems[damaged[0]]}"
+    message = f"{some_of(len(damaged), len(look), 'picture')} cannot be decoded: {look.problems[damaged[0]]}"
     return [finding("damaged-pictures", split.name, message, count=len(damaged), files=split.files(damaged))]
 
 
@@ -105,7 +106,7 @@ def blank_pictures(split: Split, look: Look) -> list[Finding]:
     if not blank.size:
         return []
     files = split.files(blank)
-    message = f"{len(blank)} of {len(look)} pictures {have(len(blank))} one colour everywhere {places(files)}."
+    message = f"{some_of(len(blank), len(look), 'picture')} {have(len(blank))} one colour everywhere {places(files)}."
     return [finding("blank-pictures", split.name, message, count=len(blank), files=files)]
 
 
@@ -116,7 +117,7 @@ def cut_off_pictures(split: Split, look: Look) -> list[Finding]:
         return []
     files = split.files(cut)
     message = (
-        f"{len(cut)} of {len(look)} pictures {'ends' if len(cut) == 1 else 'end'} in plain grey, where data are missing or padding was "
+        f"{some_of(len(cut), len(look), 'picture')} {agreeing(len(cut), 'ends', 'end')} in plain grey, where data are missing or padding was "
         f"added {places(files)}."
     )
     return [finding("cut-off-pictures", split.name, message, count=len(cut), files=files)]
@@ -129,9 +130,7 @@ def long_pictures(split: Split) -> list[Finding]:
     if not long.size:
         return []
     files = split.files(long)
-    message = (
-        f"{len(long)} of {len(sizes)} pictures {are(len(long))} more than four times as long as wide {places(files)}."
-    )
+    message = f"{some_of(len(long), len(sizes), 'picture')} {are(len(long))} more than four times as long as wide {places(files)}."
     return [finding("long-pictures", split.name, message, count=len(long), files=files)]
 
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import NoImagesError
+from detrkit.data.findings import Note
 from detrkit.data.inspection.finding import Finding, Split, finding
 from detrkit.data.opening import available_splits, name_in_data, open_dataset, splits_without_pictures
 from detrkit.data.split_names import ASSUMED_SPLIT, plain_split
 from detrkit.errors import DataError
 
 _TOGETHER = "trainval"
-# What the readers' notes are about; the kind of the first pattern that occurs in one. None: a check of its own says it.
-_NOTES: tuple[tuple[str, str | None], ...] = (
-    (r"have no area", "boxes-without-area"),
-    (r"lie wholly outside their image", "boxes-off-picture"),
-    (r"lines repeat another line", "duplicate-boxes"),
-    (r"boxes extend beyond their image", None),
-)
-_FIRST = re.compile(r"\(the first: (.*)\)")
-_ANNOTATION_FILE = re.compile(r"\S+\.(?:xml|txt|jsonl|csv)\b")
+# What readers' notes of these kinds are as findings; all others are "changed-in-reading". None: a check of its own says it.
+_NOTES: dict[str, str | None] = {
+    "no area": "boxes-without-area",
+    "outside": "boxes-off-picture",
+    "repeated": "duplicate-boxes",
+    "over the edge": None,
+}
 
 
 @dataclass(frozen=True)
@@ -74,25 +72,11 @@ def reader_notes(split: Split) -> list[Finding]:
     """What a reader dropped or changed, as findings."""
     found = []
     for note in split.dataset.notes:
-        kind = next((kind for pattern, kind in _NOTES if re.search(pattern, note)), "changed-in-reading")
-        if kind is None:
-            continue
-        number = re.match(r"(\d+) ", note)
-        count = int(number[1]) if number else 1
-        found.append(finding(kind, split.name, note, count=count, files=_first_file(note, split)))
+        known = note if isinstance(note, Note) else Note(note)
+        kind = _NOTES.get(known.kind, "changed-in-reading")
+        if kind is not None:
+            found.append(finding(kind, split.name, str(known), count=known.count, files=known.files))
     return found
-
-
-def _first_file(note: str, split: Split) -> list[str]:
-    """The picture or annotation file that a note names as the first place, if it does."""
-    place = _FIRST.search(note)
-    if place is None:
-        return []
-    annotation = _ANNOTATION_FILE.search(place[1])
-    if annotation is not None:
-        return [annotation[0]]
-    names = (split.dataset.image_name(index) for index in range(len(split.dataset)))
-    return [name for name in names if name in place[1] or repr(name) in place[1]][:1]
 
 
 def _names(path: str | Path, asked: Sequence[str]) -> tuple[list[str], list[Finding]]:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.coco_limits import LARGE, SMALL
 from detrkit.data.inspection.finding import Split
 
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
-_SMALL, _LARGE = 32.0**2, 96.0**2  # COCO's limits, in square pixels
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class SplitStatistics:
         empty: number of images without any annotation.
         objects: number of objects.
         crowds: number of crowd regions.
-        small: objects below 32 × 32 pixels, as COCO measures (by the outline's area if the file gives it).
-        medium: objects from 32 × 32 to 96 × 96 pixels.
+        small: objects below 32 × 32 pixels, as COCO measures (by the outline's area if the file gives it). Each object has one size here;
+            COCO's evaluation counts one of exactly 32 × 32 pixels as small and medium, and one of 96 × 96 as medium and large.
+        medium: objects from 32 × 32 to 96 × 96 pixels, both included.
         large: objects above that.
         classes: one entry per class, in the order of their ids.
         objects_per_image: spread; None without images.
@@ -101,7 +102,7 @@ def statistics_of(split: Split) -> SplitStatistics:
     single = ~dataset.crowd
     width, height = (dataset.boxes_xyxy[single, 2:] - dataset.boxes_xyxy[single, :2]).T
     areas = dataset.areas[single]
-    small, large = int((areas < _SMALL).sum()), int((areas > _LARGE).sum())
+    small, large = int((areas < SMALL).sum()), int((areas > LARGE).sum())
     picture_height, picture_width = dataset.sizes.astype(np.float64).T
     return SplitStatistics(
         split=split.name,

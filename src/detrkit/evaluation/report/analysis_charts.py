@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from detrkit.evaluation.analysis import Analysis
 from detrkit.evaluation.confusion import ConfusionMatrix
 from detrkit.evaluation.report.colors import INK, line_color, line_style
-from detrkit.evaluation.report.drawing import WIDTH, chart, finish, legend, plain
+from detrkit.evaluation.report.drawing import CHART_WIDTH, chart, finish, legend, plain
 from detrkit.evaluation.thresholds import Curve
 
 MAX_CHOICES = 100  # classes whose curves are kept: the curves of a thousand would be megabytes
@@ -78,7 +78,7 @@ def confusion_figure(confusion: ConfusionMatrix) -> Figure:
     shares = counts / np.maximum(sums, 1)
     names = [plain(confusion.names[index], 16) for index in shown]
     few = len(shown) <= MAX_COUNTED
-    side = WIDTH if few else max(WIDTH, 2.2 + 0.112 * len(chosen))
+    side = CHART_WIDTH if few else max(CHART_WIDTH, 2.2 + 0.112 * len(chosen))
     figure = chart(side * 0.92 if not few else max(2.8, 1.6 + 0.34 * len(chosen)), width=side)
     axes = figure.add_subplot()
     # The root makes small shares visible.

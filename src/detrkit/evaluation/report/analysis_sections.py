@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.wording import agreeing, are, counted, some_of
 from detrkit.evaluation.analysis import Analysis
-from detrkit.evaluation.errors import KINDS
-from detrkit.evaluation.figures import counted
+from detrkit.evaluation.errors import KINDS, ErrorCounts
 from detrkit.evaluation.groups import Group
 from detrkit.evaluation.report.analysis_charts import (
     MAX_COUNTED,
@@ -149,10 +149,14 @@ def error_section(analysis: Analysis) -> Section:
     shared = (
         "" if errors.duplicate_share is None else f" Duplicates are {errors.duplicate_share:.1%} of the detections."
     )
-    ignored = f" {counted(errors.ignored, 'detection')} in crowd regions count neither way." if errors.ignored else ""
+    ignored = (
+        f" {counted(errors.ignored, 'detection')} in crowd regions {agreeing(errors.ignored, 'counts', 'count')} neither way."
+        if errors.ignored
+        else ""
+    )
     text = (
-        f"{errors.correct} of {counted(errors.detections, 'detection')} are correct, and {errors.correct} of "
-        f"{counted(errors.objects, 'object')} are found.{shared}{ignored}"
+        f"{some_of(errors.correct, errors.detections, 'detection')} {are(errors.correct)} correct, and "
+        f"{some_of(errors.correct, errors.objects, 'object')} {are(errors.correct)} found.{shared}{ignored}"
     )
     if not total:
         return Section("Errors", (text, "There is no error."))
@@ -170,6 +174,13 @@ def error_section(analysis: Analysis) -> Section:
         rows,
         "Errors by kind; the cost is what AP50 would gain if all errors of this kind, and nothing else, were mended.",
     )
+    ranked = sorted(KINDS, key=lambda kind: (-errors.costs.get(kind, 0.0), -errors.counts[kind]))
+    advice = Points(tuple((f"{KIND_NAMES[kind]}:", REMEDIES[kind]) for kind in ranked if errors.counts[kind]))
+    return Section("Errors", (text, table, *_error_charts(errors), "What to do, costliest first:", advice))
+
+
+def _error_charts(errors: ErrorCounts) -> list[Chart]:
+    """How many errors of each kind there are, and what they cost."""
     bars = [(KIND_NAMES[kind], float(errors.counts[kind]), str(errors.counts[kind])) for kind in KINDS]
     words = "Errors by kind: " + ", ".join(f"{name.lower()} {text}" for name, _, text in bars) + "."
     charts = [Chart("errors", bars_figure(bars, "errors"), words, "How many errors of each kind.")]
@@ -183,9 +194,7 @@ def error_section(analysis: Analysis) -> Section:
         charts.append(
             Chart("error_costs", bars_figure(costs, "AP50", numbers=[1] * len(costs)), words, "What each kind costs.")
         )
-    ranked = sorted(KINDS, key=lambda kind: (-errors.costs.get(kind, 0.0), -errors.counts[kind]))
-    advice = Points(tuple((f"{KIND_NAMES[kind]}:", REMEDIES[kind]) for kind in ranked if errors.counts[kind]))
-    return Section("Errors", (text, table, *charts, "What to do, costliest first:", advice))
+    return charts
 
 
 def _cost(cost: float | None) -> str | Cell:

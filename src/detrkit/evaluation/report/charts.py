@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from detrkit.evaluation.figures import Evaluation
 from detrkit.evaluation.report.colors import INK, LINE_COLORS, MARKERS, line_color, line_style
-from detrkit.evaluation.report.drawing import WIDTH, chart, finish, legend, plain
+from detrkit.evaluation.report.drawing import chart, finish, legend, plain
 
 MAX_NAMED_CURVES = len(LINE_COLORS)
 _CLOSEST_LABELS = 0.075  # of the height of a chart
@@ -188,16 +188,3 @@ def _draw_rows(axes: Axes, rows: Rows, label: str, columns: Sequence[str]) -> No
     axes.set_ylim(bottom=0)
     if len(columns) > 1:
         name_line_ends(axes)
-
-
-__all__ = [
-    "MAX_NAMED_CURVES",
-    "WIDTH",
-    "bars_figure",
-    "class_figure",
-    "curves_figure",
-    "name_line_ends",
-    "precision_recall_figure",
-    "spread",
-    "training_curves",
-]

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 
 from detrkit.evaluation.report.colors import INK, PAPER
 
-WIDTH = 5.0  # inches of a chart: so narrow that its text can be read on a phone
+CHART_WIDTH = 5.0  # inches of a chart: so narrow that its text can be read on a phone
 _TEXT = 10.0  # points
 _LONGEST_NAME = 26
 
 
-def chart(height: float = 3.4, *, width: float = WIDTH) -> Figure:
+def chart(height: float = 3.4, *, width: float = CHART_WIDTH) -> Figure:
     """An empty figure.
 
     Args:
@@ -50,10 +50,11 @@ def legend(axes: Axes, **options: Any) -> None:
 
 
 def plain(name: str, longest: int = _LONGEST_NAME) -> str:
-    """A name as it is written in a chart: on one line, shortened, and without the meaning that "$" has for matplotlib."""
+    """A name as it is written in a chart: on one line, shortened, and without the meaning that "$" and a first "_" have for matplotlib."""
     name = " ".join(name.split())
     name = name if len(name) <= longest else f"{name[: longest - 1]}…"
-    return name.replace("$", r"\$")
+    name = name.replace("$", r"\$")
+    return f"\N{NO-BREAK SPACE}{name}" if name.startswith("_") else name  # legends leave out what begins with "_"
 
 
 def png_of(figure: Figure) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +20,7 @@ from detrkit.prediction.drawing import contact_sheet
 from detrkit.prediction.results import save_image
 
 LARGEST_FILE = 5_000_000  # bytes
-# What photos may take of it: base64 makes four bytes of three, and charts and tables need room, too.
+# What photos take of it at first: base64 makes four bytes of three, and charts and tables need room, too.
 PHOTO_BYTES = 2_600_000
 LARGEST_SVG = 500_000  # bytes of a chart; a larger one becomes a PNG
 MISSING = "–"  # stands in a table where there is no number
@@ -208,9 +208,9 @@ class Section:
 
 
 def write_report(path: str | Path, title: str, sections: Iterable[Section], *, subtitle: str = "") -> Path:
-    """Writes a report as one self-contained HTML file of at most five megabytes.
+    """Writes a report as one self-contained HTML file of at most five megabytes, unless its tables and charts alone need more.
 
-    Photos are made smaller, and at last left out from the end, until they fit; a line in the report says so.
+    Photos are made smaller, and at last left out from the end, until the file fits; a line in the report says so.
 
     Args:
         path: of the file.
@@ -227,11 +227,31 @@ def write_report(path: str | Path, title: str, sections: Iterable[Section], *, s
 def page(title: str, sections: Iterable[Section], *, subtitle: str = "") -> str:
     """A whole report as HTML; see `write_report`."""
     parts = _unique(list(sections))
-    photos = _encoded([photo for section in parts for photo in _photos(section.blocks)], PHOTO_BYTES)
+    photos = [photo for section in parts for photo in _photos(section.blocks)]
+    diagrams = {id(chart): _svg_or_png(chart) for section in parts for chart in _all_charts(section.blocks)}
+    limit = PHOTO_BYTES
+    while True:
+        encoded = _encoded(photos, limit)
+        text = _rendered(title, subtitle, parts, diagrams, encoded)
+        excess = len(text.encode()) - LARGEST_FILE
+        taken = sum(len(address) for addresses in encoded.values() for address in addresses)
+        if excess <= 0 or not taken:
+            return text
+        limit = max(0, (taken - excess) * 3 // 4 - 1)  # base64 makes four bytes of three
+
+
+def _rendered(
+    title: str,
+    subtitle: str,
+    parts: Sequence[Section],
+    diagrams: Mapping[int, Markup],
+    photos: Mapping[int, tuple[str, ...]],
+) -> str:
+    """The page with these charts and addresses of photos, by their identity."""
     environment = Environment(
         loader=PackageLoader("detrkit.evaluation.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["svg"] = _svg_or_png
+    environment.filters["svg"] = lambda chart: diagrams[id(chart)]
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["grouped"] = _grouped
     environment.filters["cell"] = lambda cell: cell if isinstance(cell, Cell) else Cell(cell)
@@ -309,6 +329,14 @@ def _photos(blocks: Iterable[Block]) -> Iterator[Photo]:
 def _charts(blocks: Iterable[Block]) -> Iterator[Chart]:
     """Charts that make sense on paper; in that of a chooser the curves of all classes lie over each other."""
     return (block for block in _leaves(blocks) if isinstance(block, Chart))
+
+
+def _all_charts(blocks: Iterable[Block]) -> Iterator[Chart]:
+    for block in _leaves(blocks):
+        if isinstance(block, Chart):
+            yield block
+        elif isinstance(block, Chooser):
+            yield block.chart
 
 
 def _grouped(blocks: Iterable[Block]) -> list[Block | list[Chart]]:

@@ -11,14 +11,14 @@ import supervision as sv
 from PIL import Image
 
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.wording import counted
 from detrkit.evaluation.analysis import Analysis
 from detrkit.evaluation.errors import ImageErrors, Mark
-from detrkit.evaluation.figures import counted
 from detrkit.evaluation.report import colors
 from detrkit.evaluation.report.page import Photo
 from detrkit.prediction.drawing import draw, truth_of
 
-WIDTH = 800  # pixels of a picture; smaller ones are enlarged towards it, so that labels can be read
+PICTURE_WIDTH = 800  # pixels of a picture; smaller ones are enlarged towards it, so that labels can be read
 # What the colours of boxes stand for. Labels say it, too.
 MARK_COLORS = {
     "correct": colors.CORRECT,
@@ -145,7 +145,7 @@ def _boxes(marks: Sequence[Mark], scale: float) -> sv.Detections:
 
 def enlarged(image: Image.Image) -> tuple[Image.Image, float]:
     """The picture in the size of a report, and the factor by which it grew."""
-    scale = min(WIDTH / image.width, WIDTH / image.height, _LARGEST_FACTOR)
+    scale = min(PICTURE_WIDTH / image.width, PICTURE_WIDTH / image.height, _LARGEST_FACTOR)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC), scale
 
@@ -192,7 +192,10 @@ def _example(dataset: DetectionDataset, index: int, entries: Sequence[Mapping[st
         f"{name}: {counted(len(predicted), 'detection')}, {counted(len(truth), 'object')}.",
         (draw(picture, predicted), draw(picture, truth)),
         ("Detections", "Ground truth"),
-        (f"{name}: {len(predicted)} detections", f"{name}: the ground truth, {counted(len(truth), 'object')}"),
+        (
+            f"{name}: {counted(len(predicted), 'detection')}",
+            f"{name}: the ground truth, {counted(len(truth), 'object')}",
+        ),
     )
 
 

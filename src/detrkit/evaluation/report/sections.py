@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.wording import counted, have, some_of
 from detrkit.evaluation.analysis import Analysis
 from detrkit.evaluation.bootstrap import Interval
 from detrkit.evaluation.errors import KINDS
-from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, counted, shown_value
+from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, shown_value
 from detrkit.evaluation.report.analysis_sections import (
     KIND_NAMES,
     confusion_section,
@@ -71,7 +72,7 @@ def evaluation_sections(
     if analysis is not None and analysis.images:
         sections.append(worst_images_section(analysis, dataset, count=pictures))
     if dataset is not None and pictures:
-        threshold = operating_thresholds(evaluation, analysis)
+        threshold = class_thresholds_of(evaluation, analysis)
         examples = example_pictures(dataset, entries, threshold=threshold, count=max(1, pictures * 3 // 4))
         text = "Images that are evenly spaced in the data set, not chosen: predictions and the ground truth."
         sections.append(Section("Examples", (text, *examples)))
@@ -81,7 +82,7 @@ def evaluation_sections(
     return sections
 
 
-def operating_thresholds(evaluation: Evaluation, analysis: Analysis | None) -> dict[int, float]:
+def class_thresholds_of(evaluation: Evaluation, analysis: Analysis | None) -> dict[int, float]:
     """The score from which detections of each class count, by category id: the analysis's, the best overall one, or 0.5."""
     if analysis is not None:
         return {entry.id: entry.threshold for entry in analysis.classes}
@@ -205,7 +206,9 @@ def _classes(evaluation: Evaluation, analysis: Analysis | None) -> Section:
     missing = len(evaluation.classes) - len(measured)
     blocks: list[Block] = []
     if missing:
-        blocks.append(f"{missing} of {len(evaluation.classes)} classes have no objects here, so no figures.")
+        blocks.append(
+            f"{some_of(missing, len(evaluation.classes), 'class', 'classes')} {have(missing)} no objects here, so no figures."
+        )
     table = _class_table(measured, analysis)
     intervals = {key: (each.low, each.high) for key, each in analysis.intervals.class_ap.items()} if analysis else {}
     best, worst = max(measured, key=lambda entry: entry.ap or 0.0), min(measured, key=lambda entry: entry.ap or 0.0)
