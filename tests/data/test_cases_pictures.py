@@ -166,8 +166,8 @@ class TestNames:
                 open_dataset(shared / "cases/first_picture_missing", split)
             folder = (shared / "cases/first_picture_missing" / split).resolve()
             assert str(caught.value).endswith(
-                f"instances_{split}.json: 1 of {count} pictures are missing: gone.jpg; the others were found in {folder}: "
-                "put the missing ones there too, or remove their entries."
+                f"instances_{split}.json: 1 of {count} pictures is missing: gone.jpg; the others were found in {folder}: "
+                "put it there too, or remove its entry."
             )
 
     @staticmethod

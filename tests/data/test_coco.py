@@ -317,7 +317,7 @@ def test_bad_images_are_found_before_anything_else_starts(tmp_path: Path, conten
     (tmp_path / "b.png").unlink()
     with pytest.raises(
         DataError,
-        match=r": 1 of 2 pictures is missing: b\.png; the others were found in .*: put the missing ones there",
+        match=r": 1 of 2 pictures is missing: b\.png; the others were found in .*: put it there too, or remove its entry",
     ):
         read(contents)
     for name in ("a.png", "b.png"):

@@ -196,7 +196,7 @@ def test_a_damaged_picture_is_named_by_the_check_of_all_pictures(tmp_path: Path)
 def test_most_boxes_decide_whether_they_are_fractions(tmp_path: Path) -> None:
     fractions = [thing("cat", box) for box in ((0.1, 0.1, 0.5, 0.9), (0.2, 0.1, 1.0001, 0.9), (0, 0, 1, 1))]
     with pytest.raises(
-        DataError, match=r"train\.txt: 2 of 3 boxes lie within 0\.\.1, so boxes are fractions of the image; multi"
+        DataError, match=r"train\.txt: 2 of 3 boxes lie within 0\.\.1, so they are fractions of the image; multi"
     ):
         read_voc(voc_folder(tmp_path, *fractions), "train")
     pixels = [thing("cat", box) for box in ((0, 0, 1, 1), (1, 1, 4, 4), (2, 2, 5, 6))]

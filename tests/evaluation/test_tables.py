@@ -60,7 +60,7 @@ def test_missing_sizes_thresholds_and_names_are_said() -> None:
     assert ["large (from 96 × 96 pixels)", "0", "0", "–", "–"] in rows(text)
     assert "Precision, recall and F1: IoU 0.50, from the score in the last column." in text
     assert "Most errors: 1 (3), 2 (1)." in text  # without file names
-    assert "interval " not in text
+    assert "interval " not in text  # neither of figures nor of classes
     assert "bootstrap" not in text
     notes = [line for line in text.splitlines() if line.startswith("Note: ")]
     assert notes == [

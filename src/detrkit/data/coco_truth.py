@@ -174,14 +174,16 @@ def _with_category(
         return (
             every,
             categories[0],
-            [
-                f"None of the {len(records)} annotations has a category; all are taken for {name}, the only one that the file lists."
-            ],
+            [f"{_no_category(len(records))}; all are taken for {name}, the only one that the file lists."],
         )
     assumed = {"id": 1, "name": _ASSUMED_CLASS}
     listed = f", in place of the {len(categories)} that the file lists" if categories else ""
-    reason = f"None of the {len(records)} annotations has a category" if records else "The file lists no categories"
+    reason = _no_category(len(records)) if records else "The file lists no categories"
     return every, assumed, [f"{reason}, so one class named '{_ASSUMED_CLASS}' is assumed{listed}."]
+
+
+def _no_category(count: int) -> str:
+    return agreeing(count, "The only annotation has no category", f"None of the {count} annotations has a category")
 
 
 class _Reader:

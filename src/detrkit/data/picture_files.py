@@ -212,7 +212,11 @@ def _refuse_missing(missing: Sequence[int], names: Sequence[str], folders: Pictu
         )
     raise DataError(
         f"{source}: {some_of(len(missing), len(names), 'picture')} {are(len(missing))} missing: {shown}; the others were found in {folders.start}: "
-        "put the missing ones there too, or remove their entries."
+        + agreeing(
+            len(missing),
+            "put it there too, or remove its entry.",
+            "put the missing ones there too, or remove their entries.",
+        )
     )
 
 

@@ -121,8 +121,8 @@ def listed_images(source: Path, *, needed: bool) -> tuple[list[ListedImage], lis
     _check_list(source, images, folder, needed=needed)
     columns_were_cut = rated and any(not index.exactly(line) for line in lines)
     note = (
-        f"{source} has a second column of 1, 0 or -1, as VOC's lists for a single class have; it was left out, and all {len(lines)} images "
-        "belong to the split."
+        f"{source} has a second column of 1, 0 or -1, as VOC's lists for a single class have; it was left out, and "
+        f"{agreeing(len(lines), 'the only image belongs', f'all {len(lines)} images belong')} to the split."
     )
     return images, [note] if columns_were_cut else []
 

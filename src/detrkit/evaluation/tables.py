@@ -60,18 +60,21 @@ def _figures(evaluation: Evaluation, analysis: Analysis) -> Table:
 def _classes(evaluation: Evaluation, analysis: Analysis) -> Table:
     table = narrow_table("classes")
     table.add_column("class", overflow="fold", min_width=_LEAST_NAME)
-    add_numbers(table, "objects", "AP", "interval", "AP50", "precision", "recall", "F1", "score")
+    own = analysis.intervals.class_ap
+    interval = ["interval"] if own else []
+    add_numbers(table, "objects", "AP", *interval, "AP50", "precision", "recall", "F1", "score")
     for figures, operation in zip(evaluation.classes, analysis.classes, strict=True):
-        table.add_row(*_class_cells(figures, operation, analysis.intervals.class_ap.get(figures.id)))
+        shown = [_narrow_interval(own.get(figures.id))] if own else []
+        table.add_row(*_class_cells(figures, operation, shown))
     return table
 
 
-def _class_cells(figures: ClassFigures, operation: ClassOperation, interval: Interval | None) -> Sequence[str]:
+def _class_cells(figures: ClassFigures, operation: ClassOperation, interval: Sequence[str]) -> Sequence[str]:
     return (
         figures.name,
         str(figures.objects),
         _share(figures.ap),
-        "" if interval is None else f"{interval.low:.2f}–{interval.high:.2f}",  # eight columns have to fit
+        *interval,
         _share(figures.ap50),
         _share(operation.precision),
         _share(operation.recall),
@@ -133,6 +136,11 @@ def _images_in_words(analysis: Analysis) -> list[str]:
 
 def _share(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{value:.3f}"
+
+
+def _narrow_interval(interval: Interval | None) -> str:
+    """With two decimals, since many columns have to fit."""
+    return "" if interval is None else f"{interval.low:.2f}–{interval.high:.2f}"
 
 
 def _interval(interval: Interval | None) -> str:

@@ -50,20 +50,20 @@ def repeated_boxes(split: Split) -> list[Finding]:
     labels = split.dataset.labels
     alike = labels[pairs.first] == labels[pairs.second]
     found = []
-    for kind, chosen, what in (
-        ("duplicate-boxes", alike & (pairs.iou >= _SAME), "are the same box of the same class"),
+    for kind, chosen, verbs, what in (
+        ("duplicate-boxes", alike & (pairs.iou >= _SAME), (" is", " are"), "the same box of the same class"),
         (
             "near-duplicate-boxes",
             alike & (pairs.iou < _SAME),
-            f"of the same class overlap with an IoU above {_NEAR:.2f}",
+            (" of the same class overlaps", " of the same class overlap"),
+            f"with an IoU above {_NEAR:.2f}",
         ),
-        ("two-class-boxes", ~alike & (pairs.iou > _TWO_CLASSES), "are the same box with two classes"),
+        ("two-class-boxes", ~alike & (pairs.iou > _TWO_CLASSES), (" is", " are"), "the same box with two classes"),
     ):
         some = pairs.chosen(chosen)
         if len(some):
-            count = counted(len(some), "pair")
-            verb = what.replace("are", "is").replace("overlap", "overlaps") if len(some) == 1 else what
-            message = f"{count} of boxes {verb} {places(some.described(split))}."
+            boxes = f"{counted(len(some), 'pair')} of boxes{agreeing(len(some), *verbs)}"
+            message = f"{boxes} {what} {places(some.described(split))}."
             files = split.files(owners(split)[some.first])
             found.append(finding(kind, split.name, message, count=len(some), files=files))
     return found
