@@ -93,7 +93,7 @@ def test_pictures_that_may_be_turned_are_looked_at(tmp_path: Path, orientation: 
     assert unknown.objects == 6
     assert unknown.notes == (
         "1 of 6 boxes lies outside the size that the file states for the image, but inside it if the picture is turned by its EXIF orientation "
-        "(the first: annotation 1 of 1.png); the picture was not found, so they count.",
+        "(the first: annotation 1 of 1.png); the picture was not found, so it counts.",
     )
 
 

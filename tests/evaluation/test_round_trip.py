@@ -57,7 +57,7 @@ def test_boxes_at_the_edge_cost_ap(tmp_path: Path) -> None:
     assert inspection.round_trips["train"] == pytest.approx(0.9, abs=0.06)
     (one,) = [each for each in inspection.findings if each.kind == "round-trip"]
     assert one.message == (
-        f"Perfect detections reach AP {inspection.round_trips['train']:.4f} only: 2 of 23 boxes lose more than a twentieth of their area at "
+        f"Perfect detections reach AP {inspection.round_trips['train']:.4f} only: 2 of 23 boxes lose more than a twentieth of the area at "
         "the picture's edge, where training and models end (train_10.jpg, train_11.jpg)."
     )
     assert one.files == ("train_10.jpg", "train_11.jpg")
