@@ -41,7 +41,7 @@ def test_changes_become_notes() -> None:
     }
     notes = changes.notes(sentences)
     assert notes == ["1 line is rare (the first: b.txt).", "3 lines are odd (the first: a.txt, line 3)."]
-    assert [(note.kind, note.count, note.files) for note in notes] == [
+    assert [(note.kind, note.number, note.files) for note in notes] == [
         ("rare", 1, ("b.txt",)),
         ("odd", 3, ("a.txt", "{first}.txt")),
     ]
@@ -53,4 +53,4 @@ def test_notes_are_texts_and_keep_what_they_know() -> None:
     assert f"Note: {note}" == "Note: Two boxes."
     for other in (copy.deepcopy(note), pickle.loads(pickle.dumps(note))):
         assert (other, other.kind, other.count, other.files) == (note, "no area", 2, ("a", "b"))
-    assert (Note("Plain.").kind, Note("Plain.").count, Note("Plain.").files) == ("", 1, ())
+    assert (Note("Plain.").kind, Note("Plain.").number, Note("Plain.").files) == ("", 1, ())

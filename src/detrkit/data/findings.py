@@ -55,14 +55,14 @@ class Note(str):
         files: names of the pictures or annotation files concerned.
     """
 
-    __slots__ = ("count", "files", "kind")
+    __slots__ = ("files", "kind", "number")
     kind: str
-    count: int
+    number: int  # not `count`, which is a method of every text
     files: tuple[str, ...]
 
     def __new__(cls, text: str, kind: str = "", *, count: int = 1, files: Iterable[str] = ()) -> Note:
         note = super().__new__(cls, text)
-        note.kind, note.count, note.files = kind, count, tuple(dict.fromkeys(files))
+        note.kind, note.number, note.files = kind, count, tuple(dict.fromkeys(files))
         return note
 
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from detrkit.coco_limits import MAX_DETECTIONS
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.inspection import Finding, Split, finding
-from detrkit.data.inspection.finding import have, places
+from detrkit.data.inspection.finding import places
 from detrkit.data.inspection.statistics import class_counts, owners
 from detrkit.data.transforms import relative_target
-from detrkit.data.wording import agreeing, first_few, some_of
+from detrkit.data.wording import agreeing, first_few, have, some_of
 from detrkit.evaluation.coco import evaluate_detections
 from detrkit.evaluation.figures import Evaluation
 from detrkit.layers.selection import TopKSelection

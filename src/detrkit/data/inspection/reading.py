@@ -75,7 +75,7 @@ def reader_notes(split: Split) -> list[Finding]:
         known = note if isinstance(note, Note) else Note(note)
         kind = _NOTES.get(known.kind, "changed-in-reading")
         if kind is not None:
-            found.append(finding(kind, split.name, str(known), count=known.count, files=known.files))
+            found.append(finding(kind, split.name, str(known), count=known.number, files=known.files))
     return found
 
 
