@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import torch
@@ -31,3 +32,8 @@ def kept_tensors(compute: Callable[..., object], *inputs: object) -> list[Tensor
         result = compute(*inputs)  # holds the graph, so that no address is used twice
     assert result is not None
     return list(kept.values())
+
+
+def heed_interrupts() -> None:
+    """For the start of a process that is to be interrupted: shells start what runs in the background so that it ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import heed_interrupts
 
 import detrkit
 from detrkit.__main__ import main
@@ -213,7 +214,9 @@ def test_a_run_that_is_stopped_says_how_far_it_came(checkpoint: Path, folder: Pa
         "--format",
         "json",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     results = folder / "predictions" / "detections.json"
     while not (results.is_file() and results.stat().st_size > 100):
         assert process.poll() is None

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import heed_interrupts
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 
@@ -30,6 +31,7 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=heed_interrupts,
         )
 
     def __enter__(self) -> Run:
