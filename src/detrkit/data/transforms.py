@@ -225,7 +225,7 @@ def _clipped(objects: Objects, height: int, width: int) -> tuple[np.ndarray, np.
 
 
 def _within(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.clip(boxes, 0, (width, height, width, height))
+    return boxes.clip(0, np.array([width, height, width, height]))
 
 
 def _mirrored(boxes: np.ndarray, side: int, *, axis: int) -> np.ndarray:
