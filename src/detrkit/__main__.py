@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     except _ExplainedError as end:
         if debug:
             traceback.print_exception(end.__cause__)
-        print(end, file=sys.stderr)
+        if str(end):  # a run that was stopped may have said so
+            print(end, file=sys.stderr)
         sys.exit(end.code)
 
 

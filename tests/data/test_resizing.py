@@ -143,7 +143,7 @@ def by_torchvision(
 
     single = ~objects.crowd
     corners = torch.from_numpy(objects.boxes_xyxy[single])
-    boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))  # type: ignore[call-overload]
+    boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))
     both = (image, F.clamp_bounding_boxes(boxes))
     if happens(policy.flip):
         both = tuple(map(F.horizontal_flip, both))

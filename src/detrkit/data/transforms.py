@@ -225,8 +225,7 @@ def _clipped(objects: Objects, height: int, width: int) -> tuple[np.ndarray, np.
 
 
 def _within(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    clipped: np.ndarray = np.clip(boxes, 0, (width, height, width, height))
-    return clipped
+    return boxes.clip(0, np.array([width, height, width, height]))
 
 
 def _mirrored(boxes: np.ndarray, side: int, *, axis: int) -> np.ndarray:

@@ -224,7 +224,7 @@ def _fit(
                 console.print(
                     f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}"
                 )
-            raise KeyboardInterrupt from end
+            raise KeyboardInterrupt("") from end  # said above
 
 
 def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
