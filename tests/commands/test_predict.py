@@ -131,7 +131,7 @@ def test_unreadable_images_are_skipped_and_named_with_code_2(checkpoint: Path, f
     assert out.splitlines()[0] == f"Skipped: {reason}"
     assert "12 detections from score 0.00 in 2 images" in out.splitlines()[1]
     assert err == (
-        "detrkit: 1 of 3 images could not be read and were skipped; the results of the other 2 are written. "
+        "detrkit: 1 of 3 images could not be read and was skipped; the results of the other 2 are written. "
         f"The first: {reason}\n"
     )
     assert {entry["image_id"] for entry in entries(folder / "predictions")} == {1, 3}

@@ -150,6 +150,6 @@ def test_without_drawings_nothing_is_overwritten(photos: Path) -> None:
     assert without_results(found, photos / "deeper", searched=False, drawn=False) == (found, [])
     kept, (note,) = without_results(found, photos / "deeper", searched=True, drawn=False)
     assert names(kept) == ["odd[1].jpg", "p1.png", "p2.JPG", "p10.jpg"]
-    assert note.startswith(f"1 of 5 images lie in {photos / 'deeper'}, the folder for the results, and were left out")
+    assert note.startswith(f"1 of 5 images lies in {photos / 'deeper'}, the folder for the results, and was left out")
     only = [photos / "deeper" / "p3.jpg"]
     assert without_results(only, photos / "deeper", searched=True, drawn=False) == (only, [])
