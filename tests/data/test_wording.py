@@ -52,5 +52,5 @@ def test_notes_are_texts_and_keep_what_they_know() -> None:
     assert note == "Two boxes."
     assert f"Note: {note}" == "Note: Two boxes."
     for other in (copy.deepcopy(note), pickle.loads(pickle.dumps(note))):
-        assert (other, other.kind, other.count, other.files) == (note, "no area", 2, ("a", "b"))
+        assert (other, other.kind, other.number, other.files) == (note, "no area", 2, ("a", "b"))
     assert (Note("Plain.").kind, Note("Plain.").number, Note("Plain.").files) == ("", 1, ())

@@ -103,7 +103,7 @@ def test_nothing_varies_where_everything_is_found() -> None:
 def test_few_images_give_no_interval(images: int, known: bool) -> None:
     analysis = analyze(*pictures(images - 1, 1), resamples=20)
     assert bool(analysis.intervals.figures) is bool(analysis.intervals.class_ap) is known
-    note = "No interval for 1 of 1 class: their objects are in fewer than 5 images."
+    note = "There are no intervals: only 4 images have objects, and fewer than 5 say nothing about others."
     assert (note in analysis.notes) is not known
 
 
