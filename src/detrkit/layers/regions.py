@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from detrkit.boxes import cxcywh_to_xyxy
 from detrkit.layers.precision import at_least_float32
@@ -24,6 +23,8 @@ def cut_out(image: Tensor, boxes_cxcywh: Tensor, ratios: Tensor, *, cells: int) 
     Returns:
         (B · Q, D, cells, cells), image by image.
     """
+    from torchvision.ops import roi_align  # here, since other models need not wait for it
+
     batch, queries = boxes_cxcywh.shape[:2]
     height, width = image.shape[-2:]
     size = torch.stack([ratios[:, 0] * width, ratios[:, 1] * height], dim=-1).repeat(1, 2)[:, None]  # (B, 1, 4)
