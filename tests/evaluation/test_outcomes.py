@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from evaluation_cases import REAL_FILES, crowded_scene, reference, result, small_truth
 
+from detrkit.coco_limits import AREAS
 from detrkit.evaluation import outcomes as module
 from detrkit.evaluation.inputs import read_inputs
-from detrkit.evaluation.outcomes import IOU_THRESHOLDS, SIZES, outcomes, overlaps
+from detrkit.evaluation.outcomes import IOU_THRESHOLDS, outcomes, overlaps
 
 
 def assert_same_as_reference(truth: dict[str, Any], results: list[dict[str, Any]], most: int) -> int:
     """Compares what every detection takes, and whether it is ignored, at ten thresholds and four ranges of size; returns the matches."""
     inputs = read_inputs(truth, results)
     evaluator = reference(inputs.truth, inputs.results, max_detections=(1, most))
-    ranges = [(0.0, 1e10), *SIZES.values()]
+    ranges = [(0.0, 1e10), *AREAS.values()]
     images, compared = len(evaluator.params.imgIds), 0
     for area, limits in enumerate(ranges):
         found = outcomes(inputs, most, areas=limits)

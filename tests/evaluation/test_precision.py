@@ -11,13 +11,14 @@ import pytest
 from evaluation_cases import REAL_FILES, crowded_scene, result, small_truth
 from faster_coco_eval import COCO, COCOeval_faster
 
+from detrkit.coco_limits import AREAS
 from detrkit.evaluation import evaluate_detections
 from detrkit.evaluation import precision as module
 from detrkit.evaluation.inputs import Inputs, read_inputs
-from detrkit.evaluation.outcomes import SIZES, outcomes
+from detrkit.evaluation.outcomes import outcomes
 from detrkit.evaluation.precision import average_precision, mean_over_classes
 
-RANGES = [(0.0, 1e10), *SIZES.values()]
+RANGES = [(0.0, 1e10), *AREAS.values()]
 
 
 def of_evaluator(inputs: Inputs, most: int) -> np.ndarray:

@@ -20,9 +20,9 @@ from detrkit.prediction.result_files import (
     CsvFile,
     JsonFile,
     Result,
-    places,
     replaced_results,
     result_files,
+    result_places,
     yolo_lines,
 )
 
@@ -140,7 +140,7 @@ def test_all_formats_together(tmp_path: Path) -> None:
     assert (tmp_path / "labels" / "cat.txt").read_text() == ""
     assert np.asarray(Image.open(tmp_path / "dog_2.png")).any()
     assert not np.asarray(Image.open(tmp_path / "cat.jpg")).any()
-    assert places(tmp_path, formats) == [
+    assert result_places(tmp_path, formats) == [
         tmp_path / "detections.json", tmp_path / "detections.csv", tmp_path / "labels", tmp_path,
     ]  # fmt: skip
 
