@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
-from detrkit.cards import Category, ModelCard, PublishedWeights, Recipe, Variant
+from detrkit.cards import ModelCard, PublishedWeights, Recipe, Variant
 from detrkit.errors import ConfigurationError
 from detrkit.layers.attention import attend_heads, attention_weights, merge_heads, split_heads
 from detrkit.layers.dropout import Dropout
@@ -30,12 +30,10 @@ from detrkit.layers.initialization import start_heads, xavier_matrices
 from detrkit.layers.position_encoding import CellCenterEncoding, reference_code
 from detrkit.layers.precision import at_least_float32
 from detrkit.layers.regions import cut_out
-from detrkit.layers.selection import TopKSelection
 from detrkit.layers.transformer import FeedForward
-from detrkit.losses.criterion import SetCriterion, focal_criterion
-from detrkit.models import deformable_detr, detr, smca_detr
+from detrkit.models import conditional_detr, deformable_detr, detr, smca_detr
 from detrkit.models.conditional_detr import SelfAttention
-from detrkit.models.detector import Detector, EncoderDecoder
+from detrkit.models.detector import EncoderDecoder
 from detrkit.models.settings import MultiScaleSettings
 from detrkit.necks.multi_scale import MultiScaleNeck, group_norm
 from detrkit.structures import Decoded, Memory, Queries, Target, record
@@ -379,20 +377,7 @@ def decoder(config: Config) -> AlignedDecoder:
     return AlignedDecoder(layers)
 
 
-def criterion(config: Config, model: Detector | None = None) -> SetCriterion:  # noqa: ARG001 - masks need the model
-    """Hungarian matching and the set loss with focal classification, with the same weights in both."""
-    return focal_criterion(
-        class_count=config.class_count,
-        layers=config.decoder_layers,
-        cost_weights=config.term_weights,
-        loss_weights=config.term_weights,
-    )
-
-
-def selection(config: Config, categories: Sequence[Category], model: Detector | None = None) -> TopKSelection:  # noqa: ARG001
-    """The best hundred pairs of query and class, of classes that have a name."""
-    return TopKSelection([category.index for category in categories])
-
+criterion, selection = conditional_detr.criterion, conditional_detr.selection  # the same loss, and the same hundred
 
 RECIPE, RECIPE_DC5 = Recipe(epochs=50, batch_size=16), Recipe(epochs=50, batch_size=8)
 PADDING = {
