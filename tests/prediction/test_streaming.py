@@ -16,6 +16,7 @@ from PIL import Image
 
 from detrkit.errors import DataError, NonFiniteError
 from detrkit.prediction import Predictor, SlicedPredictor
+from detrkit.structures import ImageBatch, Output
 
 SIZES = [(40, 20), (30, 30), (80, 40), (60, 60), (40, 20), (10, 10), (20, 40)]
 
@@ -25,6 +26,16 @@ def spotted(width: int, height: int, box: tuple[int, int, int, int] | None = Non
     picture = Image.new("RGB", (width, height))
     picture.paste((255, 255, 255), box or (width // 4, height // 4, width // 2, height // 2))
     return picture
+
+
+@pytest.fixture(params=[1, 2], autouse=True)
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """PyTorch's threads; with two, the model works on two pictures at once."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    assert torch.get_num_threads() == request.param
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 10])
@@ -45,20 +56,45 @@ def test_results_are_those_of_calls_in_the_same_order(batch_size: int, tmp_path:
         assert each.problem is None
 
 
-def test_pictures_of_equal_size_share_batches() -> None:
+def test_pictures_of_equal_size_share_batches(threads: int) -> None:
     model = BrightDetector()
     list(Predictor(model, batch_size=2).stream([spotted(*size) for size in SIZES]))
+    seen = [tuple(batch.pixels.shape) for batch in model.seen]
     # Two batches are looked through: the third wide picture comes too late for the first two.
-    assert [tuple(batch.pixels.shape) for batch in model.seen] == [
-        (2, 3, 64, 128),
-        (2, 3, 64, 64),
-        (1, 3, 64, 128),
-        (1, 3, 64, 64),
-        (1, 3, 128, 64),
-    ]
+    expected = [(2, 3, 64, 128), (2, 3, 64, 64), (1, 3, 64, 128), (1, 3, 64, 64), (1, 3, 128, 64)]
+    assert seen == expected if threads == 1 else sorted(seen) == sorted(expected)
 
 
-def test_few_pictures_are_taken_ahead() -> None:
+class _Meeting(BrightDetector):
+    """Lets nobody through who comes alone."""
+
+    def __init__(self, parties: int) -> None:
+        super().__init__()
+        self.barrier = threading.Barrier(parties, timeout=60)
+        self.of_torch: set[int] = set()
+
+    def forward(self, batch: ImageBatch, targets: object = None) -> Output:
+        self.of_torch.add(torch.get_num_threads())
+        self.barrier.wait()
+        return super().forward(batch, targets)
+
+
+def test_as_many_pictures_at_once_as_there_are_threads(threads: int) -> None:
+    model = _Meeting(parties=threads)
+    assert len(list(Predictor(model).stream(spotted(20, 20) for _ in range(8)))) == 8
+    assert model.of_torch == {1}
+
+
+def test_autocast_reaches_the_model() -> None:
+    model = _Meeting(parties=1)
+    enabled: list[bool] = []
+    model.register_forward_pre_hook(lambda *_: enabled.append(torch.is_autocast_enabled("cpu")))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        list(Predictor(model).stream([spotted(20, 20)] * 2))
+    assert enabled == [True, True]
+
+
+def test_few_pictures_are_taken_ahead(threads: int) -> None:
     taken: list[int] = []
 
     def photos() -> Iterator[Image.Image]:
@@ -68,22 +104,25 @@ def test_few_pictures_are_taken_ahead() -> None:
 
     predictions = Predictor(BrightDetector()).stream(photos())
     next(predictions)
-    assert len(taken) == 3
+    assert len(taken) == 2 + threads
     next(predictions)
-    assert len(taken) == 4
+    assert len(taken) == 3 + threads
     predictions.close()
-    assert len(taken) == 4
+    assert len(taken) == 3 + threads
+    taken.clear()
     predictions = Predictor(BrightDetector(), batch_size=4).stream(photos())
     next(predictions)
-    assert len(taken) == 4 + 8
+    assert len(taken) == 4 * (1 + threads)
     predictions.close()
 
 
-def test_closing_a_stream_ends_its_threads() -> None:
+def test_closing_a_stream_ends_its_threads(threads: int) -> None:
     before = set(threading.enumerate())
     predictions = Predictor(BrightDetector()).stream(spotted(20, 20) for _ in range(50))
     next(predictions)
-    assert {thread.name.split("_")[0] for thread in set(threading.enumerate()) - before} == {"read"}
+    assert {thread.name.split("_")[0] for thread in set(threading.enumerate()) - before} == (
+        {"read"} if threads == 1 else {"read", "detect"}
+    )
     predictions.close()
     assert set(threading.enumerate()) <= before
 

@@ -121,8 +121,9 @@ class Predictor:
     def stream(self, images: Iterable[Picture], *, skip_unreadable: bool = False) -> Generator[Prediction, None, None]:
         """Predictions one after another, for more pictures than fit in memory; threads read the next pictures while the model works.
 
-        A few pictures are taken ahead of the one whose prediction comes next: three, or two batches if the batch size is above 1. Close the
-        iterator (or leave its `for` loop) to stop early.
+        On a CPU the model works on several pictures at once, up to four, which share PyTorch's threads. Two pictures more than the model works
+        on are taken ahead of the one whose prediction comes next, or a batch more if the batch size is above 1. Close the iterator (or leave
+        its `for` loop) to stop early.
 
         Args:
             images: any iterable of pictures as for calling the predictor.
@@ -138,6 +139,15 @@ class Predictor:
         """
         refuse_single_picture(images)
         return stream(self, images, skip_unreadable=skip_unreadable)
+
+    @property
+    def may_run_in_threads(self) -> bool:
+        """Whether threads other than the caller's give the same results, and more of them in a second.
+
+        A GPU does its work in one queue; a caller's autocast does not reach other threads; and compiling is not made for several at once.
+        """
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        return on_cpu and not torch.is_autocast_enabled("cpu") and isinstance(self.model, Detector)
 
     def prepare(self, image: Picture) -> Prepared:
         """Reads a picture and resizes it for the model, which a stream does in threads of its own.

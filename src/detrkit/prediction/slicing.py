@@ -59,6 +59,11 @@ class SlicedPredictor:
         """Slices, or pictures of equal size, that go through the model together."""
         return self.predictor.batch_size
 
+    @property
+    def may_run_in_threads(self) -> bool:
+        """As of the predictor."""
+        return self.predictor.may_run_in_threads
+
     @overload
     def __call__(self, images: Picture) -> sv.Detections: ...
     @overload

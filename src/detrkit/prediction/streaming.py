@@ -1,16 +1,22 @@
-"""Pictures through a model one after another: some threads read and resize the next ones while the model works on this one."""
+"""Pictures through a model one after another: some threads read and resize the next ones, others run the model.
+
+On a CPU the model works on several pictures at once, each in a thread of its own (a lane). Threads that share one picture wait for each other
+after every layer; while other threads read and draw, they would wait most of the time.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import supervision as sv
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +26,7 @@ Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 
 _READERS = 2
 _BATCHES_AHEAD = 2  # in which pictures of equal size are looked for
+_MOST_LANES = 4  # each holds the features of its pictures
 
 
 @dataclass(frozen=True)
@@ -78,31 +85,51 @@ class Streamed(Protocol):
     def batch_size(self) -> int:
         """Pictures of one shape that go through the model together."""
 
+    @property
+    def may_run_in_threads(self) -> bool:
+        """Whether threads other than the caller's give the same results, and more of them in a second."""
+
     def prepare(self, image: Picture) -> Prepared:
         """Reads and resizes a picture; called in other threads."""
 
     def detect(self, group: Sequence[Prepared]) -> list[Found]:
-        """Runs the model on pictures of one shape; called in the thread that reads the stream."""
+        """Runs the model on pictures of one shape; called in several threads at once where `may_run_in_threads`."""
 
 
 def stream(
     predictor: Streamed, images: Iterable[Picture], *, skip_unreadable: bool
 ) -> Generator[Prediction, None, None]:
     """The predictions for pictures, in their order; see `Predictor.stream`."""
-    ahead = max(_READERS + 1, _BATCHES_AHEAD * predictor.batch_size)
-    source, waiting = iter(images), deque[_Slot]()
-    pool = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
+    threads = torch.get_num_threads()
+    lanes = min(threads, _MOST_LANES) if predictor.may_run_in_threads else 1
+    ahead = max(_READERS + lanes, (_BATCHES_AHEAD + lanes - 1) * predictor.batch_size)
+    source, waiting, choosing = iter(images), deque[_Slot](), threading.Lock()
+    readers = _pool(_READERS, "read", torch_threads=1)
+    detectors = None if lanes == 1 else _pool(lanes, "detect", torch_threads=threads // lanes)
     try:
         while True:
-            while len(waiting) < ahead and (slot := _next_slot(source, pool, predictor)) is not None:
+            new = 0
+            while len(waiting) < ahead and (slot := _next_slot(source, readers, predictor)) is not None:
                 waiting.append(slot)
+                new += 1
             if not waiting:
                 return
-            if waiting[0].found is None and waiting[0].problem(skip_unreadable) is None:
-                _detect_first(predictor, waiting)
-            yield waiting.popleft().prediction()
+            if detectors is not None:
+                for _ in range(new):
+                    detectors.submit(_detect_next, predictor, tuple(waiting), choosing)
+            elif not waiting[0].taken and waiting[0].problem(skip_unreadable) is None:
+                _detect_next(predictor, waiting, choosing)
+            yield waiting.popleft().prediction(skip_unreadable)
     finally:
-        pool.shutdown(cancel_futures=True)
+        for pool in (readers, detectors):
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # what threads set for themselves would also be where later threads begin
+
+
+def _pool(workers: int, name: str, *, torch_threads: int) -> ThreadPoolExecutor:
+    """Threads whose operations are shared out among so many threads of PyTorch."""
+    return ThreadPoolExecutor(workers, name, initializer=torch.set_num_threads, initargs=(torch_threads,))
 
 
 def refuse_single_picture(images: object) -> None:
@@ -132,7 +159,8 @@ class _Slot:
 
     source: Picture
     reading: Future[Prepared]
-    found: Found | None = None
+    finding: Future[Found] = field(default_factory=Future)
+    taken: bool = False
 
     def problem(self, skip_unreadable: bool) -> DataError | None:
         """Waits until the picture is read, and says why it cannot be; all other errors are raised."""
@@ -141,12 +169,12 @@ class _Slot:
             raise error
         return error
 
-    def prediction(self) -> Prediction:
-        """The result of a picture that is done."""
-        if self.found is None:
-            error = self.reading.exception()
-            return Prediction(self.source, problem=error if isinstance(error, DataError) else None)
-        return Prediction(self.source, self.reading.result().picture, *self.found)
+    def prediction(self, skip_unreadable: bool) -> Prediction:
+        """The result, as soon as it is there; errors of the model are raised."""
+        problem = self.problem(skip_unreadable)
+        if problem is not None:
+            return Prediction(self.source, problem=problem)
+        return Prediction(self.source, self.reading.result().picture, *self.finding.result())
 
 
 def _next_slot(source: Iterator[Picture], pool: ThreadPoolExecutor, predictor: Streamed) -> _Slot | None:
@@ -156,16 +184,29 @@ def _next_slot(source: Iterator[Picture], pool: ThreadPoolExecutor, predictor: S
     return None
 
 
-def _detect_first(predictor: Streamed, waiting: Iterable[_Slot]) -> None:
-    """Runs the model on the first picture and on those behind it that have its size, until the batch is full."""
+def _detect_next(predictor: Streamed, waiting: Iterable[_Slot], choosing: threading.Lock) -> None:
+    """Runs the model on the first picture that nobody took and on those behind it that have its size, until the batch is full."""
+    with choosing:
+        group = _next_group(waiting, predictor.batch_size)
+    try:
+        found = predictor.detect([slot.reading.result() for slot in group]) if group else []
+    except Exception as error:  # whatever it is, it belongs to whoever waits for these pictures
+        for slot in group:
+            slot.finding.set_exception(error)
+        return
+    for slot, each in zip(group, found, strict=True):
+        slot.finding.set_result(each)
+
+
+def _next_group(waiting: Iterable[_Slot], batch_size: int) -> list[_Slot]:
+    """Takes pictures of one shape, and waits until those in question are read."""
     group: list[_Slot] = []
     for slot in waiting:
-        if len(group) == predictor.batch_size:
+        if len(group) == batch_size:
             break
-        if slot.found is None and slot.reading.exception() is None:
-            shape = slot.reading.result().shape
-            if not group or shape == group[0].reading.result().shape:
-                group.append(slot)
-    results = predictor.detect([slot.reading.result() for slot in group])
-    for slot, found in zip(group, results, strict=True):
-        slot.found = found
+        if slot.taken or slot.reading.exception() is not None:
+            continue
+        if not group or slot.reading.result().shape == group[0].reading.result().shape:
+            slot.taken = True
+            group.append(slot)
+    return group
