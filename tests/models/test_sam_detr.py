@@ -217,9 +217,9 @@ def test_a_layer_written_out(changes: dict[str, Any]) -> None:
     content, boxes = torch.randn(2, 6, WIDTH).double(), torch.rand(2, 6, 4).double()
     position = code_of(boxes[..., :2])
     seen = layer.self_norm(content + layer.self_attention(content, position))
-    aligned = layer.aligner(seen, boxes, memory.maps()[0], memory.valid_ratios()[:, 0])
+    aligned = layer.aligner(seen, boxes, memory)
     wanted = layer.feed_forward(layer.cross_norm(seen + layer.cross_attention(aligned, memory)))
-    found = layer(content, boxes, memory, memory.maps()[0])
+    found = layer(content, boxes, memory)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)  # codes are computed in float32
 
 
@@ -272,11 +272,10 @@ class TestDecoder:
     def test_the_coarsest_level_comes_first(self, levels: int, layers: int, wanted: list[int]) -> None:
         model = small(backbone="compact", levels=levels, decoder_layers=layers)
         stages, calls = run(model)
-        for (_, _, memory, image), _ in calls:
+        for (_, _, memory), _ in calls:
             level = wanted.pop(0)
             assert memory.level_sizes == (stages.memory.level_sizes[level],)
             assert torch.equal(memory.tokens, stages.memory.level(level).tokens)
-            assert torch.equal(image, stages.memory.maps()[level])
         assert wanted == []
 
     def test_what_boxes_teach(self) -> None:

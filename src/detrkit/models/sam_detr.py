@@ -6,15 +6,15 @@ Gaussian around these points (SMCA), attention also begins at the right place.
 
 Symbols: B images, Q queries, S memory tokens, D width, M heads, L decoder layers, K classes.
 
-Deviations from the authors' code: the box is cut out once a layer where they do it twice; losses of all layers are computed together. Neither
-changes a value beyond rounding.
+Deviations from the authors' code: a region is cut out once a layer where they do it twice, with a quarter of the channels, and its salient points
+are looked up in the image itself; losses of all layers are computed together. None of it changes a value beyond rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from detrkit.layers.heads import MLP, LayerwiseHeads, inverse_sigmoid
 from detrkit.layers.initialization import start_heads, xavier_matrices
 from detrkit.layers.position_encoding import CellCenterEncoding, reference_code
 from detrkit.layers.precision import at_least_float32
-from detrkit.layers.regions import cut_out
+from detrkit.layers.regions import Regions, regions_of
 from detrkit.layers.transformer import FeedForward
 from detrkit.models import conditional_detr, deformable_detr, detr, smca_detr
 from detrkit.models.conditional_detr import SelfAttention
@@ -150,24 +150,20 @@ class SemanticsAligner(nn.Module):
         self.content_gate = nn.Linear(width, attention_heads * width)
         self.position_gate = nn.Linear(width, attention_heads * width)
 
-    def forward(self, content: Tensor, boxes_cxcywh: Tensor, image: Tensor, ratios: Tensor) -> Aligned:
+    def forward(self, content: Tensor, boxes_cxcywh: Tensor, memory: Memory) -> Aligned:
         """What the query becomes.
 
         Args:
             content: (B, Q, D) what the queries carry.
             boxes_cxcywh: (B, Q, 4) in [0, 1] of the image without its padding.
-            image: (B, D, h, w) the level of memory that is looked at.
-            ratios: (B, 2) share of its width and height that is not padding.
+            memory: the level that is looked at.
         """
-        batch, queries = content.shape[:2]
-        regions = cut_out(image, boxes_cxcywh, ratios, cells=CELLS)  # (B · Q, D, 7, 7)
-        numbers = self.points(self.squeeze(regions.to(content.dtype)).relu().flatten(1))  # (B · Q, 2 M or 4 M)
-        numbers = torch.unflatten(numbers, 0, (batch, queries))
+        size, ratios = memory.level_sizes[0], memory.valid_ratios()[:, 0]
+        regions = regions_of(boxes_cxcywh, ratios, size=size, cells=CELLS)
+        numbers = self.points(self._squeezed(regions, memory.tokens, size).to(content.dtype))  # (B, Q, 2 M or 4 M)
         inside = numbers[..., : 2 * self.attention_heads].tanh()  # -1 and 1 are the sides of the box
         places = torch.unflatten(inside, -1, (self.attention_heads, 2))  # (B, Q, M, 2)
-        grid = places.flatten(0, 1)[:, None].to(regions.dtype)
-        sampled = F.grid_sample(regions, grid, align_corners=False)[:, :, 0].mT  # (B · Q, M, D)
-        sampled = torch.unflatten(sampled, 0, (batch, queries)).to(content.dtype)
+        sampled = regions.sample(memory.tokens, places).to(content.dtype)  # (B, Q, M, D)
         centers, sides = boxes_cxcywh[:, :, None, :2], boxes_cxcywh[:, :, None, 2:]
         points = centers + places.to(centers.dtype) * sides / 2  # (B, Q, M, 2)
         code = point_code(points, width=self.width).to(content.dtype)
@@ -178,6 +174,14 @@ class SemanticsAligner(nn.Module):
             points=points,
             scales=torch.unflatten(scales, -1, (self.attention_heads, 2)) if scales.shape[-1] else None,
         )
+
+    def _squeezed(self, regions: Regions, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, Q, D / 4 · 49) the regions with a quarter of the channels; the image is squeezed before it is cut, which is a quarter of the work."""
+        squeezed = F.linear(tokens, self.squeeze.weight.flatten(1))  # (B, h · w, D / 4)
+        maps = torch.unflatten(squeezed, 1, size).permute(0, 3, 1, 2)
+        # The bias comes last, since a region shows zeros beyond the image.
+        cells = regions.cut_out(maps) + at_least_float32(cast(Tensor, self.squeeze.bias))[:, None, None]
+        return cells.relu().flatten(2)
 
     def _gate(self, gate: nn.Linear, content: Tensor) -> Tensor:
         """(B, Q, M, D) between 0 and 1."""
@@ -278,16 +282,13 @@ class AlignedDecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)
 
-    def forward(
-        self, content: Tensor, references: Tensor, memory: Memory, image: Tensor, *, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, content: Tensor, references: Tensor, memory: Memory, *, mask: Tensor | None = None) -> Tensor:
         """One round.
 
         Args:
             content: (B, Q, D) what the queries carry.
             references: (B, Q, 4) their boxes, cxcywh in [0, 1] of the image without its padding.
             memory: the level that this layer looks at.
-            image: (B, D, h, w), the same as a map.
             mask: of the attention among queries, as in `attend_heads`.
 
         Returns:
@@ -295,7 +296,7 @@ class AlignedDecoderLayer(nn.Module):
         """
         position = point_code(references[..., :2], width=content.shape[-1]).to(content.dtype)
         content = self.self_norm(content + self.dropout(self.self_attention(content, position, mask)))
-        aligned = self.aligner(content, references, image, memory.valid_ratios()[:, 0])
+        aligned = self.aligner(content, references, memory)
         content = self.cross_norm(content + self.dropout(self.cross_attention(aligned, memory)))
         return self.feed_forward(content)  # type: ignore[no-any-return]
 
@@ -317,7 +318,6 @@ class AlignedDecoder(nn.Module):
         """States of every layer, and the boxes that they started from."""
         assert queries.reference_logits is not None
         levels = [memory.level(index) for index in range(len(memory.level_sizes))]
-        images = memory.maps()
         logits, content, states, references = queries.reference_logits, queries.content, [], []
         for index, layer in enumerate(self.layers):
             if index > 0:  # only the first boxes are learned through what is predicted from them
@@ -325,7 +325,7 @@ class AlignedDecoder(nn.Module):
                     logits = logits + heads.box_logits(content, index - 1)
             references.append(logits.sigmoid())
             level = len(levels) - 1 - index * len(levels) // len(self.layers)
-            content = layer(content, references[-1], levels[level], images[level], mask=queries.mask)
+            content = layer(content, references[-1], levels[level], mask=queries.mask)
             states.append(content)
         base_logits = inverse_sigmoid(torch.stack(references), epsilon=EPSILON)
         return Decoded(torch.stack(states), base_logits, tuple(references))
