@@ -3,7 +3,7 @@
     python benchmarks/peers.py --rounds 5
     python benchmarks/peers.py --model deformable-detr-r50 --rounds 3
     python benchmarks/peers.py --model conditional-detr-r50 --rounds 5
-    python benchmarks/peers.py --model dab-detr-r50 --beside detr-r50 --rounds 5     # the forward pass of two of detrkit's own
+    python benchmarks/peers.py --model smca-detr-r50 --beside detr-r50 --rounds 5     # the forward pass of two of detrkit's own
 
 Times are medians over the rounds; what counts is the ratio, since the machine's speed drifts. Peak memory is that of a process of its own
 for each side, which does nothing else, whole and without what it held once its libraries were imported, the median of three processes. Random weights with tamed norms:
@@ -237,13 +237,20 @@ def resident(figure: str) -> float:
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(SETTINGS), default="detr-r50")
+    parser.add_argument(
+        "--model",
+        metavar="VARIANT",
+        default="detr-r50",
+        help="one of these, or any with --beside: " + ", ".join(SETTINGS),
+    )
     parser.add_argument("--beside", metavar="VARIANT", help="compare with this one of our own instead")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--work", choices=list(WORK), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.beside is None and options.model not in SETTINGS:
+        parser.error(f"`transformers` has no {options.model}: choose one of {', '.join(SETTINGS)}, or give --beside")
     torch.set_num_threads(options.threads)
     if options.alone:
         alone(options.model, options.alone, options.work)

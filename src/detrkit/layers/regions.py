@@ -33,11 +33,12 @@ class Regions:
     def cut_out(self, image: Tensor) -> Tensor:
         """(B, Q, D, cells, cells): each box of an image (B, D, h, w), in float32 or better; nothing lies beyond the image."""
         with torch.autocast(image.device.type, enabled=False):
-            pixels = at_least_float32(image).permute(0, 2, 3, 1)  # (B, h, w, D)
-            batch, queries, cells = self.rows.shape[:3]
-            in_rows = self.rows.flatten(1, 2) @ pixels.flatten(2)  # (B, Q · cells, w · D)
-            in_rows = in_rows.reshape(batch, queries, cells, *pixels.shape[2:])
-            return (self.columns[:, :, None] @ in_rows).permute(0, 1, 4, 2, 3)
+            pixels = at_least_float32(image).permute(0, 3, 2, 1)  # (B, w, h, D)
+            batch, queries, cells = self.columns.shape[:3]
+            # Columns first: most images are wider than high, so that less remains.
+            in_columns = self.columns.flatten(1, 2) @ pixels.flatten(2)  # (B, Q · cells, h · D)
+            in_columns = in_columns.reshape(batch, queries, cells, *pixels.shape[2:])
+            return (self.rows[:, :, None] @ in_columns).permute(0, 1, 4, 3, 2)
 
     def sample(self, tokens: Tensor, points: Tensor) -> Tensor:
         """What `cut_out` shows at points, interpolated between its cells.

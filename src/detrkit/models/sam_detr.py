@@ -143,7 +143,7 @@ class SemanticsAligner(nn.Module):
 
     def __init__(self, *, width: int, attention_heads: int, gaussian: bool) -> None:
         super().__init__()
-        self.width, self.attention_heads = width, attention_heads
+        self.width, self.attention_heads, self.gaussian = width, attention_heads, gaussian
         self.squeeze = nn.Conv2d(width, width // 4, kernel_size=1)
         numbers = 4 if gaussian else 2
         self.points = MLP(width // 4 * CELLS**2, width, 2 * width, 2 * width, numbers * attention_heads)
@@ -158,22 +158,30 @@ class SemanticsAligner(nn.Module):
             boxes_cxcywh: (B, Q, 4) in [0, 1] of the image without its padding.
             memory: the level that is looked at.
         """
-        size, ratios = memory.level_sizes[0], memory.valid_ratios()[:, 0]
-        regions = regions_of(boxes_cxcywh, ratios, size=size, cells=CELLS)
-        numbers = self.points(self._squeezed(regions, memory.tokens, size).to(content.dtype))  # (B, Q, 2 M or 4 M)
-        inside = numbers[..., : 2 * self.attention_heads].tanh()  # -1 and 1 are the sides of the box
-        places = torch.unflatten(inside, -1, (self.attention_heads, 2))  # (B, Q, M, 2)
-        sampled = regions.sample(memory.tokens, places).to(content.dtype)  # (B, Q, M, D)
+        sampled, places, scales = self.resample(boxes_cxcywh, memory)
         centers, sides = boxes_cxcywh[:, :, None, :2], boxes_cxcywh[:, :, None, 2:]
         points = centers + places.to(centers.dtype) * sides / 2  # (B, Q, M, 2)
         code = point_code(points, width=self.width).to(content.dtype)
-        scales = numbers[..., 2 * self.attention_heads :]
         return Aligned(
-            content=sampled * self._gate(self.content_gate, content),
+            content=sampled.to(content.dtype) * self._gate(self.content_gate, content),
             position=code * self._gate(self.position_gate, content),
             points=points,
-            scales=torch.unflatten(scales, -1, (self.attention_heads, 2)) if scales.shape[-1] else None,
+            scales=scales,
         )
+
+    def resample(self, boxes_cxcywh: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Finds a salient point in each box for every head and what lies there; arguments as in `forward`.
+
+        Returns:
+            (B, Q, M, D) of the image, float32 or better; the points (B, Q, M, 2), whose x and y are -1 and 1 at the sides of the box; and their
+            scales (B, Q, M, 2), if there is a Gaussian.
+        """
+        size, ratios = memory.level_sizes[0], memory.valid_ratios()[:, 0]
+        regions = regions_of(boxes_cxcywh, ratios, size=size, cells=CELLS)
+        numbers = self.points(self._squeezed(regions, memory.tokens, size).to(memory.tokens.dtype))
+        numbers = torch.unflatten(numbers, -1, (-1, self.attention_heads, 2))  # (B, Q, 1 or 2, M, 2)
+        places = numbers[:, :, 0].tanh()
+        return regions.sample(memory.tokens, places), places, numbers[:, :, 1] if self.gaussian else None
 
     def _squeezed(self, regions: Regions, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, Q, D / 4 · 49) the regions with a quarter of the channels; the image is squeezed before it is cut, which is a quarter of the work."""
