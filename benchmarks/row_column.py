@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -89,9 +88,15 @@ def peak(way: str, size: tuple[int, int], stride: int, *, training: bool) -> flo
     """GB that this process needs above what it held before."""
     model, features = Transformer(way).train(training), features_of(size, stride)
     run(model, features_of((64, 64), stride), training=training)  # gradients and libraries are there
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident("VmRSS")
     run(model, features, training=training)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e9
+    return resident("VmHWM") - before
+
+
+def resident(figure: str) -> float:
+    """Memory of this process in GB: `VmRSS` now, `VmHWM` at its peak. Not getrusage, whose peak is handed down from the parent."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(figure))
+    return int(line.split()[1]) * 1024 / 1e9
 
 
 def peak_in_its_own_process(way: str, size: tuple[int, int], stride: int, threads: int, *, training: bool) -> float:
