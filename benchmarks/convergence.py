@@ -2,7 +2,7 @@
 
     python benchmarks/convergence.py --study deformable     # Deformable DETR beside DETR, on the built-in digits
     python benchmarks/convergence.py --study small_objects --data BCCD --backbone-weights mobilenet_v2_imagenet.safetensors
-    python benchmarks/convergence.py --study queries        # DETR, Conditional DETR, DAB-DETR and the deformable ones, same backbone
+    python benchmarks/convergence.py --study queries        # every paper's way to tell a query where to look, same backbone
     python benchmarks/convergence.py --study anchors        # DAB-DETR with one thing changed at a time
 
 Every detector of a study gets the same backbone, images, batches, epochs and seeds. One figure a seed, all of them shown. A run that the
@@ -93,7 +93,11 @@ QUERIES = Study(
     detectors={
         "DETR": ("detr-compact", _DENSE),
         "Conditional DETR": ("conditional-detr-compact", _DENSE),
+        "SMCA-DETR": ("smca-detr-compact", _DENSE),
         "DAB-DETR": ("dab-detr-compact", _DENSE),
+        "Anchor DETR": ("anchor-detr-compact", _DENSE),
+        "SAM-DETR": ("sam-detr-compact", _DENSE),
+        "SAM-DETR without cross-attention": ("sam-detr-compact-without-cross-attention", _DENSE),
         "Deformable DETR": ("deformable-detr-compact", _SPARSE),
         "DAB-Deformable-DETR": ("dab-deformable-detr-compact", _SPARSE),
     },

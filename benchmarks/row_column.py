@@ -11,6 +11,7 @@ a process of its own above what it held before, for one image.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -31,7 +32,7 @@ from detrkit.models import anchor_detr
 from detrkit.structures import Levels, Memory
 
 WAYS = ("row-column", "plain, fused", "plain, whole maps")
-SIZES = ((320, 427), (480, 640), (640, 853), (800, 1066), (800, 1333), (1333, 1333))
+SIZES = ((320, 427), (480, 640), (640, 853), (800, 1066), (800, 1333))
 COLORS = dict(zip(WAYS, ("#0072B2", "#D55E00", "#555555"), strict=True))
 
 
@@ -106,32 +107,48 @@ def peak_in_its_own_process(way: str, size: tuple[int, int], stride: int, thread
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
+def seconds_of(models: dict[str, Transformer], features: Tensor, rounds: int, *, training: bool) -> dict[str, float]:
+    """Median seconds of each way, in alternation."""
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(rounds + 1):  # the first round warms up
+        for way in WAYS if number % 2 == 0 else reversed(WAYS):
+            began = time.perf_counter()
+            run(models[way].train(training), features, training=training)
+            seconds[way].append(time.perf_counter() - began)
+    return {way: statistics.median(each[1:]) for way, each in seconds.items()}
+
+
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each stride, size, pass and way."""
+    kept = {} if options.keep is None or not options.keep.is_file() else json.loads(options.keep.read_text())
     rows = []
     models = {way: Transformer(way) for way in WAYS}
-    for stride in options.stride:
-        for size in (each for each in SIZES if max(each) <= options.longest):
-            features = features_of(size, stride)
-            for training in (False, True):
-                seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-                for number in range(options.rounds + 1):  # the first round warms up
-                    for way in WAYS if number % 2 == 0 else reversed(WAYS):
-                        began = time.perf_counter()
-                        run(models[way].train(training), features, training=training)
-                        seconds[way].append(time.perf_counter() - began)
-                for way in WAYS:
-                    row = {
-                        "stride": stride,
-                        "size": size,
-                        "training": training,
-                        "way": way,
-                        "seconds": statistics.median(seconds[way][1:]),
-                        "gigabytes": peak_in_its_own_process(way, size, stride, options.threads, training=training),
-                    }
-                    rows.append(row)
-                    name = f"stride {stride}, {size[0]} x {size[1]}, {'training step' if training else 'forward'}"
-                    print(f"{name:40}{way:20}{row['seconds']:8.2f} s{row['gigabytes']:8.2f} GB", flush=True)
+    for stride, size, training in itertools.product(options.stride, SIZES, (False, True)):
+        if max(size) > options.longest:
+            continue
+        name = f"stride {stride}, {size[0]} x {size[1]}, {'training step' if training else 'forward'}"
+        found = kept.setdefault(name, {})
+        if "seconds" not in found:
+            found["seconds"] = seconds_of(models, features_of(size, stride), options.rounds, training=training)
+        if "gigabytes" not in found:
+            found["gigabytes"] = {
+                way: peak_in_its_own_process(way, size, stride, options.threads, training=training) for way in WAYS
+            }
+        if options.keep is not None:
+            options.keep.write_text(json.dumps(kept, indent=1))
+        for way in WAYS:
+            seconds, gigabytes = found["seconds"][way], found["gigabytes"][way]
+            print(f"{name:40}{way:20}{seconds:8.2f} s{gigabytes:8.2f} GB", flush=True)
+            rows.append(
+                {
+                    "stride": stride,
+                    "size": size,
+                    "training": training,
+                    "way": way,
+                    "seconds": seconds,
+                    "gigabytes": gigabytes,
+                }
+            )
     return rows
 
 
@@ -167,6 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--keep", type=Path, help="JSON file for the figures; what it holds is not measured again")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands.test_commands import detrkit_command, refusal
+from commands.running import detrkit_command, refusal
 
 import detrkit
 from detrkit.data import read_digits

@@ -159,6 +159,10 @@ class TestMoreObjectsThanQueries:
             ]
             assert caught[0].filename == __file__
 
+    def test_a_single_query_is_one(self) -> None:
+        with pytest.warns(UserWarning, match="2 objects but the model only 1 query: it cannot"):
+            HungarianMatcher(TERMS)(prediction(images=1, queries=1), [objects(2)])
+
     def test_as_many_objects_as_queries_is_nothing_to_warn_of(self) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -20,7 +20,7 @@ def evaluate(
     checkpoint: Path,
     *,
     data: str,
-    split: str = "val",
+    split: Annotated[str | None, Parameter(show_default=lambda _: "val")] = None,
     variant: str | None = None,
     batch_size: Annotated[int | None, Parameter(show_default=lambda _: "1")] = None,
     workers: Annotated[int | None, Parameter(show_default=lambda _: "0")] = None,
@@ -29,7 +29,7 @@ def evaluate(
     results: Path | None = None,
     report: Path | None = None,
     charts: Path | None = None,
-    orientation: Literal["auto", "stored", "shown"] = "auto",
+    orientation: Annotated[Literal["auto", "stored", "shown"] | None, Parameter(show_default=lambda _: "auto")] = None,
     stretch_16bit: bool = False,
     max_detections: int = MAX_DETECTIONS,
     store_thresholds: bool = False,
@@ -39,7 +39,7 @@ def evaluate(
     Args:
         checkpoint: a checkpoint, or a JSON file with results in COCO's format.
         data: folder or annotation file of a data set, or "digits"; a result file needs no pictures beside an annotation file.
-        split: split to evaluate on; annotation files that result files are compared with are taken as a whole.
+        split: split to evaluate on; an annotation file that a result file is compared with is taken as a whole.
         variant: name of the checkpoint's variant, if the file does not say; like the next three, not for a result file.
         batch_size: images that go through the model together; the figures do not depend on it.
         workers: processes that load images.
@@ -54,6 +54,7 @@ def evaluate(
         max_detections: how many detections count: the best of each image, and of a result file the best of each class in an image.
         store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
     """
+    from detrkit.data import open_dataset
     from detrkit.evaluation.figures import check_max_detections
     from detrkit.evaluation.tables import detailed_table
     from detrkit.files import expanded, prepare_files, prepare_folder
@@ -63,10 +64,16 @@ def evaluate(
     is_result_file = checkpoint.suffix.lower() == ".json"
     for_model = {"--variant": variant, "--batch-size": batch_size, "--workers": workers, "--device": device}
     _check_files(checkpoint, is_result_file, for_model | {"--results": results}, store_thresholds)
+    without_pictures = is_result_file and _is_annotation_file(data)
+    if without_pictures:
+        for_pictures = {"--split": split, "--orientation": orientation, "--stretch-16bit": stretch_16bit or None}
+        _refuse_given(for_pictures, "a data set with pictures", f"{data} is an annotation file, taken as a whole")
     prepare_files({"--output": output, "--results": results, "--report": report}, kept=(checkpoint, Path(data)))
     if charts is not None:
         prepare_folder(expanded(charts))
-    dataset = _dataset(data, split, is_result_file, orientation=orientation, stretch_16bit=stretch_16bit)
+    dataset = None
+    if not without_pictures:
+        dataset = open_dataset(data, split or "val", orientation=orientation or "auto", stretch_16bit=stretch_16bit)
     if is_result_file or dataset is None:
         compared = _of_result_file(expanded(data), dataset, expanded(checkpoint), max_detections)
     else:
@@ -108,16 +115,23 @@ def _check_files(checkpoint: Path, is_result_file: bool, for_model: dict[str, An
 
     if is_result_file and for_model.pop("--results") is not None:
         raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
-    given = [option for option, value in for_model.items() if value is not None]
-    if is_result_file and given:
-        raise ConfigurationError(
-            f"{', '.join(given)} {'needs' if len(given) == 1 else 'need'} a checkpoint, and {checkpoint} is a result file: leave "
-            f"{'it' if len(given) == 1 else 'them'} out"
-        )
+    if is_result_file:
+        _refuse_given(for_model, "a checkpoint", f"{checkpoint} is a result file")
     if is_result_file and store_thresholds:
         raise ConfigurationError(f"--store-thresholds needs a checkpoint of detrkit, and {checkpoint} is a result file")
     if store_thresholds:
         own_file(checkpoint)
+
+
+def _refuse_given(options: dict[str, Any], needed: str, but: str) -> None:
+    """Refuses options that would have no effect; those that were not given are None."""
+    from detrkit.data.wording import agreeing
+    from detrkit.errors import ConfigurationError
+
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        need, them = agreeing(len(given), "needs", "need"), agreeing(len(given), "it", "them")
+        raise ConfigurationError(f"{', '.join(given)} {need} {needed}, and {but}: leave {them} out")
 
 
 def _write_files(
@@ -148,15 +162,12 @@ def _write_files(
         write_report(report, f"Evaluation of {name}", sections)
 
 
-def _dataset(data: str, split: str, is_result_file: bool, **options: Any) -> DetectionDataset | None:
-    """The images and their ground truth; None for an annotation file that a result file is compared with, which needs no pictures."""
-    from detrkit.data import open_dataset
+def _is_annotation_file(data: str) -> bool:
+    """Whether a result file can be compared with these data without any pictures."""
     from detrkit.files import expanded
 
     file = expanded(data)
-    if is_result_file and file.suffix.lower() == ".json" and not file.is_dir():
-        return None
-    return open_dataset(data, split, **options)
+    return file.suffix.lower() == ".json" and not file.is_dir()
 
 
 def _of_result_file(file: Path, dataset: DetectionDataset | None, results: Path, max_detections: int) -> _Compared:

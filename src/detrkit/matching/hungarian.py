@@ -129,7 +129,7 @@ class HungarianMatcher:
         if objects > queries and not self._warned:
             self._warned = True
             warnings.warn(
-                f"an image has {objects} objects but the model only {queries} queries: it cannot learn from the remaining objects; "
+                f"an image has {objects} objects but the model only {queries} {'query' if queries == 1 else 'queries'}: it cannot learn from the remaining objects; "
                 f"build it with queries={objects} or more",
                 stacklevel=_frames_to_user(),
             )
