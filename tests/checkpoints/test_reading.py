@@ -267,7 +267,11 @@ class TestFilesThatAreNoWeights:
     def test_a_picture(self, tmp_path: Path) -> None:
         path = tmp_path / "weights.pth"
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
-        assert complaint(path) == DAMAGED.format(path=path)
+        wanted = "{path} is {kind}, and weights are needed: give a .safetensors or .pth file"
+        assert complaint(path) == wanted.format(path=path, kind="an image")
+        for name, kind in (("model.onnx", "an ONNX model"), ("detections.json", "a JSON file")):
+            (tmp_path / name).write_text('{"images": []}')
+            assert complaint(tmp_path / name) == wanted.format(path=tmp_path / name, kind=kind)
 
     @pytest.mark.parametrize("archive", [True, False], ids=["archive", "old"])
     def test_a_file_cut_short_anywhere(self, tmp_path: Path, archive: bool) -> None:

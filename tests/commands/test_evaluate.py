@@ -193,6 +193,13 @@ def test_options_for_checkpoints_are_refused_for_result_files(
     assert refusal("evaluate", "results.json", "--data", data, *options, folder=tmp_path) == f"detrkit: {words}"
 
 
+def test_what_is_needed_is_named(tmp_path: Path) -> None:
+    assert refusal("evaluate", "best.safetensors", folder=tmp_path) == (
+        "detrkit: `detrkit evaluate` needs --data: `detrkit evaluate --help` tells what to give"
+    )
+    assert "`detrkit evaluate` needs CHECKPOINT" in refusal("evaluate", folder=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

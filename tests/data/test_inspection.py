@@ -256,9 +256,9 @@ def test_classes(tmp_path: Path) -> None:
     assert [each.message for each in found(tmp_path, "similar-class-names")] == [
         "1 class name is there in several spellings ('cat' and 'Cat ')."
     ] * 2
-    assert only(tmp_path, "rare-classes").message == "1 of 5 classes has fewer than 10 objects (Cat : 1)."
+    assert only(tmp_path, "rare-classes").message == "1 of 5 classes has only 1 to 9 objects (Cat : 1)."
     unused = only(tmp_path, "unused-classes")
-    assert (unused.split, unused.message) == ("train, val", "1 of 5 classes has no objects in any split (emu).")
+    assert (unused.split, unused.message) == ("train, val", "1 of 5 classes has no objects in train, val (emu).")
     missing = only(tmp_path, "class-not-in-training")
     assert (missing.split, missing.message) == ("val", "1 class has objects in 'val', but none in 'train' (owl).")
 

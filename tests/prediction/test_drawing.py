@@ -5,11 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import supervision as sv
-from PIL import Image
+from PIL import Image, ImageFont
 
 from detrkit.cards import Category
 from detrkit.data.dataset import ArrayImages, DetectionDataset
-from detrkit.prediction.drawing import COLORS, contact_sheet, draw, labels_of, side_by_side, truth_of
+from detrkit.prediction.drawing import (
+    COLORS,
+    _shortened,
+    captioned,
+    contact_sheet,
+    draw,
+    labels_of,
+    side_by_side,
+    truth_of,
+)
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -130,3 +139,20 @@ def test_contact_sheet_puts_pictures_in_rows() -> None:
     assert [sheet.getpixel(point) for point in ((20, 10), (60, 35), (20, 48))] == [(10, 0, 0), (20, 0, 0), (30, 0, 0)]
     assert sheet.getpixel((20, 30)) == sheet.getpixel((42, 10)) == WHITE
     assert contact_sheet(pictures, width=40, columns=3).size == (40 * 3 + 8, 40)
+
+
+def test_a_caption_that_is_too_long_loses_its_middle() -> None:
+    picture = Image.new("RGB", (200, 50), BLACK)
+    short, long = captioned(picture, "photo.jpg"), captioned(picture, "0123456789" * 20 + ".jpg")
+    for each in (short, long):
+        dark = np.argwhere(np.asarray(each.convert("L"))[:24] < 200)[:, 1]
+        assert 2 <= dark.min() < 8  # begins beside the edge
+        assert dark.max() <= 200 - 3
+    assert np.argwhere(np.asarray(long.convert("L"))[:24] < 200)[:, 1].max() > 180
+    font = ImageFont.load_default(12)
+    shown = _shortened("0123456789" * 20 + ".jpg", font, 194)
+    assert font.getlength(shown) <= 194
+    assert shown.startswith("01234567")
+    assert shown.endswith("6789.jpg")
+    assert "…" in shown
+    assert _shortened("photo.jpg", font, 194) == "photo.jpg"

@@ -164,7 +164,10 @@ def _read_safetensors(path: Path) -> WeightFile:
 def _read_torch(path: Path) -> WeightFile:
     damaged = f"{path} is damaged or not a weight file: copy or download it again"
     if not _looks_like_torch(path):
-        raise CheckpointError(damaged)
+        other = _other_kind(path)
+        raise CheckpointError(
+            f"{path} is {other}, and weights are needed: give a .safetensors or .pth file" if other else damaged
+        )
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -184,6 +187,15 @@ def _looks_like_torch(path: Path) -> bool:
     """PyTorch writes a zip archive, or a pickle in its old format."""
     with path.open("rb") as file:
         return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
+
+
+def _other_kind(path: Path) -> str | None:
+    """What a file is that people give in place of weights; None if it is none of these."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if path.suffix.lower() in (".onnx", ".json"):
+        return {".onnx": "an ONNX model", ".json": "a JSON file"}[path.suffix.lower()]
+    return "an image" if start.startswith((b"\xff\xd8\xff", b"\x89PNG")) else None
 
 
 def _weights_in(path: Path, content: Any) -> dict[str, Tensor]:

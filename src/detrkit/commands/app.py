@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cyclopts import App, CycloptsError, UnknownCommandError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnknownCommandError
 
 from detrkit import __version__
 
@@ -35,6 +35,9 @@ app.command(
 
 def explain(problem: CycloptsError) -> str:
     """What is wrong with the command line, as one line of text."""
+    if isinstance(problem, MissingArgumentError) and problem.argument is not None and not problem.argument.tokens:
+        command = " ".join(("detrkit", *(problem.command_chain or ())))
+        return f"`{command}` needs {problem.argument.name}: `{command} --help` tells what to give"
     sentence = " ".join(str(problem).split())
     if isinstance(problem, UnknownCommandError) and "Available" not in sentence:
         names = [name for name in app if not name.startswith("-")]

@@ -62,7 +62,9 @@ def _devices() -> list[tuple[str, str, str]]:
     """Name, description and precisions of every device that training and prediction can use."""
     import torch
 
-    threads = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    from detrkit.data.wording import counted
+
+    threads = f"{platform.processor() or platform.machine()}, {counted(torch.get_num_threads(), 'thread')}"
     devices = [("cpu", threads, "float32, bf16")]
     for index in range(torch.cuda.device_count()):
         with torch.cuda.device(index):  # the next call asks about the current device

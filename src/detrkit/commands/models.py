@@ -29,5 +29,6 @@ def models() -> None:
     exceptions = [(name, sentence) for name, variant in CATALOG.items() for sentence in variant.exceptions.values()]
     if exceptions:
         console.print("To know:")
+        width = max(len(name) for name, _ in exceptions)
         for name, sentence in exceptions:
-            console.print(f"  {name:38}{sentence}", soft_wrap=True)
+            console.print(f"  {name:{width}}  {sentence}", soft_wrap=True)

@@ -12,6 +12,7 @@ from detrkit.boxes import cxcywh_to_xyxy
 from detrkit.cards import Preprocessing
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import Augmentation, TrainingTransform
+from detrkit.data.wording import counted
 from detrkit.models.catalog import find_variant
 from detrkit.prediction.drawing import BACKGROUND, captioned, contact_sheet, draw, truth_of
 from detrkit.structures import Target
@@ -45,7 +46,11 @@ def before_and_after(
         picture, truth = dataset.image(index), truth_of(dataset, index)
         pixels, target = transform(picture, dataset.objects(index), generator)
         halves.append(_cell(picture, truth, dataset.image_name(index)))
-        halves.append(_cell(*_shown(pixels, target, dataset, preprocessing), f"in training: {len(target.labels)}"))
+        halves.append(
+            _cell(
+                *_shown(pixels, target, dataset, preprocessing), f"in training: {counted(len(target.labels), 'object')}"
+            )
+        )
     return contact_sheet(halves, width=_CELL[0], columns=min(4, len(halves)))
 
 

@@ -85,7 +85,7 @@ def _class_cells(figures: ClassFigures, operation: ClassOperation, interval: Seq
 
 def _thresholds_in_words(evaluation: Evaluation, analysis: Analysis) -> str:
     if evaluation.best_threshold is None:
-        return "Precision, recall and F1: IoU 0.50, from the score in the last column."
+        return "Precision, recall and F1: IoU 0.50, from the score in the last column. * No detection is correct, so there is no best one."
     text = (
         "Precision, recall and F1: IoU 0.50, from the score in the last column, the best for the class. "
         f"Best mean F1 over the classes: keep detections from score {evaluation.best_threshold:.3f}."
@@ -99,7 +99,8 @@ def _errors(analysis: Analysis) -> Table:
     errors = analysis.errors
     caption = (
         f"{counted(errors.detections, 'detection')} from these scores: {errors.correct} correct, "
-        f"{errors.detections - errors.correct} wrong; {counted(errors.mistaken, 'more object')} {have(errors.mistaken)} only a detection of the wrong class or place."
+        f"{errors.detections - errors.correct} wrong; {counted(errors.mistaken, 'more object')} {have(errors.mistaken)} only a detection of the wrong class or place. "
+        "Shares are of the detections, that of missed of the objects."
     )
     table = narrow_table("errors", caption)
     table.add_column("kind", no_wrap=True)

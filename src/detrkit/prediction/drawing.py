@@ -138,11 +138,21 @@ def captioned(picture: Image.Image, caption: str) -> Image.Image:
 
     Args:
         picture: in any mode.
-        caption: the text.
+        caption: the text; one that is too long loses its middle.
     """
     size = max(12, picture.width // 36)
     framed = Image.new("RGB", (picture.width, picture.height + 2 * size), BACKGROUND)
     framed.paste(picture, (0, 2 * size))
-    font = ImageFont.load_default(size)
-    ImageDraw.Draw(framed).text((0, size), caption, fill=CAPTION, font=font, anchor="lm")
+    font, margin = ImageFont.load_default(size), size // 4
+    shown = _shortened(caption, font, picture.width - 2 * margin)
+    ImageDraw.Draw(framed).text((margin, size), shown, fill=CAPTION, font=font, anchor="lm")
     return framed
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """A text that is at most so many pixels wide, with "…" for what had to go."""
+    shown, kept = text, len(text)
+    while font.getlength(shown) > width and kept > 2:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return shown

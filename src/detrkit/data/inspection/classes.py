@@ -58,7 +58,7 @@ def rare_classes(split: Split) -> list[Finding]:
         return []
     shown = [f"{category.name}: {counts[category.index]}" for category in rare]
     verb = have(len(rare))
-    message = f"{_of_classes(rare, split)} {verb} fewer than {_FEW_OBJECTS} objects {places(shown)}."
+    message = f"{_of_classes(rare, split)} {verb} only 1 to {_FEW_OBJECTS - 1} objects {places(shown)}."
     return [finding("rare-classes", split.name, message, count=len(rare))]
 
 
@@ -70,7 +70,7 @@ def unused_classes(splits: Sequence[Split]) -> list[Finding]:
     if not unused:
         return []
     message = (
-        f"{some_of(len(unused), len(listed), 'class', 'classes')} {have(len(unused))} no objects in any split "
+        f"{some_of(len(unused), len(listed), 'class', 'classes')} {have(len(unused))} no objects in {_names(splits)} "
         f"{places(unused)}."
     )
     return [finding("unused-classes", _names(splits), message, count=len(unused))]

@@ -53,20 +53,24 @@ REMEDIES = {
     "duplicate": "Train longer: the model learns to report each object once. Also look whether objects are annotated twice.",
     "background": "Look at the pictures first: it is often an object that nobody annotated. Otherwise raise the threshold, or add images without "
     "objects.",
-    "missed": "Lower the threshold if precision allows it. Small objects need larger images (short_side), rare classes more examples.",
+    "missed": "Lower the threshold if precision allows it. Small objects need larger images (short_side), rare classes more examples, and images "
+    "with nearly as many objects as there are queries more queries.",
 }
 
 
 def threshold_section(analysis: Analysis) -> Section:
     """Precision, recall and F1 against the threshold: of all classes, and of each one."""
-    text = (
-        f"Users see the detections whose score reaches a threshold. {analysis.threshold:.3f} gives the best mean F1 of the classes. A higher "
-        "one makes fewer mistakes, a lower one misses fewer objects; the vertical line marks what the figures here count with."
+    best = (
+        f"{analysis.threshold:.3f} gives the best mean F1 of the classes. A higher one makes fewer mistakes, a lower one misses fewer objects"
+        if analysis.errors.correct
+        else "No detection is correct, so that none is the best"
     )
+    text = f"Users see the detections whose score reaches a threshold. {best}; the vertical line marks what the figures here count with."
+    words = f", which is best at {analysis.threshold:.3f}" if analysis.errors.correct else ""
     overall = Chart(
         "thresholds",
         overall_curve_figure(analysis),
-        f"Precision, recall and F1 of all classes against the threshold, which is best at {analysis.threshold:.3f}.",
+        f"Precision, recall and F1 of all classes against the threshold{words}.",
     )
     columns: list[tuple[Block, ...]] = [("All classes together:", overall)]
     chosen = set(chosen_classes(analysis))
@@ -172,7 +176,8 @@ def error_section(analysis: Analysis) -> Section:
     table = Table(
         ("kind", "errors", "AP50 it costs", "meaning"),
         rows,
-        "Errors by kind; the cost is what AP50 would gain if all errors of this kind, and nothing else, were mended.",
+        "Errors by kind, from the threshold on; the cost is what AP50 would gain if all errors of this kind, and nothing else, were mended. As "
+        "AP50 itself it counts all detections, those below the threshold too.",
     )
     ranked = sorted(KINDS, key=lambda kind: (-errors.costs.get(kind, 0.0), -errors.counts[kind]))
     advice = Points(tuple((f"{KIND_NAMES[kind]}:", REMEDIES[kind]) for kind in ranked if errors.counts[kind]))

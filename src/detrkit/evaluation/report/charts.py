@@ -181,10 +181,12 @@ def _draw_rows(axes: Axes, rows: Rows, label: str, columns: Sequence[str]) -> No
             label=column.removesuffix("_loss").replace("_", " "),
             marker=marker,
             markersize=3.5,
+            clip_on=False,  # else the highest marker may be cut in half
         )
     finish(axes, "epoch", label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(left=0, right=1.02 * max((row["epoch"] or 0.0 for row in rows), default=1.0))
+    epochs = [row["epoch"] or 0.0 for row in rows] or [0.0, 1.0]
+    axes.set_xlim(min(epochs) - 0.02 * max(epochs), 1.02 * max(epochs))
     axes.set_ylim(bottom=0)
     if len(columns) > 1:
         name_line_ends(axes)
