@@ -35,7 +35,7 @@ def structure(family: str, config: Any) -> tuple[Any, ...]:
     """What a model is made of without how large it is: its family, its settings, of each number only whether it is none, one or many.
 
     The number of levels counts in full, since some come from the backbone and others from the neck; of layers it does not count whether there
-    are one or many, since they are alike; dropout does nothing outside training, and names, such as the backbone's, do not count here: see
+    are one or many, since they are alike; dropout adds no parts, and names, such as the backbone's, do not count here: see
     `backbone_kind`.
     """
     settings = dataclasses.asdict(config)
@@ -290,12 +290,13 @@ def test_export(heavy: detrkit.Detector) -> None:
         fewer["backbone"] = "compact"  # its own is exported with another variant
     shallow = detrkit.build(model.card.variant, classes=["cat", "dog", "bird"], **fewer).eval()
     given = model.state_dict()
-    shallow.load_state_dict(
-        {
-            name: given[name] if name in given and given[name].shape == value.shape else value
-            for name, value in shallow.state_dict().items()
-        }
-    )
+    wanted = {
+        name: value for name, value in shallow.state_dict().items() if not name.startswith(("backbone.", "neck."))
+    }
+    assert all(given[name].shape == value.shape for name, value in wanted.items())
+    shallow.load_state_dict({**shallow.state_dict(), **{name: given[name] for name in wanted}})
+    if "backbone" not in fewer:
+        shallow.load_state_dict({name: given[name] for name in shallow.state_dict()})
     batch_size, size = torch.export.Dim("batch", min=1), torch.export.Dim.DYNAMIC
     shapes = [{0: batch_size, 2: size, 3: size}, {0: batch_size, 1: size, 2: size}]
     example = ImageBatch(images(), padding_of((HEIGHT, 100), (97, WIDTH)))

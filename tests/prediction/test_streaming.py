@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 
 from detrkit.errors import DataError, NonFiniteError
 from detrkit.prediction import Predictor, SlicedPredictor
+from detrkit.prediction.streaming import Found, stream
 from detrkit.structures import ImageBatch, Output
 
 SIZES = [(40, 20), (30, 30), (80, 40), (60, 60), (40, 20), (10, 10), (20, 40)]
@@ -34,8 +37,127 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
-    assert torch.get_num_threads() == request.param
+    assert in_a_new_thread(torch.get_num_threads) == request.param
     torch.set_num_threads(before)
+
+
+def in_a_new_thread(work: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+class _Quick:
+    """Reads and looks at numbers; a picture's shape is its number's remainder by three."""
+
+    batch_size, may_run_in_threads = 1, True
+
+    def __init__(self, batch_size: int = 1) -> None:
+        self.batch_size, self.groups = batch_size, list[int]()
+
+    def prepare(self, image: Any) -> Any:
+        return SimpleNamespace(picture=image, shape=(image % 3,))
+
+    def detect(self, group: Any) -> list[Any]:
+        self.groups.append(len(group))
+        assert len({each.shape for each in group}) == 1
+        return [Found(each.picture, float(each.picture)) for each in group]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_long_streams_come_to_their_end_in_order(batch_size: int) -> None:
+    for _ in range(100):
+        found = list(stream(_Quick(batch_size), iter(range(100)), skip_unreadable=False))  # type: ignore[arg-type]  # numbers
+        assert [each.best_score for each in found] == list(range(100))
+
+
+def test_batches_stay_full_in_long_streams() -> None:
+    predictor = _Quick(batch_size=4)
+    list(stream(predictor, iter(range(0, 300, 3)), skip_unreadable=False))  # type: ignore[arg-type]
+    assert predictor.groups == [4] * 25
+
+
+@pytest.mark.parametrize("error", [NonFiniteError("NaN"), SystemExit(3), ValueError("no")], ids=repr)
+def test_an_error_of_the_model_comes_at_its_picture(error: BaseException) -> None:
+    class Failing(_Quick):
+        def detect(self, group: Any) -> list[Any]:
+            if group[0].picture == 5:
+                raise error
+            return super().detect(group)
+
+    predictions = stream(Failing(), iter(range(20)), skip_unreadable=False)  # type: ignore[arg-type]
+    assert [next(predictions).best_score for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(type(error)) as caught:
+        next(predictions)
+    assert caught.value is error
+
+
+def test_a_model_that_loses_results_is_an_error() -> None:
+    class Losing(_Quick):
+        def detect(self, group: Any) -> list[Any]:
+            return super().detect(group)[:-1]
+
+    with pytest.raises(ValueError, match="shorter"):
+        list(stream(Losing(), iter(range(3)), skip_unreadable=False))  # type: ignore[arg-type]
+
+
+def test_an_error_of_the_source_comes_after_the_pictures_before_it() -> None:
+    def broken() -> Iterator[int]:
+        yield from range(3)
+        raise OSError("the camera is gone")
+
+    predictions = stream(_Quick(), broken(), skip_unreadable=False)  # type: ignore[arg-type]
+    assert [next(predictions).best_score for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="the camera is gone"):
+        next(predictions)
+
+
+def test_streams_in_several_threads(threads: int) -> None:
+    """Each has as many threads as the first, and leaves as many to threads that begin meanwhile."""
+    counts = set()
+
+    class Counting(_Quick):
+        def detect(self, group: Any) -> list[Any]:
+            counts.add(torch.get_num_threads())
+            return super().detect(group)
+
+    def run() -> list[float]:
+        return [each.best_score for each in stream(Counting(), iter(range(50)), skip_unreadable=False)]  # type: ignore[arg-type]
+
+    predictions = stream(Counting(), iter(range(50)), skip_unreadable=False)  # type: ignore[arg-type]
+    next(predictions)
+    assert in_a_new_thread(torch.get_num_threads) == threads
+    with ThreadPoolExecutor(3) as pool:
+        assert [each.result() for each in [pool.submit(run) for _ in range(3)]] == [list(range(50))] * 3
+    predictions.close()
+    assert counts == {1}
+
+
+def test_threads_are_shared_out_to_pictures() -> None:
+    counts = []
+
+    class Counting(_Quick):
+        def detect(self, group: Any) -> list[Any]:
+            barrier.wait()
+            counts.append(torch.get_num_threads())
+            return super().detect(group)
+
+    torch_threads = torch.get_num_threads()
+    for number, wanted in ((3, [1, 1, 1]), (6, [1, 1, 2, 2]), (8, [2, 2, 2, 2])):
+        torch.set_num_threads(number)
+        counts.clear()
+        barrier = threading.Barrier(len(wanted), timeout=60)
+        list(stream(Counting(), iter(range(len(wanted))), skip_unreadable=False))  # type: ignore[arg-type]
+        assert sorted(counts) == wanted
+    torch.set_num_threads(torch_threads)
+
+
+def test_compiled_models_stay_in_the_thread_of_the_caller() -> None:
+    whole, part = BrightDetector(), BrightDetector()
+    assert Predictor(whole).may_run_in_threads
+    whole.compile(backend="eager")
+    part.backbone = torch.compile(part.backbone, backend="eager")
+    for model in (whole, part, torch.compile(BrightDetector(), backend="eager")):
+        assert not Predictor(model).may_run_in_threads
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 10])

@@ -2,7 +2,7 @@
 
 RoIAlign (He et al. 2017) averages samples on a grid in each cell of a box, each interpolated between four pixels. Its weights are products of one for
 the row and one for the column, and so is interpolation between its cells. So a map is cut out by two matrix products, and a point is looked up
-with the weights of all its pixels, which is the only product with all channels.
+with the weights of all pixels, which is the only product with all channels. These weights are as many as those of a head's attention in float32.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ REACH = (-1, 2)  # how far a box may reach, as fractions of the image; boxes wit
 class Regions:
     """Boxes of an image, divided into cells.
 
+    A pixel that is NaN makes all boxes NaN, since products have a term for it in each of them.
+
     Attributes:
         rows: (B, Q, cells, h) weight of each row of pixels in each row of cells, float32 or better.
         columns: (B, Q, cells, w) the same for columns.
@@ -36,9 +38,9 @@ class Regions:
             pixels = at_least_float32(image).permute(0, 3, 2, 1)  # (B, w, h, D)
             batch, queries, cells = self.columns.shape[:3]
             # Columns first: most images are wider than high, so that less remains.
-            in_columns = self.columns.flatten(1, 2) @ pixels.flatten(2)  # (B, Q · cells, h · D)
+            in_columns = self.columns.flatten(1, 2).to(pixels.dtype) @ pixels.flatten(2)  # (B, Q · cells, h · D)
             in_columns = in_columns.reshape(batch, queries, cells, *pixels.shape[2:])
-            return (self.rows[:, :, None] @ in_columns).permute(0, 1, 4, 3, 2)
+            return (self.rows[:, :, None].to(pixels.dtype) @ in_columns).permute(0, 1, 4, 3, 2)
 
     def sample(self, tokens: Tensor, points: Tensor) -> Tensor:
         """What `cut_out` shows at points, interpolated between its cells.
@@ -55,7 +57,8 @@ class Regions:
             across = _between_cells(x, cells=self.columns.shape[2]) @ self.columns  # (B, Q, N, w)
             down = _between_cells(y, cells=self.rows.shape[2]) @ self.rows  # (B, Q, N, h)
             weights = (down[..., :, None] * across[..., None, :]).flatten(3)  # (B, Q, N, h · w)
-            return torch.unflatten(weights.flatten(1, 2) @ at_least_float32(tokens), 1, points.shape[1:3])
+            pixels = at_least_float32(tokens)
+            return torch.unflatten(weights.flatten(1, 2).to(pixels.dtype) @ pixels, 1, points.shape[1:3])
 
 
 def regions_of(boxes_cxcywh: Tensor, ratios: Tensor, *, size: tuple[int, int], cells: int) -> Regions:

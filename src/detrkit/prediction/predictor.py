@@ -121,9 +121,9 @@ class Predictor:
     def stream(self, images: Iterable[Picture], *, skip_unreadable: bool = False) -> Generator[Prediction, None, None]:
         """Predictions one after another, for more pictures than fit in memory; threads read the next pictures while the model works.
 
-        On a CPU the model works on several pictures at once, up to four, which share PyTorch's threads. Two pictures more than the model works
-        on are taken ahead of the one whose prediction comes next, or a batch more if the batch size is above 1. Close the iterator (or leave
-        its `for` loop) to stop early.
+        On a CPU the model works on several batches at once, up to four, in threads that share out those of PyTorch; hooks on the model then run
+        in these threads, and ahead of the loop. Two pictures more than there are such threads are on their way at once, or a batch more if
+        the batch size is above 1. Close the iterator (or leave its `for` loop) to stop early.
 
         Args:
             images: any iterable of pictures as for calling the predictor.
@@ -147,7 +147,7 @@ class Predictor:
         A GPU does its work in one queue; a caller's autocast does not reach other threads; and compiling is not made for several at once.
         """
         on_cpu = next(self.model.parameters()).device.type == "cpu"
-        return on_cpu and not torch.is_autocast_enabled("cpu") and isinstance(self.model, Detector)
+        return on_cpu and not torch.is_autocast_enabled("cpu") and not any(map(_is_compiled, self.model.modules()))
 
     def prepare(self, image: Picture) -> Prepared:
         """Reads a picture and resizes it for the model, which a stream does in threads of its own.
@@ -189,6 +189,11 @@ class Predictor:
             class_id=np.array([category.id for category in categories], dtype=np.int64),
             data={"class_name": np.array([category.name for category in categories], dtype=str)},
         )
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    """By `torch.compile(part)`, which wraps it, or by `part.compile()`."""
+    return hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
 
 
 def best_score(detections: sv.Detections) -> float:

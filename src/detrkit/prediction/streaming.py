@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
@@ -25,8 +25,8 @@ from detrkit.errors import DataError
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 
 _READERS = 2
-_BATCHES_AHEAD = 2  # in which pictures of equal size are looked for
 _MOST_LANES = 4  # each holds the features of its pictures
+_BEGINNING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -100,36 +100,44 @@ def stream(
     predictor: Streamed, images: Iterable[Picture], *, skip_unreadable: bool
 ) -> Generator[Prediction, None, None]:
     """The predictions for pictures, in their order; see `Predictor.stream`."""
-    threads = torch.get_num_threads()
+    with _BEGINNING:
+        threads = torch.get_num_threads()
     lanes = min(threads, _MOST_LANES) if predictor.may_run_in_threads else 1
-    ahead = max(_READERS + lanes, (_BATCHES_AHEAD + lanes - 1) * predictor.batch_size)
-    source, waiting, choosing = iter(images), deque[_Slot](), threading.Lock()
-    readers = _pool(_READERS, "read", torch_threads=1)
-    detectors = None if lanes == 1 else _pool(lanes, "detect", torch_threads=threads // lanes)
+    readers = _pool("read", [1] * _READERS)
+    shares = [threads // lanes + (lane < threads % lanes) for lane in range(lanes)]
+    detectors = None if lanes == 1 else _pool("detect", shares)
+    ahead = max(_READERS + lanes, (lanes + 1) * predictor.batch_size)
+    queue = _Queue(predictor, iter(images), readers, detectors, ahead)
     try:
-        while True:
-            new = 0
-            while len(waiting) < ahead and (slot := _next_slot(source, readers, predictor)) is not None:
-                waiting.append(slot)
-                new += 1
-            if not waiting:
-                return
-            if detectors is not None:
-                for _ in range(new):
-                    detectors.submit(_detect_next, predictor, tuple(waiting), choosing)
-            elif not waiting[0].taken and waiting[0].problem(skip_unreadable) is None:
-                _detect_next(predictor, waiting, choosing)
-            yield waiting.popleft().prediction(skip_unreadable)
+        while queue.refill():
+            yield queue.take(skip_unreadable)
     finally:
-        for pool in (readers, detectors):
-            if pool is not None:
-                pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # what threads set for themselves would also be where later threads begin
+        pools = [pool for pool in (readers, detectors) if pool is not None]
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:  # nothing new begins meanwhile
+            pool.shutdown()
 
 
-def _pool(workers: int, name: str, *, torch_threads: int) -> ThreadPoolExecutor:
-    """Threads whose operations are shared out among so many threads of PyTorch."""
-    return ThreadPoolExecutor(workers, name, initializer=torch.set_num_threads, initargs=(torch_threads,))
+def _pool(name: str, torch_threads: Sequence[int]) -> ThreadPoolExecutor:
+    """As many threads as there are numbers, each of which PyTorch shares its operations out to so many threads.
+
+    They begin at once, since a thread that sets its number also sets that of all threads to come, until this one puts it right.
+    """
+    pool, meeting = ThreadPoolExecutor(len(torch_threads), name), threading.Barrier(len(torch_threads))
+
+    def begin(number: int) -> None:
+        torch.get_num_threads()  # a thread's first question replaces its number by that of all threads to come
+        torch.set_num_threads(number)
+        meeting.wait()  # so that no thread begins twice
+
+    with _BEGINNING:
+        own = torch.get_num_threads()
+        try:
+            list(pool.map(begin, torch_threads))
+        finally:
+            torch.set_num_threads(own)
+    return pool
 
 
 def refuse_single_picture(images: object) -> None:
@@ -162,51 +170,121 @@ class _Slot:
     finding: Future[Found] = field(default_factory=Future)
     taken: bool = False
 
-    def problem(self, skip_unreadable: bool) -> DataError | None:
-        """Waits until the picture is read, and says why it cannot be; all other errors are raised."""
-        error = self.reading.exception()
-        if error is not None and not (skip_unreadable and isinstance(error, DataError)):
-            raise error
-        return error
+    @property
+    def can_be_read(self) -> bool:
+        """Whether the picture is there, or still may be."""
+        return not self.reading.done() or not (self.reading.cancelled() or self.reading.exception())
 
     def prediction(self, skip_unreadable: bool) -> Prediction:
-        """The result, as soon as it is there; errors of the model are raised."""
-        problem = self.problem(skip_unreadable)
-        if problem is not None:
-            return Prediction(self.source, problem=problem)
-        return Prediction(self.source, self.reading.result().picture, *self.finding.result())
+        """The result, as soon as it is there; errors of reading and of the model are raised."""
+        error = self.reading.exception()
+        if error is None:
+            return Prediction(self.source, self.reading.result().picture, *self.finding.result())
+        if skip_unreadable and isinstance(error, DataError):
+            return Prediction(self.source, problem=error)
+        raise error
 
 
-def _next_slot(source: Iterator[Picture], pool: ThreadPoolExecutor, predictor: Streamed) -> _Slot | None:
-    """Takes the next picture and begins to read it."""
-    for image in source:
-        return _Slot(image, pool.submit(predictor.prepare, image))
-    return None
+class _Queue:
+    """Pictures on their way: being read, waiting for others of their size, being looked at, or done.
 
+    Args:
+        predictor: reads and looks.
+        source: of pictures.
+        readers: threads that read.
+        detectors: threads that look; None if the thread that takes results does.
+        ahead: how many pictures are on their way at most.
+    """
 
-def _detect_next(predictor: Streamed, waiting: Iterable[_Slot], choosing: threading.Lock) -> None:
-    """Runs the model on the first picture that nobody took and on those behind it that have its size, until the batch is full."""
-    with choosing:
-        group = _next_group(waiting, predictor.batch_size)
-    try:
-        found = predictor.detect([slot.reading.result() for slot in group]) if group else []
-    except Exception as error:  # whatever it is, it belongs to whoever waits for these pictures
-        for slot in group:
-            slot.finding.set_exception(error)
-        return
-    for slot, each in zip(group, found, strict=True):
-        slot.finding.set_result(each)
+    def __init__(
+        self,
+        predictor: Streamed,
+        source: Iterator[Picture],
+        readers: ThreadPoolExecutor,
+        detectors: ThreadPoolExecutor | None,
+        ahead: int,
+    ) -> None:
+        self.predictor, self.source, self.readers, self.detectors = predictor, source, readers, detectors
+        self.ahead = ahead
+        self.slots: deque[_Slot] = deque()
+        self.choosing = threading.Lock()  # held by whoever looks at the slots or changes them
+        self.ended = False
+        self.error: Exception | None = None  # of the source
 
+    def refill(self) -> bool:
+        """Begins to read further pictures, and says whether there is still a result to take; then raises an error of the source."""
+        while not self.ended and len(self.slots) < self.ahead:
+            try:
+                slot = self._next_slot()
+            except Exception as error:  # after the results of the pictures before it
+                slot, self.error = None, error
+            with self.choosing:
+                if slot is None:
+                    self.ended = True
+                else:
+                    self.slots.append(slot)
+            if slot is not None and self.detectors is not None:
+                slot.reading.add_done_callback(self._advance)
+        if self.slots:
+            self._advance()
+        elif self.error is not None:
+            raise self.error
+        return bool(self.slots)
 
-def _next_group(waiting: Iterable[_Slot], batch_size: int) -> list[_Slot]:
-    """Takes pictures of one shape, and waits until those in question are read."""
-    group: list[_Slot] = []
-    for slot in waiting:
-        if len(group) == batch_size:
-            break
-        if slot.taken or slot.reading.exception() is not None:
-            continue
-        if not group or slot.reading.result().shape == group[0].reading.result().shape:
-            slot.taken = True
-            group.append(slot)
-    return group
+    def take(self, skip_unreadable: bool) -> Prediction:
+        """The result of the first picture, as soon as it is there."""
+        first = self.slots[0]
+        while self.detectors is None and first.can_be_read and not first.taken:
+            group = self._next_group()
+            if group:
+                self._look(group)
+            else:
+                wait([slot.reading for slot in self.slots if not slot.reading.done()], return_when=FIRST_COMPLETED)
+        prediction = first.prediction(skip_unreadable)
+        with self.choosing:
+            self.slots.popleft()
+        return prediction
+
+    def _next_slot(self) -> _Slot | None:
+        for image in self.source:
+            return _Slot(image, self.readers.submit(self.predictor.prepare, image))
+        return None
+
+    def _advance(self, _: object = None) -> None:
+        """Sends every group that is complete to the threads that look; called whenever a picture has been read."""
+        while self.detectors is not None and (group := self._next_group()):
+            try:
+                self.detectors.submit(self._look, group)
+            except RuntimeError:  # the stream is being closed
+                return
+
+    def _next_group(self) -> list[_Slot]:
+        """Takes the first picture that nobody took and those behind it of its size, a whole batch; fewer only if no more are to come."""
+        with self.choosing:
+            open_slots = [slot for slot in self.slots if not slot.taken and slot.can_be_read]
+            if not open_slots or not open_slots[0].reading.done():
+                return []
+            read = [slot for slot in open_slots if slot.reading.done()]
+            shape = read[0].reading.result().shape
+            group = [slot for slot in read if slot.reading.result().shape == shape][: self.predictor.batch_size]
+            if len(group) < self.predictor.batch_size:
+                may_come = len(read) < len(open_slots) or (len(self.slots) < self.ahead and not self.ended)
+                if may_come or (open_slots[0] is not self.slots[0] and not self.ended):
+                    return []
+            for slot in group:
+                slot.taken = True
+            return group
+
+    def _look(self, group: Sequence[_Slot]) -> None:
+        """Runs the model on pictures of one shape; an error belongs to whoever waits for them."""
+        try:
+            found = self.predictor.detect([slot.reading.result() for slot in group])
+            results = list(zip(group, found, strict=True))
+        except BaseException as error:
+            for slot in group:
+                slot.finding.set_exception(error)
+            if self.detectors is None and not isinstance(error, Exception):
+                raise  # Ctrl-C in the thread of the caller
+            return
+        for slot, each in results:
+            slot.finding.set_result(each)
