@@ -7,10 +7,11 @@ import torch
 from support import kept_tensors
 from torch import nn
 
+import detrkit
 from detrkit.backbones import BACKBONES, build_backbone
 from detrkit.models.catalog import CATALOG
 from detrkit.structures import ImageBatch
-from detrkit.training.pieces import BACKBONE_COSTS, LIMIT, pieces, step_memory
+from detrkit.training.pieces import BACKBONE_COSTS, BACKWARD, LIBRARIES, LIMIT, _parameter_bytes, pieces, step_memory
 
 
 def kept_bytes(backbone: nn.Module, side: int) -> int:
@@ -57,3 +58,17 @@ def test_more_tokens_layers_or_images_take_more() -> None:
     assert step_memory(plain, 1, *size) < step_memory(two_stage, 1, *size)
     # Batches with portrait and landscape images are padded to squares.
     assert step_memory(many, 2, *size) == step_memory(many, 2, 1333, 1333)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["detr-r50", "smca-detr-r50", "smca-detr-r50-multiscale", "sam-detr-r50-smca", "sam-detr-r50-multiscale-smca"],
+)
+def test_what_is_kept_is_about_what_the_estimate_says(name: str) -> None:
+    """Of a small image, of which a model also keeps what does not depend on its size, such as folded weights."""
+    config, model = CATALOG[name].config, detrkit.build(name).train()
+    kept = kept_tensors(model, ImageBatch(torch.zeros(1, 3, 384, 512)))
+    measured = sum(each.untyped_storage().nbytes() for each in kept if not isinstance(each, nn.Parameter))
+    parameters = _parameter_bytes(config, BACKBONE_COSTS[config.backbone])
+    estimated = ((step_memory(config, 1, 384, 512) - LIBRARIES) * 1e9 - parameters) / BACKWARD
+    assert 0.65 < estimated / measured < 1.2

@@ -68,6 +68,25 @@ class Config(MultiScaleSettings):
 
     least: ClassVar[dict[str, int]] = MultiScaleSettings.least
 
+    @property
+    def compares_all(self) -> bool:
+        """See `Settings.compares_all`; with several levels the encoder is that of Deformable DETR."""
+        return self.levels == 1
+
+    @property
+    def kept_maps(self) -> int:
+        """See `Settings.kept_maps`; the weights of every pixel for the salient points, and the Gaussian."""
+        return 1 + self.gaussian
+
+    @property
+    def wide_heads(self) -> bool:
+        """See `Settings.wide_heads`."""
+        return True
+
+    def attended(self, tokens: float) -> float:
+        """See `Settings.attended`; each layer looks at one level."""
+        return tokens / self.levels
+
     def check(self) -> None:
         """See `Settings.check`."""
         super().check()

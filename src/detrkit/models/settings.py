@@ -84,6 +84,30 @@ class Settings:
         """Whether every token of memory proposes a box."""
         return False
 
+    @property
+    def token_levels(self) -> int:
+        """Feature levels whose cells become tokens."""
+        return 1
+
+    @property
+    def compares_all(self) -> bool:
+        """Whether attention in the encoder and from queries to tokens is dense, over all levels."""
+        return True
+
+    @property
+    def kept_maps(self) -> int:
+        """Maps with a number for each head, query and token that a decoder layer keeps in training besides its attention's own."""
+        return 0
+
+    @property
+    def wide_heads(self) -> bool:
+        """Whether each head of the decoder's attention has queries and keys as wide as the model."""
+        return False
+
+    def attended(self, tokens: float) -> float:
+        """How many tokens a decoder layer looks at, of so many that the encoder has; the mean over the layers."""
+        return tokens
+
     def check(self) -> None:
         """Checks the settings against each other.
 
@@ -139,6 +163,16 @@ class MultiScaleSettings(Settings):
     hidden: int = 1024
     levels: int = 4
     points: int = 4
+
+    @property
+    def token_levels(self) -> int:
+        """See `Settings.token_levels`."""
+        return self.levels
+
+    @property
+    def compares_all(self) -> bool:
+        """See `Settings.compares_all`; deformable attention sees points."""
+        return False
 
     least: ClassVar[dict[str, int]] = Settings.least | {"levels": 1, "points": 1}
 

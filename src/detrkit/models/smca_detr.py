@@ -58,6 +58,11 @@ class Config(Settings):
 
     least: ClassVar[dict[str, int]] = Settings.least | {"scales": 0}
 
+    @property
+    def kept_maps(self) -> int:
+        """See `Settings.kept_maps`; the Gaussian."""
+        return 1
+
     def check(self) -> None:
         """See `Settings.check`."""
         super().check()

@@ -57,6 +57,21 @@ class Config(smca_detr.Config):
 
     least: ClassVar[dict[str, int]] = smca_detr.Config.least | {"levels": 2}
 
+    @property
+    def token_levels(self) -> int:
+        """See `Settings.token_levels`."""
+        return self.levels
+
+    @property
+    def compares_all(self) -> bool:
+        """See `Settings.compares_all`; levels look around themselves by convolutions."""
+        return False
+
+    def attended(self, tokens: float) -> float:
+        """See `Settings.attended`; of the finest level a quarter is left."""
+        finest = 0.75 / (1 - 0.25**self.levels)  # as a share of all
+        return tokens * (1 - 0.75 * finest)
+
 
 class LevelsNeck(MultiScaleNeck):
     """Levels without norms; the padding of a level that the backbone lacks is shrunk from the level before it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from detrkit.layers.attention import SLICED_FROM
 from detrkit.layers.transformer import FeedForward
-from detrkit.models.settings import MultiScaleSettings, Settings
+from detrkit.models.settings import Settings
 
 # GB (10⁹ bytes) that a step's estimate may reach. 8 GB is the aim: the estimate is within a tenth of what benchmarks/memory.py measures in one
 # step, and in later steps a heap with gaps took up to 0.9 GB more.
@@ -92,7 +92,7 @@ def step_memory(config: Settings, images: int, height: int, width: int) -> float
 
 def _strides(config: Settings, coarsest: int) -> list[int]:
     """Image pixels per cell of every level that becomes tokens."""
-    levels = config.levels if isinstance(config, MultiScaleSettings) else 1
+    levels = config.token_levels
     from_backbone = 1 if levels == 1 else min(levels, 3)
     first = coarsest // 2 ** (from_backbone - 1)
     return [first * 2**level for level in range(levels)]
@@ -105,7 +105,13 @@ def _transformer_bytes(config: Settings, tokens: float) -> float:
     # attention 9 to 10.5 D. The hidden layer is added unless it is recomputed.
     encoder = tokens * (10.5 * width + (hidden if tokens < FeedForward.recompute_from else 0))
     # The decoder keeps the keys and values of memory and their inputs, and for every query two attentions and the feed-forward network.
-    decoder = tokens * 4 * width + queries * (16 * width + hidden)
+    attended = config.attended(tokens)
+    decoder = attended * 4 * width + queries * (16 * width + hidden)
+    decoder += config.kept_maps * config.attention_heads * queries * attended
+    if (
+        config.wide_heads
+    ):  # what a head's query is made of, its codes, gates and products; and the keys, once more for each head
+        decoder += config.attention_heads * width * (14 * queries + attended)
     proposals = tokens * (8 * width + 8 * config.class_count) if config.proposes else 0.0
     layers = config.encoder_layers * encoder + config.decoder_layers * decoder
     return float(4 * (layers + 6 * width * tokens + proposals))
@@ -113,8 +119,7 @@ def _transformer_bytes(config: Settings, tokens: float) -> float:
 
 def _map_bytes(config: Settings, tokens: float, images: int) -> float:
     """Bytes of dense attention maps that are small enough to be kept (`SLICED_FROM`): weights before and after dropout, and the mask."""
-    # Queries of deformable attention see points, not tokens.
-    dense = 0.0 if isinstance(config, MultiScaleSettings) else tokens
+    dense = tokens if config.compares_all else 0.0
     maps = (
         (config.encoder_layers, dense * dense),
         (config.decoder_layers, config.training_queries * dense),
