@@ -71,7 +71,7 @@ def test_the_worst_images_come_first_with_what_is_wrong() -> None:
     first, second = worst_pictures(digits, analysis)
     assert first.name == "errors_1"
     assert first.caption.startswith(
-        "<one>.png: 4 objects, 1 found; 1 wrong class, 1 wrong place, 1 wrong class and place,"
+        "<one>.png: 4 objects, 1 found, 1 with a wrong detection near; 1 wrong class, 1 wrong place, 1 wrong class and place,"
     )
     assert second.caption == f"{digits.image_name(1)}: 2 objects, 1 found; 1 missed."
     assert first.labels == ("Detections", "Ground truth")

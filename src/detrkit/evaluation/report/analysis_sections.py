@@ -241,7 +241,7 @@ def worst_images_section(analysis: Analysis, dataset: DetectionDataset | None, *
         drawn = worst_pictures(dataset, analysis, count=count)
         blocks += [
             "Detections from the thresholds of their classes on, and beside them the ground truth. Boxes have the colour of what they are; "
-            f"errors have thick lines, and the surest of them a label. {counted(len(drawn), 'image')} with the most errors:",
+            f"errors have thick lines and, those with the highest scores first, labels. {counted(len(drawn), 'image')} with the most errors:",
             Key(tuple((MARK_COLORS[kind], MARK_WORDS[kind]) for kind in MARK_COLORS)),
             *drawn,
         ]

@@ -91,10 +91,12 @@ def _worst_picture(
         for kind, errors in sorted(entry.counts.items(), key=lambda item: -item[1])
         if errors
     )
+    mistaken = sum(mark.kind == "mistaken" for mark in unfound)
+    near = f", {mistaken} with a wrong detection near" if mistaken else ""
     name = entry.file_name or dataset.image_name(index)
     return Photo(
         f"errors_{number}",
-        f"{name}: {counted(entry.objects, 'object')}, {entry.correct} found; {wrong}.",
+        f"{name}: {counted(entry.objects, 'object')}, {entry.correct} found{near}; {wrong}.",
         (draw_marks(picture, found, names, scale), draw_marks(picture, [*truth, *unfound], names, scale)),
         ("Detections", "Ground truth"),
         (f"{name}: detections, {wrong}", f"{name}: the ground truth, {counted(len(objects), 'object')}"),
