@@ -45,7 +45,7 @@ def test_every_split_of_real_photos(shared: Path, tmp_path: Path) -> None:
     code, printed = convert(shared / "data/coco", "--to", "yolo", "--output", tmp_path / "out")
     assert code == 0, printed
     assert (
-        "val: coco val: 120 images (2 without objects), 1100 objects (16 crowd regions among them), 80 classes"
+        "val: coco val: 120 images (2 without objects), 1084 objects and 16 crowd regions, 80 classes"
         in printed
     )
     assert "Note: 6 crowd regions were left out, which YOLO cannot mark (the first: in 000000000149.jpg)." in printed

@@ -51,17 +51,17 @@ def test_image_and_objects_of_a_position(dataset: DetectionDataset) -> None:
 
 def test_description(dataset: DetectionDataset) -> None:
     assert dataset.description() == (
-        "tiny val: 3 images (1 without objects), 3 objects (1 crowd region among them), 2 classes: cat, dog"
+        "tiny val: 3 images (1 without objects), 2 objects and 1 crowd region, 2 classes: cat, dog"
     )
     assert repr(dataset) == f"<DetectionDataset {dataset.description()}>"
     assert dataset.subset([1]).description() == (
-        "tiny val: 1 image (1 without objects), 0 objects (0 crowd regions among them), 2 classes: cat, dog"
+        "tiny val: 1 image (1 without objects), 0 objects, 2 classes: cat, dog"
     )
 
 
 def test_description_shortens_many_classes(shared: Path) -> None:
     assert open_dataset(shared / "data/coco", "val").description() == (
-        "coco val: 120 images (2 without objects), 1100 objects (16 crowd regions among them), 80 classes: "
+        "coco val: 120 images (2 without objects), 1084 objects and 16 crowd regions, 80 classes: "
         "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, …, toothbrush"
     )
 

@@ -196,9 +196,11 @@ class DetectionDataset:
         names = [category.name for category in self.categories]
         if len(names) > _NAMES_SHOWN:
             names = [*names[: _NAMES_SHOWN - 1], "…", names[-1]]
+        crowds = int(self.crowd.sum())
+        and_crowds = f" and {counted(crowds, 'crowd region')}" if crowds else ""
         return (
             f"{self.name}: {counted(len(self), 'image')} ({empty} without objects), "
-            f"{counted(len(self.labels), 'object')} ({counted(int(self.crowd.sum()), 'crowd region')} among them), "
+            f"{counted(len(self.labels) - crowds, 'object')}{and_crowds}, "
             f"{counted(len(self.categories), 'class', 'classes')}: {', '.join(names)}"
         )
 

@@ -245,6 +245,8 @@ def worst_images_section(analysis: Analysis, dataset: DetectionDataset | None, *
             Key(tuple((MARK_COLORS[kind], MARK_WORDS[kind]) for kind in MARK_COLORS)),
             *drawn,
         ]
+    elif dataset is None:
+        blocks.append("An annotation file has no pictures: give the data set itself, and they are drawn here.")
     columns = ("image", "errors", "objects", "found", *(KIND_NAMES[kind].lower() for kind in KINDS))
     rows: tuple[tuple[str | Cell, ...], ...] = tuple(
         (
@@ -256,5 +258,5 @@ def worst_images_section(analysis: Analysis, dataset: DetectionDataset | None, *
     )
     more = "" if len(analysis.images) <= _WORST_LISTED else f", of {len(analysis.images)} that have any"
     table = Table(columns, rows, f"{counted(len(rows), 'image')} with the most errors{more}.", numbers=True)
-    blocks.append(Folded("Images with errors as a list", (table,)) if blocks else table)
+    blocks.append(Folded("Images with errors as a list", (table,)) if dataset is not None and count else table)
     return Section("Images with most errors", tuple(blocks), short="Worst images")
