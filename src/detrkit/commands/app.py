@@ -37,7 +37,10 @@ def explain(problem: CycloptsError) -> str:
     """What is wrong with the command line, as one line of text."""
     if isinstance(problem, MissingArgumentError) and problem.argument is not None and not problem.argument.tokens:
         command = " ".join(("detrkit", *(problem.command_chain or ())))
-        return f"`{command}` needs {problem.argument.name}: `{command} --help` tells what to give"
+        name = problem.argument.name
+        if problem.argument.index is not None:  # it is given by its place
+            name = name.lstrip("-").upper()
+        return f"`{command}` needs {name}: `{command} --help` tells what to give"
     sentence = " ".join(str(problem).split())
     if isinstance(problem, UnknownCommandError) and "Available" not in sentence:
         names = [name for name in app if not name.startswith("-")]
