@@ -44,10 +44,7 @@ def refusal(*arguments: object) -> str:
 def test_every_split_of_real_photos(shared: Path, tmp_path: Path) -> None:
     code, printed = convert(shared / "data/coco", "--to", "yolo", "--output", tmp_path / "out")
     assert code == 0, printed
-    assert (
-        "val: coco val: 120 images (2 without objects), 1084 objects and 16 crowd regions, 80 classes"
-        in printed
-    )
+    assert "val: coco val: 120 images (2 without objects), 1084 objects and 16 crowd regions, 80 classes" in printed
     assert "Note: 6 crowd regions were left out, which YOLO cannot mark (the first: in 000000000149.jpg)." in printed
     assert f"Written to {tmp_path}/out\nNext: detrkit train VARIANT --data {tmp_path}/out\n" in printed
     assert available_splits(tmp_path / "out") == ["train", "val"]
