@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +65,6 @@ class Config(MultiScaleSettings):
     normed_levels: bool = False
     cross_attention: bool = True
     learn_queries: bool = True
-
-    least: ClassVar[dict[str, int]] = MultiScaleSettings.least
 
     @property
     def compares_all(self) -> bool:
@@ -129,11 +127,6 @@ class LearnedBoxes(nn.Module):
         return BoxQueries(content, None, logits.sigmoid(), reference_logits=logits)
 
 
-def point_code(points: Tensor, *, width: int) -> Tensor:
-    """(..., D) codes of points (..., 2), x and y in [0, 1]; no gradient goes through them, as in the authors' code."""
-    return reference_code(points.detach(), width=width)
-
-
 @dataclass(frozen=True)
 class Aligned:
     """A query that was made from the image, for every head.
@@ -180,7 +173,8 @@ class SemanticsAligner(nn.Module):
         sampled, places, scales = self.resample(boxes_cxcywh, memory)
         centers, sides = boxes_cxcywh[:, :, None, :2], boxes_cxcywh[:, :, None, 2:]
         points = centers + places.to(centers.dtype) * sides / 2  # (B, Q, M, 2)
-        code = point_code(points, width=self.width).to(content.dtype)
+        # No gradient goes through codes of points and boxes, as in the authors' code.
+        code = reference_code(points.detach(), width=self.width).to(content.dtype)
         return Aligned(
             content=sampled.to(content.dtype) * self._gate(self.content_gate, content),
             position=code * self._gate(self.position_gate, content),
@@ -321,7 +315,7 @@ class AlignedDecoderLayer(nn.Module):
         Returns:
             (B, Q, D).
         """
-        position = point_code(references[..., :2], width=content.shape[-1]).to(content.dtype)
+        position = reference_code(references[..., :2].detach(), width=content.shape[-1]).to(content.dtype)
         content = self.self_norm(content + self.dropout(self.self_attention(content, position, mask)))
         aligned = self.aligner(content, references, memory)
         content = self.cross_norm(content + self.dropout(self.cross_attention(aligned, memory)))

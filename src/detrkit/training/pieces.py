@@ -108,9 +108,8 @@ def _transformer_bytes(config: Settings, tokens: float) -> float:
     attended = config.attended(tokens)
     decoder = attended * 4 * width + queries * (16 * width + hidden)
     decoder += config.kept_maps * config.attention_heads * queries * attended
-    if (
-        config.wide_heads
-    ):  # what a head's query is made of, its codes, gates and products; and the keys, once more for each head
+    if config.wide_heads:
+        # What a head's query is made of, its codes, gates and products; and the keys, once more for each head.
         decoder += config.attention_heads * width * (14 * queries + attended)
     proposals = tokens * (8 * width + 8 * config.class_count) if config.proposes else 0.0
     layers = config.encoder_layers * encoder + config.decoder_layers * decoder
