@@ -14,13 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from detrkit.errors import DataError
 from detrkit.files import expanded
+
+if TYPE_CHECKING:
+    import torch
 
 # What Pillow's decoders raise on damaged files.
 _DECODING_ERRORS = (
@@ -161,6 +164,8 @@ def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor, *, stret
         with _readable("The given PIL image"):
             image.load()
             return _to_rgb(image, "The given PIL image", stretch_16bit=stretch_16bit)
+    import torch  # not above: data sets are inspected and converted without it
+
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
             raise DataError(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast, overload
 
 import numpy as np
-import supervision as sv
 import torch
 from torch import nn
 
@@ -19,6 +18,7 @@ from detrkit.data.transforms import EvaluationTransform
 from detrkit.errors import ConfigurationError, NonFiniteError
 from detrkit.models.catalog import Selection, selection_for
 from detrkit.models.detector import Detector
+from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import Found, Picture, Prediction, Prepared, refuse_single_picture, stream
 from detrkit.structures import Detections, ImageBatch
 

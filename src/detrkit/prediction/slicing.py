@@ -7,12 +7,12 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import Literal, cast, overload
 
 import numpy as np
-import supervision as sv
 from PIL import Image
 
 from detrkit.data.images import to_pil
 from detrkit.errors import ConfigurationError
 from detrkit.prediction.predictor import Predictor
+from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import Found, Picture, Prediction, Prepared, refuse_single_picture, stream
 
 Merging = Literal["nms", "nmm"]
