@@ -47,8 +47,7 @@ def _official(layers: int) -> KeyMapping:
 
 
 def _computed(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    shapes = deformable_detr.points_and_backbone(values, tensors, arguments)
-    return shapes | count_queries(values, tensors, arguments)
+    return deformable_detr.points_in(values, tensors) | count_queries(values, tensors, arguments)
 
 
 TABLE = Table(

@@ -28,7 +28,6 @@ from detrkit.checkpoints.shared import (
     hugging_face_backbone,
     hugging_face_layers,
     official_layers,
-    stored_dilation,
     stored_number,
 )
 from detrkit.errors import CheckpointError
@@ -61,17 +60,15 @@ def layout(names: Collection[str]) -> KeyMapping:
 
 def _computed(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The weights show the number of queries in one-stage models only."""
-    shapes = points_and_backbone(values, tensors, arguments)
-    return shapes | {"queries": _queries_in(values, tensors, arguments)}
+    return points_in(values, tensors) | {"queries": _queries_in(values, tensors, arguments)}
 
 
-def points_and_backbone(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Points follow from the number of heads; the weights never show dilation.
+def points_in(values: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
+    """The number of points follows from that of the heads.
 
     Args:
         values: all settings so far.
         tensors: the weights by our names.
-        arguments: stored beside the weights.
 
     Raises:
         CheckpointError: weights of attention that do not fit the heads.
@@ -84,7 +81,7 @@ def points_and_backbone(values: Mapping[str, Any], tensors: Tensors, arguments: 
             f"{outputs} attention weights do not fit {heads} heads on {levels} levels: "
             "give the variant that it was trained as"
         )
-    return {"points": points, "backbone": _backbone(values["backbone"], arguments)}
+    return {"points": points}
 
 
 def _queries_in(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> int:
@@ -92,15 +89,6 @@ def _queries_in(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[
         return Size("queries", "query_source.embedding.weight").read(tensors)
     stored = (stored_number(arguments, name) for name in ("two_stage_num_proposals", "num_queries"))
     return next((number for number in stored if number is not None), int(values["queries"]))
-
-
-def _backbone(name: str, arguments: Mapping[str, Any]) -> str:
-    """Multi-scale models can be dilated, too, although no published one is."""
-    dilated = stored_dilation(arguments)
-    if dilated is None:
-        return name
-    plain = name.removesuffix("-dc5")
-    return f"{plain}-dc5" if dilated else plain
 
 
 def _form(names: Collection[str], transformer: str) -> Form:

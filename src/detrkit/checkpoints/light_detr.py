@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from detrkit.checkpoints.deformable_detr import SIZES, points_and_backbone
+from detrkit.checkpoints.deformable_detr import SIZES, points_in
 from detrkit.checkpoints.key_mapping import KeyMapping, Rule
 from detrkit.checkpoints.shared import Paper, Size, Table, Tensors
 
 _UNCHANGED = KeyMapping([Rule("{rest}", ("{rest}",))])
 
 
-def _computed(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _computed(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001 - stored options say nothing more
     """Unlike in Deformable DETR, the weights show the number of heads: each sees the boxes' relations in its own way."""
     heads = Size("attention_heads", "decoder.relation.projection.weight").read(tensors)
-    return {"attention_heads": heads, **points_and_backbone({**values, "attention_heads": heads}, tensors, arguments)}
+    return {"attention_heads": heads, **points_in({**values, "attention_heads": heads}, tensors)}
 
 
 TABLE = Table(

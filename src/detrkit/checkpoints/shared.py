@@ -240,7 +240,7 @@ class Table:
         """A configuration with all settings that shapes and stored arguments determine.
 
         Args:
-            config: the variant's configuration; settings that nothing determines (such as dilation) keep its values.
+            config: the variant's configuration; settings that nothing determines keep its values.
             tensors: the weights by our names.
             arguments: options stored beside the weights.
 
@@ -253,6 +253,7 @@ class Table:
             part = f"a part of {self.paper.article} {self.paper.name}"
             raise CheckpointError(f"{problem}: this is only {part}") from problem
         values["attention_heads"] = stored_attention_heads(arguments, config.attention_heads)
+        values["backbone"] = _stored_backbone(arguments, config.backbone)
         values |= self.stated(arguments)
         values |= self.compute({**dataclasses.asdict(config), **values}, tensors, arguments)
         return dataclasses.replace(config, **values)
@@ -328,6 +329,15 @@ def stored_dilation(arguments: Mapping[str, Any]) -> bool | None:
     if dilation is not None and not isinstance(dilation, bool):
         raise CheckpointError(f"the stored setting dilation must be true or false, not {dilation!r}: correct it")
     return dilation
+
+
+def _stored_backbone(arguments: Mapping[str, Any], name: str) -> str:
+    """The backbone with dilation as stored arguments give it: weights never show it, and models can have it that no variant has."""
+    dilated = stored_dilation(arguments)
+    if dilated is None:
+        return name
+    plain = name.removesuffix("-dc5")
+    return f"{plain}-dc5" if dilated else plain
 
 
 def fitting_backbones(own_names: Collection[str]) -> list[str]:

@@ -1,0 +1,49 @@
+"""Weights never show that a backbone is dilated, so stored options have to count, also where no variant is dilated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints.authors_files import complaint, hollow, write
+
+from detrkit.checkpoints import load
+from detrkit.models.catalog import CATALOG, FAMILIES
+
+# A variant of each paper with a ResNet-50, and what else the authors' options say of it.
+VARIANTS = {
+    "detr-r50": {},
+    "conditional-detr-r50": {},
+    "dab-detr-r50": {"random_refpoints_xy": False},
+    "anchor-detr-r50-c5": {},
+    "smca-detr-r50": {},
+    "smca-detr-r50-multiscale": {},
+    "sam-detr-r50": {},
+    "deformable-detr-r50": {},
+    "dab-deformable-detr-r50": {},
+}
+
+
+def test_every_paper_is_here() -> None:
+    assert {CATALOG[name].family for name in VARIANTS} == set(FAMILIES) - {
+        "light_detr"
+    }  # whose files hold all settings
+
+
+@pytest.mark.parametrize("dilation", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dilation_counts_in_every_paper(variant: str, dilation: bool, tmp_path: Path) -> None:
+    options: dict[str, Any] = VARIANTS[variant]
+    path = write(tmp_path / "file.pth", hollow(variant), nheads=4, dilation=dilation, **options)
+    if dilation and variant == "smca-detr-r50-multiscale":  # whose levels must halve from one to the next
+        assert "has levels of stride 8, 16, 16" in complaint(path)
+        return
+    model = load(path)
+    assert model.card.config["backbone"] == "resnet50" + "-dc5" * dilation
+    assert model.backbone.strides[-1] == (16 if dilation else 32)
+
+
+def test_a_backbone_without_a_dilated_form_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.pth", hollow("detr-r18"), nheads=4, dilation=True)
+    assert "'resnet18-dc5'" in complaint(path)
