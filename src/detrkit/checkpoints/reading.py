@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from detrkit.checkpoints.mistaken import mistaken_file, no_such_file, no_weights_in
 from detrkit.checkpoints.names import without_wrappers
 from detrkit.errors import CheckpointError
 from detrkit.files import expanded
-from detrkit.models.catalog import CATALOG
 
 # Where files with other content keep the weights. The running average, which authors release and evaluate, comes first: RT-DETR and its
 # descendants keep it under `ema`, DINO under `ema_model`.
@@ -101,12 +101,12 @@ def read_weights(path: str | Path) -> WeightFile:
         ) from problem
 
 
-# What a folder is asked for: the best model of a run, and the weights of a Hugging Face repository.
-_FILES_OF_FOLDERS = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
+# What a folder is asked for: the best model of a run, otherwise its last, and the weights of a Hugging Face repository.
+_FILES_OF_FOLDERS = ("best.safetensors", "last.safetensors", "model.safetensors", "pytorch_model.bin")
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weight file that a user means: the file itself, or in the folder of a run its best model.
+    """The weight file that a user means: the file itself, or in the folder of a run its best model, otherwise its last.
 
     Args:
         path: a file, the folder of a run, or a folder as Hugging Face writes it; `~` is the user's folder.
@@ -122,16 +122,9 @@ def find_weights(path: str | Path) -> Path:
     if path.is_dir():
         files = [path / name for name in _FILES_OF_FOLDERS if (path / name).is_file()]
         if not files:
-            raise CheckpointError(
-                f"{path} is a folder without {', '.join(_FILES_OF_FOLDERS[:-1])} or {_FILES_OF_FOLDERS[-1]}: give a weight file"
-            )
+            raise CheckpointError(no_weights_in(path, _FILES_OF_FOLDERS))
         return files[0]
-    if given in CATALOG:
-        raise CheckpointError(
-            f"'{given}' is the name of a variant, but a weight file is needed: give one that training wrote, or that was downloaded "
-            "(`detrkit models` lists the addresses of published ones)"
-        )
-    raise CheckpointError(f"there is no weight file {path}: check the path")
+    raise CheckpointError(no_such_file(given, path))
 
 
 def _described(value: object) -> str:
@@ -164,10 +157,7 @@ def _read_safetensors(path: Path) -> WeightFile:
 def _read_torch(path: Path) -> WeightFile:
     damaged = f"{path} is damaged or not a weight file: copy or download it again"
     if not _looks_like_torch(path):
-        other = _other_kind(path)
-        raise CheckpointError(
-            f"{path} is {other}, and weights are needed: give a .safetensors or .pth file" if other else damaged
-        )
+        raise CheckpointError(mistaken_file(path) or damaged)
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -187,15 +177,6 @@ def _looks_like_torch(path: Path) -> bool:
     """PyTorch writes a zip archive, or a pickle in its old format."""
     with path.open("rb") as file:
         return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
-
-
-def _other_kind(path: Path) -> str | None:
-    """What a file is that people give in place of weights; None if it is none of these."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if path.suffix.lower() in (".onnx", ".json"):
-        return {".onnx": "an ONNX model", ".json": "a JSON file"}[path.suffix.lower()]
-    return "an image" if start.startswith((b"\xff\xd8\xff", b"\x89PNG")) else None
 
 
 def _weights_in(path: Path, content: Any) -> dict[str, Tensor]:
