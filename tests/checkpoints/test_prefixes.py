@@ -177,6 +177,11 @@ class TestWhatIsGivenInThePlaceOfAFile:
         detrkit.save(model, tmp_path / "best.safetensors")
         assert_same(detrkit.load(tmp_path), model)
 
+    def test_the_folder_of_a_run_without_a_best_model_means_its_last(self, tmp_path: Path) -> None:
+        model = small_model("detr-compact")
+        detrkit.save(model, tmp_path / "last.safetensors")
+        assert_same(detrkit.load(tmp_path), model)
+
     def test_a_folder_of_hugging_face(self, tmp_path: Path) -> None:
         model = small_model()
         save_file(contents(model, "Hugging Face"), tmp_path / "model.safetensors")
@@ -184,7 +189,7 @@ class TestWhatIsGivenInThePlaceOfAFile:
 
     def test_another_folder(self, tmp_path: Path) -> None:
         assert complaint(tmp_path) == (
-            f"{tmp_path} is a folder without best.safetensors, model.safetensors or pytorch_model.bin: give a weight file"
+            f"{tmp_path} is a folder without best.safetensors, last.safetensors, model.safetensors or pytorch_model.bin: give a weight file"
         )
 
     def test_a_model(self) -> None:

@@ -129,7 +129,7 @@ def test_a_folder_or_a_name_in_the_place_of_a_checkpoint(home: Path) -> None:
     assert refusal("predict", "detr-r50", picture, folder=home).startswith(named)
     assert refusal("evaluate", "detr-r50", "--data", home / "data", folder=home).startswith(named)
     assert refusal("predict", "data", picture, folder=home) == (
-        "detrkit: data is a folder without best.safetensors, model.safetensors or pytorch_model.bin: give a weight file"
+        "detrkit: data is a folder without best.safetensors, last.safetensors, model.safetensors or pytorch_model.bin: give a weight file"
     )
 
 

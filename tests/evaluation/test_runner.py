@@ -22,7 +22,6 @@ from detrkit.evaluation.runner import (
     compare_in_detail,
     detect,
     evaluate,
-    match_categories,
     with_best_thresholds,
 )
 from detrkit.files import write_json
@@ -283,32 +282,24 @@ def test_classes_that_one_side_lacks_are_left_out_and_named() -> None:
     assert evaluation.notes[1:] == ("Detections of 1 class that the data set lacks were left out: bird.",)
     assert [entry["category_id"] for entry in detect(model, dataset)] == [5, 17, 17]
 
-    match = match_categories([Category(1, "dog", 4)], dataset)
-    assert match.ids == {4: 17}
-    assert match.notes == ("The model does not know 1 class of the data set (AP counts as 0): cat.",)
 
-
-def test_without_common_names_ids_decide_with_a_note() -> None:
-    match = match_categories([Category(17, "Hund", 0), Category(5, "Katze", 3)], pets())
-    assert match.ids == {3: 5, 0: 17}
-    assert match.notes == (
-        "No class name is the same, so classes were matched by id: 'cat' is the model's 'Katze' (5), and so on.",
+def test_classes_are_matched_by_id_where_that_is_asked_for() -> None:
+    dataset = pets()
+    renamed = dataclasses.replace(dataset, categories=(Category(5, "Katze", 0), Category(17, "Hund", 1)))
+    model = PerfectDetector(dataset, (Category(17, "dog", 0), Category(5, "cat", 1)))
+    for way in ("auto", "name"):
+        with pytest.raises(DataError, match="are not those of pets val"):
+            evaluate(model, renamed, match_by=way)
+    assert model.seen == []
+    evaluation = evaluate(model, renamed, match_by="id")
+    assert evaluation.figures["AP"] == pytest.approx(1.0)
+    assert evaluation.notes[1:] == (
+        "Classes were matched by id: 'Katze' is the model's 'cat' (5), and there are 2 such pairs.",
     )
-
-
-def test_ids_do_not_decide_where_names_do() -> None:
-    match = match_categories([Category(17, "cat", 0), Category(5, "bird", 1)], pets())
-    assert match.ids == {0: 5}
-
-
-def test_no_common_classes_are_an_error_that_names_both_sides() -> None:
-    unrelated = [Category(number, f"thing {number}", number) for number in range(100, 120)]
-    with pytest.raises(DataError) as caught:
-        match_categories(unrelated, pets())
-    assert str(caught.value) == (
-        "The model (thing 100, thing 101, thing 102, thing 103, thing 104 and 15 more) knows no class of pets val (cat, dog) by name or by id: "
-        "use a model that was trained on these classes."
-    )
+    again = compare_in_detail(model, renamed, detect(model, renamed, match_by="id"), match_by="id")
+    assert again[0] == evaluation
+    thresholds = dataclasses.replace(evaluation, best_threshold=0.3, class_thresholds={5: 0.6})
+    assert with_best_thresholds(model.card, renamed, thresholds, "id").class_thresholds == {1: 0.6}
 
 
 def test_progress_goes_to_the_error_stream_of_a_terminal(

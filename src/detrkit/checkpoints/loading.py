@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detrkit.cards import Category
 from detrkit.checkpoints.key_mapping import KeyMapping
+from detrkit.checkpoints.mistaken import other_network
 from detrkit.checkpoints.names import as_in_files, by_prefix
 from detrkit.checkpoints.own_format import is_own, restore
 from detrkit.checkpoints.reading import WeightFile, read_weights
@@ -29,7 +30,7 @@ def load(path: str | Path, *, variant: str | None = None, classes: Sequence[str 
     """A trained detector, in eval mode.
 
     Args:
-        path: a file that detrkit, the paper's authors or Hugging Face wrote; the folder of a run stands for its best model. A prefix that
+        path: a file that detrkit, the paper's authors or Hugging Face wrote; the folder of a run stands for its best model, otherwise its last. A prefix that
             all names in the file have in common is taken off.
         variant: its name in the catalog; needed only if names, shapes and stored options do not determine it (as for dilation), and for
             the bare state dict of a detrkit model. What such a file does not show, such as preprocessing, is then as in the variant.
@@ -111,7 +112,7 @@ def _load_bare(file: WeightFile, variant: str | None, given: tuple[Category, ...
     if variant is None:
         raise CheckpointError(
             f"{file.path} holds the weights of a detrkit model without its card (variant, classes, preprocessing): load the .safetensors "
-            "that detrkit.save or training wrote, or give `variant`, and `classes` for their names"
+            f"that detrkit.save or training wrote{_beside(file.path)}, or give `variant`, and `classes` for their names"
         )
     family, file = find_variant(variant).family, replace(file, arguments={})
     try:
@@ -122,6 +123,12 @@ def _load_bare(file: WeightFile, variant: str | None, given: tuple[Category, ...
             f"{file.path} holds a detrkit model's weights that do not fit {variant}: give the variant that it was trained as"
         ) from problem
     return _assemble(file, family, name, file.tensors, given)
+
+
+def _beside(path: Path) -> str:
+    """The model of the run whose state the file is, if it lies beside it."""
+    names = ("best.safetensors", "last.safetensors")
+    return next((f" ({name} beside it)" for name in names if path.with_name(name).is_file()), "")
 
 
 def _assemble(
@@ -172,6 +179,12 @@ def _find_family(file: WeightFile, variant: str | None) -> str:
     """The family that a file belongs to; it must be one that detrkit builds, and the given variant's family if there is one."""
     recognised = recognise(file.tensors)
     if recognised is None:
+        network = other_network(file.tensors)
+        if network is not None:
+            raise CheckpointError(
+                f"{file.path} holds a {network} for classifying images, and a detector is needed: train one that begins with these weights "
+                "(`detrkit train VARIANT --backbone-weights FILE`), or give a detector's file"
+            )
         raise CheckpointError(
             f"{file.path} holds none of the models that detrkit knows ({', '.join(TABLES)}): "
             f"its first tensor is '{next(iter(file.tensors))}'"

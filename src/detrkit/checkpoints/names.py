@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Beside a model's own tensors: the counter of `AveragedModel`, and the weights of losses that training modules keep.
 _NOT_THE_MODELS = re.compile(r"n_averaged|(.+\.)?criterion\..+")

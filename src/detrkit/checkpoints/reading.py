@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from detrkit.checkpoints.mistaken import mistaken_file
 from detrkit.checkpoints.names import without_wrappers
 from detrkit.checkpoints.places import find_weights
 from detrkit.errors import CheckpointError
@@ -125,10 +126,7 @@ def _read_safetensors(path: Path) -> WeightFile:
 def _read_torch(path: Path) -> WeightFile:
     damaged = f"{path} is damaged or not a weight file: copy or download it again"
     if not _looks_like_torch(path):
-        other = _other_kind(path)
-        raise CheckpointError(
-            f"{path} is {other}, and weights are needed: give a .safetensors or .pth file" if other else damaged
-        )
+        raise CheckpointError(mistaken_file(path) or damaged)
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -148,15 +146,6 @@ def _looks_like_torch(path: Path) -> bool:
     """PyTorch writes a zip archive, or a pickle in its old format."""
     with path.open("rb") as file:
         return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
-
-
-def _other_kind(path: Path) -> str | None:
-    """What a file is that people give in place of weights; None if it is none of these."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if path.suffix.lower() in (".onnx", ".json"):
-        return {".onnx": "an ONNX model", ".json": "a JSON file"}[path.suffix.lower()]
-    return "an image" if start.startswith((b"\xff\xd8\xff", b"\x89PNG")) else None
 
 
 def _weights_in(path: Path, content: Any) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from detrkit.cards import ModelCard
     from detrkit.data import DetectionDataset
     from detrkit.evaluation import Analysis, Evaluation
+    from detrkit.evaluation.classes import MatchBy
 
 
 def evaluate(
@@ -32,6 +33,7 @@ def evaluate(
     orientation: Annotated[Literal["auto", "stored", "shown"] | None, Parameter(show_default=lambda _: "auto")] = None,
     stretch_16bit: bool = False,
     max_detections: int = MAX_DETECTIONS,
+    match_by: Annotated[Literal["auto", "name", "id"] | None, Parameter(show_default=lambda _: "auto")] = None,
     store_thresholds: bool = False,
 ) -> None:
     """COCO figures for a model on a data set, or for a result file against ground truth, and what goes wrong.
@@ -52,6 +54,8 @@ def evaluate(
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
         max_detections: how many detections count: the best of each image, and of a result file the best of each class in an image.
+        match_by: how a model's classes find those of the data: by "name", by "id", or "auto": by name, where a model is refused that knows less
+            than half of the classes that have objects. Classes without a partner count as never found.
         store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
     """
     from detrkit.data import open_dataset
@@ -63,6 +67,7 @@ def evaluate(
     check_max_detections(max_detections)
     is_result_file = checkpoint.suffix.lower() == ".json"
     for_model = {"--variant": variant, "--batch-size": batch_size, "--workers": workers, "--device": device}
+    for_model["--match-by"] = match_by
     _check_files(checkpoint, is_result_file, for_model | {"--results": results}, store_thresholds)
     without_pictures = is_result_file and _is_annotation_file(data)
     if without_pictures:
@@ -85,6 +90,7 @@ def evaluate(
             batch_size=1 if batch_size is None else batch_size,
             workers=workers or 0,
             max_detections=max_detections,
+            match_by=match_by or "auto",
         )
     stored = None
     try:
@@ -194,6 +200,7 @@ def _of_model(
     batch_size: int,
     workers: int,
     max_detections: int,
+    match_by: MatchBy,
 ) -> _Compared:
     from detrkit.commands.checkpoints import load
     from detrkit.evaluation import compare_in_detail, detect
@@ -202,10 +209,16 @@ def _of_model(
 
     model = load(checkpoint, variant=variant).to(choose_device(device))
     entries = detect(
-        model, dataset, batch_size=batch_size, workers=workers, progress=True, max_detections=max_detections
+        model,
+        dataset,
+        batch_size=batch_size,
+        workers=workers,
+        progress=True,
+        max_detections=max_detections,
+        match_by=match_by,
     )
-    evaluation, analysis = compare_in_detail(model, dataset, entries, max_detections=max_detections)
-    card = with_best_thresholds(model.card, dataset, evaluation)
+    evaluation, analysis = compare_in_detail(model, dataset, entries, max_detections=max_detections, match_by=match_by)
+    card = with_best_thresholds(model.card, dataset, evaluation, match_by)
     return _Compared(evaluation, analysis, entries, dataset.with_file_ids(entries), card)
 
 

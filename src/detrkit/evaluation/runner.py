@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from detrkit.cards import Category, ModelCard
+from detrkit.cards import ModelCard
 from detrkit.checkpoints.loading import as_detector
 from detrkit.coco_limits import MAX_DETECTIONS
 from detrkit.data.batching import EvaluationData, collate, equal_size_batches
-from detrkit.data.classes import names_shown, same_classes, spelling_notes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.transforms import EvaluationTransform
 from detrkit.data.wording import counted
 from detrkit.data.workers import BatchLoader, for_workers
-from detrkit.errors import ConfigurationError, DataError
+from detrkit.errors import ConfigurationError
 from detrkit.evaluation.analysis import Analysis, evaluate_in_detail
+from detrkit.evaluation.classes import MatchBy, match_categories
 from detrkit.evaluation.coco import evaluate_detections
 from detrkit.evaluation.figures import Evaluation, check_max_detections
 from detrkit.layers.selection import TopKSelection
@@ -45,24 +45,27 @@ def evaluate(
     workers: int = 0,
     progress: bool = False,
     max_detections: int = MAX_DETECTIONS,
+    match_by: MatchBy = "auto",
 ) -> Evaluation:
     """COCO's figures for a model on a data set.
 
     Args:
         model: runs in eval mode; afterwards it has its previous mode again. It may be compiled or otherwise wrapped by PyTorch, or the path
             of a checkpoint.
-        dataset: images and ground truth, as `open_dataset` returns them. Its classes are matched with the model's by name, or by id if they share no name.
+        dataset: images and ground truth, as `open_dataset` returns them.
         batch_size: images that go through the model together. They must have the same size after resizing, so nothing is padded and the
             figures do not depend on it.
         device: where the model is moved to; None leaves it where it is.
         workers: processes that read images; 0 reads them in this process.
         progress: whether to show a progress bar on the error stream.
         max_detections: number of the best detections that are kept of each image and count.
+        match_by: how the model's classes find those of the data set: "name", "id", or "auto", which matches by name and refuses a model that
+            knows less than half of the classes that have objects. Classes without a partner count as never found.
 
     Raises:
         ConfigurationError: the model is no detector, the data are no data set, or `max_detections` is below 1.
         CheckpointError: the checkpoint cannot be read.
-        DataError: the data set and the model have no class in common, or an image cannot be read.
+        DataError: the model's classes do not fit those of the data set, or an image cannot be read.
         NonFiniteError: the model produces NaN or infinity.
         WorkerError: the system ended a worker.
     """
@@ -79,8 +82,9 @@ def evaluate(
         workers=workers,
         progress=progress,
         max_detections=max_detections,
+        match_by=match_by,
     )
-    return compare(model, dataset, entries, max_detections=max_detections)
+    return compare(model, dataset, entries, max_detections=max_detections, match_by=match_by)
 
 
 def compare(
@@ -89,6 +93,7 @@ def compare(
     entries: Sequence[dict[str, Any]],
     *,
     max_detections: int = MAX_DETECTIONS,
+    match_by: MatchBy = "auto",
 ) -> Evaluation:
     """COCO's figures for the entries that `detect` returned, with notes about the data set and its classes.
 
@@ -97,11 +102,12 @@ def compare(
         dataset: the one that the entries belong to.
         entries: as `detect` returns them.
         max_detections: as for `detect`.
+        match_by: as for `evaluate`.
 
     Raises:
         ConfigurationError: `max_detections` is below 1.
     """
-    notes = _notes(model, dataset, max_detections)
+    notes = _notes(model, dataset, max_detections, match_by)
     return evaluate_detections(
         dataset.to_coco(), entries, name=dataset.name, notes=notes, max_detections=max_detections
     )
@@ -113,34 +119,38 @@ def compare_in_detail(
     entries: Sequence[dict[str, Any]],
     *,
     max_detections: int = MAX_DETECTIONS,
+    match_by: MatchBy = "auto",
 ) -> tuple[Evaluation, Analysis]:
     """What `compare` returns, and the analysis of the same entries; arguments as for `compare`."""
-    notes = _notes(model, dataset, max_detections)
+    notes = _notes(model, dataset, max_detections, match_by)
     return evaluate_in_detail(dataset.to_coco(), entries, name=dataset.name, notes=notes, max_detections=max_detections)
 
 
-def with_best_thresholds(card: ModelCard, dataset: DetectionDataset, evaluation: Evaluation) -> ModelCard:
+def with_best_thresholds(
+    card: ModelCard, dataset: DetectionDataset, evaluation: Evaluation, match_by: MatchBy = "auto"
+) -> ModelCard:
     """A card with the thresholds that an evaluation found best; without a correct detection the card is left as it is.
 
     Args:
         card: of the model that was evaluated.
         dataset: what it was evaluated on.
         evaluation: the result.
+        match_by: as for `evaluate`.
     """
     if evaluation.best_threshold is None:
         return card
     thresholds = evaluation.class_thresholds
     own = {
         index: thresholds[category_id]
-        for index, category_id in match_categories(card.categories, dataset).ids.items()
+        for index, category_id in match_categories(card.categories, dataset, match_by).ids.items()
         if category_id in thresholds
     }
     return replace(card, threshold=evaluation.best_threshold, class_thresholds=own)
 
 
-def _notes(model: Detector, dataset: DetectionDataset, max_detections: int) -> tuple[str, ...]:
+def _notes(model: Detector, dataset: DetectionDataset, max_detections: int, match_by: MatchBy) -> tuple[str, ...]:
     """What to know about the data set, about its classes, and about images with more objects than the model can find."""
-    notes = [*dataset.notes, *match_categories(model.card.categories, dataset).notes]
+    notes = [*dataset.notes, *match_categories(model.card.categories, dataset, match_by).notes]
     queries = model.card.config["queries"]
     places = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
     objects = np.bincount(places[~dataset.crowd], minlength=len(dataset))
@@ -170,6 +180,7 @@ def detect(
     workers: int = 0,
     progress: bool = False,
     max_detections: int = MAX_DETECTIONS,
+    match_by: MatchBy = "auto",
 ) -> list[dict[str, Any]]:
     """The detections of a model in a data set, as COCO result entries with the data set's ids: the best of each image, without a threshold.
 
@@ -181,13 +192,14 @@ def detect(
         workers: processes that read images.
         progress: whether to show a progress bar.
         max_detections: number of detections of each image, at most; the model's paper may select fewer.
+        match_by: as for `evaluate`.
 
     Returns:
         Entries image by image in the order of the data set, best first.
     """
     model = as_detector(model)
     check_max_detections(max_detections)
-    category_ids = match_categories(model.card.categories, dataset).ids
+    category_ids = match_categories(model.card.categories, dataset, match_by).ids
     preprocessing = model.card.preprocessing
     transform = EvaluationTransform(preprocessing)
     batches = equal_size_batches([transform.output_size(*size) for size in dataset.sizes.tolist()], batch_size)
@@ -210,61 +222,6 @@ def detect(
             for image_id, detections in zip(batch.image_ids.tolist(), detections_of_images, strict=True):
                 entries[image_id] = _entries(detections, image_id, category_ids)[:max_detections]
     return [entry for image_id in dataset.image_ids.tolist() for entry in entries[image_id]]
-
-
-@dataclass(frozen=True)
-class CategoryMatch:
-    """Which output of a model's class head stands for which category of a data set.
-
-    Attributes:
-        ids: maps the output's index to the category id of the data set.
-        notes: sentences about classes that only the model or only the data set has.
-    """
-
-    ids: dict[int, int]
-    notes: tuple[str, ...]
-
-
-def match_categories(model_categories: Sequence[Category], dataset: DetectionDataset) -> CategoryMatch:
-    """Matches a model's classes with those of a data set: by name (see `same_classes`), or by id if no name is the same.
-
-    Args:
-        model_categories: the model's classes.
-        dataset: the data set whose categories are matched.
-
-    Raises:
-        DataError: no class matches.
-    """
-    pairs = same_classes(model_categories, dataset.categories)
-    notes = spelling_notes(pairs, dataset.name)
-    if not pairs:
-        by_id = {category.id: category for category in model_categories}
-        pairs = [(by_id[category.id], category) for category in dataset.categories if category.id in by_id]
-        if not pairs:
-            raise DataError(
-                f"The model ({names_shown(model_categories)}) knows no class of {dataset.name} ({names_shown(dataset.categories)}) by name or by id: "
-                "use a model that was trained on these classes."
-            )
-        of_model, of_dataset = pairs[0]
-        notes.append(
-            f"No class name is the same, so classes were matched by id: '{of_dataset.name}' is the model's '{of_model.name}' "
-            f"({of_dataset.id}), and so on."
-        )
-    used = {of_model.index for of_model, _ in pairs}
-    matched = {of_dataset.index for _, of_dataset in pairs}
-    unused = [category for category in model_categories if category.index not in used]
-    missing = [category for category in dataset.categories if category.index not in matched]
-    if unused:
-        notes.append(f"Detections of {_classes(unused)} that the data set lacks were left out: {names_shown(unused)}.")
-    if missing:
-        notes.append(
-            f"The model does not know {_classes(missing)} of the data set (AP counts as 0): {names_shown(missing)}."
-        )
-    return CategoryMatch({of_model.index: of_dataset.id for of_model, of_dataset in pairs}, tuple(notes))
-
-
-def _classes(categories: Sequence[Category]) -> str:
-    return counted(len(categories), "class", "classes")
 
 
 def _entries(detections: Detections, image_id: int, category_ids: dict[int, int]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ class Listed:
     """A variant as it is listed.
 
     Attributes:
+        family: the paper's file.
         backbone: name of its backbone.
         queries: number of queries.
         ap: the best that its authors published on COCO val2017; None where they published none.
@@ -27,6 +28,7 @@ class Listed:
         exceptions: sentences on what to know before it is used.
     """
 
+    family: str
     backbone: str
     queries: int
     ap: float | None
@@ -40,6 +42,7 @@ def listed_variants() -> dict[str, Listed]:
     entries = json.loads(FILE.read_text(encoding="utf-8"))
     return {
         name: Listed(
+            family=entry["family"],
             backbone=entry["backbone"],
             queries=entry["queries"],
             ap=entry["ap"],
@@ -66,6 +69,7 @@ def from_catalog() -> dict[str, Listed]:
 
     return {
         name: Listed(
+            family=variant.family,
             backbone=variant.config.backbone,
             queries=variant.config.queries,
             ap=max((weights.ap for weights in variant.weights), default=None),
