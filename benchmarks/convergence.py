@@ -6,7 +6,8 @@
     python benchmarks/convergence.py --study anchors        # DAB-DETR with one thing changed at a time
 
 Every detector of a study gets the same backbone, images, batches, epochs and seeds. One figure a seed, all of them shown. A run that the
-output folder has with the same options, in this study or another, is not done again. Seconds are those of training, without evaluation: each
+output folder has with the same options, in this study or another, is not done again, nor one whose figures lie in `benchmarks/figures`, unless
+with --fresh. Processors round differently, and training carries that far: another computer gives other figures for the same seed. Seconds are those of training, without evaluation: each
 epoch counts as much as the detector's quickest one, since other work on the machine slows some of them down.
 """
 
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.files import write_json, write_text
+
+KEPT = Path(__file__).with_name("figures")  # of long runs, since the documents' tables and plots are made of them
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--fresh", action="store_true", help="train all, whatever was trained before")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
     study = chosen_study(options, parser)
@@ -216,16 +220,22 @@ def training_options(study: Study, name: str, epochs: int, options: argparse.Nam
     return {"variant": variant, "data": options.data, "epochs": epochs, **study.options, **own, **weights}
 
 
+def figures_of(folder: Path, target: Path, seed: int) -> list[Path]:
+    """Where figures of runs with this seed may lie: those of the run itself first."""
+    own = target / "figures.json"
+    others = [*folder.parent.glob(f"*/*-{seed}/figures.json"), *KEPT.glob(f"*/*-{seed}.json")]
+    return [own, *others] if own.is_file() else others
+
+
 def start(study: Study, folder: Path, epochs: int, name: str, seed: int, options: argparse.Namespace) -> None:
     """One run in a process of its own, unless it is there."""
     target = run_folder(folder, name, seed)
     wanted = json.loads(json.dumps(training_options(study, name, epochs, options)))
-    for done in (target, *folder.parent.glob(f"*/*-{seed}")):
-        figures = done / "figures.json"
-        if figures.is_file() and json.loads(figures.read_text())["options"] == wanted:
-            if done != target:
+    for figures in [] if options.fresh else figures_of(folder, target, seed):
+        if json.loads(figures.read_text())["options"] == wanted:
+            if figures.parent != target:
                 target.mkdir(parents=True, exist_ok=True)
-                shutil.copy(figures, target)
+                shutil.copy(figures, target / "figures.json")
             return
     command = [sys.executable, __file__, "--study", options.study, "--data", options.data, "--output", str(target)]
     command += ["--epochs", str(epochs), "--run", name, "--seeds", str(seed)]
