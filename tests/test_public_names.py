@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pydoc
+import re
 import subprocess
 import sys
 
@@ -27,6 +29,21 @@ def test_public_names_exist(name: str) -> None:
     assert name in dir(detrkit)
 
 
+def test_only_public_names_are_offered() -> None:
+    assert dir(detrkit) == sorted(PUBLIC)
+
+
+def test_help_begins_with_what_to_begin_with() -> None:
+    text = pydoc.plain(pydoc.render_doc(detrkit))
+    first = text[: text.index("PACKAGE CONTENTS")]
+    assert "detrkit - Object detection with transformers" in first
+    for name in PUBLIC:
+        if name not in ("Category", "Evaluation", "Inspection", "Preprocessing"):  # what others return or take
+            assert f"`{name}`" in first, name
+    for name in ("evaluate", "train", "load"):  # functions from modules that are imported at first use
+        assert re.search(rf"^    {name}\(", text, flags=re.MULTILINE), name
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(AttributeError, match="no attribute 'detekt'"):
         _ = detrkit.detekt
@@ -38,8 +55,12 @@ def test_unknown_names_are_refused() -> None:
         "import detrkit",
         "import sys; from detrkit.__main__ import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
         "import sys; from detrkit.__main__ import main\ntry:\n    main(['train', '--help'])\nexcept SystemExit:\n    pass",
+        "import sys; from detrkit.__main__ import main\ntry:\n    main(['evaluate', 'found.json', '--data', 'x.json', '--device', 'cpu'])\n"
+        "except SystemExit:\n    pass",
+        "import sys; from detrkit.__main__ import main\ntry:\n    main(['evaluate', 'a.pth', '--data', 'x', '--batch-size', '0'])\n"
+        "except SystemExit:\n    pass",
     ],
-    ids=["import", "help", "train-help"],
+    ids=["import", "help", "train-help", "evaluate-refusal", "evaluate-number"],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
     check = f"{code}\nimport sys\nprint('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
