@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from detrkit.errors import OutputError
-from detrkit.files import new_folder, prepare_files, prepare_folder, write_atomically, write_json, write_text
+from detrkit.files import (
+    check_folder,
+    created_folders_note,
+    new_folder,
+    prepare_files,
+    prepare_folder,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -150,8 +159,16 @@ def test_a_new_folder_is_complete_or_not_there(tmp_path: Path) -> None:
 def test_files_that_will_be_written_are_prepared(tmp_path: Path) -> None:
     old = tmp_path / "old.json"
     old.write_text("old")
-    prepare_files({"--output": old, "--results": None, "--report": tmp_path / "new" / "a.html"}, kept=[Path("other")])
-    assert (old.read_text(), list((tmp_path / "new").iterdir())) == ("old", [])
+    new = tmp_path / "new" / "deep"
+    files = {"--output": old, "--results": None, "--report": new / "a.html", "--charts": new / "b.png"}
+    missing = prepare_files(files, kept=[Path("other")])
+    assert (old.read_text(), missing, [path.name for path in tmp_path.iterdir()]) == ("old", [new], ["old.json"])
+    assert created_folders_note(missing) == ""
+    write_text(new / "a.html", "")
+    assert created_folders_note(missing) == f"Note: created the folder {new}."
+    assert prepare_files(files) == []
+    assert check_folder(tmp_path / "other") == [tmp_path / "other"]
+    assert check_folder(new) == []
 
 
 def test_files_that_cannot_be_written_are_refused_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +192,11 @@ def test_files_that_cannot_be_written_are_refused_before(tmp_path: Path, monkeyp
             "--report and --output name the same file, x/../a: choose two",
         ),
         ({"--output": Path("file/a")}, (), "the folder file cannot be written to (File exists): choose another"),
+        (
+            {"--output": Path("file/a/b")},
+            (),
+            f"the folder {tmp_path / 'file'} cannot be written to (File exists): choose another",
+        ),
     ):
         with pytest.raises(OutputError) as caught:
             prepare_files(dict(files), kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pydoc
+import re
 import subprocess
 import sys
 
@@ -24,6 +26,21 @@ def test_every_public_name_is_deliberate() -> None:
 def test_public_names_exist(name: str) -> None:
     assert getattr(detrkit, name) is not None
     assert name in dir(detrkit)
+
+
+def test_only_public_names_are_offered() -> None:
+    assert dir(detrkit) == sorted(PUBLIC)
+
+
+def test_help_begins_with_what_to_begin_with() -> None:
+    text = pydoc.plain(pydoc.render_doc(detrkit))
+    first = text[: text.index("PACKAGE CONTENTS")]
+    assert "detrkit - Object detection with transformers" in first
+    for name in PUBLIC:
+        if name not in ("Category", "Evaluation", "Inspection", "Preprocessing"):  # what others return or take
+            assert f"`{name}`" in first, name
+    for name in ("evaluate", "train", "load"):  # functions from modules that are imported at first use
+        assert re.search(rf"^    {name}\(", text, flags=re.MULTILINE), name
 
 
 def test_unknown_names_are_refused() -> None:

@@ -1,6 +1,23 @@
 """Object detection with transformers: the DETR family, trained, evaluated and run from one place.
 
-The public names are imported when they are first used, so that `import detrkit` costs next to nothing.
+    import detrkit
+
+    result = detrkit.train("light-detr-mobilenetv2", "photos", epochs=50)  # the folder of a data set with splits train and val
+    evaluation = detrkit.evaluate(result.best, "photos", split="test")     # COCO's figures
+    predictor = detrkit.Predictor(result.best)
+    detections = predictor("photo.jpg")                                    # a supervision.Detections
+
+What to begin with:
+
+- `train` trains a model on a data set; `evaluate` says how good one is; `Predictor` finds objects in images.
+- `open_dataset` opens a data set (a `DetectionDataset`); `inspect_data` looks for what is wrong with one.
+- `build` makes a new model (a `Detector`), `load` reads one from a file, and `save` writes one.
+- `criterion_for` gives a model's loss, for training loops of one's own; `ImageBatch`, `Target`, `Output` and `Losses` are what goes in
+  and comes out.
+- `errors` has all errors that detrkit raises, with sentences that name the remedy; `checkpoints` reads and writes weights of others.
+
+The same is on the command line: `detrkit --help`. The public names are imported when they are first used, so that `import detrkit` costs
+next to nothing.
 """
 
 from __future__ import annotations
@@ -79,4 +96,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)

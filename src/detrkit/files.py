@@ -90,16 +90,38 @@ def refuse_folder(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def prepare_files(files: Mapping[str, Path | None], kept: Iterable[Path] = ()) -> None:
-    """Creates the folders of files that will be written, and checks that all can be, before hours of work depend on it.
+def check_folder(path: Path) -> list[Path]:
+    """Checks that files can be written to a folder, also to one that is still to be created, before hours of work depend on it.
+
+    Args:
+        path: the folder; it is left as it is, also if it is missing.
+
+    Returns:
+        The folder if it is missing.
+
+    Raises:
+        OutputError: it is a file, or neither it nor the nearest folder above it can be written to.
+    """
+    path = expanded(path)
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists() or folder.is_symlink())
+    prepare_folder(there)
+    return [] if there == path else [path]
+
+
+def prepare_files(files: Mapping[str, Path | None], kept: Iterable[Path] = ()) -> list[Path]:
+    """Checks that files can be written, before hours of work depend on it; folders that are missing are created with the files.
 
     Args:
         files: by the options that name them; None where an option was not given.
         kept: files that must stay as they are, such as those that are read.
 
+    Returns:
+        The folders that are missing.
+
     Raises:
         OutputError: one is a folder, its folder cannot be written to, it is to be kept, or two are the same.
     """
+    missing: list[Path] = []
     taken: dict[Path, str] = {expanded(file).resolve(): "" for file in kept}
     for option, file in files.items():
         if file is None:
@@ -110,7 +132,14 @@ def prepare_files(files: Mapping[str, Path | None], kept: Iterable[Path] = ()) -
             raise OutputError(f"{option} {path} would overwrite what is read: choose another file")
         if earlier != option:
             raise OutputError(f"{option} and {earlier} name the same file, {path}: choose two")
-        prepare_folder(path.parent)
+        missing += check_folder(path.parent)
+    return list(dict.fromkeys(missing))
+
+
+def created_folders_note(missing: Iterable[Path]) -> str:
+    """A sentence about folders that were missing and are there now; empty if there are none."""
+    names = [str(folder) for folder in missing if folder.is_dir()]
+    return f"Note: created the folder{'s' if len(names) > 1 else ''} {', '.join(names)}." if names else ""
 
 
 @contextmanager

@@ -146,9 +146,9 @@ def test_what_is_no_model_or_no_data_set(tmp_path: Path) -> None:
         unwrapped(nn.ModuleList([small_model(), small_model()]))
     assert str(caught.value) == f"the ModuleList holds 2 detectors: {end}"
     with pytest.raises(ConfigurationError) as caught:
-        detrkit.evaluate(small_model(), "photos")  # type: ignore[arg-type]
+        detrkit.evaluate(small_model(), None)  # type: ignore[arg-type]
     assert str(caught.value) == (
-        "evaluate needs an opened data set, not 'photos': give detrkit.open_dataset(..., split), such as split 'val'"
+        "evaluate needs a data set, not None: give its path, or detrkit.open_dataset(..., split)"
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from data.yolo_files import write_picture, write_text, write_yolo_set
 from PIL import Image
+from voc_folders import thing, write_annotation, write_split
 
 from detrkit.__main__ import main
 from detrkit.data import available_splits, open_dataset
@@ -212,6 +213,34 @@ def test_the_next_command_fits_the_splits(tmp_path: Path, splits: tuple[str, ...
     assert printed.splitlines()[-1] == f"Next: detrkit {command.replace('OUT', str(tmp_path / 'out'))}"
     asked = command.partition("-split ")[2].split()
     assert {*asked[:1]} <= {*available_splits(tmp_path / "out"), "val"}
+
+
+@pytest.mark.parametrize(
+    ("together", "options", "written"),
+    [
+        (("a", "b"), (), ["train", "val"]),
+        (("a", "b"), ("--split", "trainval"), ["trainval"]),
+        (("a", "b", "c"), (), ["train", "trainval", "val"]),
+    ],
+)
+def test_pictures_are_not_copied_twice(
+    tmp_path: Path, together: tuple[str, ...], options: tuple[str, ...], written: list[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        write_annotation(tmp_path / "in", name, thing("cell", (1, 1, 4, 4)))
+    for split, names in (("train", "a"), ("val", "b"), ("trainval", together)):
+        write_split(tmp_path / "in", split, *names)
+    code, printed = convert(tmp_path / "in", "--to", "coco", "--output", tmp_path / "out", *options)
+    assert code == 0, printed
+    assert sorted(available_splits(tmp_path / "out")) == written
+    said = "Note: The split 'trainval' was not written, since its pictures are in 'train' and 'val': --split trainval writes it."
+    assert (said in printed.splitlines()) == (written == ["train", "val"])
+
+
+def test_a_note_about_several_splits_is_printed_once(shared: Path, tmp_path: Path) -> None:
+    code, printed = convert(shared / "data/roboflow_sample", "--to", "coco", "--output", tmp_path / "out")
+    assert code == 0, printed
+    assert printed.count("'pieces'") == 1
 
 
 def test_notes_name_the_commands_that_have_their_option(tmp_path: Path) -> None:

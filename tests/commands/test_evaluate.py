@@ -179,8 +179,44 @@ def test_a_number_of_detections_that_counts_nothing(checkpoint: Path, data: Path
 
 
 @pytest.mark.parametrize(
+    ("option", "number", "least"), [("--batch-size", 0, 1), ("--batch-size", -2, 1), ("--workers", -1, 0)]
+)
+def test_impossible_numbers_are_refused_before_anything_is_read(
+    option: str, number: int, least: int, tmp_path: Path
+) -> None:
+    sentence = refusal(
+        "evaluate", "none.pth", "--data", "nowhere", option, number, "--report", "a/b.html", folder=tmp_path
+    )
+    assert sentence == f"detrkit: {option} must be at least {least}, not {number}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_other_classes_is_refused_before_the_work(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = data / "annotations" / "instances_val.json"
+    content = json.loads(truth.read_text())
+    for entry in content["categories"]:
+        entry["name"] = f"cell {entry['name']}"
+    truth.write_text(json.dumps(content))
+    files = ("--output", "new/figures.json", "--charts", "charts")
+    sentence = refusal("evaluate", checkpoint, "--data", data, *files, folder=tmp_path)
+    assert sentence.startswith(
+        "detrkit: The model's classes (0, 1, 2, 3, 4 and 5 more) are not those of data val (cell 0, cell 1"
+    )
+    assert "--match-by id" in sentence
+    assert not {"new", "charts"} & {path.name for path in tmp_path.iterdir()}
+    done = detrkit_command("evaluate", checkpoint, "--data", data, *files, "--match-by", "id", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Classes were matched by id: 'cell 0' is the model's '0'" in " ".join(done.stdout.split())
+    assert done.stdout.splitlines()[-1] == "Note: created the folders new, charts."
+    assert json.loads((tmp_path / "new" / "figures.json").read_text())["objects"] == len(content["annotations"])
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
+        (("--match-by", "id"), "--match-by needs a checkpoint, and results.json is a result file: leave it out"),
         (("--variant", "detr-r50"), "--variant needs a checkpoint, and results.json is a result file: leave it out"),
         (("--device", "auto"), "--device needs a checkpoint, and results.json is a result file: leave it out"),
         (("--workers", 0, "--batch-size", 1), "--batch-size, --workers need a checkpoint, and results.json is a result file: leave them out"),

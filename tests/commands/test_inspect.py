@@ -75,7 +75,33 @@ def test_unreadable(data: Path) -> None:
     assert printed.startswith(f"detrkit: {data}/nowhere does not exist: ")
     code, printed = run(data, "--split", "tests")
     assert code == 2
-    assert "has no split 'tests': did you mean" in printed or "has no split 'tests': choose one of" in printed
+    assert printed == f"detrkit: {data} has no split 'tests': choose one of 'train', 'val'\n"
+
+
+def test_nothing_is_created_where_nothing_is_written(data: Path, tmp_path: Path) -> None:
+    for path, split in ((tmp_path / "none", "val"), (data, "none")):
+        code, _ = run(path, "--split", split, "--picture", tmp_path / "new/deep/boxes.png")
+        assert (code, (tmp_path / "new").exists()) == (2, False)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_number_and_no_name_is_folded(data: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in ("train", "val", "test", "holdout"):
+        write_split(data, name, GOOD[:1], size=(1777, 1333))
+    _, printed = run(data, "--quick")
+    lines = printed[: printed.index("note")].splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    shown = [cell for row in rows if row[0] == "picture size, √area in pixels" for cell in row[1:]]
+    assert shown == ["1539 · 1539 · 1539"] * 4
+    names = [name for row in rows if row[0] == "figure" for name in row[1:]]
+    assert sorted(names) == ["holdout", "test", "train", "val"]
+
+
+def test_what_splits_have_in_common_is_said_once(shared: Path) -> None:
+    _, printed = run(shared / "data" / "roboflow_sample", "--quick")
+    assert printed.count("'pieces'") == 1
 
 
 def test_only_some_splits(data: Path) -> None:
@@ -90,7 +116,7 @@ def test_json_and_picture(data: Path, tmp_path: Path) -> None:
     file, picture = tmp_path / "new/inspection.json", tmp_path / "boxes.png"
     code, printed = run(data, "--json", file, "--picture", picture, "--variant", "detr-compact")
     assert code == 0
-    assert printed.endswith(f"Written to {file}\nWritten to {picture}\n")
+    assert printed.endswith(f"Written to {file}\nWritten to {picture}\nNote: created the folder {file.parent}.\n")
     assert Image.open(picture).size == (1944, 1728)
     contents = json.loads(file.read_text())
     assert list(contents) == ["path", "quick", "exit_code", "splits", "findings", "round_trips", "decoded", "seconds"]

@@ -30,7 +30,8 @@ def convert(
         path: folder or annotation file of a data set, or "digits".
         to: the format to write.
         output: a new or empty folder.
-        split: the split to write, more than once for several; by default all that have pictures.
+        split: the split to write, more than once for several; by default all that have pictures, but `trainval` only where it is more than
+            `train` and `val`.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
     """
@@ -40,13 +41,13 @@ def convert(
     console = terminal()
     output = expanded(output)
     with new_folder(output) as folder:
-        opened, empty = _open_splits(path, split, orientation)
-        lines = [f"Note: {note} This split was left out." for note in empty]
+        opened, left_out = _open_splits(path, split, orientation)
+        lines = [f"Note: {note}" for note in left_out]
         for name, dataset in opened.items():
             notes = _write(to, dataset, folder, name)
             lines.append(f"{name}: {dataset.description()}")
             lines += [f"Note: {note}" for note in (*dataset.notes, *notes)]
-    for line in lines:  # a reader that goes away must not take the folder with it
+    for line in dict.fromkeys(lines):  # a reader that goes away must not take the folder with it
         console.print(line)
     console.print(f"Written to {output}\nNext: {_next_command(output, list(opened))}")
 
@@ -96,7 +97,8 @@ def _open_splits(
         raise DataError(f"{problem} (To write only some of {', '.join(splits)}, give --split.)") from problem
     if not opened:
         raise empty[0]
-    return opened, [*map(str, empty), *([] if asked else _left_out(path))]
+    together = [] if asked else _drop_together(opened)
+    return opened, [*(f"{note} This split was left out." for note in (*empty, *_left_out(path, asked))), *together]
 
 
 def _splits_to_write(path: str, asked: list[str] | None) -> list[str]:
@@ -112,10 +114,25 @@ def _splits_to_write(path: str, asked: list[str] | None) -> list[str]:
     return list(reversed(splits.values()))
 
 
-def _left_out(path: str) -> list[str]:
+def _left_out(path: str, asked: list[str] | None) -> list[str]:
     from detrkit.data.opening import splits_without_pictures
 
-    return list(splits_without_pictures(path).values())
+    return [] if asked else list(splits_without_pictures(path).values())
+
+
+def _drop_together(opened: dict[str, DetectionDataset]) -> list[str]:
+    """Takes `trainval` out where it would copy the pictures of `train` and `val` a second time, and says so."""
+    from detrkit.data.split_names import TOGETHER
+
+    if not {"train", "val", TOGETHER} <= set(opened):
+        return []
+    names = {name: {data.image_name(index) for index in range(len(data))} for name, data in opened.items()}
+    if not names[TOGETHER] <= names["train"] | names["val"]:
+        return []
+    del opened[TOGETHER]
+    return [
+        f"The split '{TOGETHER}' was not written, since its pictures are in 'train' and 'val': --split {TOGETHER} writes it."
+    ]
 
 
 def _write(form: str, dataset: DetectionDataset, folder: Path, split: str) -> list[str]:

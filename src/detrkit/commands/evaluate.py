@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from detrkit.coco_limits import MAX_DETECTIONS
+from detrkit.coco_limits import MAX_DETECTIONS, check_max_detections
+from detrkit.errors import ConfigurationError
+from detrkit.files import check_folder, created_folders_note, expanded, prepare_files
+from detrkit.terminal import terminal
 
 if TYPE_CHECKING:
     from detrkit.cards import ModelCard
     from detrkit.data import DetectionDataset
     from detrkit.evaluation import Analysis, Evaluation
     from detrkit.evaluation.classes import MatchBy
+    from detrkit.models.detector import Detector
 
 
 def evaluate(
@@ -39,7 +43,7 @@ def evaluate(
     """COCO figures for a model on a data set, or for a result file against ground truth, and what goes wrong.
 
     Args:
-        checkpoint: a checkpoint, or a JSON file with results in COCO's format.
+        checkpoint: a checkpoint, the folder of a run, or a JSON file with results in COCO's format, such as `predict` writes.
         data: folder or annotation file of a data set, or "digits"; a result file needs no pictures beside an annotation file.
         split: split to evaluate on; an annotation file that a result file is compared with is taken as a whole.
         variant: name of the checkpoint's variant, if the file does not say; like the next three, not for a result file.
@@ -58,35 +62,31 @@ def evaluate(
             than half of the classes that have objects. Classes without a partner count as never found.
         store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
     """
-    from detrkit.data import open_dataset
-    from detrkit.evaluation.figures import check_max_detections
-    from detrkit.evaluation.tables import detailed_table
-    from detrkit.files import expanded, prepare_files, prepare_folder
-    from detrkit.terminal import terminal
-
     check_max_detections(max_detections)
     is_result_file = checkpoint.suffix.lower() == ".json"
     for_model = {"--variant": variant, "--batch-size": batch_size, "--workers": workers, "--device": device}
     for_model["--match-by"] = match_by
-    _check_files(checkpoint, is_result_file, for_model | {"--results": results}, store_thresholds)
+    _check_options(checkpoint, is_result_file, for_model | {"--results": results}, store_thresholds)
     without_pictures = is_result_file and _is_annotation_file(data)
     if without_pictures:
         for_pictures = {"--split": split, "--orientation": orientation, "--stretch-16bit": stretch_16bit or None}
         _refuse_given(for_pictures, "a data set with pictures", f"{data} is an annotation file, taken as a whole")
-    prepare_files({"--output": output, "--results": results, "--report": report}, kept=(checkpoint, Path(data)))
-    if charts is not None:
-        prepare_folder(expanded(charts))
+    missing = prepare_files({"--output": output, "--results": results, "--report": report}, (checkpoint, Path(data)))
+    missing += [] if charts is None else check_folder(charts)
+
+    from detrkit.data import open_dataset
+    from detrkit.evaluation.tables import detailed_table
+
+    model = None if is_result_file else _model(checkpoint, variant, device or "auto", own=store_thresholds)
     dataset = None
     if not without_pictures:
         dataset = open_dataset(data, split or "val", orientation=orientation or "auto", stretch_16bit=stretch_16bit)
-    if is_result_file or dataset is None:
-        compared = _of_result_file(expanded(data), dataset, expanded(checkpoint), max_detections)
+    if model is None or dataset is None:
+        compared = _of_result_file(checkpoint, expanded(data) if dataset is None else dataset, max_detections)
     else:
         compared = _of_model(
-            checkpoint,
+            model,
             dataset,
-            variant=variant,
-            device="auto" if device is None else device,
             batch_size=1 if batch_size is None else batch_size,
             workers=workers or 0,
             max_detections=max_detections,
@@ -99,8 +99,9 @@ def evaluate(
     finally:  # after the files, since nobody may be there to read it, but also where one of them cannot be written
         console = terminal()
         console.print(detailed_table(compared.evaluation, compared.analysis))
-    if stored is not None:
-        console.print(stored)
+    for line in (stored, created_folders_note(missing)):
+        if line:
+            console.print(line)
 
 
 @dataclass(frozen=True)
@@ -114,29 +115,25 @@ class _Compared:
     card: ModelCard | None
 
 
-def _check_files(checkpoint: Path, is_result_file: bool, for_model: dict[str, Any], store_thresholds: bool) -> None:
-    """Refuses files that cannot serve, and options that are for models only, before anything is computed."""
-    from detrkit.checkpoints.own_format import own_file
-    from detrkit.errors import ConfigurationError
-
+def _check_options(checkpoint: Path, is_result_file: bool, for_model: dict[str, Any], store_thresholds: bool) -> None:
+    """Refuses impossible numbers, and options that are for models only, before anything is read."""
+    for option, least in (("--batch-size", 1), ("--workers", 0)):
+        number = for_model[option]
+        if number is not None and number < least:
+            raise ConfigurationError(f"{option} must be at least {least}, not {number}")
     if is_result_file and for_model.pop("--results") is not None:
         raise ConfigurationError("--results needs a checkpoint: a result file is not written again")
     if is_result_file:
         _refuse_given(for_model, "a checkpoint", f"{checkpoint} is a result file")
     if is_result_file and store_thresholds:
         raise ConfigurationError(f"--store-thresholds needs a checkpoint of detrkit, and {checkpoint} is a result file")
-    if store_thresholds:
-        own_file(checkpoint)
 
 
 def _refuse_given(options: dict[str, Any], needed: str, but: str) -> None:
     """Refuses options that would have no effect; those that were not given are None."""
-    from detrkit.data.wording import agreeing
-    from detrkit.errors import ConfigurationError
-
     given = [option for option, value in options.items() if value is not None]
     if given:
-        need, them = agreeing(len(given), "needs", "need"), agreeing(len(given), "it", "them")
+        need, them = ("needs", "it") if len(given) == 1 else ("need", "them")
         raise ConfigurationError(f"{', '.join(given)} {need} {needed}, and {but}: leave {them} out")
 
 
@@ -171,43 +168,50 @@ def _write_files(
 
 def _is_annotation_file(data: str) -> bool:
     """Whether a result file can be compared with these data without any pictures."""
-    from detrkit.files import expanded
-
     file = expanded(data)
     return file.suffix.lower() == ".json" and not file.is_dir()
 
 
-def _of_result_file(file: Path, dataset: DetectionDataset | None, results: Path, max_detections: int) -> _Compared:
-    """Compares a result file with an annotation file, or with a data set by the ids that its own files have."""
-    from detrkit.evaluation import evaluate_in_detail
-    from detrkit.evaluation.inputs import numbered_results
+def _model(checkpoint: Path, variant: str | None, device: str, *, own: bool) -> Detector:
+    """The detector on its device; refuses a file of others where it must be one of detrkit."""
+    from detrkit.checkpoints.own_format import own_file
+    from detrkit.commands.checkpoints import load
+    from detrkit.training.options import choose_device
 
-    if dataset is None:
-        return _Compared(*evaluate_in_detail(file, results, max_detections=max_detections), [], [], None)
-    entries = numbered_results(dataset, results)
+    chosen = choose_device(device)
+    if own:
+        own_file(checkpoint)
+    return load(checkpoint, variant=variant).to(chosen)
+
+
+def _of_result_file(results: Path, data: DetectionDataset | Path, max_detections: int) -> _Compared:
+    """Compares a result file with an annotation file, or with a data set by the ids or the names of its files."""
+    from detrkit.evaluation import evaluate_in_detail
+    from detrkit.evaluation.result_files import pair
+
+    pair_of = pair(results, data)
     evaluation, analysis = evaluate_in_detail(
-        dataset.to_coco(), entries, name=dataset.name, notes=dataset.notes, max_detections=max_detections
+        pair_of.ground_truth,
+        pair_of.entries,
+        name=pair_of.name,
+        notes=pair_of.notes,
+        max_detections=max_detections,
     )
-    return _Compared(evaluation, analysis, entries, [], None)
+    return _Compared(evaluation, analysis, pair_of.entries, [], None)
 
 
 def _of_model(
-    checkpoint: Path,
+    model: Detector,
     dataset: DetectionDataset,
     *,
-    variant: str | None,
-    device: str,
     batch_size: int,
     workers: int,
     max_detections: int,
     match_by: MatchBy,
 ) -> _Compared:
-    from detrkit.commands.checkpoints import load
     from detrkit.evaluation import compare_in_detail, detect
     from detrkit.evaluation.runner import with_best_thresholds
-    from detrkit.training.options import choose_device
 
-    model = load(checkpoint, variant=variant).to(choose_device(device))
     entries = detect(
         model,
         dataset,

@@ -39,11 +39,12 @@ def inspect(
     """
     import sys
 
-    from detrkit.evaluation import inspect_data
-    from detrkit.files import prepare_files, write_json
+    from detrkit.files import created_folders_note, prepare_files, write_json
     from detrkit.terminal import terminal
 
-    prepare_files({"--json": json, "--picture": picture}, kept=(Path(path),))
+    missing = prepare_files({"--json": json, "--picture": picture}, kept=(Path(path),))
+    from detrkit.evaluation import inspect_data
+
     inspection = inspect_data(
         path,
         split or (),
@@ -63,4 +64,6 @@ def inspect(
     for file in (json, None if left_out else picture):
         if file is not None:
             console.print(f"Written to {file}")
+    if note := created_folders_note(missing):
+        console.print(note)
     sys.exit(inspection.exit_code)

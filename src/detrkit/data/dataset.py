@@ -131,7 +131,8 @@ class DetectionDataset:
         areas: (N,) float64 square pixels.
         annotation_ids: (N,) int64, ids of the annotation file.
         notes: what the reader had to drop or change, in plain sentences with counts.
-        file_image_ids: (I,) objects, what the annotation file calls the images where its ids are no whole numbers; otherwise None.
+        file_image_ids: (I,) objects, what result files call the images, where that is not `image_ids`; otherwise None. These are ids that
+            are no whole numbers, or of formats without ids the numbers in file names.
         file_category_ids: the same for categories, from their whole numbers; otherwise None.
     """
 
@@ -288,3 +289,20 @@ class DetectionDataset:
             annotation_ids=self.annotation_ids[rows],
             file_image_ids=None if self.file_image_ids is None else self.file_image_ids[chosen],
         )
+
+
+def numbered_by_names(dataset: DetectionDataset) -> DetectionDataset:
+    """The data set with the numbers in its file names as the ids in result files, where every name is another number.
+
+    For formats without ids. `detrkit predict` takes the same numbers, so its results go with such a data set, and those of COCO's pictures
+    with COCO's annotation files.
+    """
+    stems = [Path(dataset.image_name(index)).stem for index in range(len(dataset))]
+    numbers = [int(stem) if stem.isascii() and stem.isdigit() else None for stem in stems]
+    if (
+        any(number is None or number >= 2**63 for number in numbers)
+        or len(set(numbers)) < len(numbers)
+        or numbers == dataset.image_ids.tolist()
+    ):
+        return dataset
+    return replace(dataset, file_image_ids=np.array(numbers, dtype=object))

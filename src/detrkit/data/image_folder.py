@@ -25,7 +25,7 @@ import yaml
 
 from detrkit.data.coco import Record, build_dataset
 from detrkit.data.coco_values import is_finite
-from detrkit.data.dataset import DetectionDataset, NoImagesError
+from detrkit.data.dataset import DetectionDataset, NoImagesError, numbered_by_names
 from detrkit.data.findings import Changes, Faults
 from detrkit.data.pictures import inspect_pictures, pictures_below
 from detrkit.data.split_names import plain_split
@@ -125,9 +125,10 @@ def read_split(split: MetadataSplit, name: str, *, stretch_16bit: bool = False) 
         "annotations": _annotations(lines, ids),
         "categories": [{"id": category["id"], "name": category["name"]} for category in categories],
     }
-    dataset = build_dataset(
+    built = build_dataset(
         contents, split.file, folder, name, facts=facts, orientation="shown", stretch_16bit=stretch_16bit
     )
+    dataset = numbered_by_names(built)
     return dataclasses.replace(dataset, notes=(*notes, *_null_notes(lines), *_unlisted(lines, split), *dataset.notes))
 
 

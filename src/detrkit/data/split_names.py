@@ -10,6 +10,7 @@ YEARS = ("2017", "2014")
 _VALIDATION = ("val", "valid", "validation")
 _USUAL_ORDER = ("train", "val", "test")
 ASSUMED_SPLIT = "train"  # where nothing says which split the pictures are
+TOGETHER = "trainval"  # Pascal VOC's name for `train` and `val` together
 SPLIT_NAME = (
     r"(train|training|val|valid|validation|test|testing|trainval)(?:[_-]?(\d{4}))?"  # in lower case, with its year
 )

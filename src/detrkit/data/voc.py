@@ -24,7 +24,7 @@ from pathlib import Path
 
 from detrkit.data.coco import Record, build_dataset
 from detrkit.data.coco_frames import Orientation
-from detrkit.data.dataset import DetectionDataset, NoImagesError
+from detrkit.data.dataset import DetectionDataset, NoImagesError, numbered_by_names
 from detrkit.data.findings import Note
 from detrkit.data.split_names import spellings
 from detrkit.data.voc_corners import PlacedObject, check_corners
@@ -110,7 +110,7 @@ def read_split(
         "categories": categories,
         "annotations": _annotation_records(images, records, categories),
     }
-    dataset = build_dataset(
+    built = build_dataset(
         contents,
         annotation_folder(source),
         pictures,
@@ -127,6 +127,7 @@ def read_split(
         *corner_notes,
         *_object_notes(images),
     ]
+    dataset = numbered_by_names(built)
     return dataclasses.replace(dataset, notes=(*read_notes, *dataset.notes))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.coco import Record, build_dataset
-from detrkit.data.dataset import DetectionDataset, NoImagesError
+from detrkit.data.dataset import DetectionDataset, NoImagesError, numbered_by_names
 from detrkit.data.pictures import common_folder, inspect_pictures
 from detrkit.data.split_names import spellings
 from detrkit.data.yolo_description import YoloDescription
@@ -76,7 +76,7 @@ def read_split(split: YoloSplit, name: str, *, stretch_16bit: bool = False) -> D
         "annotations": _annotations(objects, images),
         "categories": [{"id": number, "name": class_name} for number, class_name in names.items()],
     }
-    dataset = build_dataset(
+    built = build_dataset(
         contents,
         description.source,
         folder,
@@ -86,6 +86,7 @@ def read_split(split: YoloSplit, name: str, *, stretch_16bit: bool = False) -> D
         orientation="shown",
         stretch_16bit=stretch_16bit,
     )
+    dataset = numbered_by_names(built)
     return dataclasses.replace(dataset, notes=(*paired.notes, *reader.notes(), *dataset.notes, *reader.doubts()))
 
 

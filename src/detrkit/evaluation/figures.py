@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 
 from detrkit.coco_limits import AREA_WORDS, MAX_DETECTIONS
+from detrkit.coco_limits import check_max_detections as check_max_detections
 from detrkit.data.wording import counted
-from detrkit.errors import ConfigurationError
 from detrkit.notebooks import paragraph, shown, table
 from detrkit.terminal import add_numbers, add_texts, narrow_table
 
@@ -187,15 +187,3 @@ def shown_value(name: str, value: float | None) -> str:
     if value is not None:
         return f"{value:.3f}"
     return "no ground truth of this size" if "_" in name else "no ground truth"
-
-
-def check_max_detections(number: int) -> None:
-    """Refuses a number of detections per image that counts none.
-
-    Raises:
-        ConfigurationError: it is below 1.
-    """
-    if number < 1:
-        raise ConfigurationError(
-            f"{number} detections per image count nothing: choose at least 1 (COCO counts {MAX_DETECTIONS} of each class)."
-        )

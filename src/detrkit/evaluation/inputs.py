@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from detrkit.data.coco_layout import picture_is_turned
 from detrkit.data.coco_outside import without_boxes_outside_stated
 from detrkit.data.coco_truth import Truth, checked_lists, read_truth
-from detrkit.data.dataset import DetectionDataset
 from detrkit.data.wording import some_of
 from detrkit.errors import DataError
 from detrkit.files import expanded
@@ -105,19 +104,22 @@ class Inputs:
         )
 
 
-def read_inputs(ground_truth: Any, detections: Any, *, name: str | None = None) -> Inputs:
+def read_inputs(
+    ground_truth: Any, detections: Any, *, name: str | None = None, results_name: str = "the given detections"
+) -> Inputs:
     """Reads and checks both sides.
 
     Args:
         ground_truth: an annotation file in COCO's format, or its contents; read as data sets read it.
         detections: a result file in COCO's format, or its entries.
         name: what messages call ground truth that is no file.
+        results_name: what they call entries that are no file.
 
     Raises:
         DataError: a file cannot be read, or an entry is malformed, not finite, or of an image or category that the ground truth lacks.
     """
-    truth_name, contents = _named_contents(ground_truth, name or "the given ground truth")
-    results_name, results = _named_contents(detections, "the given detections")
+    truth_name, contents = named_contents(ground_truth, name or "the given ground truth")
+    results_name, results = named_contents(detections, results_name)
     truth, stated = _read_truth(
         contents, truth_name, Path(ground_truth) if isinstance(ground_truth, str | Path) else None
     )
@@ -125,35 +127,7 @@ def read_inputs(ground_truth: Any, detections: Any, *, name: str | None = None) 
     return Inputs(Path(truth_name).stem, truth, results, stated.notes)
 
 
-def numbered_results(dataset: DetectionDataset, detections: Any) -> list[dict[str, Any]]:
-    """Checked entries of a result file that goes with a data set's own files: their ids become the data set's numbers.
-
-    A number that occurs among the file's own ids and among the data set's numbers is the file's own.
-
-    Args:
-        dataset: the images and categories.
-        detections: a result file in COCO's format, or its entries.
-
-    Raises:
-        DataError: as for `read_inputs`.
-    """
-    own, plain = dataset.to_coco(own_ids=True), dataset.to_coco()
-    inputs = read_inputs(own, detections, name=dataset.name)
-    numbers = {
-        part: {read["id"]: entry["id"] for read, entry in zip(inputs.truth[part], plain[part], strict=True)}
-        for part in ("images", "categories")
-    }
-    return [
-        {
-            **entry,
-            "image_id": numbers["images"][entry["image_id"]],
-            "category_id": numbers["categories"][entry["category_id"]],
-        }
-        for entry in inputs.results
-    ]
-
-
-def _named_contents(source: Any, default_name: str) -> tuple[str, Any]:
+def named_contents(source: Any, default_name: str) -> tuple[str, Any]:
     """A name for messages and the contents: of a JSON file, or of a value that is already in memory."""
     if not isinstance(source, str | Path):
         return default_name, source

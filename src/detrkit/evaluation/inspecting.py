@@ -58,7 +58,7 @@ def inspect_data(
 
     Raises:
         ConfigurationError: an unknown variant, or queries below 1.
-        DataError: there is no data set at this path. A split that does not exist or cannot be read is a finding.
+        DataError: there is no data set at this path, or it has no such split. A split that cannot be read is a finding.
         OutputError: the picture cannot be written.
     """
     number, whose = _queries(variant, queries)

@@ -19,6 +19,7 @@ from detrkit.checkpoints.loading import as_detector
 from detrkit.coco_limits import MAX_DETECTIONS
 from detrkit.data.batching import EvaluationData, collate, equal_size_batches
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.opening import open_dataset
 from detrkit.data.transforms import EvaluationTransform
 from detrkit.data.wording import counted
 from detrkit.data.workers import BatchLoader, for_workers
@@ -27,6 +28,7 @@ from detrkit.evaluation.analysis import Analysis, evaluate_in_detail
 from detrkit.evaluation.classes import MatchBy, match_categories
 from detrkit.evaluation.coco import evaluate_detections
 from detrkit.evaluation.figures import Evaluation, check_max_detections
+from detrkit.evaluation.result_files import is_annotation_file, is_result_file, pair
 from detrkit.layers.selection import TopKSelection
 from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector
@@ -38,8 +40,9 @@ from detrkit.terminal import terminal
 
 def evaluate(
     model: Detector | nn.Module | str | Path,
-    dataset: DetectionDataset,
+    dataset: DetectionDataset | str | Path,
     *,
+    split: str | None = None,
     batch_size: int = 1,
     device: torch.device | str | None = None,
     workers: int = 0,
@@ -47,12 +50,14 @@ def evaluate(
     max_detections: int = MAX_DETECTIONS,
     match_by: MatchBy = "auto",
 ) -> Evaluation:
-    """COCO's figures for a model on a data set.
+    """COCO's figures for a model on a data set, or for a result file.
 
     Args:
-        model: runs in eval mode; afterwards it has its previous mode again. It may be compiled or otherwise wrapped by PyTorch, or the path
-            of a checkpoint.
-        dataset: images and ground truth, as `open_dataset` returns them.
+        model: runs in eval mode; afterwards it has its previous mode again. It may be compiled or otherwise wrapped by PyTorch, the path of a
+            checkpoint or of a run's folder, or of a JSON file with results, for which the next arguments but `max_detections` are not meant.
+        dataset: images and ground truth, as `open_dataset` returns them, or what `open_dataset` takes.
+        split: the split of a data set that is given by its path; by default "val". An annotation file that results are compared with is
+            taken as a whole.
         batch_size: images that go through the model together. They must have the same size after resizing, so nothing is padded and the
             figures do not depend on it.
         device: where the model is moved to; None leaves it where it is.
@@ -63,17 +68,21 @@ def evaluate(
             knows less than half of the classes that have objects. Classes without a partner count as never found.
 
     Raises:
-        ConfigurationError: the model is no detector, the data are no data set, or `max_detections` is below 1.
+        ConfigurationError: the model is no detector, the data are no data set, `max_detections` is below 1, or an argument has no effect.
         CheckpointError: the checkpoint cannot be read.
-        DataError: the model's classes do not fit those of the data set, or an image cannot be read.
+        DataError: the data cannot be read, or the classes or results do not fit them.
         NonFiniteError: the model produces NaN or infinity.
         WorkerError: the system ended a worker.
     """
-    if not isinstance(dataset, DetectionDataset):
-        raise ConfigurationError(
-            f"evaluate needs an opened data set, not {dataset!r}: give detrkit.open_dataset(..., split), such as split 'val'"
-        )
+    check_max_detections(max_detections)
+    if isinstance(model, str | Path) and is_result_file(model):
+        if (batch_size, device, workers, match_by) != (1, None, 0, "auto"):
+            raise ConfigurationError(
+                f"batch_size, device, workers and match_by are for models, and {model} is a result file: leave them out"
+            )
+        return _of_results(model, dataset, split, max_detections)
     model = as_detector(model)
+    dataset = _opened(dataset, split)
     entries = detect(
         model,
         dataset,
@@ -85,6 +94,34 @@ def evaluate(
         match_by=match_by,
     )
     return compare(model, dataset, entries, max_detections=max_detections, match_by=match_by)
+
+
+def _of_results(
+    results: str | Path, data: DetectionDataset | str | Path, split: str | None, max_detections: int
+) -> Evaluation:
+    """The figures of a result file."""
+    if isinstance(data, str | Path) and is_annotation_file(data):
+        if split is not None:
+            raise ConfigurationError(f"{data} is an annotation file, taken as a whole: leave `split` out")
+        paired = pair(results, data)
+    else:
+        paired = pair(results, _opened(data, split))
+    return evaluate_detections(
+        paired.ground_truth, paired.entries, name=paired.name, notes=paired.notes, max_detections=max_detections
+    )
+
+
+def _opened(data: DetectionDataset | str | Path, split: str | None) -> DetectionDataset:
+    """The data set, opened if it is given by its path."""
+    if isinstance(data, DetectionDataset):
+        if split is not None:
+            raise ConfigurationError(f"the data set is opened already, as {data.name}: leave `split` out")
+        return data
+    if not isinstance(data, str | Path):
+        raise ConfigurationError(
+            f"evaluate needs a data set, not {data!r}: give its path, or detrkit.open_dataset(..., split)"
+        )
+    return open_dataset(data, split or "val")
 
 
 def compare(

@@ -12,12 +12,13 @@ from rich.table import Table
 
 from detrkit.data.inspection.finding import Finding
 from detrkit.data.inspection.kinds import SEVERITIES
-from detrkit.data.inspection.statistics import SplitStatistics
+from detrkit.data.inspection.statistics import ClassStatistics, SplitStatistics
 from detrkit.data.wording import counted
-from detrkit.terminal import add_texts, narrow_table
+from detrkit.terminal import add_texts, narrow_table, terminal
 
 _CLASSES_SHOWN = 20
-_SPLITS_BESIDE = 3  # whose figures fit beside each other into 80 characters
+_GAP = 2  # characters between columns
+_LEAST_NAME = 8  # characters of a class name; a longer one folds
 _SPREAD = "least · median · most; --json FILE also has what 5 % are below and above"
 
 
@@ -66,16 +67,30 @@ class Inspection:
     def table(self) -> Group:
         """The form for a terminal: figures, classes, then the findings with their remedies."""
         parts: list[Table | str] = []
-        for begin in range(0, len(self.statistics), _SPLITS_BESIDE):
-            some = self.statistics[begin : begin + _SPLITS_BESIDE]
+        for some in self._beside_each_other(terminal().width):
             parts += [self._figure_table(some), self._class_table(some)]
         return Group(*parts, *self._findings(), self.verdict())
+
+    def _beside_each_other(self, width: int) -> list[list[SplitStatistics]]:
+        """The splits in groups that fit into the width beside the names of figures and classes, so that no number is folded."""
+        names = max(len(name) for name, *_ in self._figures(self.statistics))
+        groups: list[list[SplitStatistics]] = []
+        left = 0
+        for split in self.statistics:
+            cells = [cells[0] for _, *cells in self._figures([split])] + [_found(each) for each in split.classes]
+            needed = max(map(len, [split.split, *cells])) + _GAP
+            if not groups or needed > left:
+                groups.append([])
+                left = width - max(names, _LEAST_NAME)
+            groups[-1].append(split)
+            left -= needed
+        return groups
 
     def _figure_table(self, splits: Sequence[SplitStatistics]) -> Table:
         figures = narrow_table(self.path, _SPREAD)
         figures.add_column("figure", no_wrap=True)
         for entry in splits:
-            figures.add_column(entry.split, justify="right", overflow="fold")
+            figures.add_column(entry.split, justify="right", overflow="fold", no_wrap=True)
         for name, *cells in self._figures(splits):
             figures.add_row(name, *cells)
         return figures
@@ -132,7 +147,7 @@ class Inspection:
         totals: dict[str, int] = {}
         for split in splits:
             for each in split.classes:
-                counts.setdefault(each.name, {})[split.split] = f"{each.objects} in {each.images}"
+                counts.setdefault(each.name, {})[split.split] = _found(each)
                 totals[each.name] = totals.get(each.name, 0) + each.objects
         names = sorted(totals, key=lambda name: -totals[name])
         hidden = len(names) - _CLASSES_SHOWN
@@ -140,7 +155,7 @@ class Inspection:
         table = narrow_table("objects in images", caption)
         add_texts(table, "class")
         for split in splits:
-            table.add_column(split.split, justify="right", overflow="fold")
+            table.add_column(split.split, justify="right", overflow="fold", no_wrap=True)
         for name in names[:_CLASSES_SHOWN]:
             table.add_row(name, *(counts[name].get(split.split, "–") for split in splits))
         return table
@@ -151,14 +166,21 @@ class Inspection:
             some = [each for each in self.findings if each.severity == severity]
             if some:
                 lines.append(f"{counted(len(some), severity)}:")
-            for each in some:
-                lines += [f"  {each.split}: {each.message} [{each.kind}]", f"      {each.remedy}"]
+            splits: dict[tuple[str, str, str], list[str]] = {}
+            for each in some:  # what readers say of several splits is printed once
+                splits.setdefault((each.message, each.kind, each.remedy), []).append(each.split)
+            for (message, kind, remedy), names in splits.items():
+                lines += [f"  {', '.join(dict.fromkeys(names))}: {message} [{kind}]", f"      {remedy}"]
         return lines
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Findings by severity, otherwise as they were found."""
     return tuple(sorted(findings, key=lambda each: SEVERITIES.index(each.severity)))
+
+
+def _found(figures: ClassStatistics) -> str:
+    return f"{figures.objects} in {figures.images}"
 
 
 def _shown(value: object | None) -> str:

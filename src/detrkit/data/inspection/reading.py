@@ -11,10 +11,9 @@ from detrkit.data.dataset import NoImagesError
 from detrkit.data.findings import Note
 from detrkit.data.inspection.finding import Finding, Split, finding
 from detrkit.data.opening import available_splits, name_in_data, open_dataset, splits_without_pictures
-from detrkit.data.split_names import ASSUMED_SPLIT, plain_split
+from detrkit.data.split_names import ASSUMED_SPLIT, TOGETHER, plain_split
 from detrkit.errors import DataError
 
-_TOGETHER = "trainval"
 # What readers' notes of these kinds are as findings; all others are "changed-in-reading". None: a check of its own says it.
 _NOTES: dict[str, str | None] = {
     "no area": "boxes-without-area",
@@ -49,12 +48,12 @@ def open_splits(
         stretch_16bit: as for `open_dataset`.
 
     Raises:
-        DataError: there is no data set at this path. A split that does not exist is a finding, like any that cannot be read.
+        DataError: there is no data set at this path, or it has no split of a name that was asked for.
     """
     names, findings = _names(path, asked)
     splits: list[Split] = []
     for name in names:
-        training = plain_split(name) in (ASSUMED_SPLIT, _TOGETHER)
+        training = plain_split(name) in (ASSUMED_SPLIT, TOGETHER)
         try:
             dataset = open_dataset(path, name, orientation=orientation, stretch_16bit=stretch_16bit)
         except NoImagesError as problem:
@@ -82,17 +81,20 @@ def reader_notes(split: Split) -> list[Finding]:
 def _names(path: str | Path, asked: Sequence[str]) -> tuple[list[str], list[Finding]]:
     """The splits to open, each once, although it may be asked for by several names; and what to say about the others."""
     available = available_splits(path)
+    without_pictures = splits_without_pictures(path)
     if asked:
-        return list({name_in_data(path, split): split for split in reversed(asked)}.values())[::-1], []
-    findings = [
-        finding("split-without-images", name, sentence) for name, sentence in splits_without_pictures(path).items()
-    ]
+        names = {name_in_data(path, split): split for split in reversed(asked)}
+        for name, given in names.items():
+            if available and name not in (*available, *without_pictures):
+                open_dataset(path, given)  # which says why there is no such split
+        return list(names.values())[::-1], []
+    findings = [finding("split-without-images", name, sentence) for name, sentence in without_pictures.items()]
     if not available:
         return [ASSUMED_SPLIT], findings
-    if {"train", "val", _TOGETHER} <= set(available):
-        message = f"The split '{_TOGETHER}' was not inspected, since 'train' and 'val' were."
-        findings.append(finding("split-left-out", _TOGETHER, message, values={"split": _TOGETHER}))
-        available = [name for name in available if name != _TOGETHER]
+    if {"train", "val", TOGETHER} <= set(available):
+        message = f"The split '{TOGETHER}' was not inspected, since 'train' and 'val' were."
+        findings.append(finding("split-left-out", TOGETHER, message, values={"split": TOGETHER}))
+        available = [name for name in available if name != TOGETHER]
     return available, findings
 
 

@@ -164,7 +164,7 @@ def example_pictures(
     Args:
         dataset: the images and their ground truth.
         entries: COCO result entries from a model or a file: whole numbers are the data set's ids, texts those of its annotation file. Where
-            a file mixes both, `numbered_results` translates them.
+            a file mixes both, `pair` of `evaluation.result_files` translates them.
         threshold: score from which a detection is drawn; one for all, or one for each category id.
         count: maximum number of images.
 
