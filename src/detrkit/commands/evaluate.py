@@ -32,6 +32,7 @@ def evaluate(
     orientation: Annotated[Literal["auto", "stored", "shown"] | None, Parameter(show_default=lambda _: "auto")] = None,
     stretch_16bit: bool = False,
     max_detections: int = MAX_DETECTIONS,
+    nms: float | None = None,
     store_thresholds: bool = False,
 ) -> None:
     """COCO figures for a model on a data set, or for a result file against ground truth, and what goes wrong.
@@ -52,17 +53,27 @@ def evaluate(
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
         max_detections: how many detections count: the best of each image, and of a result file the best of each class in an image.
-        store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
+        nms: leave out detections that overlap a better one of their class by more than this IoU (0 to 1); none by default.
+        store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them. An
+            NMS value is stored with them: that of --nms, or 0.7 if it raises AP by more than chance.
     """
     from detrkit.data import open_dataset
     from detrkit.evaluation.figures import check_max_detections
     from detrkit.evaluation.tables import detailed_table
     from detrkit.files import expanded, prepare_files, prepare_folder
+    from detrkit.prediction.suppression import check_nms
     from detrkit.terminal import terminal
 
     check_max_detections(max_detections)
+    check_nms(nms)
     is_result_file = checkpoint.suffix.lower() == ".json"
-    for_model = {"--variant": variant, "--batch-size": batch_size, "--workers": workers, "--device": device}
+    for_model = {
+        "--variant": variant,
+        "--batch-size": batch_size,
+        "--workers": workers,
+        "--device": device,
+        "--nms": nms,
+    }
     _check_files(checkpoint, is_result_file, for_model | {"--results": results}, store_thresholds)
     without_pictures = is_result_file and _is_annotation_file(data)
     if without_pictures:
@@ -85,6 +96,7 @@ def evaluate(
             batch_size=1 if batch_size is None else batch_size,
             workers=workers or 0,
             max_detections=max_detections,
+            nms=nms,
         )
     stored = None
     try:
@@ -193,6 +205,7 @@ def _of_model(
     batch_size: int,
     workers: int,
     max_detections: int,
+    nms: float | None,
 ) -> _Compared:
     from detrkit.commands.checkpoints import load
     from detrkit.evaluation import compare_in_detail, detect
@@ -201,10 +214,10 @@ def _of_model(
 
     model = load(checkpoint, variant=variant).to(choose_device(device))
     entries = detect(
-        model, dataset, batch_size=batch_size, workers=workers, progress=True, max_detections=max_detections
+        model, dataset, batch_size=batch_size, workers=workers, progress=True, max_detections=max_detections, nms=nms
     )
     evaluation, analysis = compare_in_detail(model, dataset, entries, max_detections=max_detections)
-    card = with_best_thresholds(model.card, dataset, evaluation)
+    card = with_best_thresholds(model.card, dataset, evaluation, nms=nms)
     return _Compared(evaluation, analysis, entries, dataset.with_file_ids(entries), card)
 
 
@@ -234,6 +247,7 @@ def _stored(checkpoint: Path, compared: _Compared) -> str:
     if compared.evaluation.best_threshold is None or compared.card is None:
         return f"Note: no detection is correct, so the thresholds in {checkpoint} stay as they were."
     card = compared.card
-    store_thresholds(checkpoint, card.threshold, card.class_thresholds)
+    store_thresholds(checkpoint, card.threshold, card.class_thresholds, card.nms)
     own = counted(len(card.class_thresholds), "class", "classes")
-    return f"Stored in {checkpoint}: the threshold {card.threshold:.3f}, and thresholds of their own for {own}."
+    nms = "no NMS value" if card.nms is None else f"NMS from IoU {card.nms:g}"
+    return f"Stored in {checkpoint}: the threshold {card.threshold:.3f}, thresholds of their own for {own}, and {nms}."
