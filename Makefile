@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/
 
-.PHONY: setup demo test test-slow test-processor check format lock
+.PHONY: setup demo test test-slow test-processor check format variants lock
 
 setup: $(VENV)/.ready
 
@@ -52,6 +52,10 @@ check: setup
 format: setup
 	$(RUN)ruff check --fix .
 	$(RUN)ruff format .
+
+# The list of variants that is read without loading PyTorch.
+variants: setup
+	$(RUN)python -m detrkit.models.listing
 
 # Renews the exact set of packages; needs uv.
 lock:

@@ -9,7 +9,6 @@ import pytest
 
 import detrkit
 
-HEAVY = ("torch", "torchvision", "numpy", "lightning", "matplotlib", "supervision", "PIL", "scipy")
 PUBLIC = [
     "Category", "DetectionDataset", "Detector", "Evaluation", "ImageBatch", "Inspection", "Losses", "Output", "Predictor", "Preprocessing",
     "Target", "build", "checkpoints", "criterion_for", "errors", "evaluate", "inspect_data", "load", "open_dataset", "save", "train",
@@ -30,21 +29,6 @@ def test_public_names_exist(name: str) -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(AttributeError, match="no attribute 'detekt'"):
         _ = detrkit.detekt
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import detrkit",
-        "import sys; from detrkit.__main__ import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
-        "import sys; from detrkit.__main__ import main\ntry:\n    main(['train', '--help'])\nexcept SystemExit:\n    pass",
-    ],
-    ids=["import", "help", "train-help"],
-)
-def test_nothing_heavy_is_imported(code: str) -> None:
-    check = f"{code}\nimport sys\nprint('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-    assert "LOADED []" in result.stdout
 
 
 def test_a_forward_pass_imports_only_what_it_needs() -> None:

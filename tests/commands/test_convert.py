@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,6 @@ from PIL import Image
 
 from detrkit.__main__ import main
 from detrkit.data import available_splits, open_dataset
-
-HEAVY = ("torch", "torchvision", "numpy", "lightning", "matplotlib", "PIL", "yaml")
 
 
 def convert(*arguments: object) -> tuple[int, str]:
@@ -243,13 +239,3 @@ def test_orientation(tmp_path: Path) -> None:
     assert "is in a format that leaves no choice of orientation: leave it out" in refusal(
         folder, "--to", "coco", "--output", tmp_path / "out", "--orientation", "stored"
     )
-
-
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from detrkit.__main__ import main\ntry:\n    main(['convert', '--help'])\nexcept SystemExit:\n    pass\n"
-        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "LOADED []" in result.stdout
-    assert "--split" in result.stdout

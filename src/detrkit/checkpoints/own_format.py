@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detrkit.cards import Category, ModelCard, Preprocessing
-from detrkit.checkpoints.reading import WeightFile, find_weights, read_weights
+from detrkit.checkpoints.places import find_weights
+from detrkit.checkpoints.reading import WeightFile, read_weights
 from detrkit.errors import CheckpointError, ConfigurationError
 from detrkit.files import expanded, write_atomically
 from detrkit.models.catalog import FAMILIES, build_from_config, changed_config

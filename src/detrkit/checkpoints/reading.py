@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,9 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from detrkit.checkpoints.names import without_wrappers
+from detrkit.checkpoints.places import find_weights
 from detrkit.errors import CheckpointError
-from detrkit.files import expanded
-from detrkit.models.catalog import CATALOG
 
 # Where files with other content keep the weights. The running average, which authors release and evaluate, comes first: RT-DETR and its
 # descendants keep it under `ema`, DINO under `ema_model`.
@@ -99,43 +97,6 @@ def read_weights(path: str | Path) -> WeightFile:
         raise CheckpointError(
             f"{path} cannot be read ({problem.strerror or problem}): check its permissions"
         ) from problem
-
-
-# What a folder is asked for: the best model of a run, and the weights of a Hugging Face repository.
-_FILES_OF_FOLDERS = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
-
-
-def find_weights(path: str | Path) -> Path:
-    """The weight file that a user means: the file itself, or in the folder of a run its best model.
-
-    Args:
-        path: a file, the folder of a run, or a folder as Hugging Face writes it; `~` is the user's folder.
-
-    Raises:
-        CheckpointError: there is no such file, or the folder has none.
-    """
-    if not isinstance(path, str | os.PathLike):
-        raise CheckpointError(f"a weight file is given by its path, not by {_described(path)}: give the file's name")
-    given, path = str(path), expanded(path)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        files = [path / name for name in _FILES_OF_FOLDERS if (path / name).is_file()]
-        if not files:
-            raise CheckpointError(
-                f"{path} is a folder without {', '.join(_FILES_OF_FOLDERS[:-1])} or {_FILES_OF_FOLDERS[-1]}: give a weight file"
-            )
-        return files[0]
-    if given in CATALOG:
-        raise CheckpointError(
-            f"'{given}' is the name of a variant, but a weight file is needed: give one that training wrote, or that was downloaded "
-            "(`detrkit models` lists the addresses of published ones)"
-        )
-    raise CheckpointError(f"there is no weight file {path}: check the path")
-
-
-def _described(value: object) -> str:
-    return f"an object of type {type(value).__name__}"
 
 
 def _looks_like_safetensors(path: Path) -> bool:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from detrkit.models.detector import Detector
+
+
+@contextmanager
+def loading(path: Path) -> Iterator[None]:
+    """Says on a terminal that a model is being loaded, from the start: PyTorch itself takes seconds. Nothing of it remains."""
+    from detrkit.terminal import terminal
+
+    console = terminal(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"loading {path}"):
+        yield
 
 
 def load(path: Path, *, variant: str | None = None) -> Detector:
@@ -17,7 +32,7 @@ def load(path: Path, *, variant: str | None = None) -> Detector:
         ConfigurationError: there is no such variant.
     """
     import detrkit
-    from detrkit.checkpoints.reading import find_weights
+    from detrkit.checkpoints.places import find_weights
     from detrkit.files import expanded
     from detrkit.terminal import terminal
 

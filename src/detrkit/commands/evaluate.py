@@ -157,7 +157,6 @@ def _write_files(
     charts: Path | None,
 ) -> None:
     """Writes all files that were asked for."""
-    from detrkit.evaluation.report import evaluation_sections, write_charts, write_report
     from detrkit.files import write_json
 
     if results is not None:
@@ -166,6 +165,8 @@ def _write_files(
         write_json(output, {**compared.evaluation.to_json(), "analysis": compared.analysis.to_json()})
     if report is None and charts is None:
         return
+    from detrkit.evaluation.report import evaluation_sections, write_charts, write_report
+
     pictures = 8 if report is not None else 0
     sections = evaluation_sections(compared.evaluation, compared.analysis, dataset, compared.entries, pictures=pictures)
     if charts is not None:
@@ -221,26 +222,10 @@ def _of_model(
     return _Compared(evaluation, analysis, entries, dataset.with_file_ids(entries), card)
 
 
-def _write_pages(
-    compared: _Compared, dataset: DetectionDataset | None, title: str, report: Path | None, charts: Path | None
-) -> None:
-    """Writes the report and its charts, as far as they were asked for."""
-    if report is None and charts is None:
-        return
-    from detrkit.evaluation.report import evaluation_sections, write_charts, write_report
-
-    pictures = 8 if report is not None else 0
-    sections = evaluation_sections(compared.evaluation, compared.analysis, dataset, compared.entries, pictures=pictures)
-    if charts is not None:
-        write_charts(charts, sections)
-    if report is not None:
-        write_report(report, title, sections)
-
-
 def _stored(checkpoint: Path, compared: _Compared) -> str:
     """Stores the best thresholds, and says so."""
     from detrkit.checkpoints.own_format import store_thresholds
-    from detrkit.checkpoints.reading import find_weights
+    from detrkit.checkpoints.places import find_weights
     from detrkit.data.wording import counted
 
     checkpoint = find_weights(checkpoint)

@@ -7,7 +7,7 @@ def models() -> None:
     """List everything that can be built, with the authors' published AP on COCO val2017 if there is one."""
     from rich.table import Column, Table
 
-    from detrkit.models.catalog import CATALOG
+    from detrkit.models.listing import listed_variants
     from detrkit.terminal import terminal
 
     console = terminal()
@@ -17,16 +17,15 @@ def models() -> None:
         caption="AP: published, COCO val2017",
         caption_justify="left",
     )
-    for name, variant in CATALOG.items():
-        published = f"{max(weights.ap for weights in variant.weights):.3f}" if variant.weights else "-"
-        table.add_row(name, variant.config.backbone, str(variant.config.queries), published)
+    variants = listed_variants()
+    for name, variant in variants.items():
+        table.add_row(name, variant.backbone, str(variant.queries), "-" if variant.ap is None else f"{variant.ap:.3f}")
     console.print(table)
     console.print("Published weights:")
-    for name, variant in CATALOG.items():
-        for weights in variant.weights:
-            tag = f", {weights.tag}" if weights.tag else ""
-            console.print(f"  {name:38}{weights.address} ({weights.licence}{tag})", soft_wrap=True)
-    exceptions = [(name, sentence) for name, variant in CATALOG.items() for sentence in variant.exceptions.values()]
+    for name, variant in variants.items():
+        for address, licence, tag in variant.weights:
+            console.print(f"  {name:38}{address} ({licence}{f', {tag}' if tag else ''})", soft_wrap=True)
+    exceptions = [(name, sentence) for name, variant in variants.items() for sentence in variant.exceptions]
     if exceptions:
         console.print("To know:")
         width = max(len(name) for name, _ in exceptions)

@@ -57,28 +57,36 @@ def predict(
         device: auto, cpu, cuda, cuda:1 or mps.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value, as in training.
     """
-    from detrkit.commands.checkpoints import load
+    from detrkit.checkpoints.places import find_weights
+    from detrkit.commands.checkpoints import loading
     from detrkit.errors import ConfigurationError
     from detrkit.files import expanded, prepare_folder
-    from detrkit.prediction import Predictor, SlicedPredictor, find_images
-    from detrkit.prediction.inputs import without_results
+    from detrkit.models.listing import check_name
+    from detrkit.prediction.inputs import find_images, without_results
     from detrkit.prediction.replacing import check_replaceable
     from detrkit.prediction.result_files import replaced_results
-    from detrkit.training.options import choose_device
 
+    if variant is not None:
+        check_name(variant)
     if slice_size is None and (overlap, merge) != (_OVERLAP, _MERGE):
         raise ConfigurationError("--overlap and --merge are about slices: add --slice with their size in pixels.")
+    find_weights(checkpoint)  # whatever can be wrong is said before PyTorch is loaded
     output = prepare_folder(expanded(output))
     searched = recursive or any("**" in image for image in images)
     found = find_images(images, recursive=recursive)
     paths, notes = without_results(found, output, searched=searched, drawn="images" in formats)
-    plain = Predictor(
-        load(checkpoint, variant=variant),
-        threshold=threshold,
-        device=choose_device(device),
-        batch_size=batch_size,
-        stretch_16bit=stretch_16bit,
-    )
+    with loading(checkpoint):
+        from detrkit.commands.checkpoints import load
+        from detrkit.prediction import Predictor, SlicedPredictor
+        from detrkit.training.options import choose_device
+
+        plain = Predictor(
+            load(checkpoint, variant=variant),
+            threshold=threshold,
+            device=choose_device(device),
+            batch_size=batch_size,
+            stretch_16bit=stretch_16bit,
+        )
     sliced = None if slice_size is None else SlicedPredictor(plain, slice_size, overlap=overlap, merge=merge)
     check_replaceable(output, formats, paths, plain.model.card.categories)
     notes += replaced_results(output, formats)

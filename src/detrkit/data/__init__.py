@@ -4,22 +4,29 @@
 makes batches of samples.
 """
 
-from detrkit.data.batching import (
-    EvaluationData,
-    Sample,
-    TrainingData,
-    collate,
-    epoch_order,
-    equal_size_batches,
-    pad_images,
-)
-from detrkit.data.coco import read_coco
-from detrkit.data.dataset import ArrayImages, DetectionDataset, ImageFiles, NoImagesError, Objects
-from detrkit.data.digits import read_digits
-from detrkit.data.images import check_image, read_image, to_pil
-from detrkit.data.opening import available_splits, open_dataset
-from detrkit.data.split_names import plain_split
-from detrkit.data.transforms import Augmentation, EvaluationTransform, TrainingTransform, resized_size
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from detrkit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from detrkit.data.batching import (
+        EvaluationData,
+        Sample,
+        TrainingData,
+        collate,
+        epoch_order,
+        equal_size_batches,
+        pad_images,
+    )
+    from detrkit.data.coco import read_coco
+    from detrkit.data.dataset import ArrayImages, DetectionDataset, ImageFiles, NoImagesError, Objects
+    from detrkit.data.digits import read_digits
+    from detrkit.data.images import check_image, read_image, to_pil
+    from detrkit.data.opening import available_splits, open_dataset
+    from detrkit.data.split_names import plain_split
+    from detrkit.data.transforms import Augmentation, EvaluationTransform, TrainingTransform, resized_size
 
 __all__ = [
     "ArrayImages",
@@ -47,3 +54,25 @@ __all__ = [
     "resized_size",
     "to_pil",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "batching": (
+            "EvaluationData",
+            "Sample",
+            "TrainingData",
+            "collate",
+            "epoch_order",
+            "equal_size_batches",
+            "pad_images",
+        ),
+        "coco": ("read_coco",),
+        "dataset": ("ArrayImages", "DetectionDataset", "ImageFiles", "NoImagesError", "Objects"),
+        "digits": ("read_digits",),
+        "images": ("check_image", "read_image", "to_pil"),
+        "opening": ("available_splits", "open_dataset"),
+        "split_names": ("plain_split",),
+        "transforms": ("Augmentation", "EvaluationTransform", "TrainingTransform", "resized_size"),
+    },
+)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from detrkit.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGB and opacity
 _BEYOND = 1e-3  # of the range 0..1, which resizing may exceed by a little
@@ -25,9 +27,9 @@ def picture_of_array(array: NDArray[Any] | torch.Tensor) -> Image.Image:
     Raises:
         DataError: another shape or type, or values beyond the range.
     """
-    is_tensor = isinstance(array, torch.Tensor)
+    is_tensor = not isinstance(array, np.ndarray)
     name = f"{'A tensor' if is_tensor else 'An array'} {tuple(array.shape)} of {array.dtype}"
-    values = _as_numpy(array) if isinstance(array, torch.Tensor) else array
+    values = array if isinstance(array, np.ndarray) else _as_numpy(array)
     axis = _channel_axis(values.shape, first=is_tensor)
     is_float = np.issubdtype(values.dtype, np.floating)
     if axis is None or values.size == 0 or not (is_float or values.dtype == np.uint8):

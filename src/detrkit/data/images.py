@@ -14,14 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from detrkit.data.arrays import picture_of_array
 from detrkit.errors import DataError
 from detrkit.files import expanded
+
+if TYPE_CHECKING:
+    import torch
 
 # What Pillow's decoders raise on damaged files.
 _DECODING_ERRORS = (
@@ -162,6 +165,8 @@ def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor, *, stret
         with _readable("The given PIL image"):
             image.load()
             return _to_rgb(image, "The given PIL image", stretch_16bit=stretch_16bit)
+    import torch  # not above: data sets are inspected and converted without it
+
     if isinstance(image, torch.Tensor | np.ndarray):
         return picture_of_array(image)
     raise DataError(

@@ -5,12 +5,18 @@ result entries from any source with ground truth, and `analyze` says what goes w
 a data set before anything is trained on it. `detrkit.evaluation.report` writes one HTML file.
 """
 
-import detrkit.prediction  # noqa: F401 - first, since it imports supervision without its warning about OpenCV
-from detrkit.evaluation.analysis import Analysis, analyze, evaluate_in_detail
-from detrkit.evaluation.coco import evaluate_detections
-from detrkit.evaluation.figures import ClassFigures, Evaluation
-from detrkit.evaluation.inspecting import inspect_data
-from detrkit.evaluation.runner import compare, compare_in_detail, detect, evaluate
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from detrkit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from detrkit.evaluation.analysis import Analysis, analyze, evaluate_in_detail
+    from detrkit.evaluation.coco import evaluate_detections
+    from detrkit.evaluation.figures import ClassFigures, Evaluation
+    from detrkit.evaluation.inspecting import inspect_data
+    from detrkit.evaluation.runner import compare, compare_in_detail, detect, evaluate
 
 __all__ = [
     "Analysis",
@@ -25,3 +31,14 @@ __all__ = [
     "evaluate_in_detail",
     "inspect_data",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "analysis": ("Analysis", "analyze", "evaluate_in_detail"),
+        "coco": ("evaluate_detections",),
+        "figures": ("ClassFigures", "Evaluation"),
+        "inspecting": ("inspect_data",),
+        "runner": ("compare", "compare_in_detail", "detect", "evaluate"),
+    },
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import supervision as sv
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -15,6 +14,7 @@ from detrkit.data.transforms import Augmentation, TrainingTransform
 from detrkit.data.wording import counted
 from detrkit.models.catalog import find_variant
 from detrkit.prediction.drawing import BACKGROUND, captioned, contact_sheet, draw, truth_of
+from detrkit.prediction.quiet_supervision import sv
 from detrkit.structures import Target
 
 _CELL = (480, 400)  # width and height in pixels

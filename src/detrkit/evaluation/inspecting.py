@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +24,7 @@ from detrkit.data.inspection import (
     statistics_of,
 )
 from detrkit.errors import ConfigurationError, DataError
-from detrkit.evaluation.augmented import before_and_after
-from detrkit.evaluation.round_trip import round_trip, round_trip_findings
-from detrkit.models.catalog import find_variant, fitting_queries
+from detrkit.models.listing import check_name, listed_variants
 from detrkit.prediction.results import check_picture_file, save_image
 from detrkit.terminal import terminal
 
@@ -68,7 +66,7 @@ def inspect_data(
         check_picture_file(picture)
     asked = [splits] if isinstance(splits, str) else list(splits)
     opened = open_splits(path, asked, orientation=orientation, stretch_16bit=stretch_16bit)
-    fitting = None if variant is None else partial(fitting_queries, find_variant(variant).config)
+    fitting = None if variant is None else _fitting(variant)
     findings = [*opened.findings, *quick_findings(opened.splits, number, whose, fitting)]
     round_trips: dict[str, float | None] = {}
     looks: list[Look] = []
@@ -96,10 +94,19 @@ def _queries(variant: str | None, queries: int | None) -> tuple[int, str]:
     """A number of queries, and what has them."""
     if queries is not None and queries < 1:
         raise ConfigurationError(f"queries must be at least 1, not {queries}")
-    own = None if variant is None else int(find_variant(variant).config.queries)
+    if variant is not None:
+        check_name(variant)
+    own = None if variant is None else listed_variants()[variant].queries
     if queries is not None:
         return queries, variant or "the model"
     return (USUAL_QUERIES, "DETR") if own is None else (own, str(variant))
+
+
+def _fitting(variant: str) -> Callable[[int], int]:
+    """From a number of objects to the number of queries that suits the variant."""
+    from detrkit.models.catalog import find_variant, fitting_queries  # without a variant, nothing here needs PyTorch
+
+    return partial(fitting_queries, find_variant(variant).config)
 
 
 def _looks(splits: Sequence[Split], progress: bool) -> list[Look]:
@@ -113,6 +120,8 @@ def _looks(splits: Sequence[Split], progress: bool) -> list[Look]:
 
 
 def _round_trips(splits: Sequence[Split]) -> tuple[dict[str, float | None], list[Finding]]:
+    from detrkit.evaluation.round_trip import round_trip, round_trip_findings
+
     figures: dict[str, float | None] = {}
     findings: list[Finding] = []
     for split in splits:
@@ -124,6 +133,8 @@ def _round_trips(splits: Sequence[Split]) -> tuple[dict[str, float | None], list
 
 def _save_sheet(file: Path, splits: Sequence[Split], looks: Sequence[Look], variant: str | None) -> list[Finding]:
     """Writes pictures of the training split, or of the first, with their boxes; a note if that cannot be done."""
+    from detrkit.evaluation.augmented import before_and_after
+
     reason = "There is no picture to show"
     for split in sorted(splits, key=lambda each: not each.for_training):
         damaged = looks[splits.index(split)].problems if looks else {}

@@ -1,19 +1,19 @@
 """Images in, detections out: predictors for pictures and streams, image files from paths and patterns, drawings, and result files."""
 
-import warnings
+from __future__ import annotations
 
-with warnings.catch_warnings():
-    # supervision warns on import if OpenCV is not installed; our drawings do not need it.
-    warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
-    import supervision as _  # noqa: F401
+from typing import TYPE_CHECKING
 
-from detrkit.prediction.drawing import contact_sheet, draw, side_by_side, truth_of
-from detrkit.prediction.files_run import Outcome, predict_files
-from detrkit.prediction.inputs import find_images
-from detrkit.prediction.predictor import Predictor
-from detrkit.prediction.results import output_names, save_image, to_entries, to_file_entries
-from detrkit.prediction.slicing import SlicedPredictor
-from detrkit.prediction.streaming import Prediction
+from detrkit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from detrkit.prediction.drawing import contact_sheet, draw, side_by_side, truth_of
+    from detrkit.prediction.files_run import Outcome, predict_files
+    from detrkit.prediction.inputs import find_images
+    from detrkit.prediction.predictor import Predictor
+    from detrkit.prediction.results import output_names, save_image, to_entries, to_file_entries
+    from detrkit.prediction.slicing import SlicedPredictor
+    from detrkit.prediction.streaming import Prediction
 
 __all__ = [
     "Outcome",
@@ -31,3 +31,16 @@ __all__ = [
     "to_file_entries",
     "truth_of",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "drawing": ("contact_sheet", "draw", "side_by_side", "truth_of"),
+        "files_run": ("Outcome", "predict_files"),
+        "inputs": ("find_images",),
+        "predictor": ("Predictor",),
+        "results": ("output_names", "save_image", "to_entries", "to_file_entries"),
+        "slicing": ("SlicedPredictor",),
+        "streaming": ("Prediction",),
+    },
+)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
-import supervision as sv
 
 from detrkit.cards import Category, ModelCard
 from detrkit.errors import ConfigurationError, closest
 from detrkit.prediction.suppression import check_nms, kept_by_nms
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 
 class ChoiceOptions(TypedDict, total=False):
@@ -93,7 +95,7 @@ class Choice:
         if self.nms is not None:
             # Suppression is within classes, so what thresholds and classes leave out suppresses nothing that stays.
             stays[stays] = kept_by_nms(detections.xyxy[stays], ids[stays], self.nms)
-        return cast(sv.Detections, detections[stays])
+        return cast("sv.Detections", detections[stays])
 
 
 def _ids_of(classes: Sequence[str], categories: Sequence[Category]) -> frozenset[int]:

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import supervision as sv
 from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.dataset import DetectionDataset
+from detrkit.prediction.quiet_supervision import sv
 
 BACKGROUND = (255, 255, 255)
 CAPTION = (60, 60, 60)

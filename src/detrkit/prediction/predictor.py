@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self, Unpack, overload
 
 import numpy as np
-import supervision as sv
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from detrkit.models.catalog import Selection, selection_for
 from detrkit.models.detector import Detector
 from detrkit.prediction.choosing import Choice, ChoiceOptions
 from detrkit.prediction.devices import check_device
+from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import (
     Found,
     Picture,

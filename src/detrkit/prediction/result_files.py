@@ -12,17 +12,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-import supervision as sv
 from PIL import Image
 
 from detrkit.cards import Category
 from detrkit.errors import OutputError
 from detrkit.files import write_text
-from detrkit.prediction.drawing import draw
 from detrkit.prediction.results import image_ids, output_names, save_image, to_entries
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 ResultFormat = Literal["json", "csv", "yolo", "images"]
 
@@ -179,6 +180,8 @@ class DrawnImages:
             self._waiting.popleft().result()
 
     def _draw(self, result: Result) -> None:
+        from detrkit.prediction.drawing import draw  # supervision takes a while, and not every run draws
+
         save_image(self.folder / self._names[result.place], draw(result.picture, result.detections))
 
 

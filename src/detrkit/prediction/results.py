@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import supervision as sv
 from PIL import ExifTags, Image
 
 from detrkit.errors import OutputError
 from detrkit.files import expanded, refuse_folder, write_atomically
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 KEPT_FORMATS = (".jpg", ".jpeg", ".png", ".webp")
 _SOFTWARE = "detrkit"  # what the pictures that are written here name as the software that made them

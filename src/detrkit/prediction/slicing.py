@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Literal, Self, Unpack, cast, overload
 
 import numpy as np
-import supervision as sv
 from PIL import Image
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from detrkit.data.images import to_pil
 from detrkit.errors import ConfigurationError
 from detrkit.prediction.choosing import ChoiceOptions
 from detrkit.prediction.predictor import Predictor
+from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import (
     Found,
     Picture,

@@ -12,15 +12,17 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import supervision as sv
 import torch
 from PIL import Image
 from torch import Tensor
 
 from detrkit.errors import DataError
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 PictureFile: TypeAlias = str | Path | Image.Image
 Picture: TypeAlias = PictureFile | np.ndarray | Tensor

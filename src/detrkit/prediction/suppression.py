@@ -43,7 +43,7 @@ def kept_by_nms(boxes_xyxy: NDArray[Any], classes: NDArray[Any], iou: float) -> 
     number = len(boxes_xyxy)
     if number < 2 or iou >= KEEP_ALL:
         return np.ones(number, dtype=np.bool_)
-    import supervision as sv  # not above: values are checked before it is loaded
+    from detrkit.prediction.quiet_supervision import sv  # not above: values are checked before it is loaded
 
     ranks = np.arange(number, 0, -1)  # in place of scores, so that of equal ones the first is the better
     return sv.box_non_max_suppression(np.column_stack([boxes_xyxy.astype(np.float64), ranks, classes]), iou)

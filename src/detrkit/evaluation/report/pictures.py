@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import supervision as sv
 from PIL import Image
 
 from detrkit.data.dataset import DetectionDataset
@@ -17,6 +16,7 @@ from detrkit.evaluation.errors import ImageErrors, Mark
 from detrkit.evaluation.report import colors
 from detrkit.evaluation.report.page import Photo
 from detrkit.prediction.drawing import draw, truth_of
+from detrkit.prediction.quiet_supervision import sv
 
 PICTURE_WIDTH = 800  # pixels of a picture; smaller ones are enlarged towards it, so that labels can be read
 # What the colours of boxes stand for. Labels say it, too.

@@ -1,0 +1,62 @@
+"""What each command loads: nobody waits for what is not used, least of all to be told of a wrong path."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = (
+    "torch", "torchvision", "lightning", "torchmetrics", "tensorboard", "matplotlib", "supervision", "scipy", "numba", "faster_coco_eval",
+    "numpy", "PIL", "safetensors",
+)  # fmt: skip
+NONE: tuple[str, ...] = ()
+FILES = ("numpy", "PIL")  # of pictures and annotations
+MODEL = ("torch", "scipy", "supervision", "safetensors", *FILES)
+# The command line, and all of the above that it may load.
+COMMANDS = {
+    "import": ("", NONE),
+    "help": ("--help", NONE),
+    "help of train": ("train --help", NONE),
+    "help of convert": ("convert --help", NONE),
+    "version": ("--version", NONE),
+    "models": ("models", NONE),
+    "predict: no such file": ("predict missing.safetensors train/0001.png", FILES),
+    "predict: no such picture": ("predict MODEL missing.png", FILES),
+    "predict: no such variant": ("predict MODEL train --variant detr-r5", FILES),
+    "inspect: no such data": ("inspect missing", ("scipy", *FILES)),
+    "inspect: no such variant": ("inspect . --variant detr-r5", ("scipy", *FILES)),
+    "inspect, quick": ("inspect . --quick", ("scipy", *FILES)),
+    "convert": ("convert . --to yolo --output yolo", FILES),
+    "predict": ("predict MODEL train/0001.png --output found", MODEL),
+    "evaluate": ("evaluate MODEL --data .", ("faster_coco_eval", *MODEL)),
+}
+CODE = """
+import sys
+from detrkit.__main__ import main
+try:
+    if sys.argv[1:]:
+        main(sys.argv[1:])
+except SystemExit as end:
+    print("CODE", end.code)
+print("LOADED", *[name for name in HEAVY if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_loads_what_it_uses(name: str, checkpoint: Path, data: Path) -> None:
+    line, allowed = COMMANDS[name]
+    arguments = [str(checkpoint) if word == "MODEL" else word for word in line.split()]
+    result = subprocess.run(
+        [sys.executable, "-c", CODE.replace("HEAVY", repr(HEAVY)), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=data,
+    )
+    assert ("CODE 2" in result.stdout) == ("no such" in name), result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    loaded = result.stdout.rpartition("LOADED")[2].split()
+    assert set(loaded) <= set(allowed)
