@@ -85,6 +85,8 @@ class ModelCard:
         preprocessing: how images must be prepared.
         threshold: the lowest score at which a detection is worth showing.
         class_thresholds: the same for single classes, by `Category.index`; `threshold` applies to the others.
+        nms: IoU above which a detection that repeats a better one of its class is not worth showing; None for a model that reports each
+            object once.
         metrics: figures measured with these weights, by name.
     """
 
@@ -95,12 +97,16 @@ class ModelCard:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     threshold: float = 0.5
     class_thresholds: Mapping[int, float] = field(default_factory=dict)
+    nms: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         """What notebooks show: the variant, its figures, and its classes with their thresholds."""
         size = self.preprocessing
-        text = f"Images are resized to {size.short_side} × {size.long_side} pixels at most; threshold {self.threshold:.3f}."
+        text = (
+            f"Images are resized to {size.short_side} × {size.long_side} pixels at most; threshold {self.threshold:.3f}"
+        )
+        text += "." if self.nms is None else f", NMS from IoU {self.nms:.2f}."
         rows = [
             (each.name, each.id, float(self.class_thresholds.get(each.index, self.threshold)))
             for each in self.categories

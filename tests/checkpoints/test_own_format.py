@@ -299,8 +299,9 @@ def test_stored_thresholds_change_nothing_else(tmp_path: Path) -> None:
     again = load(path)
     assert_same(model, again)
     assert (again.card.threshold, again.card.class_thresholds) == (0.25, {0: 0.125, 1: 0.75})
-    store_thresholds(path, 0.5, {})
-    assert header_of(path) == before | {"threshold": 0.5, "class_thresholds": {}}
+    store_thresholds(path, 0.5, {}, 0.7)
+    assert header_of(path) == before | {"threshold": 0.5, "class_thresholds": {}, "nms": 0.7}
+    assert load(path).card.nms == 0.7
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 

@@ -146,7 +146,10 @@ def test_thresholds_are_stored(checkpoint: Path, data: Path, tmp_path: Path, mon
         patch.setattr("detrkit.evaluation.detect", perfect)
         shown = detrkit_command("evaluate", own, "--data", data, "--store-thresholds", folder=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    assert f"Stored in {own}: the threshold 0.250, and thresholds of their own for 0 classes." in shown.stdout
+    assert (
+        f"Stored in {own}: the threshold 0.250, thresholds of their own for 0 classes, and no NMS value."
+        in shown.stdout
+    )
     after = detrkit.load(own)
     assert after.card == dataclasses.replace(before.card, threshold=0.25, class_thresholds={})
     weights, others = before.state_dict(), after.state_dict()
@@ -218,6 +221,7 @@ def test_a_model_of_other_classes_is_refused_before_the_work(
     [
         (("--match-by", "id"), "--match-by needs a checkpoint, and results.json is a result file: leave it out"),
         (("--variant", "detr-r50"), "--variant needs a checkpoint, and results.json is a result file: leave it out"),
+        (("--nms", 0.7), "--nms needs a checkpoint, and results.json is a result file: leave it out"),
         (("--device", "auto"), "--device needs a checkpoint, and results.json is a result file: leave it out"),
         (("--workers", 0, "--batch-size", 1), "--batch-size, --workers need a checkpoint, and results.json is a result file: leave them out"),
     ],

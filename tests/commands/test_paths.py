@@ -58,7 +58,12 @@ def test_every_option_of_the_commands(home: Path) -> None:
     figures = [json.loads((home / name).read_text())["figures"] for name in ("out/figures.json", "again.json")]
     assert figures[0] == pytest.approx(figures[1], abs=1e-6)
     ran("predict", "~/model.safetensors", "~/data/val/0001.png", "~/data/val/*2.png", "--output", "~/found")
-    assert {file.name for file in (home / "found").iterdir()} == {"0001.png", "0002.png", "detections.json"}
+    assert {file.name for file in (home / "found").iterdir()} == {
+        "0001.png",
+        "0002.png",
+        "detections.json",
+        "images.json",
+    }
     ran("convert", "~/data", "--to", "yolo", "--output", "~/yolo")
     assert (home / "yolo" / "data.yaml").is_file()
     ran("train", "detr-compact", "--data", "~/data", "--output", "~/run", "--epochs", 1, *SMALL)

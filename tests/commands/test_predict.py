@@ -82,12 +82,13 @@ def test_by_default_json_and_images_are_written(checkpoint: Path, folder: Path) 
     code, out, err = predict(checkpoint, "photos", "--threshold", 0)
     assert (code, err) == (0, "")
     assert out.startswith("18 detections from score 0.00 in 3 images (")
-    assert out.endswith(" images/s): see predictions/detections.json, predictions\n")
+    assert " images/s): see predictions/detections.json, predictions\nBy class: dog 18\n" in out
+    assert {entry["category_name"] for entry in entries(folder / "predictions")} == {"dog"}
     assert [entry["file_name"] for entry in entries(folder / "predictions")[::6]] == [
         "photos/a.png", "photos/b.jpg", "photos/c.png",
     ]  # fmt: skip
     names = {path.name for path in (folder / "predictions").iterdir()}
-    assert names == {"detections.json", "a.png", "b.jpg", "c.png"}
+    assert names == {"detections.json", "images.json", "a.png", "b.jpg", "c.png"}
 
 
 def test_all_formats_and_all_ways_to_name_images(checkpoint: Path, folder: Path) -> None:
@@ -97,7 +98,7 @@ def test_all_formats_and_all_ways_to_name_images(checkpoint: Path, folder: Path)
         "--output", "seen", "--batch-size", 3,
     )  # fmt: skip
     assert code == 0
-    assert out.endswith(": see seen/detections.csv, seen/labels, seen/detections.json\n")
+    assert ": see seen/detections.csv, seen/labels, seen/detections.json\n" in out
     with (folder / "seen" / "detections.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows[::6]] == [
@@ -117,9 +118,9 @@ def test_folders_inside_and_drawings_of_the_first_run(checkpoint: Path, folder: 
         assert code == 0
         assert "24 detections from score 0.00 in 4 images" in out
     assert (
-        "Note: There were results of an earlier run (predictions/detections.json); files of the same names were replaced.\n"
-        in out
-    )
+        "Note: There are results of an earlier run (predictions/detections.json, 4 pictures with boxes); files of the same names are replaced.\n"
+        "24 detections"
+    ) in out  # before the work
     assert "Note: 4 of 8 images lie in predictions, the folder for the results, and were left out" in out
 
 
@@ -136,7 +137,9 @@ def test_unreadable_images_are_skipped_and_named_with_code_2(checkpoint: Path, f
     )
     assert {entry["image_id"] for entry in entries(folder / "predictions")} == {1, 3}
     before = (folder / "predictions" / "detections.json").read_bytes()
-    assert refusal(checkpoint, "photos/b.jpg") == f"detrkit: {reason}"
+    code, out, err = predict(checkpoint, "photos/b.jpg")
+    assert (code, err) == (2, f"detrkit: {reason}\n")
+    assert out.startswith("Note: There are results of an earlier run")
     assert (folder / "predictions" / "detections.json").read_bytes() == before
 
 
@@ -158,15 +161,55 @@ def test_slices(checkpoint: Path, folder: Path) -> None:
     assert "A slice of 0 pixels is too small" in refusal(checkpoint, "photos/a.png", "--slice", 0)
 
 
+def test_json_alone_on_standard_output(checkpoint: Path, folder: Path) -> None:
+    (folder / "photos" / "b.jpg").write_text("hello")
+    code, out, err = predict(checkpoint.parent, "photos", "--threshold", 0, "--json", "-")
+    assert code == 2
+    found = json.loads(out)
+    assert [entry["file_name"] for entry in found[::6]] == ["photos/a.png", "photos/c.png"]
+    assert {entry["category_name"] for entry in found} == {"dog"}
+    assert "12 detections from score 0.00 in 2 images" in err
+    assert "Skipped: photos/b.jpg" in err
+    assert not (folder / "predictions").exists()
+    code, out, _ = predict(checkpoint, "photos/a.png", "--threshold", 0, "--json", "-", "--crops")
+    assert (code, len(json.loads(out))) == (0, 6)
+    assert {path.parent.name for path in (folder / "predictions").rglob("*.png")} == {"dog"}
+    assert not (folder / "predictions" / "detections.json").exists()
+
+
+def test_chosen_classes(checkpoint: Path, folder: Path) -> None:
+    for names, number in ((("cat",), 0), (("cat", "Dog"), 18)):
+        _, out, _ = predict(checkpoint, "photos", "--threshold", 0, "--classes", *names)
+        assert f"{number} detections from score 0.00 in 3 images" in out
+    listed = json.loads((folder / "predictions" / "images.json").read_text())
+    assert [image["detections"] for image in listed["images"]] == [6, 6, 6]
+
+
+def test_suppression_as_given_or_as_stored(folder: Path) -> None:
+    model = make_model(0.0)
+    model.card = dataclasses.replace(model.card, nms=0.01)
+    save(model, "own.safetensors")
+    _, out, _ = predict("own.safetensors", "photos")
+    assert "detections from score 0.00 without repeated ones (NMS 0.01) in 3 images" in out
+    assert not out.startswith("18 ")
+    assert predict("own.safetensors", "photos", "--nms", 1, "--output", "all")[1].startswith(
+        "18 detections from score 0.00 in"
+    )
+
+
+def test_the_usage_names_what_to_give() -> None:
+    assert predict("--help")[1].splitlines()[0] == "Usage: detrkit predict [OPTIONS] CHECKPOINT IMAGES..."
+
+
 def test_which_thresholds_applied(folder: Path) -> None:
     # The model takes everything for a dog.
     for thresholds, found in (({0: 0.999, 1: 0.0}, 18), ({0: 0.0, 1: 0.999}, 0)):
         save(make_model(0.0, thresholds), "own.safetensors")
         _, out, _ = predict("own.safetensors", "photos", "--output", found)
         assert out.startswith(f"{found} detections from each class's own score (0.00 to 1.00) in 3 images")
-    _, out, _ = predict("own.safetensors", "photos", "--threshold", 0)
+    _, out, _ = predict("own.safetensors", "photos", "--threshold", 0, "--output", "given")
     assert out.startswith("18 detections from score 0.00")
-    assert {entry["category_id"] for entry in entries(folder / "predictions")} == {1}
+    assert {entry["category_id"] for entry in entries(folder / "given")} == {1}
     save(make_model(0.999), "measured.safetensors")
     _, out, _ = predict("measured.safetensors", "photos", "--output", "measured")
     assert out.startswith("0 detections from score 1.00 in 3 images")
@@ -179,7 +222,7 @@ def test_a_threshold_that_nobody_measured_is_noted(checkpoint: Path, folder: Pat
     assert out.startswith(
         "Note: No threshold was measured for this model, so that of all untrained and published ones applies, 0.50; --threshold sets another.\n"
     )
-    assert "No threshold" not in predict(checkpoint, "photos", "--threshold", 0.5)[1]
+    assert "No threshold" not in predict(checkpoint, "photos", "--threshold", 0.5, "--output", "given")[1]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +232,9 @@ def test_a_threshold_that_nobody_measured_is_noted(checkpoint: Path, folder: Pat
         (("--batch-size", 0), "The batch size 0 is too small"),
         (("--threshold", 2), "The threshold 2.0 is not a score"),
         (("--merge", "wbf"), "--merge"),
+        (("--nms", 0), "The NMS value 0 is no IoU for suppression"),
+        (("--json", "file.json"), "--json"),
+        (("--classes", "dgo"), "The model knows no class 'dgo': did you mean 'dog'?"),
         (("nowhere",), "nowhere does not exist"),
         (("--output", "photos"), "photos contains the input images, which would be overwritten: choose another --output"),
     ],

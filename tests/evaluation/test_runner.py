@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from detrkit.cards import Category, ModelCard, Preprocessing
 from detrkit.data import ArrayImages, DetectionDataset, open_dataset
 from detrkit.errors import ConfigurationError, DataError, NonFiniteError
+from detrkit.evaluation.bootstrap import Interval
 from detrkit.evaluation.coco import evaluate_detections
+from detrkit.evaluation.figures import Evaluation
+from detrkit.evaluation.repeats import Suppression
 from detrkit.evaluation.runner import (
     compare,
     compare_in_detail,
@@ -224,6 +227,42 @@ def test_more_objects_than_queries_or_kept_detections_are_said() -> None:
     )
     crowded = dataclasses.replace(dataset, crowd=np.array([False, True, False]))
     assert len(compare(model, crowded, [], max_detections=1).notes) == 2  # crowd regions need no query
+
+
+def test_repeated_detections_are_left_out_if_asked_for() -> None:
+    dataset = pets()
+    model = PerfectDetector(
+        dataset, MODEL_CATEGORIES
+    )  # what it does not find are five or more equal boxes of each image
+    everything = detect(model, dataset)
+    assert len(everything) == len(dataset) * QUERIES
+    assert detect(model, dataset, nms=1.0) == everything
+    left = detect(model, dataset, nms=0.7)
+    found = [entry for entry in everything if entry["score"] > 0.9]
+    assert [entry for entry in left if entry["score"] > 0.9] == found
+    assert len(left) == len(found) + len(dataset)
+    assert evaluate(model, dataset, nms=0.7).detections == len(left)
+    with pytest.raises(ConfigurationError, match=r"The NMS value 1\.5"):
+        detect(model, dataset, nms=1.5)
+
+
+def test_suppression_is_stored_where_it_helps_or_as_it_was_used() -> None:
+    dataset = pets()
+    card = PerfectDetector(dataset, MODEL_CATEGORIES).card
+    plain = dataclasses.replace(compare(PerfectDetector(dataset, MODEL_CATEGORIES), dataset, []), best_threshold=0.3)
+
+    def evaluation(low: float) -> Evaluation:
+        suppression = Suppression(0.7, 0.4, 0.5, Interval(low, 0.2), 0.25, {5: 0.35})
+        return dataclasses.replace(plain, suppression=suppression)
+
+    helped = with_best_thresholds(card, dataset, evaluation(0.01))
+    assert (helped.nms, helped.threshold, helped.class_thresholds) == (0.7, 0.25, {2: 0.35})
+    for no_help in (evaluation(0.0), plain):
+        again = with_best_thresholds(helped, dataset, no_help)
+        assert (again.nms, again.threshold, again.class_thresholds) == (None, 0.3, {})
+    assert with_best_thresholds(card, dataset, plain, nms=0.6).nms == 0.6
+    kept = with_best_thresholds(card, dataset, evaluation(0.01), nms=1.0)
+    assert (kept.nms, kept.threshold) == (None, 0.3)
 
 
 def test_thresholds_go_to_the_outputs_that_stand_for_the_classes() -> None:

@@ -44,9 +44,10 @@ def test_unreadable_images_are_skipped_and_named(photos: list[Path], tmp_path: P
     photos[6].unlink()
     outcome = predict_files(Predictor(BrightDetector()), photos, tmp_path / "out")
     assert (outcome.total, outcome.done, outcome.detections, outcome.stopped) == (10, 8, 8, False)
+    assert sum(outcome.classes.values()) == 8
     assert found_in(tmp_path / "out") == [1, 2, 3, 5, 6, 8, 9, 10]
     drawn = {path.name for path in (tmp_path / "out").iterdir()}
-    assert drawn == {"detections.json", *(f"{number}.png" for number in (1, 2, 3, 5, 6, 8, 9, 10))}
+    assert drawn == {"detections.json", "images.json", *(f"{number}.png" for number in (1, 2, 3, 5, 6, 8, 9, 10))}
     assert len(outcome.problems) == 2
     assert outcome.unreadable() == (
         "2 of 10 images could not be read and were skipped; the results of the other 8 are written. "
@@ -60,7 +61,7 @@ def test_slices_go_through_the_same_run(photos: list[Path], tmp_path: Path) -> N
     )
     assert (outcome.done, outcome.detections) == (10, 10)
     assert found_in(tmp_path / "out") == list(range(1, 11))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.json"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.json", "images.json"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -136,11 +137,20 @@ predict_files(Predictor(BrightDetector()), paths, Path("out"), formats=["json", 
 def test_the_summary_says_what_was_found_how_fast_and_where() -> None:
     outcome = Outcome(total=12, done=12, detections=37, best_score=0.9, seconds=4.0)
     assert outcome.summary("from score 0.50", [Path("out/detections.json"), Path("out")]) == (
-        "37 detections from score 0.50 in 12 images (3 images/s): see out/detections.json, out"
+        "37 detections from score 0.50 in 12 images (4.0 s, 3 images/s): see out/detections.json, out"
     )
+    outcome.classes.update({"cat": 12, "dog": 25})
+    assert outcome.summary("from score 0.50", []) == (
+        "37 detections from score 0.50 in 12 images (4.0 s, 3 images/s)\nBy class: dog 25, cat 12"
+    )
+    outcome.classes.update({f"bird {number:02}": 100 - number for number in range(20)})
+    last = outcome.summary("from score 0.50", []).splitlines()[1]
+    assert last.startswith("By class: bird 00 100, ")
+    assert last.endswith(", bird 11 89 and 10 other classes")
+
     single = Outcome(total=1, done=1, detections=1, best_score=0.9, seconds=0.5)
     assert single.summary("from score 0.50", [Path("out")]) == (
-        "1 detection from score 0.50 in 1 image (2 images/s): see out"
+        "1 detection from score 0.50 in 1 image (0.5 s, 2 images/s): see out"
     )
 
 
@@ -161,10 +171,11 @@ def test_unreadable_images_in_words() -> None:
 
 
 def test_thresholds_in_words() -> None:
-    def shown(threshold: float | None = None, **card: dict[int, float]) -> str:
-        return thresholds_shown(Predictor(BrightDetector(threshold=0.4, **card), threshold=threshold))  # type: ignore[arg-type]
+    def shown(threshold: float | None = None, nms: float | None = None, **card: dict[int, float]) -> str:
+        return thresholds_shown(Predictor(BrightDetector(threshold=0.4, **card), threshold=threshold, nms=nms))  # type: ignore[arg-type]
 
-    assert shown() == "from score 0.40"
+    assert shown() == shown(nms=1) == "from score 0.40"
+    assert shown(nms=0.7) == "from score 0.40 without repeated ones (NMS 0.7)"
     assert shown(0.25, class_thresholds={0: 0.3}) == "from score 0.25"
     assert shown(class_thresholds={0: 0.3, 1: 0.625}) == "from each class's own score (0.30 to 0.62)"
     assert shown(class_thresholds={0: 0.3}) == "from each class's own score (0.30, 0.40 for other classes)"

@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from detrkit.cards import Category, ModelCard, Preprocessing
+from detrkit.checkpoints import save
 from detrkit.errors import ConfigurationError, DataError, NonFiniteError
 from detrkit.models import detr
 from detrkit.models.catalog import build
@@ -138,6 +139,75 @@ def test_every_form_of_a_picture_gives_the_same(real_model: Detector, tmp_path: 
     assert all(same(results[0], other) for other in results[1:])
 
 
+def test_batches_are_several_pictures_whatever_the_order_of_their_axes(real_model: Detector) -> None:
+    pixels = np.stack([np.asarray(picture(50, 70, seed)) for seed in range(3)])
+    predictor = Predictor(real_model, threshold=0.0)
+    expected = [predictor(image) for image in pixels]
+    channels_first = pixels.transpose(0, 3, 1, 2).copy()
+    for batch in (pixels, channels_first, pixels / 255, torch.from_numpy(channels_first)):
+        found = predictor(batch)
+        assert len(found) == 3
+        assert all(same(first, second) for first, second in zip(found, expected, strict=True))
+    streamed = [each.detections for each in predictor.stream(channels_first)]
+    assert all(same(first, second) for first, second in zip(streamed, expected, strict=True) if first is not None)
+
+
+class RepeatingDetector(FixedDetector):
+    """Finds a car with score 0.8 twice, the second time with 0.7 and an IoU of 0.9, and a toothbrush with 0.6 in the first place."""
+
+    def forward(self, batch: ImageBatch, targets: object = None) -> Output:
+        count = len(batch.pixels)
+        logits = torch.tensor([[0.1, 0.7, 0.2], [0.6, 0.1, 0.3], [0.1, 0.8, 0.1]]).log()
+        boxes = torch.tensor([[0.5, 0.5, 0.45, 0.5], HALF, HALF])
+        return Output(logits.expand(1, count, 3, 3) + 0 * self.scores.sum(), boxes.expand(1, count, 3, 4))
+
+
+def scores_of(detections: sv.Detections) -> list[float]:
+    assert detections.confidence is not None
+    return [round(score, 2) for score in detections.confidence.tolist()]
+
+
+def test_suppression_leaves_out_what_repeats_a_better_one_of_its_class() -> None:
+    image = picture(40, 100)
+    assert scores_of(Predictor(RepeatingDetector())(image)) == [0.8, 0.7, 0.6]
+    assert scores_of(Predictor(RepeatingDetector(), nms=0.7)(image)) == [0.8, 0.6]
+    assert scores_of(Predictor(RepeatingDetector(), nms=0.95)(image)) == [0.8, 0.7, 0.6]
+
+
+def test_suppression_is_that_of_the_card_unless_given() -> None:
+    model = RepeatingDetector()
+    model.card = dataclasses.replace(model.card, nms=0.7)
+    image = picture(40, 100)
+    assert scores_of(Predictor(model)(image)) == [0.8, 0.6]
+    assert scores_of(Predictor(model, nms=1)(image)) == [0.8, 0.7, 0.6]
+    assert [scores_of(each.detections) for each in Predictor(model).stream([image]) if each.detections] == [[0.8, 0.6]]
+    assert scores_of(Predictor(model).raw([image])[0]) == [0.8, 0.7, 0.6]
+
+
+def test_a_call_chooses_for_itself() -> None:
+    predictor, image = Predictor(RepeatingDetector()), picture(40, 100)
+    assert scores_of(predictor(image, threshold=0.65)) == [0.8, 0.7]
+    assert [scores_of(each) for each in predictor([image], nms=0.7)] == [[0.8, 0.6]]
+    assert predictor(image, classes=["Toothbrush"]).data["class_name"].tolist() == ["toothbrush"]
+    assert scores_of(predictor(image)) == [0.8, 0.7, 0.6]
+    with pytest.raises(ConfigurationError, match="The threshold 7 is not a score"):
+        predictor(image, threshold=7)
+    one_class = predictor.changed(classes=["car"], threshold=0.75)
+    assert scores_of(one_class(image)) == [0.8]
+
+
+def test_a_predictor_in_one_line() -> None:
+    assert repr(Predictor(FixedDetector())) == "Predictor(fixed, 2 classes, threshold=0.500)"
+    assert repr(Predictor(FixedDetector(), nms=0.7)) == "Predictor(fixed, 2 classes, threshold=0.500, nms=0.7)"
+
+
+def test_a_path_stands_for_the_model_in_it(real_model: Detector, tmp_path: Path) -> None:
+    file, image = save(real_model.eval(), tmp_path / "best.safetensors"), picture(50, 70)
+    expected = Predictor(real_model, threshold=0.0)(image)
+    for path in (file, str(file), tmp_path):
+        assert same(Predictor(path, threshold=0.0)(image), expected)
+
+
 def test_a_turned_photo_gives_boxes_of_the_photo_as_it_is_shown(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -234,6 +304,13 @@ def test_the_model_is_in_eval_mode_and_has_to_stay_there(real_model: Detector) -
         ({"threshold": -0.1}, "The threshold -0.1"),
         ({"threshold": float("nan")}, "The threshold nan"),
         ({"batch_size": 0}, "The batch size 0 is too small"),
+        (
+            {"nms": 0.0},
+            "The NMS value 0 is no IoU for suppression: choose one above 0, such as 0.7, up to 1, which keeps",
+        ),
+        ({"nms": 1.5}, "The NMS value 1.5"),
+        ({"classes": ["car", "tothbrush"]}, "The model knows no class 'tothbrush': did you mean 'toothbrush'?"),
+        ({"classes": []}, "No classes were chosen: name at least one"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -241,12 +318,23 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message
         Predictor(FixedDetector(), **settings)
 
 
+def test_a_device_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match=r"^the device 'cuda:1' is not available: choose cpu$"):
+        Predictor(FixedDetector(), device="cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigurationError, match=r"^there is no 'cuda:1': this machine has 1 CUDA devices$"):
+        Predictor(FixedDetector(), device=torch.device("cuda", 1))
+
+
 def test_an_input_that_is_not_a_picture_is_named(tmp_path: Path) -> None:
     predictor = Predictor(FixedDetector())
     with pytest.raises(DataError, match=r"missing\.jpg does not exist"):
         predictor([picture(20, 20), tmp_path / "missing.jpg"])
-    with pytest.raises(DataError, match=r"An array \(4, 4, 3\) of float32 is not an image"):
-        predictor(np.zeros((4, 4, 3), dtype=np.float32))
+    with pytest.raises(DataError, match=r"An array \(4, 4, 3\) of int64 is not an image"):
+        predictor(np.zeros((4, 4, 3), dtype=np.int64))
 
 
 def test_damaged_weights_are_reported(real_model: Detector) -> None:

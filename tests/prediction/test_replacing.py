@@ -10,11 +10,11 @@ from PIL import Image
 from detrkit.cards import Category
 from detrkit.errors import OutputError
 from detrkit.prediction.replacing import check_replaceable
-from detrkit.prediction.result_files import CSV_COLUMNS, ResultFormat
+from detrkit.prediction.result_files import CSV_COLUMNS, IMAGES_BEGIN, ResultFormat
 from detrkit.prediction.results import save_image
 
 CATEGORIES = [Category(id=7, name="cat", index=0), Category(id=9, name="dog", index=1)]
-ALL: list[ResultFormat] = ["json", "csv", "yolo", "images"]
+ALL: list[ResultFormat] = ["json", "csv", "yolo", "images", "crops"]
 BOX = "0 0.500000 0.400000 0.200000 0.100000"
 
 
@@ -43,12 +43,14 @@ def write(folder: Path, files: dict[str, str]) -> None:
         {"detections.json": "[\n]\n", "detections.csv": ",".join(CSV_COLUMNS) + "\n"},
         {"detections.json": '[\n{"image_id": 1, "category_id": 2}\n]\n', "detections.csv": ""},
         {"detections.json": ""},
+        {"images.json": f'{IMAGES_BEGIN},\n"categories": [],\n"images": []}}'},
     ],
 )
 def test_results_of_an_earlier_run_may_be_replaced(tmp_path: Path, files: dict[str, str]) -> None:
     write(tmp_path, files)
     save_image(tmp_path / "a.jpg", Image.new("RGB", (8, 8)))
     (tmp_path / "c.jpg").write_text("another name than any drawing")
+    save_image(tmp_path / "crops" / "cat" / "a_1.jpg", Image.new("RGB", (8, 8)))
     check_replaceable(tmp_path, ALL, [Path("in/a.jpg"), Path("in/b.jpg")], CATEGORIES)
 
 
@@ -120,4 +122,17 @@ def test_folders_in_the_place_of_files(tmp_path: Path) -> None:
     (tmp_path / "labels").write_text("x")
     assert refusal(tmp_path, ["yolo"]) == (
         f"{tmp_path}/labels is a file, and a folder is to be written: choose another --output"
+    )
+
+
+def test_a_list_of_images_and_pictures_of_the_user_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, {"images.json": '{"images": []}'})
+    assert refusal(tmp_path, ["json"]) == (
+        f"{tmp_path / 'images.json'} was not written by detrkit and would be overwritten: choose another --output"
+    )
+    (tmp_path / "crops" / "cat").mkdir(parents=True)
+    own = tmp_path / "crops" / "cat" / "mine.png"
+    Image.new("RGB", (8, 8)).save(own)
+    assert refusal(tmp_path, ["crops"]) == (
+        f"{tmp_path / 'crops'} contains what detrkit did not write, such as {own}, which would be mixed with results: choose another --output"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import supervision as sv
 from PIL import Image
+from pycocotools.coco import COCO
 
 from detrkit.cards import Category
 from detrkit.errors import OutputError
@@ -19,7 +22,9 @@ from detrkit.prediction import result_files as module
 from detrkit.prediction.result_files import (
     CsvFile,
     JsonFile,
+    JsonStream,
     Result,
+    crop_folders,
     replaced_results,
     result_files,
     result_places,
@@ -50,9 +55,9 @@ def result(place: int, found: sv.Detections) -> Result:
 
 
 def test_the_json_file_is_complete_after_every_image(tmp_path: Path) -> None:
-    path = tmp_path / "found.json"
+    path = tmp_path / "detections.json"
     path.write_text("[" + "{}, " * 1000 + "{}]")  # of an earlier run, and longer
-    file = JsonFile(path, IMAGES)
+    file = JsonFile(tmp_path, IMAGES, CATEGORIES)
     counts = [len(json.loads(path.read_text()))]  # nothing is known that could replace it
     for place, found in enumerate((NONE, TWO, ONE)):
         file.add(result(place, found))
@@ -60,29 +65,90 @@ def test_the_json_file_is_complete_after_every_image(tmp_path: Path) -> None:
     assert counts == [1001, 0, 2, 3]
     file.finish()
     assert json.loads(path.read_text()) == [
-        {"image_id": 2, "category_id": 3, "bbox": [10, 20, 20, 40], "score": 0.75, "file_name": "b/dog.png"},
-        {"image_id": 2, "category_id": 90, "bbox": [-5, 0.5, 55, 99.5], "score": 0.5, "file_name": "b/dog.png"},
-        {"image_id": 3, "category_id": 7, "bbox": [0, 0, 1, 2], "score": 0.25, "file_name": "c/cat.jpg"},
+        {
+            "image_id": number,
+            "category_id": category,
+            "bbox": box,
+            "score": score,
+            "category_name": name,
+            "file_name": file_name,
+        }
+        for number, category, box, score, name, file_name in (
+            (2, 3, [10, 20, 20, 40], 0.75, 'car, "old"', "b/dog.png"),
+            (2, 90, [-5, 0.5, 55, 99.5], 0.5, "tooth brush", "b/dog.png"),
+            (3, 7, [0, 0, 1, 2], 0.25, "two\nlines", "c/cat.jpg"),
+        )
     ]
     assert path.read_text().splitlines()[1].startswith('{"image_id": 2,')
 
 
+def test_images_without_objects_are_listed_and_cocos_tools_load_both_files(tmp_path: Path) -> None:
+    file = JsonFile(tmp_path, IMAGES, CATEGORIES)
+    for place, found in ((0, NONE), (2, TWO)):
+        file.add(result(place, found))
+        listed = json.loads((tmp_path / "images.json").read_text())  # complete after every image
+        assert listed["images"][-1]["id"] == place + 1
+    file.finish()
+    assert listed["images"] == [
+        {"id": 1, "file_name": "a/dog.jpg", "width": 100, "height": 80, "detections": 0},
+        {"id": 3, "file_name": "c/cat.jpg", "width": 100, "height": 80, "detections": 2},
+    ]
+    assert [(each["id"], each["name"]) for each in listed["categories"]] == [
+        (each.id, each.name) for each in CATEGORIES
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        loaded = COCO(tmp_path / "images.json").loadRes(str(tmp_path / "detections.json"))
+    assert [entry["score"] for entry in loaded.loadAnns(loaded.getAnnIds(imgIds=[3]))] == [0.75, 0.5]
+
+
+def test_a_stream_gets_one_list_with_the_names_of_files() -> None:
+    for added, count in (((NONE, TWO, ONE), 3), ((NONE,), 0), ((), 0)):
+        text = io.StringIO()
+        stream = JsonStream(text, [Path("000007.jpg"), Path("000009.jpg"), Path("000011.jpg")])
+        for place, found in enumerate(added):
+            stream.add(result(place, found))
+        stream.finish()
+        entries = json.loads(text.getvalue())
+        assert len(entries) == count
+
+
+def test_crops_are_the_objects_by_class_and_rank(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    found = detections(((10.2, 20, 29.5, 60), 3, 0.75), ((-5, 0.5, 50, 100), 90, 0.5), ((100.5, 10, 120, 20), 3, 0.3))
+    with result_files(tmp_path, ["crops"], IMAGES, CATEGORIES) as files:
+        files[0].add(Result(1, Image.fromarray(pixels), found))
+        files[0].add(result(0, NONE))
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
+        "crops/car_ _old_/dog_2_1.png", "crops/tooth brush/dog_2_2.png",
+    }  # fmt: skip
+    crop = Image.open(tmp_path / "crops" / "car_ _old_" / "dog_2_1.png")
+    np.testing.assert_array_equal(np.asarray(crop), pixels[20:60, 10:30])
+
+
+def test_folders_for_crops_have_names_that_every_system_takes() -> None:
+    names = ["a/b", "a:b", "..", "Straße", "c++"]
+    folders = crop_folders([Category(10 + number, name, number) for number, name in enumerate(names)])
+    assert list(folders.values()) == ["a_b", "a_b_11", "_", "Straße", "c++"]
+
+
 def test_numbers_as_names_are_image_ids_whatever_was_skipped(tmp_path: Path) -> None:
-    file = JsonFile(tmp_path / "found.json", [Path("000007.jpg"), Path("000009.jpg")])
+    file = JsonFile(tmp_path, [Path("000007.jpg"), Path("000009.jpg")], CATEGORIES)
     file.add(result(1, ONE))
     file.finish()
-    assert json.loads((tmp_path / "found.json").read_text()) == [
-        {"image_id": 9, "category_id": 7, "bbox": [0, 0, 1, 2], "score": 0.25}
+    assert json.loads((tmp_path / "detections.json").read_text()) == [
+        {"image_id": 9, "category_id": 7, "bbox": [0, 0, 1, 2], "score": 0.25, "category_name": "two\nlines"}
     ]
 
 
 def test_the_json_file_replaces_its_end_in_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is killed between two writes must leave a complete file."""
-    file = JsonFile(tmp_path / "found.json", IMAGES)
+    file = JsonFile(tmp_path, IMAGES, CATEGORIES)
     file.add(result(0, NONE))
     writes: list[str] = []
-    write = file._write
-    monkeypatch.setattr(file, "_write", lambda content, at: (writes.append(content.decode()), write(content, at)))
+    write = file._entries._write
+    monkeypatch.setattr(
+        file._entries, "_write", lambda content, at: (writes.append(content.decode()), write(content, at))
+    )
     file.add(result(0, TWO))
     file.add(result(1, ONE))
     file.add(result(2, NONE))
@@ -132,7 +198,7 @@ def test_all_formats_together(tmp_path: Path) -> None:
             for file in files:
                 file.add(result(place, found))
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
-        "detections.json", "detections.csv", "classes.txt", "labels/dog.txt", "labels/dog_2.txt", "labels/cat.txt",
+        "detections.json", "images.json", "detections.csv", "classes.txt", "labels/dog.txt", "labels/dog_2.txt", "labels/cat.txt",
         "dog.jpg", "dog_2.png", "cat.jpg",
     }  # fmt: skip
     assert (tmp_path / "classes.txt").read_text() == 'tooth brush\ncar, "old"\ntwo lines\n'
@@ -146,13 +212,17 @@ def test_all_formats_together(tmp_path: Path) -> None:
 
 
 def test_results_of_an_earlier_run_are_named(tmp_path: Path) -> None:
-    assert replaced_results(tmp_path, ["json", "csv", "yolo", "images"]) == []
+    assert replaced_results(tmp_path, ["json", "csv", "yolo", "images"], IMAGES) == []
     (tmp_path / "detections.csv").touch()
     (tmp_path / "labels").mkdir()
-    assert replaced_results(tmp_path, ["json", "csv", "yolo", "images"]) == [
-        f"There were results of an earlier run ({tmp_path / 'detections.csv'}, {tmp_path / 'labels'}); files of the same names were replaced."
+    assert replaced_results(tmp_path, ["json", "csv", "yolo", "images"], IMAGES) == [
+        f"There are results of an earlier run ({tmp_path / 'detections.csv'}, {tmp_path / 'labels'}); files of the same names are replaced."
     ]
-    assert replaced_results(tmp_path, ["json", "images"]) == []
+    assert replaced_results(tmp_path, ["json", "images"], IMAGES) == []
+    (tmp_path / "dog_2.png").touch()
+    assert replaced_results(tmp_path, ["json", "images"], IMAGES) == [
+        "There are results of an earlier run (1 picture with boxes); files of the same names are replaced."
+    ]
 
 
 def test_all_that_was_added_is_written_after_an_error(tmp_path: Path) -> None:

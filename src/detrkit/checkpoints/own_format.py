@@ -48,13 +48,16 @@ def save(model: Detector | nn.Module, path: str | Path) -> Path:
     return _write(path, tensors, {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(detector.card)})})
 
 
-def store_thresholds(path: str | Path, threshold: float, class_thresholds: Mapping[int, float]) -> Path:
-    """Replaces the thresholds in a file that `save` wrote; its weights and all else in its header stay as they are.
+def store_thresholds(
+    path: str | Path, threshold: float, class_thresholds: Mapping[int, float], nms: float | None = None
+) -> Path:
+    """Replaces the thresholds and the NMS value in a file that `save` wrote; its weights and all else in its header stay as they are.
 
     Args:
         path: the file, or a folder as `load` takes it; a link to the file stays a link.
         threshold: the lowest score at which a detection is worth showing.
         class_thresholds: the same for single classes, by `Category.index`.
+        nms: see `ModelCard.nms`.
 
     Returns:
         The file, without links.
@@ -66,7 +69,7 @@ def store_thresholds(path: str | Path, threshold: float, class_thresholds: Mappi
     path = find_weights(path).resolve()
     file = own_file(path)
     header = json.loads(file.metadata[_HEADER])
-    header |= {"threshold": threshold, "class_thresholds": dict(class_thresholds)}
+    header |= {"threshold": threshold, "class_thresholds": dict(class_thresholds), "nms": nms}
     return _write(path, file.tensors, {**file.metadata, _HEADER: json.dumps(header)})
 
 
@@ -158,6 +161,7 @@ def _card(header: Mapping[str, Any]) -> ModelCard:
         threshold=header["threshold"],
         # JSON turns numbers that are keys into texts; files from before there were such thresholds have none.
         class_thresholds={int(index): value for index, value in header.get("class_thresholds", {}).items()},
+        nms=header.get("nms"),  # files from before there was such a value have none
         metrics=header["metrics"],
     )
 

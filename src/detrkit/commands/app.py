@@ -24,7 +24,11 @@ app.command(
 )
 app.command("detrkit.commands.train:train", help="Train a detector on a data set, or resume a run.")
 app.command("detrkit.commands.evaluate:evaluate", help="COCO figures for a model or a result file.")
-app.command("detrkit.commands.predict:predict", help="Find objects in images.")
+app.command(
+    "detrkit.commands.predict:predict",
+    help="Find objects in images.",
+    usage="Usage: detrkit predict [OPTIONS] CHECKPOINT IMAGES...",
+)
 app.command("detrkit.commands.convert:convert", help="Write a data set as COCO, YOLO or Pascal VOC.")
 app.command("detrkit.commands.models:models", help="List everything that can be built.")
 app.command(

@@ -38,6 +38,7 @@ def evaluate(
     stretch_16bit: bool = False,
     max_detections: int = MAX_DETECTIONS,
     match_by: Annotated[Literal["auto", "name", "id"] | None, Parameter(show_default=lambda _: "auto")] = None,
+    nms: float | None = None,
     store_thresholds: bool = False,
 ) -> None:
     """COCO figures for a model on a data set, or for a result file against ground truth, and what goes wrong.
@@ -60,12 +61,23 @@ def evaluate(
         max_detections: how many detections count: the best of each image, and of a result file the best of each class in an image.
         match_by: how a model's classes find those of the data: by "name", by "id", or "auto": by name, where a model is refused that knows less
             than half of the classes that have objects. Classes without a partner count as never found.
-        store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them.
+        nms: leave out detections that overlap a better one of their class by more than this IoU (0 to 1); none by default.
+        store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them. An
+            NMS value is stored with them: that of --nms, or 0.7 if it raises AP by more than chance.
     """
+    from detrkit.prediction.suppression import check_nms
+
     check_max_detections(max_detections)
+    check_nms(nms)
     is_result_file = checkpoint.suffix.lower() == ".json"
-    for_model = {"--variant": variant, "--batch-size": batch_size, "--workers": workers, "--device": device}
-    for_model["--match-by"] = match_by
+    for_model = {
+        "--variant": variant,
+        "--batch-size": batch_size,
+        "--workers": workers,
+        "--device": device,
+        "--match-by": match_by,
+        "--nms": nms,
+    }
     _check_options(checkpoint, is_result_file, for_model | {"--results": results}, store_thresholds)
     without_pictures = is_result_file and _is_annotation_file(data)
     if without_pictures:
@@ -91,6 +103,7 @@ def evaluate(
             workers=workers or 0,
             max_detections=max_detections,
             match_by=match_by or "auto",
+            nms=nms,
         )
     stored = None
     try:
@@ -208,6 +221,7 @@ def _of_model(
     workers: int,
     max_detections: int,
     match_by: MatchBy,
+    nms: float | None,
 ) -> _Compared:
     from detrkit.evaluation import compare_in_detail, detect
     from detrkit.evaluation.runner import with_best_thresholds
@@ -220,9 +234,10 @@ def _of_model(
         progress=True,
         max_detections=max_detections,
         match_by=match_by,
+        nms=nms,
     )
     evaluation, analysis = compare_in_detail(model, dataset, entries, max_detections=max_detections, match_by=match_by)
-    card = with_best_thresholds(model.card, dataset, evaluation, match_by)
+    card = with_best_thresholds(model.card, dataset, evaluation, match_by, nms=nms)
     return _Compared(evaluation, analysis, entries, dataset.with_file_ids(entries), card)
 
 
@@ -236,6 +251,7 @@ def _stored(checkpoint: Path, compared: _Compared) -> str:
     if compared.evaluation.best_threshold is None or compared.card is None:
         return f"Note: no detection is correct, so the thresholds in {checkpoint} stay as they were."
     card = compared.card
-    store_thresholds(checkpoint, card.threshold, card.class_thresholds)
+    store_thresholds(checkpoint, card.threshold, card.class_thresholds, card.nms)
     own = counted(len(card.class_thresholds), "class", "classes")
-    return f"Stored in {checkpoint}: the threshold {card.threshold:.3f}, and thresholds of their own for {own}."
+    nms = "no NMS value" if card.nms is None else f"NMS from IoU {card.nms:g}"
+    return f"Stored in {checkpoint}: the threshold {card.threshold:.3f}, thresholds of their own for {own}, and {nms}."

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from detrkit.prediction import Outcome, Predictor, SlicedPredictor
+    from detrkit.prediction.result_files import ResultFormat
 
 Format = Literal["json", "csv", "yolo", "images"]
 Merging = Literal["nms", "nmm"]
 
+_OUTPUT = Path("predictions")
+_FORMATS: tuple[Format, ...] = ("json", "images")
 _OVERLAP = 0.2
 _MERGE: Merging = "nms"
 
@@ -23,11 +28,15 @@ def predict(
     *images: str,
     recursive: bool = False,
     threshold: float | None = None,
-    output: Path = Path("predictions"),
-    formats: Annotated[tuple[Format, ...], Parameter(name="--format", consume_multiple=True, negative=())] = (
-        "json",
-        "images",
-    ),
+    classes: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
+    nms: float | None = None,
+    output: Annotated[Path | None, Parameter(show_default=lambda _: _OUTPUT)] = None,
+    formats: Annotated[
+        tuple[Format, ...] | None,
+        Parameter(name="--format", consume_multiple=True, negative=(), show_default=lambda _: " ".join(_FORMATS)),
+    ] = None,
+    crops: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[Literal["-"] | None, Parameter(allow_leading_hyphen=True)] = None,
     slice_size: Annotated[int | None, Parameter(name="--slice")] = None,
     overlap: float = _OVERLAP,
     merge: Merging = _MERGE,
@@ -39,16 +48,23 @@ def predict(
     """Find objects in images: writes each image with its boxes, and all detections as JSON, CSV or YOLO labels.
 
     Results are written image by image, and a run that is stopped keeps them. Images that cannot be read are skipped and named at the end, with
-    exit code 2. Results of an earlier run are replaced; files that detrkit did not write are not, and the command ends before it begins.
+    exit code 2. Results of an earlier run are replaced, with a note; files that detrkit did not write are not, and the command ends before it
+    begins.
 
     Args:
         checkpoint: a checkpoint of detrkit, of the papers' authors or of Hugging Face.
         images: files, folders, patterns in quotes such as "photos/*.jpg", or text files with a path on each line (list.txt, @list).
         recursive: whether folders give the images in the folders inside them as well.
         threshold: score from which a detection of any class counts; by default the model's own, for each class where it has them.
+        classes: names of the classes to report, one or more; all by default.
+        nms: leave out detections that overlap a better one of their class by more than this IoU; 1 leaves none out. By default as stored in
+            the checkpoint, which has a value if an evaluation showed that the model reports objects twice.
         output: folder for the results.
-        formats: what to write, one or more: json (detections.json in COCO's form), csv (detections.csv), yolo (labels/ and classes.txt), images
-            (copies with boxes).
+        formats: what to write, one or more: json (detections.json in COCO's form, and images.json with all images), csv (detections.csv), yolo
+            (labels/ and classes.txt), images (copies with boxes).
+        crops: also write each object as a picture, to crops/CLASS/ in the folder for the results.
+        json: "-" prints the detections as JSON to standard output and everything else to the error stream; no folder is written unless
+            --output, --format or --crops is given.
         slice_size: cut larger images into overlapping squares of this many pixels and look at each, for small objects in large images.
         overlap: of neighbouring slices, as a share of their size (below 1) or in pixels.
         merge: what becomes of several detections of one object in slices: nms keeps the best, nmm also extends its box to all of them.
@@ -63,39 +79,75 @@ def predict(
     from detrkit.files import expanded, prepare_folder
     from detrkit.models.listing import check_name
     from detrkit.prediction.inputs import find_images, without_results
-    from detrkit.prediction.replacing import check_replaceable
-    from detrkit.prediction.result_files import replaced_results
+    from detrkit.prediction.suppression import check_nms
 
     if variant is not None:
         check_name(variant)
     if slice_size is None and (overlap, merge) != (_OVERLAP, _MERGE):
         raise ConfigurationError("--overlap and --merge are about slices: add --slice with their size in pixels.")
+    check_nms(nms)
     find_weights(checkpoint)  # whatever can be wrong is said before PyTorch is loaded
-    output = prepare_folder(expanded(output))
+    written = _written(formats, crops=crops, anyway=json is None or output is not None)
+    output = expanded(output or _OUTPUT)
+    if written:
+        prepare_folder(output)
     searched = recursive or any("**" in image for image in images)
     found = find_images(images, recursive=recursive)
-    paths, notes = without_results(found, output, searched=searched, drawn="images" in formats)
-    with loading(checkpoint):
-        from detrkit.commands.checkpoints import load
-        from detrkit.prediction import Predictor, SlicedPredictor
-        from detrkit.training.options import choose_device
+    paths, notes = without_results(found, output, searched=searched, drawn="images" in written)
+    with _all_but_json_to_errors(json) as stream:
+        with loading(checkpoint):
+            from detrkit.commands.checkpoints import load
+            from detrkit.prediction import Predictor, SlicedPredictor
+            from detrkit.training.options import choose_device
 
-        plain = Predictor(
-            load(checkpoint, variant=variant),
-            threshold=threshold,
-            device=choose_device(device),
-            batch_size=batch_size,
-            stretch_16bit=stretch_16bit,
-        )
-    sliced = None if slice_size is None else SlicedPredictor(plain, slice_size, overlap=overlap, merge=merge)
-    check_replaceable(output, formats, paths, plain.model.card.categories)
-    notes += replaced_results(output, formats)
-    outcome = _run(sliced or plain, paths, output, formats)
-    _report(outcome, plain, output, formats, notes, threshold_given=threshold is not None)
+            plain = Predictor(
+                load(checkpoint, variant=variant),
+                threshold=threshold,
+                nms=nms,
+                classes=classes,
+                device=choose_device(device),
+                batch_size=batch_size,
+                stretch_16bit=stretch_16bit,
+            )
+        sliced = None if slice_size is None else SlicedPredictor(plain, slice_size, overlap=overlap, merge=merge)
+        _check_and_say(plain, paths, output, written, notes)
+        outcome = _run(sliced or plain, paths, output, written, stream)
+        _report(outcome, plain, output, written, threshold_given=threshold is not None)
+
+
+def _written(formats: Sequence[Format] | None, *, crops: bool, anyway: bool) -> tuple[ResultFormat, ...]:
+    """What is written to the folder for results; without formats the usual ones, but only where a folder is written anyway."""
+    chosen: Sequence[ResultFormat] = formats if formats is not None else _FORMATS if anyway else ()
+    return (*chosen, "crops") if crops else tuple(chosen)
+
+
+@contextmanager
+def _all_but_json_to_errors(json: str | None) -> Iterator[TextIO | None]:
+    """Where JSON is printed, the stream for it; whatever else is printed inside the block then goes to the error stream."""
+    stream = sys.stdout
+    with nullcontext() if json is None else redirect_stdout(sys.stderr):
+        yield None if json is None else stream
+
+
+def _check_and_say(
+    predictor: Predictor, paths: Sequence[Path], output: Path, formats: Sequence[ResultFormat], notes: Sequence[str]
+) -> None:
+    """Refuses to replace what detrkit did not write, and says before the work what is left out or replaced."""
+    from detrkit.prediction.replacing import check_replaceable
+    from detrkit.prediction.result_files import replaced_results
+    from detrkit.terminal import terminal
+
+    check_replaceable(output, formats, paths, predictor.model.card.categories)
+    for note in (*notes, *replaced_results(output, formats, paths)):
+        terminal().print(f"Note: {note}")
 
 
 def _run(
-    predictor: Predictor | SlicedPredictor, paths: Sequence[Path], output: Path, formats: Sequence[Format]
+    predictor: Predictor | SlicedPredictor,
+    paths: Sequence[Path],
+    output: Path,
+    formats: Sequence[ResultFormat],
+    stream: TextIO | None,
 ) -> Outcome:
     """Looks at all images, with a progress bar on the error stream."""
     import warnings
@@ -105,6 +157,7 @@ def _run(
     from rich.progress import track
 
     from detrkit.prediction import predict_files
+    from detrkit.prediction.result_files import JsonStream
     from detrkit.terminal import terminal
 
     errors = terminal(stderr=True)
@@ -114,15 +167,15 @@ def _run(
     with warnings.catch_warnings():
         # From half the size on that Pillow refuses, it warns of attacks.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return predict_files(predictor, paths, output, formats=formats, progress=progress)
+        more = [] if stream is None else [JsonStream(stream, paths)]
+        return predict_files(predictor, paths, output, formats=formats, progress=progress, more=more)
 
 
 def _report(
     outcome: Outcome,
     predictor: Predictor,
     output: Path,
-    formats: Sequence[Format],
-    notes: Sequence[str],
+    formats: Sequence[ResultFormat],
     *,
     threshold_given: bool,
 ) -> None:
@@ -137,9 +190,8 @@ def _report(
     note = "" if threshold_given else threshold_note(predictor.model.card)
     for problem in outcome.problems if outcome.total > 1 else ():
         console.print(f"Skipped: {problem}")
-    for sentence in (*notes, note) if outcome.done else ():
-        if sentence:
-            console.print(f"Note: {sentence}")
+    if note and outcome.done:
+        console.print(f"Note: {note}")
     if outcome.done:
         console.print(outcome.summary(thresholds_shown(predictor), result_places(output, formats)))
     if outcome.stopped:

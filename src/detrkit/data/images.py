@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from detrkit.data.arrays import picture_of_array
 from detrkit.errors import DataError
 from detrkit.files import expanded
 
@@ -152,11 +153,11 @@ def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor, *, stret
 
     Args:
         image: a file name; a PIL image (used as it is, without applying EXIF orientation, so that boxes fit the picture that was given);
-            a numpy array (H, W, 3) RGB or (H, W) grey, uint8; or a torch tensor (3, H, W) RGB, uint8.
+            an array or tensor as `picture_of_array` takes it.
         stretch_16bit: as for `read_image`, for files and PIL images.
 
     Raises:
-        DataError: the file cannot be read, or the array has another shape or type.
+        DataError: the file cannot be read, or the array has another shape or type, or values beyond its range.
     """
     if isinstance(image, str | Path):
         return read_image(image, stretch_16bit=stretch_16bit)
@@ -166,19 +167,8 @@ def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor, *, stret
             return _to_rgb(image, "The given PIL image", stretch_16bit=stretch_16bit)
     import torch  # not above: data sets are inspected and converted without it
 
-    if isinstance(image, torch.Tensor):
-        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
-            raise DataError(
-                f"A tensor {tuple(image.shape)} of {image.dtype} is not an image: give (3, height, width) RGB of torch.uint8 in 0..255."
-            )
-        return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    if isinstance(image, np.ndarray):
-        shape_fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-        if not shape_fits or image.dtype != np.uint8 or image.size == 0:
-            raise DataError(
-                f"An array {image.shape} of {image.dtype} is not an image: give (height, width, 3) RGB or (height, width) grey of uint8 in 0..255."
-            )
-        return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
+    if isinstance(image, torch.Tensor | np.ndarray):
+        return picture_of_array(image)
     raise DataError(
         f"A {type(image).__name__} is not an image: give a file name, a PIL image, a numpy array or a torch tensor."
     )

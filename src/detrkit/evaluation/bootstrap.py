@@ -22,8 +22,8 @@ class Interval:
     """Where a figure lies with some confidence.
 
     Attributes:
-        low: lower end, in [0, 1].
-        high: upper end, in [0, 1].
+        low: lower end, in [0, 1]; of a difference in [-1, 1].
+        high: upper end, as `low`.
     """
 
     low: float
@@ -75,11 +75,7 @@ def bootstrap_intervals(
         confidence: above 0 and below 1.
         seed: of the draws.
     """
-    images = outcomes.shape[0]
-    generator = np.random.default_rng(seed)
-    draws = generator.multinomial(images, np.full(images, 1 / images), size=resamples).T  # (I, R)
-    # The first case is the data set itself.
-    values = average_precision(outcomes, np.concatenate([np.ones((images, 1)), draws], axis=1))  # (T, K, 1 + R)
+    values = average_precision(outcomes, _cases(outcomes.shape[0], resamples, seed))  # (T, K, 1 + R)
     class_ap, class_ap50 = values.mean(0), values[_level(0.5)]
     figures = {
         "AP": mean_over_classes(values).mean(0),
@@ -97,6 +93,32 @@ def bootstrap_intervals(
         class_ap={ids[place]: _interval(class_ap[place], confidence) for place in places},
         class_ap50={ids[place]: _interval(class_ap50[place], confidence) for place in places},
     )
+
+
+def difference_interval(
+    before: Outcomes, after: Outcomes, *, resamples: int, confidence: float = CONFIDENCE, seed: int = 0
+) -> Interval:
+    """Where the difference of two APs on the same images lies: the middle part of the differences on drawn images.
+
+    They are not shifted as those of `Intervals` are: a difference that rests on one image is 0 where it is not drawn, and has to stay so.
+
+    Args:
+        before: at COCO's ten IoU thresholds.
+        after: of other detections in the same images.
+        resamples: number of draws.
+        confidence: above 0 and below 1.
+        seed: of the draws.
+    """
+    cases = _cases(before.shape[0], resamples, seed)
+    first, second = (mean_over_classes(average_precision(each, cases)).mean(0) for each in (before, after))
+    low, high = np.quantile((second - first)[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def _cases(images: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """(I, 1 + R) how often each image counts: once each in the data set itself, which is the first case, then as drawn."""
+    draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples).T
+    return np.concatenate([np.ones((images, 1)), draws], axis=1)
 
 
 def _level(threshold: float) -> int:

@@ -19,6 +19,7 @@ from detrkit.evaluation.figures import (
 )
 from detrkit.evaluation.inputs import Inputs, read_inputs
 from detrkit.evaluation.outcomes import IOU_THRESHOLDS, outcomes
+from detrkit.evaluation.repeats import LEAST_SHARE, by_category, repeated_share, repeats_note, suppression_of
 from detrkit.evaluation.thresholds import best_thresholds
 
 # Indices into the evaluator's arrays: IoU 0.50, objects of all sizes, the greatest number of detections per image.
@@ -61,7 +62,10 @@ def evaluation_of(
     truth = inputs.truth
     evaluator = _evaluated(inputs, max_detections)
     crowds = sum(annotation["iscrowd"] for annotation in truth["annotations"])
-    best = best_thresholds(outcomes(inputs, max_detections, thresholds=IOU_THRESHOLDS[:1]))
+    found = outcomes(inputs, max_detections, thresholds=IOU_THRESHOLDS[:1])
+    best = best_thresholds(found)
+    repeated = repeated_share(inputs, found, best)
+    suppression = suppression_of(inputs, max_detections) if (repeated or 0.0) >= LEAST_SHARE else None
     return Evaluation(
         name=name or inputs.name,
         figures=_figures(evaluator),
@@ -71,8 +75,15 @@ def evaluation_of(
         crowds=crowds,
         detections=len(inputs.results),
         best_threshold=best.overall,
-        class_thresholds={int(inputs.class_ids[place]): threshold for place, threshold in best.own.items()},
-        notes=(*notes, *inputs.notes, *_crowded_note(truth, max_detections)),
+        class_thresholds=by_category(inputs, best),
+        repeated_share=repeated,
+        suppression=suppression,
+        notes=(
+            *notes,
+            *inputs.notes,
+            *_crowded_note(truth, max_detections),
+            *repeats_note(repeated, suppression),
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Group
@@ -11,6 +11,7 @@ from rich.table import Table
 from detrkit.coco_limits import AREA_WORDS, MAX_DETECTIONS
 from detrkit.coco_limits import check_max_detections as check_max_detections
 from detrkit.data.wording import counted
+from detrkit.evaluation.repeats import Suppression
 from detrkit.notebooks import paragraph, shown, table
 from detrkit.terminal import add_numbers, add_texts, narrow_table
 
@@ -87,6 +88,10 @@ class Evaluation:
             detection have none, nor have those with fewer than 20 objects, whose best threshold is mostly chance: `best_threshold` is the
             better choice for them.
         notes: sentences to read with the figures, for example about classes that could not be compared.
+        repeated_share: share of the detections from these thresholds on that repeat a better one of their class (IoU above 0.70), in [0, 1];
+            None if there are none. From score 0.5 on if no detection is correct.
+        suppression: what non-maximum suppression would change; None if less than 1 % repeat a better one, or if fewer than 5 images have
+            objects.
     """
 
     name: str
@@ -99,6 +104,8 @@ class Evaluation:
     best_threshold: float | None = None
     notes: tuple[str, ...] = ()
     class_thresholds: dict[int, float] = field(default_factory=dict)
+    repeated_share: float | None = None
+    suppression: Suppression | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; figures without ground truth are null."""
@@ -111,6 +118,8 @@ class Evaluation:
             "figures": dict(self.figures),
             "best_threshold": self.best_threshold,
             "class_thresholds": {str(number): threshold for number, threshold in self.class_thresholds.items()},
+            "repeated_share": self.repeated_share,
+            "suppression": None if self.suppression is None else asdict(self.suppression),
             "images": self.images,
             "objects": self.objects,
             "crowds": self.crowds,
@@ -124,8 +133,14 @@ class Evaluation:
         crowds = f"{counted(self.crowds, 'crowd region')} (where detections are ignored), " if self.crowds else ""
         return (
             f"{counted(self.images, 'image')}, {counted(self.objects, 'object')}, {crowds}"
-            f"{counted(self.detections, 'detection')}."
+            f"{counted(self.detections, 'detection')}{self._repeats()}."
         )
+
+    def _repeats(self) -> str:
+        """The share of repeated detections as a part of a sentence."""
+        if self.repeated_share is None:
+            return ""
+        return f"; {self.repeated_share:.1%} of those from the best thresholds on repeat a better one"
 
     def summary(self) -> str:
         """The evaluation in one line of text."""

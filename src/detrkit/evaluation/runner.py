@@ -28,12 +28,14 @@ from detrkit.evaluation.analysis import Analysis, evaluate_in_detail
 from detrkit.evaluation.classes import MatchBy, match_categories
 from detrkit.evaluation.coco import evaluate_detections
 from detrkit.evaluation.figures import Evaluation, check_max_detections
+from detrkit.evaluation.repeats import Suppression
 from detrkit.evaluation.result_files import is_annotation_file, is_result_file, pair
 from detrkit.layers.selection import TopKSelection
 from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector
 from detrkit.prediction.predictor import detect_batch
 from detrkit.prediction.results import result_entry
+from detrkit.prediction.suppression import KEEP_ALL, check_nms, kept_by_nms
 from detrkit.structures import Detections
 from detrkit.terminal import terminal
 
@@ -49,6 +51,7 @@ def evaluate(
     progress: bool = False,
     max_detections: int = MAX_DETECTIONS,
     match_by: MatchBy = "auto",
+    nms: float | None = None,
 ) -> Evaluation:
     """COCO's figures for a model on a data set, or for a result file.
 
@@ -66,9 +69,12 @@ def evaluate(
         max_detections: number of the best detections that are kept of each image and count.
         match_by: how the model's classes find those of the data set: "name", "id", or "auto", which matches by name and refuses a model that
             knows less than half of the classes that have objects. Classes without a partner count as never found.
+        nms: IoU above which a detection that repeats a better one of its class is left out, in (0, 1]; None leaves none out, also where the
+            model's card has a value, so that figures are those of the model itself.
 
     Raises:
-        ConfigurationError: the model is no detector, the data are no data set, `max_detections` is below 1, or an argument has no effect.
+        ConfigurationError: the model is no detector, the data are no data set, `max_detections` is below 1, `nms` is out of range, or an
+            argument has no effect.
         CheckpointError: the checkpoint cannot be read.
         DataError: the data cannot be read, or the classes or results do not fit them.
         NonFiniteError: the model produces NaN or infinity.
@@ -76,9 +82,9 @@ def evaluate(
     """
     check_max_detections(max_detections)
     if isinstance(model, str | Path) and is_result_file(model):
-        if (batch_size, device, workers, match_by) != (1, None, 0, "auto"):
+        if (batch_size, device, workers, match_by, nms) != (1, None, 0, "auto", None):
             raise ConfigurationError(
-                f"batch_size, device, workers and match_by are for models, and {model} is a result file: leave them out"
+                f"batch_size, device, workers, match_by and nms are for models, and {model} is a result file: leave them out"
             )
         return _of_results(model, dataset, split, max_detections)
     model = as_detector(model)
@@ -92,6 +98,7 @@ def evaluate(
         progress=progress,
         max_detections=max_detections,
         match_by=match_by,
+        nms=nms,
     )
     return compare(model, dataset, entries, max_detections=max_detections, match_by=match_by)
 
@@ -164,25 +171,37 @@ def compare_in_detail(
 
 
 def with_best_thresholds(
-    card: ModelCard, dataset: DetectionDataset, evaluation: Evaluation, match_by: MatchBy = "auto"
+    card: ModelCard,
+    dataset: DetectionDataset,
+    evaluation: Evaluation,
+    match_by: MatchBy = "auto",
+    *,
+    nms: float | None = None,
 ) -> ModelCard:
     """A card with the thresholds that an evaluation found best; without a correct detection the card is left as it is.
+
+    The card also gets an NMS value if suppression helps (`Suppression.helps`), and then the thresholds of the detections that it leaves.
 
     Args:
         card: of the model that was evaluated.
         dataset: what it was evaluated on.
         evaluation: the result.
         match_by: as for `evaluate`.
+        nms: the value that the detections were evaluated with, which the card gets in any case.
     """
     if evaluation.best_threshold is None:
         return card
-    thresholds = evaluation.class_thresholds
+    chosen: Evaluation | Suppression = evaluation
+    if nms is None and evaluation.suppression is not None and evaluation.suppression.helps:
+        chosen, nms = evaluation.suppression, evaluation.suppression.iou
+    thresholds = chosen.class_thresholds
     own = {
         index: thresholds[category_id]
         for index, category_id in match_categories(card.categories, dataset, match_by).ids.items()
         if category_id in thresholds
     }
-    return replace(card, threshold=evaluation.best_threshold, class_thresholds=own)
+    threshold = card.threshold if chosen.best_threshold is None else chosen.best_threshold
+    return replace(card, threshold=threshold, class_thresholds=own, nms=None if nms == KEEP_ALL else nms)
 
 
 def _notes(model: Detector, dataset: DetectionDataset, max_detections: int, match_by: MatchBy) -> tuple[str, ...]:
@@ -218,6 +237,7 @@ def detect(
     progress: bool = False,
     max_detections: int = MAX_DETECTIONS,
     match_by: MatchBy = "auto",
+    nms: float | None = None,
 ) -> list[dict[str, Any]]:
     """The detections of a model in a data set, as COCO result entries with the data set's ids: the best of each image, without a threshold.
 
@@ -230,12 +250,14 @@ def detect(
         progress: whether to show a progress bar.
         max_detections: number of detections of each image, at most; the model's paper may select fewer.
         match_by: as for `evaluate`.
+        nms: as for `evaluate`.
 
     Returns:
         Entries image by image in the order of the data set, best first.
     """
     model = as_detector(model)
     check_max_detections(max_detections)
+    check_nms(nms)
     category_ids = match_categories(model.card.categories, dataset, match_by).ids
     preprocessing = model.card.preprocessing
     transform = EvaluationTransform(preprocessing)
@@ -257,8 +279,16 @@ def detect(
         for batch, _ in steps:
             detections_of_images = detect_batch(model, select, batch)
             for image_id, detections in zip(batch.image_ids.tolist(), detections_of_images, strict=True):
-                entries[image_id] = _entries(detections, image_id, category_ids)[:max_detections]
+                kept = detections if nms is None else _without_repeats(detections, nms)
+                entries[image_id] = _entries(kept, image_id, category_ids)[:max_detections]
     return [entry for image_id in dataset.image_ids.tolist() for entry in entries[image_id]]
+
+
+def _without_repeats(detections: Detections, nms: float) -> Detections:
+    """Those of a picture's detections that stay after suppression."""
+    kept = torch.from_numpy(kept_by_nms(detections.boxes_xyxy.float().numpy(), detections.labels.numpy(), nms))
+    columns = (detections.scores, detections.labels, detections.boxes_xyxy, detections.queries)
+    return Detections(*(column[kept] for column in columns))
 
 
 def _entries(detections: Detections, image_id: int, category_ids: dict[int, int]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from detrkit.prediction.result_files import Result, ResultFile, ResultFormat, re
 from detrkit.prediction.slicing import SlicedPredictor
 from detrkit.prediction.stopping import StopSignals
 from detrkit.prediction.streaming import Prediction
+from detrkit.prediction.suppression import KEEP_ALL
 
+_CLASSES_SHOWN = 12
 _HIDDEN_SCORE = 0.005  # what two decimals show as 0.00
 
 
@@ -27,6 +30,7 @@ class Outcome:
         total: images that were given.
         done: images whose results are written.
         detections: in all of them.
+        classes: how many of them there are of each class, by its name.
         best_score: the highest score in any of them, whatever the threshold.
         problems: a sentence for each image that could not be read.
         seconds: that the run took.
@@ -36,6 +40,7 @@ class Outcome:
     total: int
     done: int = 0
     detections: int = 0
+    classes: Counter[str] = field(default_factory=Counter)
     best_score: float = 0.0
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -47,10 +52,13 @@ class Outcome:
         return self.done + len(self.problems)
 
     def summary(self, thresholds: str, where: Sequence[Path]) -> str:
-        """One line: what was found, how fast, and where it is."""
+        """What was found, how fast, and where it is; then how much there is of each class."""
         found, images = counted(self.detections, "detection"), counted(self.done, "image")
-        speed = f"{self.done / self.seconds:.3g} images/s" if self.seconds else "at once"
-        sentence = f"{found} {thresholds} in {images} ({speed}): see {', '.join(str(path) for path in where)}"
+        speed = f"{self.seconds:.1f} s, {self.done / self.seconds:.3g} images/s" if self.seconds else "at once"
+        places = f": see {', '.join(map(str, where))}" if where else ""
+        sentence = f"{found} {thresholds} in {images} ({speed}){places}"
+        if self.classes:
+            sentence += f"\nBy class: {_most_common(self.classes)}"
         if not self.detections and self.done:
             best = f"{self.best_score:.2f}" if self.best_score >= _HIDDEN_SCORE else f"{self.best_score:.1g}"
             sentence += f"\nNothing reaches the threshold; the highest score is {best}: --threshold sets a lower one."
@@ -70,6 +78,13 @@ class Outcome:
         )
 
 
+def _most_common(classes: Counter[str]) -> str:
+    """The classes with the most detections and their numbers, and how many others there are."""
+    shown, others = classes.most_common(_CLASSES_SHOWN), len(classes) - _CLASSES_SHOWN
+    text = ", ".join(f"{name} {number}" for name, number in shown)
+    return text if others <= 0 else f"{text} and {counted(others, 'other class', 'other classes')}"
+
+
 def predict_files(
     predictor: Predictor | SlicedPredictor,
     paths: Sequence[Path],
@@ -77,6 +92,7 @@ def predict_files(
     *,
     formats: Sequence[ResultFormat] = ("json", "images"),
     progress: Callable[[Iterable[Prediction]], Iterable[Prediction]] = iter,
+    more: Sequence[ResultFile] = (),
 ) -> Outcome:
     """Looks at image files one after another and writes what is found in each before it goes on.
 
@@ -88,6 +104,7 @@ def predict_files(
         output: an existing folder; files of an earlier run with the same names are replaced.
         formats: what is written.
         progress: wraps the predictions, to show how far the run is.
+        more: other files that get the results; they are finished here.
 
     Raises:
         OutputError: results cannot be written.
@@ -99,7 +116,7 @@ def predict_files(
     try:
         with (
             signals.watched(),
-            result_files(output, formats, paths, card.categories) as files,
+            result_files(output, formats, paths, card.categories, more) as files,
             closing(predictor.stream(paths, skip_unreadable=True)) as predictions,
         ):
             for place, prediction in enumerate(progress(predictions)):
@@ -121,17 +138,21 @@ def _write(files: Sequence[ResultFile], outcome: Outcome, place: int, prediction
         file.add(result)
     outcome.done += 1
     outcome.detections += len(prediction.detections)
+    outcome.classes.update(map(str, prediction.detections.data["class_name"]))
     outcome.best_score = max(outcome.best_score, prediction.best_score)
 
 
 def thresholds_shown(predictor: Predictor) -> str:
-    """From which scores detections count, such as "from score 0.50"."""
+    """From which scores detections count, such as "from score 0.50", and whether repeated ones are left out."""
+    nms = (
+        "" if predictor.nms is None or predictor.nms == KEEP_ALL else f" without repeated ones (NMS {predictor.nms:g})"
+    )
     own = predictor.class_thresholds.values()
     if not own:
-        return f"from score {predictor.threshold:.2f}"
+        return f"from score {predictor.threshold:.2f}{nms}"
     scores = sorted({f"{score:.2f}" for score in own}, key=float)
     others = f", {predictor.threshold:.2f} for other classes" if len(own) < len(predictor.model.card.categories) else ""
-    return f"from each class's own score ({' to '.join(dict.fromkeys((scores[0], scores[-1])))}{others})"
+    return f"from each class's own score ({' to '.join(dict.fromkeys((scores[0], scores[-1])))}{others}){nms}"
 
 
 def threshold_note(card: ModelCard) -> str:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import cast, overload
+from typing import Any, Self, Unpack, overload
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detrkit.checkpoints.loading import as_detector
 from detrkit.data.batching import pad_images
 from detrkit.data.images import to_pil
 from detrkit.data.transforms import EvaluationTransform
+from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, NonFiniteError
 from detrkit.models.catalog import Selection, selection_for
 from detrkit.models.detector import Detector
+from detrkit.prediction.choosing import Choice, ChoiceOptions
+from detrkit.prediction.devices import check_device
 from detrkit.prediction.quiet_supervision import sv
-from detrkit.prediction.streaming import Found, Picture, Prediction, Prepared, refuse_single_picture, stream
+from detrkit.prediction.streaming import (
+    Found,
+    Picture,
+    PictureFile,
+    Prediction,
+    Prepared,
+    listed,
+    refuse_single_picture,
+    stream,
+)
 from detrkit.structures import Detections, ImageBatch
 
 
@@ -29,20 +42,23 @@ class Predictor:
     The model is put in eval mode here (and moved, if a device is given). If it is put back in training mode later, calls raise an error.
 
     Args:
-        model: built or loaded, also compiled or otherwise wrapped by PyTorch, or the path of a checkpoint.
+        model: built or loaded, also compiled or otherwise wrapped by PyTorch, or the path of a checkpoint or of a run's folder.
         threshold: score in [0, 1] from which a detection of any class is reported; None means the model's own thresholds: that of the class
             where the model's card has one, otherwise the card's general one.
+        nms: IoU in (0, 1] above which a detection that overlaps a better one of its class is left out; 1 leaves none out. None means the
+            value of the model's card, which has one if an evaluation showed that the model repeats objects.
+        classes: names of the classes to report; None reports all.
         device: where to run; None leaves the model where it is.
         batch_size: pictures that go through the model together. They must have the same size after resizing, so nothing is padded and
             results do not depend on it.
         stretch_16bit: whether the values of 16-bit grey files and PIL images are stretched from their darkest to their brightest.
 
     Attributes:
-        threshold: score from which a detection is reported, unless its class has a threshold of its own.
-        class_thresholds: those, by category id; empty where a threshold was given.
+        choice: which detections are reported.
 
     Raises:
-        ConfigurationError: a threshold outside [0, 1], a batch size below 1, or a model that is no detector.
+        ConfigurationError: a threshold outside [0, 1], an NMS value outside (0, 1], an unknown class, a batch size below 1, a device that this
+            machine does not have, or a model that is no detector.
         CheckpointError: the checkpoint cannot be read.
     """
 
@@ -51,54 +67,106 @@ class Predictor:
         model: Detector | nn.Module | str | Path,
         *,
         threshold: float | None = None,
+        nms: float | None = None,
+        classes: Sequence[str] | None = None,
         device: torch.device | str | None = None,
         batch_size: int = 1,
         stretch_16bit: bool = False,
     ) -> None:
         detector = as_detector(model)
-        self.threshold = detector.card.threshold if threshold is None else threshold
-        if not 0 <= self.threshold <= 1:
-            raise ConfigurationError(f"The threshold {self.threshold} is not a score: choose one from 0 to 1.")
+        categories = detector.card.categories
+        self.choice = Choice.of_card(detector.card).changed(categories, threshold=threshold, nms=nms, classes=classes)
         if batch_size < 1:
             raise ConfigurationError(f"The batch size {batch_size} is too small: choose 1 or more.")
         self.batch_size = batch_size
         self.stretch_16bit = stretch_16bit
-        self.model = (detector if device is None else detector.to(device)).eval()
+        self.model = (detector if device is None else detector.to(check_device(device))).eval()
         self._transform = EvaluationTransform(detector.card.preprocessing)
         self._select = selection_for(detector)
         self._categories = {category.index: category for category in detector.card.categories}
-        own = detector.card.class_thresholds if threshold is None else {}
-        self.class_thresholds = {
-            category.id: own[category.index] for category in detector.card.categories if category.index in own
-        }
 
-    @overload
-    def __call__(self, images: Picture) -> sv.Detections: ...
-    @overload
-    def __call__(self, images: list[Picture] | tuple[Picture, ...]) -> list[sv.Detections]: ...
+    @property
+    def threshold(self) -> float:
+        """Score from which a detection is reported, unless its class has a threshold of its own."""
+        return self.choice.threshold
 
-    def __call__(self, images: Picture | list[Picture] | tuple[Picture, ...]) -> sv.Detections | list[sv.Detections]:
-        """Detections with at least the threshold's score, best first.
+    @property
+    def class_thresholds(self) -> Mapping[int, float]:
+        """Those, by category id; empty where a threshold was given."""
+        return self.choice.class_thresholds
+
+    @property
+    def nms(self) -> float | None:
+        """IoU above which a detection that repeats a better one of its class is left out; None leaves none out."""
+        return self.choice.nms
+
+    def __repr__(self) -> str:
+        card, nms = self.model.card, "" if self.nms is None else f", nms={self.nms:g}"
+        return f"Predictor({card.variant}, {counted(len(card.categories), 'class', 'classes')}, threshold={self.threshold:.3f}{nms})"
+
+    def changed(
+        self, *, threshold: float | None = None, nms: float | None = None, classes: Sequence[str] | None = None
+    ) -> Self:
+        """A predictor with the same model that reports other detections; what is None stays as it is.
 
         Args:
-            images: one picture or a list of them: a file name, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), in RGB.
+            threshold: score in [0, 1] from which a detection of any class is reported.
+            nms: as for the predictor.
+            classes: as for the predictor.
+
+        Raises:
+            ConfigurationError: a value is out of range, or the model has no such class.
+        """
+        other = copy.copy(self)
+        categories = self.model.card.categories
+        other.choice = self.choice.changed(categories, threshold=threshold, nms=nms, classes=classes)
+        return other
+
+    @overload
+    def __call__(self, images: PictureFile, **choice: Unpack[ChoiceOptions]) -> sv.Detections: ...
+    @overload
+    def __call__(
+        self, images: list[Picture] | tuple[Picture, ...], **choice: Unpack[ChoiceOptions]
+    ) -> list[sv.Detections]: ...
+    @overload
+    def __call__(self, images: np.ndarray | Tensor, **choice: Unpack[ChoiceOptions]) -> Any: ...
+
+    def __call__(
+        self,
+        images: Picture | list[Picture] | tuple[Picture, ...],
+        *,
+        threshold: float | None = None,
+        nms: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> sv.Detections | list[sv.Detections]:
+        """The detections that count, best first.
+
+        Args:
+            images: one picture or several: a file name, a PIL image, or an array or tensor (H, W, 3) or (3, H, W) in RGB, also grey or with
+                opacity, uint8 in 0..255 or floats in 0..1; a list of these,
+                or a batch of pictures (N, H, W, 3) or (N, 3, H, W).
+            threshold: score in [0, 1] from which a detection of any class counts in this call; None as for the predictor.
+            nms: for this call, as for the predictor.
+            classes: for this call, as for the predictor.
 
         Returns:
             The detections of the one picture, or a list of them in the order of the pictures: `xyxy` in pixels of the picture (boxes may
             extend slightly beyond it), `confidence`, `class_id` with the categories' ids, `data["class_name"]`.
 
         Raises:
-            DataError: a file cannot be read, or an array has the wrong type or shape.
+            DataError: a file cannot be read, or an array has the wrong type, shape or values.
+            ConfigurationError: as for `changed`.
         """
-        if isinstance(images, list | tuple):
-            return [self._above_threshold(detections) for detections in self.raw(images)]
-        return self._above_threshold(self.raw([images])[0])
+        choice = self.changed(threshold=threshold, nms=nms, classes=classes).choice
+        pictures, several = listed(images)
+        results = [choice.of(detections) for detections in self.raw(pictures)]
+        return results if several else results[0]
 
-    def raw(self, images: Sequence[Picture]) -> list[sv.Detections]:
-        """All detections that the model's paper selects, without a threshold, best first, as evaluation needs them.
+    def raw(self, images: Iterable[Picture]) -> list[sv.Detections]:
+        """All detections that the model's paper selects, without a threshold or suppression, best first, as evaluation needs them.
 
         Args:
-            images: as for calling the predictor, but always a list.
+            images: as for calling the predictor, but always several.
 
         Raises:
             DataError: a picture cannot be read, or a single one was given.
@@ -160,12 +228,7 @@ class Predictor:
 
     def detect(self, group: Sequence[Prepared]) -> list[Found]:
         """What is found in prepared pictures, which must have one shape."""
-        return [Found(self._above_threshold(each), best_score(each)) for each in self._run(group)]
-
-    def _above_threshold(self, detections: sv.Detections) -> sv.Detections:
-        ids = [] if detections.class_id is None else detections.class_id.tolist()
-        limits = [self.class_thresholds.get(category_id, self.threshold) for category_id in ids]
-        return cast(sv.Detections, detections[np.asarray(detections.confidence) >= np.array(limits, dtype=np.float32)])
+        return [Found(self.choice.of(each), best_score(each)) for each in self._run(group)]
 
     def _run(self, group: Sequence[Prepared]) -> list[sv.Detections]:
         """All detections of pictures of one shape."""

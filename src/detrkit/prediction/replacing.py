@@ -11,8 +11,11 @@ from detrkit.errors import OutputError
 from detrkit.files import refuse_folder
 from detrkit.prediction.result_files import (
     CLASSES,
+    CROPS,
     CSV_COLUMNS,
     CSV_FILE,
+    IMAGES_BEGIN,
+    IMAGES_FILE,
     JSON_FILE,
     LABELS,
     ResultFormat,
@@ -42,10 +45,11 @@ def check_replaceable(
         OutputError: the message names the first such file, or a folder where a file will be written.
     """
     checks: dict[ResultFormat, Callable[[], None]] = {
-        "json": lambda: _check_file(output / JSON_FILE, _is_json),
+        "json": lambda: _check_json(output),
         "csv": lambda: _check_file(output / CSV_FILE, _is_csv),
         "yolo": lambda: _check_labels(output, categories),
         "images": lambda: _check_drawings(output, images),
+        "crops": lambda: _check_crops(output / CROPS),
     }
     for each in dict.fromkeys(formats):
         checks[each]()
@@ -58,6 +62,11 @@ def _check_file(path: Path, is_ours: Callable[[bytes], bool]) -> None:
             begin = file.read(_BEGIN)
         if not is_ours(begin):
             raise OutputError(f"{path} was not written by detrkit and would be overwritten: {_REMEDY}")
+
+
+def _check_json(output: Path) -> None:
+    _check_file(output / JSON_FILE, _is_json)
+    _check_file(output / IMAGES_FILE, lambda begin: begin.startswith(IMAGES_BEGIN.encode()))
 
 
 def _is_json(begin: bytes) -> bool:
@@ -99,6 +108,14 @@ def _check_drawings(output: Path, images: Sequence[Path]) -> None:
         if path.exists() and not is_drawing(refuse_folder(path)):
             raise OutputError(
                 f"{path} was not drawn by detrkit and would be overwritten by the drawing of {image}: {_REMEDY}"
+            )
+
+
+def _check_crops(folder: Path) -> None:
+    for file in _files_in(folder):
+        if not is_drawing(file):
+            raise OutputError(
+                f"{folder} contains what detrkit did not write, such as {file}, which would be mixed with results: {_REMEDY}"
             )
 
 

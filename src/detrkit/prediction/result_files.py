@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,22 +13,26 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 import numpy as np
 from PIL import Image
 
 from detrkit.cards import Category
+from detrkit.data.wording import counted
 from detrkit.errors import OutputError
 from detrkit.files import write_text
-from detrkit.prediction.results import image_ids, output_names, save_image, to_entries
+from detrkit.prediction.results import image_ids, named_entries, output_names, save_image, to_entries
 
 if TYPE_CHECKING:
     import supervision as sv
 
-ResultFormat = Literal["json", "csv", "yolo", "images"]
+ResultFormat = Literal["json", "csv", "yolo", "images", "crops"]
 
-JSON_FILE, CSV_FILE, LABELS, CLASSES = "detections.json", "detections.csv", "labels", "classes.txt"
+JSON_FILE, IMAGES_FILE, CSV_FILE = "detections.json", "images.json", "detections.csv"
+LABELS, CLASSES, CROPS = "labels", "classes.txt", "crops"
+# How the file with the images begins, which tells it from a user's.
+IMAGES_BEGIN = '{"info": {"description": "Images in which detrkit looked for objects"}'
 CSV_COLUMNS = ("file", "class", "category_id", "score", "x1", "y1", "x2", "y2")
 _DRAWERS = 2  # threads
 _DRAWINGS_WAITING = 4
@@ -67,30 +72,84 @@ class ResultFile(Protocol):
 
 
 class JsonFile:
-    """COCO result entries in one list: the file is a complete one after every image."""
+    """COCO result entries in one list, and beside it the images, also those without objects, and the categories.
 
-    def __init__(self, path: Path, images: Sequence[Path]) -> None:
-        self.path = path
+    Both files are complete after every image. The second has the form of COCO's annotation files, so that COCO's tools can load the first on
+    top of it.
+    """
+
+    def __init__(self, folder: Path, images: Sequence[Path], categories: Sequence[Category]) -> None:
         self._images = images
         self._ids, self._named = image_ids(images)
-        self._end = 1  # where the next entry begins: behind the opening bracket
-        self._file: FileIO | None = None  # an earlier file is replaced once there is a result
+        known = [{"id": category.id, "name": category.name} for category in categories]
+        begin = f'{IMAGES_BEGIN},\n"categories": {json.dumps(known)},\n"images": ['
+        self._listed = _GrowingList(folder / IMAGES_FILE, begin, "]}")
+        self._entries = _GrowingList(folder / JSON_FILE, "[", "]")
 
     def add(self, result: Result) -> None:
-        """Replaces the closing bracket by the image's entries and a new one, in one write."""
-        if self._file is None:
-            self._file = _opened(self.path)
-            self._write(b"[\n]\n", at=0)
-        more = {"file_name": self._images[result.place].as_posix()} if self._named else {}
-        entries = to_entries(result.detections, self._ids[result.place])
-        if not entries:
-            return
-        text = ",\n".join(json.dumps(entry | more, allow_nan=False) for entry in entries)
-        content = f"{',' if self._end > 1 else ''}\n{text}".encode()
-        self._write(content + b"\n]\n", at=self._end)
-        self._end += len(content)
+        """Adds an image and its entries."""
+        name, number = self._images[result.place].as_posix(), self._ids[result.place]
+        size = {"width": result.picture.width, "height": result.picture.height}
+        self._listed.extend([{"id": number, "file_name": name, **size, "detections": len(result.detections)}])
+        self._entries.extend(named_entries(result.detections, number, {"file_name": name} if self._named else {}))
 
     def finish(self) -> None:
+        """Closes the files."""
+        self._listed.close()
+        self._entries.close()
+
+
+class JsonStream:
+    """The entries of a `JsonFile`, each with its `file_name`, as one list on a stream."""
+
+    def __init__(self, stream: TextIO, images: Sequence[Path]) -> None:
+        self.stream = stream
+        self._images = images
+        self._ids, _ = image_ids(images)
+        self._between = ""
+        stream.write("[")
+
+    def add(self, result: Result) -> None:
+        """Writes the entries of an image."""
+        name = {"file_name": self._images[result.place].as_posix()}
+        for entry in named_entries(result.detections, self._ids[result.place], name):
+            self.stream.write(f"{self._between}\n{json.dumps(entry, allow_nan=False)}")
+            self._between = ","
+
+    def finish(self) -> None:
+        """Ends the list."""
+        self.stream.write("\n]\n")
+        self.stream.flush()
+
+
+class _GrowingList:
+    """A list in a JSON file that is complete after every addition.
+
+    Args:
+        path: of the file; an earlier one is replaced once there is something to add.
+        begin: what comes before the list's entries.
+        end: what comes behind them.
+    """
+
+    def __init__(self, path: Path, begin: str, end: str) -> None:
+        self.path = path
+        self._begin, self._closing = begin.encode(), f"\n{end}\n".encode()
+        self._position = len(self._begin)  # where the next entry begins
+        self._file: FileIO | None = None
+
+    def extend(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Replaces the closing bracket by the entries and a new one, in one write."""
+        if self._file is None:
+            self._file = _opened(self.path)
+            self._write(self._begin + self._closing, at=0)
+        if not entries:
+            return
+        text = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries)
+        content = f"{',' if self._position > len(self._begin) else ''}\n{text}".encode()
+        self._write(content + self._closing, at=self._position)
+        self._position += len(content)
+
+    def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
             self._file.close()
@@ -158,6 +217,29 @@ class YoloFiles:
         """Nothing is left to do."""
 
 
+class Crops:
+    """Each object as a picture of its own, in a folder for its class."""
+
+    def __init__(self, folder: Path, images: Sequence[Path], categories: Sequence[Category]) -> None:
+        self.folder = folder
+        self._names = [Path(name) for name in output_names(images)]
+        self._folders = crop_folders(categories)
+
+    def add(self, result: Result) -> None:
+        """Saves the objects of an image, numbered from the best; what lies outside the picture has no pixels."""
+        name, size = self._names[result.place], np.array([result.picture.width, result.picture.height] * 2)
+        corners = np.concatenate([np.floor(result.detections.xyxy[:, :2]), np.ceil(result.detections.xyxy[:, 2:])], 1)
+        boxes = np.clip(corners, 0, size).astype(int).tolist()
+        ids = [] if result.detections.class_id is None else result.detections.class_id.tolist()
+        for number, (box, category_id) in enumerate(zip(boxes, ids, strict=True), start=1):
+            if box[0] < box[2] and box[1] < box[3]:
+                place = self.folder / self._folders[category_id] / f"{name.stem}_{number}{name.suffix}"
+                save_image(place, result.picture.crop(box))
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
 class DrawnImages:
     """Copies of the images with their boxes, drawn and saved by threads of their own."""
 
@@ -190,6 +272,16 @@ def class_names(categories: Sequence[Category]) -> list[str]:
     return [" ".join(category.name.split()) for category in categories]
 
 
+def crop_folders(categories: Sequence[Category]) -> dict[int, str]:
+    """The name of each class's folder for crops, by category id; signs that file systems refuse become underscores."""
+    names: dict[int, str] = {}
+    for category in categories:
+        name = re.sub(r"[^\w .+-]", "_", category.name).strip(" .") or "_"
+        taken = {each.casefold() for each in names.values()}
+        names[category.id] = f"{name}_{category.id}" if name.casefold() in taken else name
+    return names
+
+
 def yolo_lines(detections: sv.Detections, width: int, height: int, numbers: dict[int, int]) -> list[str]:
     """Lines of a YOLO label file: class, centre and size as shares of the picture, score.
 
@@ -216,29 +308,34 @@ def yolo_lines(detections: sv.Detections, width: int, height: int, numbers: dict
 
 @contextmanager
 def result_files(
-    output: Path, formats: Sequence[ResultFormat], images: Sequence[Path], categories: Sequence[Category]
+    output: Path,
+    formats: Sequence[ResultFormat],
+    images: Sequence[Path],
+    categories: Sequence[Category],
+    more: Sequence[ResultFile] = (),
 ) -> Iterator[list[ResultFile]]:
     """The files of all formats, open for results; at the end, also after an error, all that was added is written.
 
     Args:
         output: the folder for all of them.
-        formats: "json", "csv", "yolo", "images".
+        formats: "json", "csv", "yolo", "images", "crops".
         images: all images that will be looked at; their number and names decide ids and names of files.
         categories: the model's classes.
+        more: other files, open already, which are finished with them.
 
     Raises:
         OutputError: a file cannot be written.
     """
     make: dict[ResultFormat, Callable[[], ResultFile]] = {
-        "json": lambda: JsonFile(output / JSON_FILE, images),
+        "json": lambda: JsonFile(output, images, categories),
         "csv": lambda: CsvFile(output / CSV_FILE, images),
         "yolo": lambda: YoloFiles(output / LABELS, images, categories),
         "images": lambda: DrawnImages(output, images),
+        "crops": lambda: Crops(output / CROPS, images, categories),
     }
     with ExitStack() as stack:
         files: list[ResultFile] = []
-        for each in dict.fromkeys(formats):
-            file = make[each]()
+        for file in (*(make[each]() for each in dict.fromkeys(formats)), *more):
             stack.callback(file.finish)
             files.append(file)
         yield files
@@ -251,16 +348,26 @@ def result_places(output: Path, formats: Sequence[ResultFormat]) -> list[Path]:
         "csv": output / CSV_FILE,
         "yolo": output / LABELS,
         "images": output,
+        "crops": output / CROPS,
     }
     return [where[each] for each in dict.fromkeys(formats)]
 
 
-def replaced_results(output: Path, formats: Sequence[ResultFormat]) -> list[str]:
-    """A note if files or folders of an earlier run are there, which a new one replaces; call it before."""
+def replaced_results(output: Path, formats: Sequence[ResultFormat], images: Sequence[Path]) -> list[str]:
+    """A note if files or folders of an earlier run are there, which a new one replaces; to be said before it.
+
+    Args:
+        output: the folder for the results.
+        formats: those that will be written.
+        images: all images that will be looked at.
+    """
     there = [str(path) for path in result_places(output, formats) if path != output and path.exists()]
+    if "images" in formats:
+        drawn = sum((output / name).exists() for name in output_names(images))
+        there += [f"{counted(drawn, 'picture')} with boxes"] if drawn else []
     if not there:
         return []
-    return [f"There were results of an earlier run ({', '.join(there)}); files of the same names were replaced."]
+    return [f"There are results of an earlier run ({', '.join(there)}); files of the same names are replaced."]
 
 
 def _opened(path: Path) -> FileIO:

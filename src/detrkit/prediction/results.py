@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,19 @@ def to_file_entries(paths: Sequence[Path], detections: Sequence[sv.Detections]) 
         more = {"file_name": path.as_posix()} if named else {}
         entries += [entry | more for entry in to_entries(image_detections, image_id)]
     return entries
+
+
+def named_entries(detections: sv.Detections, image_id: int, more: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """COCO result entries of one image that also have the `category_name`.
+
+    Args:
+        detections: as for `to_entries`, with `data["class_name"]`.
+        image_id: as for `to_entries`.
+        more: what else each entry gets, such as the `file_name`.
+    """
+    entries = to_entries(detections, image_id)
+    names = detections.data["class_name"] if entries else ()
+    return [{**entry, "category_name": str(name), **more} for entry, name in zip(entries, names, strict=True)]
 
 
 def image_ids(paths: Sequence[Path]) -> tuple[list[int], bool]:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Generator, Iterable, Sequence
-from typing import Literal, cast, overload
+from typing import Any, Literal, Self, Unpack, cast, overload
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from detrkit.data.images import to_pil
 from detrkit.errors import ConfigurationError
+from detrkit.prediction.choosing import ChoiceOptions
 from detrkit.prediction.predictor import Predictor
 from detrkit.prediction.quiet_supervision import sv
-from detrkit.prediction.streaming import Found, Picture, Prediction, Prepared, refuse_single_picture, stream
+from detrkit.prediction.streaming import (
+    Found,
+    Picture,
+    PictureFile,
+    Prediction,
+    Prepared,
+    listed,
+    refuse_single_picture,
+    stream,
+)
 
 Merging = Literal["nms", "nmm"]
 
@@ -64,16 +76,29 @@ class SlicedPredictor:
         """As of the predictor."""
         return self.predictor.may_run_in_threads
 
-    @overload
-    def __call__(self, images: Picture) -> sv.Detections: ...
-    @overload
-    def __call__(self, images: list[Picture] | tuple[Picture, ...]) -> list[sv.Detections]: ...
+    def changed(self, **choice: Unpack[ChoiceOptions]) -> Self:
+        """A predictor that reports other detections; see `Predictor.changed`."""
+        other = copy.copy(self)
+        other.predictor = self.predictor.changed(**choice)
+        return other
 
-    def __call__(self, images: Picture | list[Picture] | tuple[Picture, ...]) -> sv.Detections | list[sv.Detections]:
-        """Detections with at least the threshold's score, best first; see `Predictor.__call__`."""
-        if isinstance(images, list | tuple):
-            return [self.detect([self.prepare(image)])[0].detections for image in images]
-        return self.detect([self.prepare(images)])[0].detections
+    @overload
+    def __call__(self, images: PictureFile, **choice: Unpack[ChoiceOptions]) -> sv.Detections: ...
+    @overload
+    def __call__(
+        self, images: list[Picture] | tuple[Picture, ...], **choice: Unpack[ChoiceOptions]
+    ) -> list[sv.Detections]: ...
+    @overload
+    def __call__(self, images: np.ndarray | Tensor, **choice: Unpack[ChoiceOptions]) -> Any: ...
+
+    def __call__(
+        self, images: Picture | list[Picture] | tuple[Picture, ...], **choice: Unpack[ChoiceOptions]
+    ) -> sv.Detections | list[sv.Detections]:
+        """The detections that count, best first; see `Predictor.__call__` for what is taken."""
+        chosen = self.changed(**choice)
+        pictures, several = listed(images)
+        results = [chosen.detect([self.prepare(picture)])[0].detections for picture in pictures]
+        return results if several else results[0]
 
     def stream(self, images: Iterable[Picture], *, skip_unreadable: bool = False) -> Generator[Prediction, None, None]:
         """Predictions one after another; see `Predictor.stream`."""

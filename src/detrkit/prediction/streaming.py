@@ -24,7 +24,8 @@ from detrkit.errors import DataError
 if TYPE_CHECKING:
     import supervision as sv
 
-Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
+PictureFile: TypeAlias = str | Path | Image.Image
+Picture: TypeAlias = PictureFile | np.ndarray | Tensor
 
 _READERS = 2
 _MOST_LANES = 4  # each holds the features of its pictures
@@ -142,6 +143,13 @@ def _pool(name: str, torch_threads: Sequence[int]) -> ThreadPoolExecutor:
     return pool
 
 
+def listed(images: Picture | list[Picture] | tuple[Picture, ...]) -> tuple[list[Picture], bool]:
+    """The pictures in a list, and whether several were given: a list or tuple, or an array or tensor with four dimensions."""
+    if isinstance(images, list | tuple) or (isinstance(images, np.ndarray | Tensor) and images.ndim == 4):
+        return list(images), True
+    return [images], False
+
+
 def refuse_single_picture(images: object) -> None:
     """Refuses one picture where several are expected, before its letters or rows are taken for pictures.
 
@@ -149,9 +157,7 @@ def refuse_single_picture(images: object) -> None:
         DataError: this is a file name, a PIL image, or an array or tensor of one picture.
     """
     single = isinstance(images, str | Path | Image.Image)
-    if isinstance(images, np.ndarray):
-        single = images.ndim == 2 or (images.ndim == 3 and images.shape[2] == 3)
-    if isinstance(images, Tensor):
+    if isinstance(images, np.ndarray | Tensor):
         single = images.ndim <= 3
     if single:
         raise DataError(

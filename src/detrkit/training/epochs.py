@@ -109,10 +109,15 @@ class EpochEnds(Callback):
             module.model, self.validation, batch_size=evaluation_batch(options), workers=options.workers or 0
         )
         row |= {name: value for name, value in evaluation.figures.items() if value is not None}
+        if evaluation.repeated_share is not None:
+            row["repeated_share"] = evaluation.repeated_share
         module.model.card = _with_figures(module.model.card, self.validation, evaluation)
         best = (self._best() or {}).get("AP", -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
-        return f"; AP {ap:.3f}, AP50 {ap50:.3f}" + (f" (best AP so far {best:.3f})" if best > ap else "")
+        repeats = ""
+        if evaluation.suppression is not None and evaluation.suppression.helps:
+            repeats = f"; {evaluation.repeated_share:.0%} of detections repeat a better one"
+        return f"; AP {ap:.3f}, AP50 {ap50:.3f}{repeats}" + (f" (best AP so far {best:.3f})" if best > ap else "")
 
     def _best(self) -> dict[str, float] | None:
         """The log row of the epoch that the folder's best model comes from."""

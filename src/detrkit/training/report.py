@@ -34,6 +34,7 @@ _CURVE_WORDS = {
     "loss": "Training loss over the epochs.",
     "loss of the last layer": "The parts of the loss, of the last decoder layer.",
     "average precision": "AP on the validation split.",
+    "repeated detections": "Share of the detections that repeat a better one of their class, on the validation split. It falls as training goes on.",
     "learning rate": "Learning rate of everything except the backbone.",
 }
 
@@ -85,7 +86,12 @@ def training_section(rows: Rows) -> Section:
 
 
 def _words(label: str, rows: Rows) -> str:
-    name = {"loss": "loss", "average precision": "AP", "learning rate": "lr"}.get(label)
+    name = {
+        "loss": "loss",
+        "average precision": "AP",
+        "repeated detections": "repeated_share",
+        "learning rate": "lr",
+    }.get(label)
     values = [row[name] for row in rows if row.get(name) is not None] if name else []
     course = f" From {values[0]:.4g} to {values[-1]:.4g}." if values else ""
     return _CURVE_WORDS[label] + course

@@ -21,6 +21,7 @@ _PANELS: dict[str, Callable[[str], bool]] = {
     "loss": lambda name: name == "loss",
     "loss of the last layer": lambda name: name.endswith("_loss"),
     "average precision": lambda name: name in ("AP", "AP50", "AP75"),
+    "repeated detections": lambda name: name == "repeated_share",
     "learning rate": lambda name: name == "lr",
 }
 
@@ -28,10 +29,10 @@ Rows = Sequence[Mapping[str, float | None]]
 
 
 def curves_figure(rows: Rows) -> Figure:
-    """The total loss, its parts, AP and the learning rate over the epochs, each in its own panel of one picture.
+    """The total loss, its parts, AP, repeated detections and the learning rate over the epochs, each in its own panel of one picture.
 
     Args:
-        rows: one per epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50`, `AP75` and `lr`; all but `epoch`
+        rows: one per epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50`, `AP75`, `repeated_share` and `lr`; all but `epoch`
             may be missing or None. Other columns are not drawn.
     """
     panels = _panels(rows)
