@@ -30,7 +30,7 @@ from detrkit.data import (
     TrainingTransform,
 )
 from detrkit.data.wording import are, counted
-from detrkit.errors import ConfigurationError, closest
+from detrkit.errors import ConfigurationError, NonFiniteError, closest
 from detrkit.evaluation import Analysis, Evaluation, compare_in_detail, detect
 from detrkit.evaluation.report import curves_figure, evaluation_sections, write_charts, write_photos, write_report
 from detrkit.files import write_json
@@ -40,7 +40,7 @@ from detrkit.notebooks import shown, table
 from detrkit.terminal import terminal
 from detrkit.training.epochs import EpochEnds, evaluation_batch
 from detrkit.training.ground_truth import RunData, open_run_data
-from detrkit.training.module import TrainingModule
+from detrkit.training.module import NonFiniteStepError, TrainingModule
 from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
 from detrkit.training.report import training_sections
@@ -225,6 +225,13 @@ def _fit(
                     f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}"
                 )
             raise KeyboardInterrupt("") from end  # said above
+        except NonFiniteStepError:
+            raise
+        except NonFiniteError as problem:  # in an evaluation, which knows of weights only
+            raise NonFiniteError(
+                f"after step {module.global_step} the model's predictions are NaN or infinite, with the learning rate {module.options.lr:g}: "
+                f"lower the learning rate, and train again into another folder than {folder.path}"
+            ) from problem
 
 
 def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
