@@ -12,7 +12,7 @@ import detrkit
 HEAVY = ("torch", "torchvision", "numpy", "lightning", "matplotlib", "supervision", "PIL", "scipy")
 PUBLIC = [
     "Category", "DetectionDataset", "Detector", "Evaluation", "ImageBatch", "Inspection", "Losses", "Output", "Predictor", "Preprocessing",
-    "Target", "build", "checkpoints", "criterion_for", "errors", "evaluate", "inspect_data", "load", "open_dataset", "save", "train",
+    "Target", "TrainingOptions", "build", "checkpoints", "criterion_for", "errors", "evaluate", "inspect_data", "load", "open_dataset", "save", "train",
 ]  # fmt: skip
 
 

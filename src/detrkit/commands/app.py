@@ -28,8 +28,15 @@ app.command("detrkit.commands.train:train", help="Train a detector on a data set
 app.command("detrkit.commands.evaluate:evaluate", help="COCO figures for a model or a result file.")
 app.command("detrkit.commands.predict:predict", help="Find objects in images.")
 app.command("detrkit.commands.convert:convert", help="Write a data set as COCO, YOLO or Pascal VOC.")
-app.command("detrkit.commands.models:models", help="List everything that can be built.")
+app.command(
+    "detrkit.commands.models:models",
+    help="List everything that can be built, or show the settings and the recipe of one variant.",
+)
 app.command(
     "detrkit.commands.doctor:doctor",
     help="Show versions, devices, precisions, and how deformable attention runs.\n\nWhat is wrong with a data set: detrkit inspect.",
+)
+app.command("detrkit.commands.manual:manual", name="help", help="Show the help of detrkit, or of one command.")
+app.register_install_completion_command(
+    help="Let the shell complete commands and options (bash, zsh, fish, PowerShell): adds a script and a line in its startup file."
 )

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from detrkit.training.training_options import TrainingOptions
 
 if TYPE_CHECKING:
+    from detrkit.training.dry_run import DryRun, dry_run
     from detrkit.training.run import TrainingResult, train
 
-__all__ = ["TrainingOptions", "TrainingResult", "train"]
+__all__ = ["DryRun", "TrainingOptions", "TrainingResult", "dry_run", "train"]
+
+_HOMES = {"DryRun": "dry_run", "TrainingResult": "run", "dry_run": "dry_run", "train": "run"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("detrkit.training.run"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"detrkit.training.{_HOMES[name]}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
