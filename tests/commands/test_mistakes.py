@@ -27,6 +27,7 @@ TRAIN = ("train", "detr-compact", "--data", "digits")
         (("predict", "a", "b", "--conf", "0.3"), "unknown option --conf: here it is --threshold"),
         (("predict", "a", "--source", "b"), "unknown option --source: here it is IMAGES, without a name"),
         (("evaluate", "--weights", "a"), "unknown option --weights: here it is CHECKPOINT, without a name"),
+        (("trian",), "there is no command 'trian': did you mean 'train'?"),
         ((*TRAIN, "--epochs", "1.5"), "--epochs must be a whole number, not '1.5'"),
         ((*TRAIN, "--epochs", "zero"), "--epochs must be a whole number, not 'zero'"),
         (("demo", "--steps", "2.7"), "--steps must be a whole number, not '2.7'"),

@@ -17,7 +17,7 @@ from cyclopts import (
 )
 
 from detrkit.commands.other_tools import counterpart
-from detrkit.errors import DetrkitError, OptionError
+from detrkit.errors import DetrkitError, OptionError, closest
 
 _KINDS = {int: "a whole number", float: "a number", bool: "yes or no"}
 
@@ -32,11 +32,10 @@ def explain(problem: CycloptsError) -> str:
         return _wrong_value(problem)
     if isinstance(problem, UnusedCliTokensError):
         return _left_over(problem)
-    sentence = " ".join(str(problem).split())
-    if isinstance(problem, UnknownCommandError) and problem.app is not None and "Available" not in sentence:
-        names = [name for name in problem.app if not name.startswith("-")]
-        sentence += f" The commands are {', '.join(names)}."
-    return sentence
+    if isinstance(problem, UnknownCommandError) and problem.app is not None and problem.unused_tokens:
+        word, names = problem.unused_tokens[0], [name for name in problem.app if not name.startswith("-")]
+        return f"there is no command '{word}': {closest(word, names)}"
+    return " ".join(str(problem).split())
 
 
 def on_command_line(problem: DetrkitError, command: str) -> str:

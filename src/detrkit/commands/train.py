@@ -92,10 +92,9 @@ def _signature() -> inspect.Signature:
 
 def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group) -> inspect.Parameter:
     shown = UNLESS_GIVEN.get(field.name)
+    # None marks options that were not given, but the help shows the value that then applies.
     if field.default not in (None, dataclasses.MISSING):
-        shown = str(
-            field.default
-        )  # None marks options that were not given, but the help shows the value that then applies
+        shown = str(field.default)
     default = None if shown is None else lambda _: shown
     if field.name == "settings":  # strings until the variant is known, and without --no-settings
         annotation: Any = Annotated[dict[str, str] | None, Parameter(negative=(), group=group)]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from detrkit.training.training_options import TrainingOptions
 
 if TYPE_CHECKING:
-    from detrkit.training.dry_run import DryRun, dry_run
+    from detrkit.training.rehearsal import DryRun, dry_run
     from detrkit.training.run import TrainingResult, train
 
 __all__ = ["DryRun", "TrainingOptions", "TrainingResult", "dry_run", "train"]
 
-_HOMES = {"DryRun": "dry_run", "TrainingResult": "run", "dry_run": "dry_run", "train": "run"}
+_HOMES = {"DryRun": "rehearsal", "TrainingResult": "run", "dry_run": "rehearsal", "train": "run"}
 
 
 def __getattr__(name: str) -> Any:
