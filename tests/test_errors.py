@@ -17,7 +17,11 @@ KINDS = [
 
 def test_the_drawing_shows_the_whole_tree() -> None:
     assert errors.__doc__ is not None
-    drawn = {line.split()[1] for line in errors.__doc__.splitlines() if line.startswith(("├──", "└──"))}
+    drawn = {
+        line.lstrip("│ ").split()[1]
+        for line in errors.__doc__.splitlines()
+        if line.lstrip("│ ").startswith(("├──", "└──"))
+    }
     assert drawn == {kind.__name__ for kind in KINDS}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import detrkit.data
 
-PACKAGES = ["detrkit.checkpoints", "detrkit.data", "detrkit.evaluation", "detrkit.prediction"]
+PACKAGES = ["detrkit.checkpoints", "detrkit.data", "detrkit.evaluation", "detrkit.prediction", "detrkit.training"]
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from detrkit.models.detector import Detector
     from detrkit.prediction import Predictor
     from detrkit.structures import ImageBatch, Losses, Output, Target
-    from detrkit.training import train
+    from detrkit.training import TrainingOptions, train
 
 __version__ = "0.1.0"
 
@@ -52,6 +52,7 @@ __all__ = [
     "Predictor",
     "Preprocessing",
     "Target",
+    "TrainingOptions",
     "build",
     "checkpoints",
     "criterion_for",
@@ -76,6 +77,7 @@ _HOMES = {
     "Predictor": "prediction",
     "Preprocessing": "cards",
     "Target": "structures",
+    "TrainingOptions": "training",
     "build": "models.catalog",
     "criterion_for": "models.catalog",
     "evaluate": "evaluation",

@@ -49,14 +49,15 @@ class _ExplainedError(Exception):
 def _run(arguments: list[str]) -> None:
     from cyclopts import CycloptsError
 
-    from detrkit.commands.app import app, explain
+    from detrkit.commands.app import app
+    from detrkit.commands.mistakes import explain, on_command_line
 
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as problem:
         raise _ExplainedError(f"detrkit: {explain(problem)}") from problem
     except DetrkitError as problem:
-        raise _ExplainedError(f"detrkit: {problem}") from problem
+        raise _ExplainedError(f"detrkit: {on_command_line(problem, next(iter(arguments), ''))}") from problem
     except PermissionError as problem:
         raise _ExplainedError(
             f"detrkit: {problem.filename} cannot be used ({problem.strerror}): change its permissions, or choose another"

@@ -2,6 +2,7 @@
 
 DetrkitError
 ├── ConfigurationError   an option, a variant or a combination of settings that cannot work
+│   └── OptionError      a single option or setting with a value that cannot be
 ├── DataError            an image or an annotation that cannot be used
 ├── CheckpointError      a weight file that cannot be read or does not fit the model
 ├── OutputError          a file or folder that cannot be written
@@ -35,6 +36,19 @@ class ConfigurationError(DetrkitError, ValueError):
     """An option, a variant name or a combination of settings that cannot work."""
 
 
+class OptionError(ConfigurationError):
+    """Options or settings with values that cannot be.
+
+    Args:
+        message: one sentence that names them as Python does, such as `batch_size`.
+        options: these names, so that the command line can name them as they are written there.
+    """
+
+    def __init__(self, message: str, *options: str) -> None:
+        super().__init__(message)
+        self.options = options
+
+
 class DataError(DetrkitError, ValueError):
     """An image, an annotation or a data set that cannot be used."""
 
@@ -64,18 +78,21 @@ class WorkerError(DetrkitError, RuntimeError):
     """A process that reads images was ended by the system, mostly for lack of memory."""
 
 
-def closest(name: str, allowed: Iterable[str]) -> str:
+def closest(name: str, allowed: Iterable[str], *, listing: str | None = None) -> str:
     """The end of a message about an unknown name: suggests the closest valid name, or lists all valid names.
 
     Args:
         name: the unknown name.
         allowed: the valid names.
+        listing: where to find all valid names, if they are too many for a message.
 
     Returns:
-        "did you mean 'x'?" if one is similar, otherwise "choose one of 'x', 'y'".
+        "did you mean 'x'?" if one is similar, otherwise `listing`, or "choose one of 'x', 'y'".
     """
     names = list(allowed)
     similar = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if similar:
         return f"did you mean '{similar[0]}'?"
+    if listing is not None:
+        return listing
     return "choose one of " + ", ".join(f"'{candidate}'" for candidate in names)

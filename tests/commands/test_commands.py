@@ -282,7 +282,7 @@ def test_an_unwritable_output_folder(checkpoint: Path, data: Path, tmp_path: Pat
         (("train", "detr-compact", "--data", "digits", "--settings.querys", "3"), "queries"),
         (("train", "detr-compact", "--data", "digits", "--settings.queries", "3.5"), "must be of type int, not '3.5'"),
         (("train", "detr-compact", "--data", "digits", "--schedule", "linear"), "--schedule"),
-        (("train", "detr-compact", "digits"), "digits"),
+        (("train", "detr-compact", "nowhere"), "nowhere"),
         (("train", "detr-compact", "--data", "digits", "--device", "gpu"), "device"),
         (("train", "detr-r18", "--data", "digits"), "--backbone-weights"),
         (("train",), "variant"),

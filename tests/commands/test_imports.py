@@ -26,6 +26,8 @@ COMMANDS = {
     "predict: no such file": ("predict missing.safetensors train/0001.png", FILES),
     "predict: no such picture": ("predict MODEL missing.png", FILES),
     "predict: no such variant": ("predict MODEL train --variant detr-r5", FILES),
+    "train: no such variant": ("train detr-r5 .", NONE),
+    "models: no such variant": ("models detr-r5", NONE),
     "inspect: no such data": ("inspect missing", ("scipy", *FILES)),
     "inspect: no such variant": ("inspect . --variant detr-r5", ("scipy", *FILES)),
     "inspect, quick": ("inspect . --quick", ("scipy", *FILES)),

@@ -104,7 +104,7 @@ def test_no_two_variants_claim_the_same_file() -> None:
     [
         ("detr-r5O", "did you mean 'detr-r50'?"),
         ("detr-r18c4", "did you mean 'detr-r18-c4'?"),
-        ("yolo", "choose one of 'detr-r50', "),
+        ("yolo", "`detrkit models` lists all"),
     ],
 )
 def test_an_unknown_variant_names_the_closest(name: str, remedy: str) -> None:

@@ -345,6 +345,13 @@ def test_a_loss_that_is_not_finite_names_the_image(
         run(digits_folder, tmp_path / "run", steps=1)
 
 
+def test_weights_that_end_in_nan_blame_the_learning_rate(digits_folder: Path, tmp_path: Path) -> None:
+    """The loss of the only step was fine, so the evaluation is the first to see it, and the weights come from no file."""
+    words = r"after step 1 the model's predictions are NaN or infinite, with the learning rate 1e\+30: lower the learning rate"
+    with pytest.raises(NonFiniteError, match=words):
+        run(digits_folder, tmp_path / "run", steps=1, lr=1e30)
+
+
 def test_several_processes_are_refused_before_anything_is_written(
     digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

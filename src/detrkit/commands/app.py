@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from cyclopts import App, CycloptsError, MissingArgumentError, UnknownCommandError
+from cyclopts import App, Parameter
 
 from detrkit import __version__
+from detrkit.commands.values import converted
 
 app = App(
     name="detrkit",
     help="Object detection with transformers: train, evaluate and run detectors of the DETR family.",
     help_epilogue="Every command: --help explains its options, --debug shows the traceback of an error.",
     version=__version__,
+    default_parameter=Parameter(converter=converted),
     suppress_keyboard_interrupt=False,  # `main` says where a run was stopped
 )
 app.command(
@@ -30,23 +32,15 @@ app.command(
     usage="Usage: detrkit predict [OPTIONS] CHECKPOINT IMAGES...",
 )
 app.command("detrkit.commands.convert:convert", help="Write a data set as COCO, YOLO or Pascal VOC.")
-app.command("detrkit.commands.models:models", help="List everything that can be built.")
+app.command(
+    "detrkit.commands.models:models",
+    help="List everything that can be built, or show the settings and the recipe of one variant.",
+)
 app.command(
     "detrkit.commands.doctor:doctor",
     help="Show versions, devices, precisions, and how deformable attention runs.\n\nWhat is wrong with a data set: detrkit inspect.",
 )
-
-
-def explain(problem: CycloptsError) -> str:
-    """What is wrong with the command line, as one line of text."""
-    if isinstance(problem, MissingArgumentError) and problem.argument is not None and not problem.argument.tokens:
-        command = " ".join(("detrkit", *(problem.command_chain or ())))
-        name = problem.argument.name
-        if problem.argument.index is not None:  # it is given by its place
-            name = name.lstrip("-").upper()
-        return f"`{command}` needs {name}: `{command} --help` tells what to give"
-    sentence = " ".join(str(problem).split())
-    if isinstance(problem, UnknownCommandError) and "Available" not in sentence:
-        names = [name for name in app if not name.startswith("-")]
-        sentence += f" The commands are {', '.join(names)}."
-    return sentence
+app.command("detrkit.commands.manual:manual", name="help", help="Show the help of detrkit, or of one command.")
+app.register_install_completion_command(
+    help="Let the shell complete commands and options (bash, zsh, fish, PowerShell): adds a script and a line in its startup file."
+)

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-def models() -> None:
-    """List everything that can be built, with the authors' published AP on COCO val2017 if there is one."""
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def models(variant: str | None = None) -> None:
+    """List everything that can be built, with the authors' published AP on COCO val2017 if there is one; or show all about one variant.
+
+    Args:
+        variant: show every setting of this one with its value and meaning, its recipe, preprocessing and published weights.
+    """
+    from detrkit.terminal import terminal
+
+    if variant is None:
+        _list(terminal())
+        return
+    from detrkit.models.listing import check_name
+
+    check_name(variant)
+    from detrkit.commands.settings_table import show_variant
+    from detrkit.models.catalog import find_variant
+
+    show_variant(variant, find_variant(variant), terminal())
+
+
+def _list(console: Console) -> None:
     from rich.table import Column, Table
 
     from detrkit.models.listing import listed_variants
-    from detrkit.terminal import terminal
 
-    console = terminal()
     table = Table(
         Column("variant", no_wrap=True),
         *("backbone", "queries", "AP"),

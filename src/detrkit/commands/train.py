@@ -7,17 +7,23 @@ import inspect
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from detrkit.training.training_options import TrainingOptions
+from detrkit.training.training_options import UNLESS_GIVEN, TrainingOptions
 
 
-def train(variant: str | None = None, **given: Any) -> None:
+def train(variant: str | None = None, data: str | None = None, **given: Any) -> None:
     """Train a detector on a data set, or resume a run.
+
+    For example: detrkit train light-detr-mobilenetv2 my_data --backbone-weights mobilenet_v2.pth --epochs 100
 
     The run's folder gets the configuration, a log with one row per epoch, the best and the last checkpoint, and a report. Options that
     are not given follow the variant's recipe.
     """
+    from detrkit.models.listing import check_name
+
+    if variant is not None:
+        check_name(variant)  # before PyTorch is loaded
     from detrkit.evaluation.tables import detailed_table
     from detrkit.terminal import terminal
     from detrkit.training import train as run
@@ -25,35 +31,79 @@ def train(variant: str | None = None, **given: Any) -> None:
     console = terminal()
     if "settings" in given:
         given["settings"] = _typed(variant, given["settings"])
-    result = run(variant, **given, console=console)
+    if given.pop("dry_run", False):
+        _show_dry_run(variant, data, given)
+        return
+    result = run(variant, data, **given, console=console)
     if result.evaluation is not None and result.analysis is not None:
         console.print(detailed_table(result.evaluation, result.analysis))
     console.print(f"Best model: {result.best}\nReport: {result.folder / 'report.html'}")
     console.print(f"Next: detrkit predict {result.best} IMAGES")
 
 
+def _show_dry_run(variant: str | None, data: str | None, given: dict[str, Any]) -> None:
+    from detrkit.errors import ConfigurationError
+    from detrkit.terminal import terminal
+    from detrkit.training import dry_run
+
+    if "resume" in given:
+        raise ConfigurationError("--dry-run is about new runs: leave out --resume, or --dry-run")
+    if variant is None or data is None:
+        raise ConfigurationError("--dry-run needs VARIANT and DATA")
+    console = terminal()
+    console.print(str(dry_run(variant, data, console=console, **given)), soft_wrap=True, markup=False)
+
+
+# The parts of the help, in this order; a test sees to it that every option is in one of them.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Model": ("variant", "settings", "backbone_weights", "queries_from"),
+    "Data": ("data", "train_split", "val_split", "orientation", "stretch_16bit"),
+    "Length": ("epochs", "steps", "evaluate_every"),
+    "Learning": (
+        *("batch_size", "lr", "backbone_lr", "weight_decay", "gradient_clip"),
+        *("schedule", "drop_after", "warmup_steps", "seed"),
+    ),
+    "Images and augmentation": ("short_side", "long_side", "flip", "vertical_flip", "crop", "multi_scale"),
+    "Speed and memory": ("accumulate", "precision", "device", "workers"),
+    "Output": ("output", "resume", "dry_run"),
+}
+_BY_PLACE = ("variant", "data")
+
+
 def _signature() -> inspect.Signature:
-    """The signature that the command line uses: every training option, none of them required, and `resume` after variant and data."""
+    """The signature that the command line uses: every training option, none of them required, and `resume`."""
+    groups = {
+        name: Group(title, sort_key=place) for place, (title, names) in enumerate(GROUPS.items()) for name in names
+    }
     hints = get_type_hints(TrainingOptions)
-    fields = {field.name: _parameter(field, hints[field.name]) for field in dataclasses.fields(TrainingOptions)}
-    variant = fields.pop("variant").replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    resumed = Annotated[
-        str | None,
+    fields = {field.name: field for field in dataclasses.fields(TrainingOptions)}
+    options = {name: _parameter(fields[name], hints[name], group) for name, group in groups.items() if name in fields}
+    help_text = "folder of a run to continue with its own options; only data, epochs and steps may be given anew."
+    resumed = Annotated[str | None, Parameter(help=help_text, group=groups["resume"])]
+    options["resume"] = inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=resumed)
+    dry = Annotated[
+        bool,
         Parameter(
-            help="folder of a run to continue with its own options; only data, epochs and steps may be given anew."
+            help="check everything and say what the run would take; nothing is written.",
+            negative=(),
+            group=groups["dry_run"],
         ),
     ]
-    resume = inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=resumed)
-    return inspect.Signature([variant, fields.pop("data"), resume, *fields.values()])
+    options["dry_run"] = inspect.Parameter("dry_run", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=dry)
+    by_place = [options.pop(name).replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in _BY_PLACE]
+    return inspect.Signature([*by_place, *options.values()])
 
 
-def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group) -> inspect.Parameter:
+    shown = UNLESS_GIVEN.get(field.name)
+    # None marks options that were not given, but the help shows the value that then applies.
+    if field.default not in (None, dataclasses.MISSING):
+        shown = str(field.default)
+    default = None if shown is None else lambda _: shown
     if field.name == "settings":  # strings until the variant is known, and without --no-settings
-        annotation: Any = Annotated[dict[str, str] | None, Parameter(negative=())]
-    elif field.default in (None, dataclasses.MISSING):
-        annotation = hint | None
-    else:  # None marks options that were not given, but the help shows the value that then applies
-        annotation = Annotated[hint | None, Parameter(show_default=lambda _: str(field.default))]
+        annotation: Any = Annotated[dict[str, str] | None, Parameter(negative=(), group=group)]
+    else:
+        annotation = Annotated[hint | None, Parameter(show_default=default, group=group)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -60,7 +60,9 @@ def find_variant(name: str) -> Variant:
         ConfigurationError: there is no such variant; the message names the closest ones.
     """
     if name not in CATALOG:
-        raise ConfigurationError(f"there is no variant '{name}': {closest(name, CATALOG)}")
+        raise ConfigurationError(
+            f"there is no variant '{name}': {closest(name, CATALOG, listing='`detrkit models` lists all')}"
+        )
     return CATALOG[name]
 
 

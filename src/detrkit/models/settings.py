@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-from detrkit.errors import ConfigurationError
+from detrkit.errors import ConfigurationError, OptionError
 
 _LONGEST_SHOWN = 60  # characters of a wrong value in a message
 
@@ -61,12 +61,12 @@ class Settings:
         for name in _types(self.__class__):  # type: ignore[arg-type]
             value = getattr(self, name)
             if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
-                raise ConfigurationError(f"{name} must be a finite number, not {value}")
+                raise OptionError(f"{name} must be a finite number, not {value}", name)
         for name, least in self.least.items():
             if not getattr(self, name) >= least:  # NaN fails this, too
-                raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}")
+                raise OptionError(f"{name} must be at least {least}, not {getattr(self, name)}", name)
         if not self.dropout < 1:
-            raise ConfigurationError(f"dropout must be below 1, not {self.dropout}")
+            raise OptionError(f"dropout must be below 1, not {self.dropout}", "dropout")
         self.check()
 
     @property
@@ -193,7 +193,7 @@ def check_type(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         allowed: the types that it may have.
 
     Raises:
-        ConfigurationError: the value has none of these types.
+        OptionError: the value has none of these types.
     """
     kinds = (*allowed, int) if float in allowed else allowed
     if isinstance(value, bool) and bool not in allowed:
@@ -201,7 +201,7 @@ def check_type(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if not isinstance(value, kinds):
         names = " or ".join("none" if kind is NoneType else kind.__name__ for kind in allowed)
         shown = reprlib.repr(value) if len(repr(value)) > _LONGEST_SHOWN else repr(value)
-        raise ConfigurationError(f"{name} must be of type {names}, not {type(value).__name__} ({shown})")
+        raise OptionError(f"{name} must be of type {names}, not {type(value).__name__} ({shown})", name)
 
 
 @functools.cache

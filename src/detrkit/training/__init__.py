@@ -1,22 +1,23 @@
-"""Training with Lightning: one call, one folder, and runs that can be resumed.
-
-Only the options are imported at once, since the command line shows them without loading PyTorch.
-"""
+"""Training with Lightning: one call, one folder, and runs that can be resumed."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from detrkit.training.training_options import TrainingOptions
+from detrkit.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from detrkit.training.rehearsal import DryRun, dry_run
     from detrkit.training.run import TrainingResult, train
+    from detrkit.training.training_options import TrainingOptions
 
-__all__ = ["TrainingOptions", "TrainingResult", "train"]
+__all__ = ["DryRun", "TrainingOptions", "TrainingResult", "dry_run", "train"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("detrkit.training.run"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "rehearsal": ("DryRun", "dry_run"),
+        "run": ("TrainingResult", "train"),
+        "training_options": ("TrainingOptions",),
+    },
+)

@@ -88,7 +88,7 @@ def data_findings(options: TrainingOptions, splits: Sequence[Split]) -> tuple[Fi
 
 
 def _say(options: TrainingOptions, splits: Sequence[Split], findings: Sequence[Finding], console: Console) -> None:
-    """Prints the warnings, one line each.
+    """Prints the warnings, one line each, and the note about classes that nothing can be learned of.
 
     Raises:
         DataError: something would stop or spoil the run.
@@ -96,6 +96,9 @@ def _say(options: TrainingOptions, splits: Sequence[Split], findings: Sequence[F
     for each in findings:
         if each.severity == "error":
             raise DataError(f"{options.data}: {each.message} {each.remedy}")
+    for each in findings:
+        if each.kind == "unused-classes":
+            console.print(f"Note: {each.message} Nothing can be learned of them.")
     warnings = [each for each in findings if each.severity == "warning" and not _is_said(each, splits)]
     for each in warnings:
         console.print(f"Warning: {each.split}: {each.message}")

@@ -24,6 +24,10 @@ from detrkit.training.schedules import rate_factor
 from detrkit.training.training_options import TrainingOptions
 
 
+class NonFiniteStepError(NonFiniteError):
+    """A training step whose loss became NaN or infinite."""
+
+
 class TrainingModule(LightningModule):
     """A detector in training.
 
@@ -48,7 +52,7 @@ class TrainingModule(LightningModule):
         """The loss of one piece of a batch.
 
         Raises:
-            NonFiniteError: a value became NaN or infinite; the message names the image's file.
+            NonFiniteStepError: a value became NaN or infinite; the message names the image's file.
         """
         images, targets = batch
         output = self.model(images, targets)
@@ -124,11 +128,11 @@ class TrainingModule(LightningModule):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
-    def _with_location(self, problem: NonFiniteError, images: ImageBatch) -> NonFiniteError:
+    def _with_location(self, problem: NonFiniteError, images: ImageBatch) -> NonFiniteStepError:
         """The error with its step and the name of the image's file in the message."""
         where = f"step {self.global_step + 1}"
         if problem.image is not None and images.image_ids is not None:
             dataset = self.data.dataset
             positions = (dataset.image_ids == int(images.image_ids[problem.image])).nonzero()[0]
             where += f", {dataset.image_name(int(positions[0]))}"
-        return NonFiniteError(f"{where}: {problem}", problem.image)
+        return NonFiniteStepError(f"{where}: {problem}", problem.image)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import torch
 
-from detrkit.errors import ConfigurationError
+from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded
 from detrkit.models.catalog import changed_config, find_variant
 from detrkit.models.settings import check_type
@@ -90,8 +90,10 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         workers=_or(options.workers, 0 if on_cpu else min(8, os.cpu_count() or 1)),
     )
     if batch_size % (resolved.accumulate or 1):
-        raise ConfigurationError(
-            f"a batch of {batch_size} images cannot be split into {resolved.accumulate} equal pieces: change one of the two"
+        raise OptionError(
+            f"a batch of {batch_size} images cannot be split into {resolved.accumulate} equal pieces: change batch_size or accumulate",
+            "batch_size",
+            "accumulate",
         )
     return resolved
 
@@ -192,7 +194,7 @@ def _check_types(options: TrainingOptions) -> None:
             continue
         choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
         if choices and value not in choices:
-            raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, not '{value}'")
+            raise OptionError(f"{name} must be one of {', '.join(choices)}, not '{value}'", name)
         if name == "queries_from" and isinstance(value, torch.nn.Module):
             raise ConfigurationError(
                 "queries_from must be a file, not a model: save the model with detrkit.save and give its path"
@@ -200,7 +202,7 @@ def _check_types(options: TrainingOptions) -> None:
         if not choices:
             check_type(name, value, tuple(get_origin(kind) or kind for kind in kinds))
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigurationError(f"{name} must be a finite number, not {value}")
+            raise OptionError(f"{name} must be a finite number, not {value}", name)
 
 
 def _check(options: TrainingOptions) -> None:
@@ -219,12 +221,17 @@ def _check(options: TrainingOptions) -> None:
     for name in positive:
         value = getattr(options, name)
         if value is not None and value <= 0:
-            raise ConfigurationError(f"{name} must be above 0, not {value}")
+            raise OptionError(f"{name} must be above 0, not {value}", name)
     for name in ("backbone_lr", "weight_decay", "warmup_steps", "seed", "workers"):
         value = getattr(options, name)
         if value is not None and value < 0:
-            raise ConfigurationError(f"{name} must be at least 0, not {value}")
+            raise OptionError(f"{name} must be at least 0, not {value}", name)
     if options.drop_after is not None and not 0 < options.drop_after <= 1:
-        raise ConfigurationError(f"drop_after is a share of the run, above 0 and at most 1, not {options.drop_after}")
+        raise OptionError(
+            f"drop_after is a share of the run, above 0 and at most 1, not {options.drop_after}", "drop_after"
+        )
+    for name in ("flip", "vertical_flip"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise OptionError(f"{name} is a probability, from 0 to 1, not {getattr(options, name)}", name)
     if "class_count" in options.settings:
         raise ConfigurationError("settings.class_count follows from the data set: leave it out")

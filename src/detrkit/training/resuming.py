@@ -13,7 +13,7 @@ import torch
 
 from detrkit.data.opening import BUILT_IN
 from detrkit.data.wording import counted
-from detrkit.errors import ConfigurationError
+from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded, write_json
 from detrkit.training.options import Schedule, check_values, located, plan
 from detrkit.training.run_folder import RunFolder, learned_from
@@ -43,9 +43,10 @@ def check_changeable(given: list[str]) -> None:
     """
     fixed = [name for name in given if name not in CHANGEABLE]
     if fixed:
-        raise ConfigurationError(
+        raise OptionError(
             f"resume continues a run with its own options, of which only {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} may be given anew: "
-            f"leave out {', '.join(fixed)}"
+            f"leave out {', '.join(fixed)}",
+            *("resume", *CHANGEABLE, *fixed),
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -23,14 +23,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from detrkit.checkpoints import load, load_backbone_weights, load_queries
-from detrkit.data import (
-    Augmentation,
-    DetectionDataset,
-    TrainingData,
-    TrainingTransform,
-)
+from detrkit.data import DetectionDataset, TrainingData, TrainingTransform
 from detrkit.data.wording import are, counted
-from detrkit.errors import ConfigurationError, closest
+from detrkit.errors import ConfigurationError, NonFiniteError, closest
 from detrkit.evaluation import Analysis, Evaluation, compare_in_detail, detect
 from detrkit.evaluation.report import curves_figure, evaluation_sections, write_charts, write_photos, write_report
 from detrkit.files import write_json
@@ -38,9 +33,11 @@ from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
 from detrkit.notebooks import shown, table
 from detrkit.terminal import terminal
+from detrkit.training.before_data import augmentation, check_before_data
 from detrkit.training.epochs import EpochEnds, evaluation_batch
 from detrkit.training.ground_truth import RunData, open_run_data
-from detrkit.training.module import TrainingModule
+from detrkit.training.keywords import TrainingKeywords, with_keywords
+from detrkit.training.module import NonFiniteStepError, TrainingModule
 from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
 from detrkit.training.report import training_sections
@@ -105,7 +102,7 @@ def train(
     *,
     resume: str | Path | None = None,
     console: Console | None = None,
-    **options: Any,
+    **options: Unpack[TrainingKeywords],
 ) -> TrainingResult:
     """Trains a detector.
 
@@ -115,7 +112,7 @@ def train(
         resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs` and `steps` may be given anew, for
             data that were moved and to train longer.
         console: the console that shows progress; None means the terminal.
-        **options: any other field of `TrainingOptions`.
+        **options: any other field of `TrainingOptions`; `help(detrkit.train)` shows them all.
 
     Returns:
         The paths of the run's files and the evaluation of its best model.
@@ -134,7 +131,10 @@ def train(
         return _resume(resume, {name: value for name, value in given.items() if value is not None}, console)
     if variant is None or data is None:
         raise ConfigurationError("training needs a variant and data, or the folder of a run to resume")
-    return _run(resolve(_new_options(variant, data, options)), None, console)
+    return _run(new_options(variant, data, dict(options)), None, console)
+
+
+with_keywords(train)
 
 
 def _resume(path: str | Path, given: dict[str, Any], console: Console) -> TrainingResult:
@@ -166,8 +166,12 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console) -> Traini
     return _finish(folder, data, now)
 
 
-def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> TrainingOptions:
-    """The options of a new run; paths may be given as objects."""
+def new_options(variant: str, data: str | Path, given: dict[str, Any]) -> TrainingOptions:
+    """The resolved options of a new run; paths may be given as objects.
+
+    Raises:
+        ConfigurationError: an unknown option or an impossible value.
+    """
     known_names = [entry.name for entry in dataclasses.fields(TrainingOptions)]
     for name in given:
         if name not in known_names and variant in CATALOG and hasattr(CATALOG[variant].config, name):
@@ -175,36 +179,55 @@ def _new_options(variant: str, data: str | Path, given: dict[str, Any]) -> Train
                 f"'{name}' is a setting of the model: give settings={{'{name}': ...}} (--settings.{name.replace('_', '-')})"
             )
         if name not in known_names:
-            raise ConfigurationError(f"there is no training option '{name}': {closest(name, known_names)}")
+            listing = "help(detrkit.train) shows all"
+            raise ConfigurationError(
+                f"there is no training option '{name}': {closest(name, known_names, listing=listing)}"
+            )
     given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    return TrainingOptions(variant=variant, data=str(data), **given)
+    return resolve(TrainingOptions(variant=variant, data=str(data), **given))
 
 
-def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) -> TrainingResult:
-    choose_device(options.device)  # refuses an unavailable device before any data are read
-    if earlier is not None:
+def prepare(options: TrainingOptions, earlier: Resumed | None, console: Console) -> tuple[TrainingModule, RunData]:
+    """Everything that a run needs before its first step: checks, opens the data and builds the model; writes nothing.
+
+    Args:
+        options: the resolved options.
+        earlier: what is resumed; None for a new run.
+        console: where notes and warnings about the data are printed.
+
+    Raises:
+        DetrkitError: something cannot be used.
+    """
+    if earlier is None:
+        check_before_data(options)
+    else:
+        choose_device(options.device)
         check_data_are_there(options, earlier.folder, earlier.options)
     data = open_run_data(options, console)
-    training, validation = data.training, data.validation
+    training = data.training
     torch.manual_seed(options.seed)
     model = _build(options, training, resumed=earlier is not None)
-    transform = TrainingTransform(_augmentation(options), model.card.preprocessing)
+    transform = TrainingTransform(augmentation(options), model.card.preprocessing)
     if earlier is None:
         schedule = plan(options, len(training))
     else:
         check_same_data(earlier.folder, training)
         schedule = continued(options, len(training), earlier.done)
-    module = TrainingModule(
-        model, criterion_for(model), TrainingData(training, transform, options.seed), options, schedule
-    )
-    folder = create(options, training) if earlier is None else earlier.folder
+    learned = TrainingData(training, transform, options.seed)
+    return TrainingModule(model, criterion_for(model), learned, options, schedule), data
+
+
+def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) -> TrainingResult:
+    module, data = prepare(options, earlier, console)
+    folder = create(options, data.training) if earlier is None else earlier.folder
     _announce(console, options, module, folder, earlier is not None)
     if earlier is not None:
         record(folder, earlier.options, options, earlier.done)
-        note = length_note(continued(earlier.options, len(training), earlier.done), schedule)
+        before = continued(earlier.options, len(data.training), earlier.done)
+        note = length_note(before, module.schedule)
         if note is not None:
             console.print(note)
-    _fit(module, folder, validation, console, resumed=earlier is not None)
+    _fit(module, folder, data.validation, console, resumed=earlier is not None)
     return _finish(folder, data, options)
 
 
@@ -225,6 +248,13 @@ def _fit(
                     f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}"
                 )
             raise KeyboardInterrupt("") from end  # said above
+        except NonFiniteStepError:
+            raise
+        except NonFiniteError as problem:  # in an evaluation, which knows of weights only
+            raise NonFiniteError(
+                f"after step {module.global_step} the model's predictions are NaN or infinite, with the learning rate {module.options.lr:g}: "
+                f"lower the learning rate, and train again into another folder than {folder.path}"
+            ) from problem
 
 
 def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
@@ -264,27 +294,9 @@ def _build(options: TrainingOptions, training: DetectionDataset, *, resumed: boo
         return model  # all weights come from the run
     if options.backbone_weights is not None:
         load_backbone_weights(model.backbone, options.backbone_weights)
-    elif model.backbone.frozen_norms:
-        raise ConfigurationError(
-            f"{options.variant} has frozen norms, and such a backbone cannot learn from random weights: give pretrained weights with "
-            "--backbone-weights FILE, or train light-detr-compact, whose norms are trained"
-        )
     if options.queries_from is not None:
         load_queries(model, options.queries_from)
     return model
-
-
-def _augmentation(options: TrainingOptions) -> Augmentation:
-    assert options.short_side is not None
-    assert options.long_side is not None
-    if (options.short_side, options.long_side) == (800, 1333):
-        policy = Augmentation()
-    else:
-        policy = Augmentation.for_sizes(options.short_side, options.long_side)
-    sides = policy.short_sides if options.multi_scale else (options.short_side,)
-    return dataclasses.replace(
-        policy, flip=options.flip, vertical_flip=options.vertical_flip, crop=options.crop, short_sides=sides
-    )
 
 
 def _announce(

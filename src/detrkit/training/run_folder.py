@@ -104,12 +104,7 @@ def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
     """
     folder = RunFolder(_default_path(options.variant) if options.output is None else expanded(options.output))
     prepare_folder(folder.path)
-    if folder.state.exists():
-        raise ConfigurationError(
-            f"{folder.path} holds a run already: continue it with --resume, or choose another --output"
-        )
-    if folder.holds_models:
-        raise ConfigurationError(f"{folder.path} holds models of an earlier run: choose another --output")
+    check_free(folder)
     versions = {
         "detrkit": detrkit.__version__,
         "python": platform.python_version(),
@@ -120,6 +115,20 @@ def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
     content = {"options": dataclasses.asdict(options), "versions": versions, "learned_from": learned_from(training)}
     write_json(folder.config, content)
     return folder
+
+
+def check_free(folder: RunFolder) -> None:
+    """Refuses a folder that a new run would spoil.
+
+    Raises:
+        ConfigurationError: it holds a run that can be resumed, or models of an earlier run.
+    """
+    if folder.state.exists():
+        raise ConfigurationError(
+            f"{folder.path} holds a run already: continue it with --resume, or choose another --output"
+        )
+    if folder.holds_models:
+        raise ConfigurationError(f"{folder.path} holds models of an earlier run: choose another --output")
 
 
 def _default_path(variant: str) -> Path:

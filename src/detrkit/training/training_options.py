@@ -5,6 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# What applies where an option is not given and has no fixed default.
+UNLESS_GIVEN: dict[str, str] = {
+    **dict.fromkeys(
+        ("epochs", "batch_size", "lr", "backbone_lr", "weight_decay", "gradient_clip", "schedule", "drop_after"),
+        "the recipe's",
+    ),
+    "warmup_steps": "the recipe's",
+    "steps": "as many as the epochs have",
+    "accumulate": "as few as fit into memory",
+    "short_side": "the variant's",
+    "long_side": "in proportion to the shorter side",
+    "output": "a new folder under runs/",
+    "workers": "0 on a CPU, otherwise up to 8",
+}
+
 
 @dataclass(frozen=True)
 class TrainingOptions:

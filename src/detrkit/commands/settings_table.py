@@ -1,0 +1,85 @@
+"""One variant as `detrkit models VARIANT` shows it: settings with their meaning, recipe, preprocessing, published weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from detrkit.cards import Variant
+
+_OPTIONS = {
+    "epochs": "--epochs",
+    "batch_size": "--batch-size",
+    "learning_rate": "--lr",
+    "backbone_learning_rate": "--backbone-lr",
+    "weight_decay": "--weight-decay",
+    "gradient_clip": "--gradient-clip",
+    "schedule": "--schedule",
+    "drop_after": "--drop-after",
+    "warmup_steps": "--warmup-steps",
+    "short_side": "--short-side",
+    "long_side": "--long-side",
+}
+
+
+def show_variant(name: str, variant: Variant, console: Console) -> None:
+    """Prints everything that is known about a variant.
+
+    Args:
+        name: the variant's.
+        variant: what the catalog says.
+        console: where it is printed.
+    """
+    settings = {
+        entry.name: f"--settings.{entry.name.replace('_', '-')}" for entry in dataclasses.fields(variant.config)
+    }
+    settings["class_count"] = "(from the data set)"
+    console.print(f"{name}, of the family {variant.family}")
+    console.print(_table("setting", variant.config, settings))
+    console.print(_table("recipe", variant.recipe, _OPTIONS))
+    console.print(_table("preprocessing", variant.preprocessing, _OPTIONS))
+    for sentence in variant.exceptions.values():
+        console.print(f"To know: {sentence}")
+    console.print("Published weights:" if variant.weights else "There are no published weights.")
+    for weights in variant.weights:
+        tag = f", {weights.tag}" if weights.tag else ""
+        console.print(f"  {weights.address} (AP {weights.ap:.3f}, {weights.licence}{tag})", soft_wrap=True)
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """What the fields of a dataclass mean, from the `Attributes` of its docstring and of those of its bases, whose words count less."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        text = inspect.cleandoc(each.__doc__ or "").partition("Attributes:\n")[2]
+        attributes = re.split(r"\n\n|\n(?=\S)", text, maxsplit=1)[0]
+        for entry in re.split(r"\n(?=    \S)", "\n" + attributes):
+            name, colon, words = entry.strip().partition(": ")
+            if colon:
+                found[name] = " ".join(words.split())
+    return found
+
+
+def _table(title: str, values: Any, options: dict[str, str]) -> Table:
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    table = Table(Column(title, no_wrap=True), "value", Column("option", no_wrap=True), "meaning")
+    known = meanings(type(values))
+    for entry in dataclasses.fields(values):
+        value = getattr(values, entry.name)
+        table.add_row(entry.name, escape(_shown(value)), options.get(entry.name, ""), escape(known.get(entry.name, "")))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value)) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

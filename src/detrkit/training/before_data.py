@@ -1,0 +1,63 @@
+"""Checks of a new run that need no data, so that a big data set is not read in vain."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from detrkit.backbones import build_backbone
+from detrkit.checkpoints import load_backbone_weights
+from detrkit.checkpoints.reading import find_weights
+from detrkit.data import Augmentation
+from detrkit.errors import ConfigurationError
+from detrkit.files import expanded
+from detrkit.training.options import choose_device
+from detrkit.training.run_folder import RunFolder, check_free
+from detrkit.training.training_options import TrainingOptions
+
+
+def check_before_data(options: TrainingOptions) -> None:
+    """Refuses what can be refused without data: device, image sizes, output folder, weight files.
+
+    Args:
+        options: the resolved options of a new run.
+
+    Raises:
+        ConfigurationError: the device is not there, sizes that do not fit each other, a folder that holds a run, or a backbone with frozen
+            norms and without weights.
+        CheckpointError: weights that are not there or do not fit.
+    """
+    choose_device(options.device)
+    augmentation(options)
+    if options.output is not None:
+        check_free(RunFolder(expanded(options.output)))
+    backbone = build_backbone(options.settings["backbone"])
+    if options.backbone_weights is not None:
+        load_backbone_weights(backbone, options.backbone_weights)
+    elif backbone.frozen_norms:
+        raise ConfigurationError(
+            f"{options.variant} has frozen norms, and such a backbone cannot learn from random weights: give pretrained weights with "
+            "--backbone-weights FILE, or train light-detr-compact, whose norms are trained"
+        )
+    if options.queries_from is not None:
+        find_weights(options.queries_from)
+
+
+def augmentation(options: TrainingOptions) -> Augmentation:
+    """How training images vary.
+
+    Args:
+        options: the resolved options.
+
+    Raises:
+        ConfigurationError: sides that do not fit each other.
+    """
+    assert options.short_side is not None
+    assert options.long_side is not None
+    if (options.short_side, options.long_side) == (800, 1333):
+        policy = Augmentation()
+    else:
+        policy = Augmentation.for_sizes(options.short_side, options.long_side)
+    sides = policy.short_sides if options.multi_scale else (options.short_side,)
+    return dataclasses.replace(
+        policy, flip=options.flip, vertical_flip=options.vertical_flip, crop=options.crop, short_sides=sides
+    )
