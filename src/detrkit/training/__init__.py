@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from detrkit.training.training_options import TrainingOptions
 
 if TYPE_CHECKING:
-    from detrkit.training.run import TrainingResult, train
+    from detrkit.training.result import TrainingResult
+    from detrkit.training.run import train
 
 __all__ = ["TrainingOptions", "TrainingResult", "train"]
 

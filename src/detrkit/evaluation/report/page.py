@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from detrkit.evaluation.report.drawing import png_of, svg_of
-from detrkit.files import write_atomically, write_text
+from detrkit.files import write_bytes, write_text
 from detrkit.prediction.drawing import contact_sheet
 from detrkit.prediction.results import save_image
 
@@ -292,12 +292,7 @@ def write_photos(folder: Path, sections: Iterable[Section]) -> list[Path]:
 
 
 def _write_png(path: Path, figure: Figure) -> Path:
-    data = png_of(figure)
-    return write_atomically(path, lambda file: _write_bytes(file, data))
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    return write_bytes(path, png_of(figure))
 
 
 def _unique(sections: Sequence[Section]) -> list[Section]:
