@@ -34,7 +34,7 @@ def image(png: bytes, words: str) -> str:
         words: what it shows, for people who cannot see it.
     """
     address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<p><img alt="{escape(words)}" style="max-width: 100%; background: white" src="{address}"></p>'
+    return f'<p><img alt="{escape(words)}" style="max-width: 100%; background: white" src="{address}"/></p>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

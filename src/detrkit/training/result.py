@@ -46,5 +46,7 @@ class TrainingResult:
         """What notebooks show: where everything is, the curves, and the evaluation."""
         places = [("best model", self.best), ("report", RunFolder(self.folder).report)]
         evaluated = "" if self.evaluation is None else self.evaluation._repr_html_()
-        curves = image(png_of(self.plot(), dpi=100), "Losses, AP and learning rate over the epochs")
+        figure = self.plot()
+        words = "Losses, AP and learning rate over the epochs"
+        curves = image(png_of(figure, dpi=100), words) if figure.axes else ""
         return shown(f"Run {self.folder.name}", table(("what", "where"), places), curves, evaluated)
