@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation.made_analysis import made_analysis, made_evaluation
+from PIL import Image
 
 from detrkit.cards import Category, ModelCard
 from detrkit.data import DetectionDataset, read_digits
@@ -39,6 +42,9 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
 
     def handle_data(self, data: str) -> None:
         if self.open[-1] in ("td", "th"):
@@ -108,6 +114,25 @@ def test_a_data_set_counts_objects_and_images_of_its_classes() -> None:
 def test_a_result_says_where_things_are() -> None:
     text = TrainingResult(Path("runs/one"), Path("runs/one/best.safetensors"), None)._repr_html_()
     assert Page(text).rows[1:] == [["best model", "runs/one/best.safetensors"], ["report", "runs/one/report.html"]]
+
+
+def test_a_result_shows_its_curves(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("epoch,step,loss,AP\n1.0,3.0,4.0,0.1\n2.0,6.0,2.0,0.3\n")
+    result = TrainingResult(tmp_path, tmp_path / "best.safetensors", made_evaluation())
+    lines = [axes.lines[0].get_xydata().tolist() for axes in result.plot().axes]
+    assert lines == [[[1.0, 4.0], [2.0, 2.0]], [[1.0, 0.1], [2.0, 0.3]]]
+    text = result._repr_html_()
+    page = Page(text)
+    assert ["AP", "0.432", "mean AP over IoU 0.50 to 0.95"] in page.rows
+    (address,) = re.findall(r'src="data:image/png;base64,([^"]*)"', text)
+    with Image.open(io.BytesIO(base64.b64decode(address))) as picture:
+        assert picture.size == (500, 500)
+
+
+def test_a_result_is_one_line_of_text() -> None:
+    result = TrainingResult(Path("runs/one"), Path("runs/one/best.safetensors"), made_evaluation())
+    assert repr(result) == "TrainingResult('runs/one', best 'best.safetensors', AP 0.432, AP50 0.600)"
+    assert repr(replace(result, evaluation=None)) == "TrainingResult('runs/one', best 'best.safetensors')"
 
 
 def test_a_card_shows_classes_with_their_thresholds() -> None:

@@ -56,6 +56,11 @@ def write_text(path: Path, text: str) -> Path:
     return write_atomically(path, lambda temporary: _write_text(temporary, text))
 
 
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Writes a file atomically; see `write_atomically`."""
+    return write_atomically(path, lambda temporary: _write_bytes(temporary, data))
+
+
 def write_json(path: Path, value: Any) -> Path:
     """Writes a JSON file atomically; NaN and infinity, which JSON does not allow, raise a ValueError."""
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
@@ -179,6 +184,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -23,6 +24,17 @@ def shown(title: str, *parts: str) -> str:
 def paragraph(text: str) -> str:
     """A text as a paragraph; nothing for an empty one."""
     return f"<p>{escape(text)}</p>" if text else ""
+
+
+def image(png: bytes, words: str) -> str:
+    """A picture inside the HTML, on its own white ground.
+
+    Args:
+        png: the file.
+        words: what it shows, for people who cannot see it.
+    """
+    address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<p><img alt="{escape(words)}" style="max-width: 100%; background: white" src="{address}"/></p>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -117,7 +117,7 @@ def test_ctrl_c_ends_a_run_and_its_workers(digits_folder: Path, tmp_path: Path, 
         printed, errors = run.process.communicate()
         assert run.process.returncode == 130, errors
         assert errors == ""
-        assert "Stopped" in printed.splitlines()[-1]
+        assert any(line.startswith("Stopped") for line in printed.splitlines()[-2:])
         while any(state != "Z" for process, (_, session, state) in _processes().items() if session == run.process.pid):
             time.sleep(0.05)  # workers and their server end by themselves
 
@@ -130,7 +130,8 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(digits_folder: Path, tmp_path: Path) 
         os.kill(run.process.pid, signal.SIGTERM)
         printed, errors = run.process.communicate()
         assert (run.process.returncode, errors) == (130, "")
-        assert printed.splitlines()[-1].startswith("Stopped")
+        assert printed.splitlines()[-2].startswith("Stopped. Continue with: ")
+        assert printed.splitlines()[-1].startswith("Report so far: ")
 
 
 def test_workers_end_with_a_main_process_that_is_killed(digits_folder: Path, tmp_path: Path) -> None:

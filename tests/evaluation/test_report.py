@@ -33,6 +33,7 @@ from detrkit.evaluation.report import (
     write_report,
 )
 from detrkit.evaluation.report import page as page_module
+from detrkit.evaluation.report.photo_files import legend_strip, sheet
 
 
 class Page(HTMLParser):
@@ -263,7 +264,19 @@ def test_charts_and_photos_as_files(tmp_path: Path) -> None:
     assert opened.format == "PNG"
     assert opened.width == 750
     assert write_photos(tmp_path, sections) == [tmp_path / "example_1.jpg"]
-    assert Image.open(tmp_path / "example_1.jpg").size == (204, 60)
+    assert Image.open(tmp_path / "example_1.jpg").size == (204, 108)  # with a line of labels and one for the caption
+
+
+def test_a_photo_file_has_its_legend_in_as_many_lines_as_it_needs() -> None:
+    key = (("#3FC79A", "correct"), ("#F0E442", "missed"))
+    wide, narrow = legend_strip(key, 400, size=12), legend_strip(key, 90, size=12)
+    assert (wide.size, narrow.size) == ((400, 24), (90, 48))
+    assert wide.getpixel((12, 12)) == (0x3F, 0xC7, 0x9A)
+    assert narrow.getpixel((12, 36)) == (0xF0, 0xE4, 0x42)
+    images = (noise(100, 60), noise(100, 60))
+    plain, keyed = (sheet(images, ("left", "right"), "the caption", each) for each in ((), key))
+    assert keyed.width == plain.width
+    assert keyed.height > plain.height
 
 
 def test_every_chart_of_an_evaluation_becomes_a_file(tmp_path: Path) -> None:

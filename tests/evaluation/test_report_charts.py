@@ -26,7 +26,7 @@ from detrkit.evaluation.report.drawing import chart, plain, svg_of
 from detrkit.evaluation.report.pictures import MARK_COLORS
 
 ROWS = [
-    {"epoch": 1, "loss": 4.0, "class_loss": 1.0, "box_loss": 0.5, "lr": 1e-4, "AP": None},
+    {"epoch": 1, "loss": 4.0, "class_loss": 1.0, "box_loss": 0.5, "learning_rate": 1e-4, "AP": None},
     {"epoch": 2, "loss": 3.0, "AP": 0.1, "AP50": 0.2},
     {"epoch": 3, "loss": 2.5, "AP": 0.3, "AP50": 0.5},
 ]
@@ -92,17 +92,31 @@ def test_lines_differ_without_colour_and_labels_on_boxes_can_be_read() -> None:
 
 def test_curves_of_a_run_show_its_rows() -> None:
     figures = training_curves(ROWS)
-    assert list(figures) == ["loss", "loss of the last layer", "average precision", "learning rate"]
+    assert list(figures) == ["loss", "loss of the last layer", "AP", "learning rate"]
     lines = {label: figure.axes[0].lines for label, figure in figures.items()}
     assert lines["loss"][0].get_xydata().tolist() == [[1, 4.0], [2, 3.0], [3, 2.5]]
-    assert [line.get_label() for line in lines["loss of the last layer"]] == ["class", "box"]
-    assert {line.get_label(): line.get_xydata().tolist() for line in lines["average precision"]} == {
+    assert [line.get_label() for line in lines["loss of the last layer"]] == ["class loss", "box loss"]
+    assert {line.get_label(): line.get_xydata().tolist() for line in lines["AP"]} == {
         "AP": [[2, 0.1], [3, 0.3]],
         "AP50": [[2, 0.2], [3, 0.5]],
     }
-    assert [text.get_text() for text in figures["average precision"].axes[0].texts] == ["AP", "AP50"]
-    assert len(curves_figure(ROWS).axes) == 4
+    assert [text.get_text() for text in figures["AP"].axes[0].texts] == ["AP", "AP50"]
     assert curves_figure([]).axes == []
+
+
+def test_all_curves_in_one_picture_stand_below_each_other_on_a_phone_s_width() -> None:
+    figure = curves_figure(ROWS)
+    figure.draw_without_rendering()
+    places = [axes.get_position() for axes in figure.axes]
+    assert len(places) == 4
+    assert all(lower.y1 < upper.y0 for upper, lower in itertools.pairwise(places))
+    assert figure.get_size_inches().tolist() == [5.0, 10.0]
+
+
+def test_a_single_epoch_stands_in_the_middle_of_its_curve() -> None:
+    (axes,) = training_curves(ROWS[:1])["loss"].axes
+    assert axes.get_xlim() == (0.5, 1.5)
+    assert [tick for tick in axes.get_xticks() if 0.5 <= tick <= 1.5] == [1.0]
 
 
 def test_classes_are_sorted_and_show_their_intervals() -> None:
@@ -121,6 +135,17 @@ def test_precision_over_recall_of_each_class_and_their_mean() -> None:
     many = tuple(ClassFigures(number, f"class {number}", 0.5, 0.5, 1, (1.0, 0.0)) for number in range(30))
     figure = precision_recall_figure(Evaluation("many", {}, many, 1, 30, 0, 0))
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["mean of the classes"]
+
+
+@pytest.mark.parametrize("name", ["cat", "a class with a very long name indeed"])
+def test_the_legend_of_precision_and_recall_lies_below_the_curves(name: str) -> None:
+    classes = tuple(ClassFigures(number, f"{name} {number}", 0.5, 0.5, 1, (1.0, 0.0)) for number in range(4))
+    figure = precision_recall_figure(Evaluation("few", {}, classes, 1, 4, 0, 0))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    box, curves = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert box.y1 < curves.y0
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
 
 
 def test_curves_against_the_threshold() -> None:

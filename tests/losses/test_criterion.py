@@ -114,7 +114,7 @@ def test_more_objects_than_queries_are_divided_by_all_objects() -> None:
     matches = criterion.matcher(output, [target])
     wanted = cost[matches.queries[0], matches.objects[0]].sum() / 8
     torch.testing.assert_close(losses.terms["layers.0.l1"], wanted)
-    assert losses.shown["right class"].count == 5
+    assert losses.shown["matched class accuracy"].count == 5
     assert losses.shown["distance loss"].count == 5
     torch.testing.assert_close(losses.shown["distance loss"].sum, wanted.detach() * 8)
 
@@ -129,13 +129,13 @@ def test_what_is_shown_is_of_the_last_layer() -> None:
     places = torch.stack([boxes[[2, 1, 0]], boxes])[:, None]  # in the first layer, query 2 is where query 0 will be
     places[1, 0, 0, 0] += 0.03  # the only distance in the last layer
     losses = criterion(Output(scores, places), [target])
-    assert list(losses.shown) == ["class loss", "distance loss", "overlap loss", "right class"]
+    assert list(losses.shown) == ["class loss", "distance loss", "overlap loss", "matched class accuracy"]
     found = shown(losses)
     assert found["class loss"] == (losses.terms["layers.1.class"].item(), 1)
     assert found["distance loss"] == (pytest.approx(0.03), 2)
     assert found["overlap loss"] == (pytest.approx(1 - 7 / 13), 2)
-    assert found["right class"] == (1, 2)
-    assert [name for name, entry in losses.shown.items() if entry.percentage] == ["right class"]
+    assert found["matched class accuracy"] == (1, 2)
+    assert [name for name, entry in losses.shown.items() if entry.percentage] == ["matched class accuracy"]
     assert not any(entry.sum.requires_grad for entry in losses.shown.values())
 
 
@@ -168,7 +168,7 @@ class TestBatchesWithoutObjects:
         assert {name: numbers for name, numbers in shown(losses).items() if name != "class loss"} == {
             "distance loss": (0, 0),
             "overlap loss": (0, 0),
-            "right class": (0, 0),
+            "matched class accuracy": (0, 0),
         }
         losses.total.backward()
         for name, parameter in model.named_parameters():

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from detrkit.structures import Losses, Shown
 from detrkit.training.learning import LearningWindow
-from detrkit.training.progress import duration
 
 
 def step(total: float, matched: float, correct: float) -> Losses:
     shown = {
         "class loss": Shown(torch.tensor(total + 1), 1),
         "distance loss": Shown(torch.tensor(0.25 * matched), matched),
-        "right class": Shown(torch.tensor(int(correct)), torch.tensor(matched), percentage=True),
+        "matched class accuracy": Shown(torch.tensor(int(correct)), torch.tensor(matched), percentage=True),
     }
     return Losses(torch.tensor(total, requires_grad=True), {}, shown)
 
@@ -26,9 +24,9 @@ def test_means_over_the_window() -> None:
     learning = window.learning()
     assert learning.total == 5.0
     # 1 of 4 objects has the right class, which is not the mean of 0 and 1.
-    assert learning.means == {"class loss": 6.0, "distance loss": 0.25, "right class": 0.25}
-    assert learning.in_words() == "loss 5.00 (class 6.00, distance 0.250), right class 25%"
-    assert learning.row() == {"loss": 5.0, "class_loss": 6.0, "distance_loss": 0.25, "right_class": 0.25}
+    assert learning.means == {"class loss": 6.0, "distance loss": 0.25, "matched class accuracy": 0.25}
+    assert learning.in_words() == "loss 5.00, class loss 6.00, distance loss 0.250, matched class accuracy 25%"
+    assert learning.row() == {"loss": 5.0, "class_loss": 6.0, "distance_loss": 0.25, "matched_class_accuracy": 0.25}
     window.clear()
     assert len(window) == 0
 
@@ -37,8 +35,8 @@ def test_a_window_without_objects_says_so() -> None:
     window = LearningWindow(None)
     window.add(step(1.0, 0, 0))
     learning = window.learning()
-    assert learning.means["right class"] is None
-    assert learning.in_words() == "loss 1.00 (class 2.00), no objects seen yet"
+    assert learning.means["matched class accuracy"] is None
+    assert learning.in_words() == "loss 1.00, class loss 2.00, no objects seen yet"
     assert learning.row() == {"loss": 1.0, "class_loss": 2.0}
 
 
@@ -49,10 +47,3 @@ def test_names_are_the_criterions() -> None:
     learning = window.learning()
     assert learning.in_words() == "loss 1.50, centerness 1.50"
     assert learning.row() == {"loss": 1.5, "centerness": 1.5}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(40, "40 s"), (600, "10 min"), (12_000, "3 h 20 min"), (187_200, "2 days 4 h")]
-)
-def test_durations_as_people_say_them(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

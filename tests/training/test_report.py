@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from detrkit.data import read_digits
 from detrkit.data.inspection import Split
@@ -18,10 +20,14 @@ from detrkit.training.options import resolve
 from detrkit.training.report import (
     data_section,
     departures_from_recipe,
+    run_section,
+    run_subtitle,
     settings_section,
+    state_in_words,
     training_section,
     training_sections,
 )
+from detrkit.training.sessions import Session
 
 ROWS: list[dict[str, float]] = [
     {"epoch": 1.0, "step": 3.0, "loss": 4.0, "box_loss": 1.0, "images_per_second": 10.0, "seconds": 30.0},
@@ -72,10 +78,23 @@ def test_curves_and_all_numbers() -> None:
     section = training_section(ROWS)
     charts = [block for block in section.blocks if isinstance(block, Chart)]
     assert [chart.name for chart in charts] == [
-        "training_loss", "training_loss_of_the_last_layer", "training_average_precision",
+        "training_loss", "training_loss_of_the_last_layer", "training_AP",
     ]  # fmt: skip
     assert charts[0].words == "Training loss over the epochs. From 4 to 1."
     assert charts[2].words == "AP on the validation split. From 0.4 to 0.3."
+    (heads,) = (
+        block.blocks[0] for block in section.blocks if isinstance(block, Folded) and block.title == "All numbers"
+    )
+    assert isinstance(heads, Table)
+    assert heads.columns == ("epoch", "step", "loss", "box_loss", "images per second", "seconds", "AP", "AP50")
+    assert [name for name, _ in folded(section, "What the names mean")] == [
+        "epoch",
+        "step",
+        "loss",
+        "seconds",
+        "images per second",
+        "AP",
+    ]
     numbers = folded(section, "All numbers")
     assert numbers[0] == ["1", "3", "4", "1", "10", "30", "–", "–"]
     assert numbers[2] == ["3", "9", "1", "–", "20", "50", "0.3", "0.5"]
@@ -102,16 +121,67 @@ def test_pieces_are_named_only_where_they_were_asked_for() -> None:
 
 
 def test_settings_show_everything_folded() -> None:
-    section = settings_section(options(seed=7), {"torch": "2.11", "detrkit": "0.1"})
-    assert section.blocks[0] == "detr-compact, trained on digits."
+    section = settings_section(options(seed=7))
     table = only(section, Table)
     assert texts(table)[-1] == ["--seed", "7", "0"]
     everything = folded(section, "All options")
     names = {field.name for field in dataclasses.fields(TrainingOptions)} - {"settings"}
     assert {f"--{name.replace('_', '-')}" for name in names} <= {row[0] for row in everything}
     assert ["--backbone-weights", "–"] in everything
-    assert folded(section, "Versions") == [["torch", "2.11"], ["detrkit", "0.1"]]
-    assert "All options are those of the recipe." in settings_section(options(workers=3), {}).blocks
+    assert settings_section(options(workers=3)).blocks[0] == "All options are those of the recipe."
+
+
+BEGAN = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
+SESSIONS = (
+    Session(BEGAN, BEGAN + timedelta(minutes=30), "detrkit train detr-compact --data digits", {"detrkit": "0.1"}),
+    Session(BEGAN + timedelta(days=1), None, "detrkit train --resume run", {"detrkit": "0.2", "torch": "2.11"}),
+)
+
+
+def test_what_the_run_was() -> None:
+    section = run_section(options(epochs=4, backbone_weights="/w/resnet.pth"), ROWS, SESSIONS[:1], {"detrkit": "0.1"})
+    assert texts(only(section, Table)) == [
+        ["variant", "detr-compact"],
+        ["data", "digits"],
+        ["began with", "the backbone's weights in /w/resnet.pth; everything else at random"],
+        ["state", "not finished: 3 of 4 epochs done"],
+        ["training began", "2026-03-01 09:30 UTC"],
+        ["took", "30 min"],
+        ["command", "detrkit train detr-compact --data digits"],
+        ["versions", "detrkit 0.1"],
+    ]
+    assert run_subtitle(options(), SESSIONS) == "detr-compact on digits, 2026-03-01 09:30"
+    assert run_subtitle(options(), ()) == "detr-compact on digits"
+
+
+def test_a_run_that_was_resumed_by_another_version_and_killed() -> None:
+    lines = texts(only(run_section(options(steps=9), ROWS, SESSIONS, {"detrkit": "0.1"}), Table))
+    assert ["began with", "random weights"] in lines
+    assert ["state", "finished after 3 epochs, 9 steps"] in lines
+    assert [value for name, value in lines if name == "took"] == ["30 min", "–"]
+    assert ["took in all", "30 min and the times that did not end as they should"] in lines
+    assert [value for name, value in lines if name == "versions"] == ["detrkit 0.1", "detrkit 0.2, torch 2.11"]
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "words"),
+    [
+        ({"epochs": 3}, ROWS, "finished after 3 epochs, 9 steps"),
+        ({"steps": 10}, ROWS, "not finished: 9 of 10 steps done"),
+        ({"steps": 10}, [], "no epoch is finished"),
+    ],
+)
+def test_whether_a_run_is_finished(given: dict[str, Any], rows: list[dict[str, float]], words: str) -> None:
+    assert state_in_words(options(**given), rows) == words
+
+
+def test_a_run_without_its_data() -> None:
+    sections = training_sections(options(), ROWS, None, None)
+    assert [section.title for section in sections] == ["Run", "Training", "Settings"]
+
+
+def test_a_run_that_began_on_a_machine_with_another_device() -> None:
+    assert departures_from_recipe(replace(options(seed=7), device="cuda:3")) == [("--seed", "7", "0")]
 
 
 @dataclass
@@ -152,11 +222,11 @@ def test_without_a_validation_split_and_with_a_class_that_only_training_has() ->
 def test_the_sections_become_a_page(tmp_path: Path) -> None:
     training = read_digits("train", images=4, size=64)
     sections = training_sections(options(), ROWS, training, None, versions={"detrkit": "<0.1>"})
-    assert [section.title for section in sections] == ["Training", "Settings", "Data"]
+    assert [section.title for section in sections] == ["Run", "Training", "Settings", "Data"]
     text = write_report(tmp_path / "report.html", "Run", sections).read_text()
     assert "&lt;0.1&gt;" in text
     assert text.count("<svg") == 3
-    blocks: tuple[Block, ...] = sections[0].blocks
+    blocks: tuple[Block, ...] = sections[1].blocks
     assert blocks
 
 

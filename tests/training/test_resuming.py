@@ -68,7 +68,7 @@ def test_training_longer_follows_the_schedule_of_the_new_length(
         in lines
     )
     assert [(row["epoch"], row["step"]) for row in rows(tmp_path / "run")][2:] == [("3.0", "9.0"), ("4.0", "12.0")]
-    rates = [float(row["lr"]) for row in rows(tmp_path / "run")][2:]
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "run")][2:]
     wanted = (
         [1e-4 * 0.5 * (1 + math.cos(math.pi * step / 12)) for step in (9, 12)] if schedule == "cosine" else [1e-5] * 2
     )

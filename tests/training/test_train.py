@@ -22,6 +22,7 @@ from detrkit.evaluation import evaluate
 from detrkit.models.catalog import CATALOG
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.module import TrainingModule
+from detrkit.training.progress import ProgressLines
 from detrkit.training.run_folder import RunFolder
 
 
@@ -36,13 +37,13 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     assert {path.name for path in (folder / "charts").iterdir()} >= {
         "classes.png",
         "training_loss.png",
-        "training_average_precision.png",
+        "training_AP.png",
     }
     assert {path.name for path in (folder / "pictures").iterdir()} >= {
         f"example_{number}.jpg" for number in range(1, 6)
     }
     text = (folder / "report.html").read_text()
-    for title in ("Summary", "Training", "Settings", "Data", "Figures", "Classes", "Examples"):
+    for title in ("Summary", "Run", "Training", "Settings", "Data", "Figures", "Classes", "Examples"):
         assert f">{title}</a>" in text
     assert '<th scope="row" data-order="--settings.queries">--settings.queries</th>' in text
     assert result.folder == folder
@@ -63,7 +64,7 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     )
     assert "12 images" in printed
     assert "epoch 2/2: loss" in printed
-    assert ", right class " in printed
+    assert ", matched class accuracy " in printed
     model = detrkit.load(result.best)
     assert [category.name for category in model.card.categories] == [str(digit) for digit in range(10)]
     assert model.card.metrics["AP"] == pytest.approx(metrics["best"]["AP"])
@@ -241,7 +242,7 @@ def test_which_epoch_is_better(
     better: bool,
 ) -> None:
     dataset = detrkit.open_dataset(digits_folder, "val") if validation else None
-    ends = EpochEnds(RunFolder(tmp_path), dataset, Console(file=io.StringIO()))
+    ends = EpochEnds(RunFolder(tmp_path), dataset, ProgressLines(Console(file=io.StringIO())))
     assert ends._is_better(row, best) is better
 
 

@@ -25,6 +25,9 @@ app.command(
     "What this installation and this computer can do: detrkit doctor.",
 )
 app.command("detrkit.commands.train:train", help="Train a detector on a data set, or resume a run.")
+app.command(
+    "detrkit.commands.report:report", help="Write a run's curves, report, charts and pictures again, without training."
+)
 app.command("detrkit.commands.evaluate:evaluate", help="COCO figures for a model or a result file.")
 app.command(
     "detrkit.commands.predict:predict",

@@ -149,22 +149,18 @@ def _run(
     formats: Sequence[ResultFormat],
     stream: TextIO | None,
 ) -> Outcome:
-    """Looks at all images, with a progress bar on the error stream."""
+    """Looks at all images, and shows on the error stream how far it is."""
     import warnings
     from functools import partial
 
     from PIL import Image
-    from rich.progress import track
 
     from detrkit.prediction import predict_files
     from detrkit.prediction.result_files import JsonStream
-    from detrkit.terminal import terminal
+    from detrkit.progress import watched
 
-    errors = terminal(stderr=True)
-    progress = partial(
-        track, total=len(paths), description="detecting", console=errors, transient=True, disable=not errors.is_terminal
-    )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), watched(progress=True) as follow:
+        progress = partial(follow, what="detecting", unit="image", total=len(paths))
         # From half the size on that Pillow refuses, it warns of attacks.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         more = [] if stream is None else [JsonStream(stream, paths)]

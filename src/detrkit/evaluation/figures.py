@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -127,6 +128,22 @@ class Evaluation:
             "classes": classes,
             "notes": list(self.notes),
         }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that `to_json` wrote, without the precisions of its classes, which are not in it."""
+        classes = tuple(
+            ClassFigures(entry["id"], entry["name"], entry["AP"], entry["AP50"], entry["objects"])
+            for entry in content["classes"]
+        )
+        own = {int(number): threshold for number, threshold in content["class_thresholds"].items()}
+        rest = ("name", "figures", "images", "objects", "crowds", "detections", "best_threshold")
+        return cls(
+            classes=classes,
+            notes=tuple(content["notes"]),
+            class_thresholds=own,
+            **{name: content[name] for name in rest},
+        )
 
     def basis(self) -> str:
         """What the figures are based on, in one sentence."""

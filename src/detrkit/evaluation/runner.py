@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import nn
 
 from detrkit.cards import ModelCard
@@ -36,8 +35,8 @@ from detrkit.models.detector import Detector
 from detrkit.prediction.predictor import detect_batch
 from detrkit.prediction.results import result_entry
 from detrkit.prediction.suppression import KEEP_ALL, check_nms, kept_by_nms
+from detrkit.progress import Follow, watched
 from detrkit.structures import Detections
-from detrkit.terminal import terminal
 
 
 def evaluate(
@@ -48,7 +47,7 @@ def evaluate(
     batch_size: int = 1,
     device: torch.device | str | None = None,
     workers: int = 0,
-    progress: bool = False,
+    progress: bool | Follow = False,
     max_detections: int = MAX_DETECTIONS,
     match_by: MatchBy = "auto",
     nms: float | None = None,
@@ -65,7 +64,7 @@ def evaluate(
             figures do not depend on it.
         device: where the model is moved to; None leaves it where it is.
         workers: processes that read images; 0 reads them in this process.
-        progress: whether to show a progress bar on the error stream.
+        progress: whether to show on the error stream how far it is, or what shows it instead.
         max_detections: number of the best detections that are kept of each image and count.
         match_by: how the model's classes find those of the data set: "name", "id", or "auto", which matches by name and refuses a model that
             knows less than half of the classes that have objects. Classes without a partner count as never found.
@@ -234,7 +233,7 @@ def detect(
     batch_size: int = 1,
     device: torch.device | str | None = None,
     workers: int = 0,
-    progress: bool = False,
+    progress: bool | Follow = False,
     max_detections: int = MAX_DETECTIONS,
     match_by: MatchBy = "auto",
     nms: float | None = None,
@@ -247,7 +246,7 @@ def detect(
         batch_size: images that go through the model together.
         device: where the model is moved to.
         workers: processes that read images.
-        progress: whether to show a progress bar.
+        progress: as for `evaluate`.
         max_detections: number of detections of each image, at most; the model's paper may select fewer.
         match_by: as for `evaluate`.
         nms: as for `evaluate`.
@@ -272,11 +271,11 @@ def detect(
     if isinstance(select, TopKSelection):  # the papers' 100 are a choice for COCO, not a limit of the models
         select.limit = max(select.limit, max_detections)
     entries: dict[int, list[dict[str, Any]]] = {}
-    errors = terminal(stderr=True)
-    shown = progress and errors.is_terminal
-    steps = track(loader, f"evaluating on {dataset.name}", total=len(batches), disable=not shown, console=errors)
-    with _eval_mode(model):
-        for batch, _ in steps:
+    with _eval_mode(model), watched(progress) as follow:
+        images = follow(
+            loader, "evaluating", unit="image", total=len(dataset), size=lambda loaded: len(loaded[0].image_ids)
+        )
+        for batch, _ in images:
             detections_of_images = detect_batch(model, select, batch)
             for image_id, detections in zip(batch.image_ids.tolist(), detections_of_images, strict=True):
                 kept = detections if nms is None else _without_repeats(detections, nms)

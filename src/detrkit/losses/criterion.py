@@ -19,6 +19,7 @@ from detrkit.losses.sets import DecoderLayers, Part, PredictionSet
 from detrkit.matching.costs import focal_class_cost
 from detrkit.matching.hungarian import HungarianMatcher, Matches, known_matches, set_matcher
 from detrkit.matching.transfer import HostTask, run_together
+from detrkit.measures import CLASS_LOSS, DISTANCE_LOSS, MATCHED_CLASS_ACCURACY, OVERLAP_LOSS
 from detrkit.structures import Losses, Output, Shown, Target
 
 
@@ -206,9 +207,9 @@ def shown_of_last_layer(matched: Matched, values: Mapping[str, Tensor]) -> dict[
         values: (L,) values of each term; box terms are optional.
     """
     count = float(matched.matches.queries.shape[1])
-    shown = {"class loss": Shown(values["class"][-1].detach(), 1.0)}
-    for name, term in (("distance loss", "l1"), ("overlap loss", "giou")):
+    shown = {CLASS_LOSS.name: Shown(values["class"][-1].detach(), 1.0)}
+    for name, term in ((DISTANCE_LOSS.name, "l1"), (OVERLAP_LOSS.name, "giou")):
         if term in values:
             shown[name] = Shown(values[term][-1].detach() * matched.divisor, count)
     right = matched.of_pairs(matched.logits)[-1].argmax(-1) == matched.of_pairs(matched.labels)[-1]
-    return {**shown, "right class": Shown(right.sum(), count, percentage=True)}
+    return {**shown, MATCHED_CLASS_ACCURACY.name: Shown(right.sum(), count, percentage=True)}

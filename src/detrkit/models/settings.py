@@ -29,8 +29,8 @@ class Settings:
         decoder_layers: L.
         dropout: probability, everywhere in the transformer.
         class_weight: weight of the class term, in the loss and, unless a paper says otherwise, in the matching cost.
-        l1_weight: weight of the box distance, likewise.
-        giou_weight: weight of the generalised IoU, likewise.
+        l1_weight: weight of the distance loss (L1 distance of boxes), likewise.
+        giou_weight: weight of the overlap loss (generalised IoU), likewise.
 
     Raises:
         ConfigurationError: a value of the wrong type, or an impossible number.

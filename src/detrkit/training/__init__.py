@@ -8,7 +8,8 @@ from detrkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from detrkit.training.rehearsal import DryRun, dry_run
-    from detrkit.training.run import TrainingResult, train
+    from detrkit.training.result import TrainingResult
+    from detrkit.training.run import train
     from detrkit.training.training_options import TrainingOptions
 
 __all__ = ["DryRun", "TrainingOptions", "TrainingResult", "dry_run", "train"]
@@ -17,7 +18,8 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "rehearsal": ("DryRun", "dry_run"),
-        "run": ("TrainingResult", "train"),
+        "result": ("TrainingResult",),
+        "run": ("train",),
         "training_options": ("TrainingOptions",),
     },
 )

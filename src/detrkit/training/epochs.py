@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 
 from detrkit.cards import ModelCard
 from detrkit.checkpoints import save
@@ -16,9 +17,11 @@ from detrkit.data import DetectionDataset
 from detrkit.evaluation import Evaluation, evaluate
 from detrkit.evaluation.runner import with_best_thresholds
 from detrkit.files import write_atomically, write_json
+from detrkit.measures import AP, IMAGES_PER_SECOND, LEARNING_RATE, LOSS, MATCHED_CLASS_ACCURACY, REPEATED_SHARE, SECONDS
+from detrkit.progress import duration
 from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
-from detrkit.training.progress import duration
+from detrkit.training.progress import ProgressLines
 from detrkit.training.run_folder import RunFolder, append_to_log
 from detrkit.training.training_options import TrainingOptions
 
@@ -32,14 +35,15 @@ class EpochEnds(Callback):
     Args:
         folder: the run's folder.
         validation: what the model is evaluated on; None if the data set has no such split, in which case the lowest loss is best.
-        console: where lines are printed.
+        progress: prints the lines, and shows how far an evaluation is.
     """
 
-    def __init__(self, folder: RunFolder, validation: DetectionDataset | None, console: Console) -> None:
-        self.folder, self.validation, self.console = folder, validation, console
+    def __init__(self, folder: RunFolder, validation: DetectionDataset | None, progress: ProgressLines) -> None:
+        self.folder, self.validation, self.progress = folder, validation, progress
         self._window = LearningWindow(None)
         self._began = self._saved = self._printed = time.perf_counter()
         self._logged_step = 0
+        self._explained = folder.state.is_file()  # in what this run printed before it was resumed
 
     def on_train_epoch_start(self, *_: object) -> None:
         """Starts the clock."""
@@ -62,26 +66,28 @@ class EpochEnds(Callback):
         epoch, last = trainer.current_epoch + 1, pl_module.global_step >= pl_module.schedule.steps
         evaluates = self.validation is not None and (last or epoch % pl_module.options.evaluate_every == 0)
         # Epochs of a tiny data set take no time: writing and printing after each would take longer than training.
-        saves = evaluates or last or time.perf_counter() - self._saved > _SAVE_EVERY
+        # The first epoch is kept in any case, so that a run that is stopped later can go on.
+        due = time.perf_counter() - self._saved > _SAVE_EVERY or not self.folder.state.is_file()
+        saves = evaluates or last or due
         row, message = self._summary(trainer, pl_module, epoch, seconds)
         pl_module.model.card = dataclasses.replace(
             pl_module.model.card, metrics={}
         )  # the old metrics belong to other weights
         if evaluates:
-            if not self.folder.state.is_file() or time.perf_counter() - self._saved > _SAVE_EVERY:
+            if due:
                 self._write(pl_module, row, saves=True)  # an image that cannot be read ends the run here
                 self._save_state(trainer)
             message += self._evaluate(pl_module, row)
-        if not last:
-            steps = pl_module.schedule.steps - pl_module.global_step
-            message += f"; about {duration(seconds * steps / max(1, self._steps(pl_module)))} left"
+        if not last and self.progress.pace is not None:
+            message += f"; about {duration(self.progress.pace.left(epoch) or 0.0)} left"
         self._write(pl_module, row, saves=saves)
         pl_module.logger.log_metrics({f"epoch/{name}": value for name, value in row.items()}, pl_module.global_step)  # type: ignore[union-attr]
         if saves:
             self._save_state(trainer)
         if saves or time.perf_counter() - self._printed > _PRINT_EVERY:
-            self.console.print(message)
+            self.progress.line.print(message)
             self._printed = time.perf_counter()
+            self._explain(row)
 
     def _save_state(self, trainer: Trainer) -> None:
         # A temporary file is renamed at the end, so that a crash leaves the previous checkpoint in place.
@@ -94,23 +100,25 @@ class EpochEnds(Callback):
         """The epoch as a row of the log and as a line for the console."""
         learning = self._window.learning()
         row = {"epoch": float(epoch), "step": float(module.global_step), **learning.row()}
-        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        row["seconds"] = seconds
-        row["images_per_second"] = len(self._window) * module.schedule.piece_size / seconds
+        row[LEARNING_RATE.column] = trainer.optimizers[0].param_groups[0]["lr"]
+        row[SECONDS.column] = seconds
+        row[IMAGES_PER_SECOND.column] = len(self._window) * module.schedule.piece_size / seconds
         return row, f"epoch {epoch}/{module.schedule.epochs}: {learning.in_words()}"
-
-    def _steps(self, module: TrainingModule) -> int:
-        return len(self._window) // module.schedule.accumulate
 
     def _evaluate(self, module: TrainingModule, row: dict[str, float]) -> str:
         assert self.validation is not None
         options = module.options
-        evaluation = evaluate(
-            module.model, self.validation, batch_size=evaluation_batch(options), workers=options.workers or 0
-        )
+        with self._paused():
+            evaluation = evaluate(
+                module.model,
+                self.validation,
+                batch_size=evaluation_batch(options),
+                workers=options.workers or 0,
+                progress=self.progress.follow,
+            )
         row |= {name: value for name, value in evaluation.figures.items() if value is not None}
         if evaluation.repeated_share is not None:
-            row["repeated_share"] = evaluation.repeated_share
+            row[REPEATED_SHARE.column] = evaluation.repeated_share
         module.model.card = _with_figures(module.model.card, self.validation, evaluation)
         best = (self._best() or {}).get("AP", -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
@@ -118,6 +126,16 @@ class EpochEnds(Callback):
         if evaluation.suppression is not None and evaluation.suppression.helps:
             repeats = f"; {evaluation.repeated_share:.0%} of detections repeat a better one"
         return f"; AP {ap:.3f}, AP50 {ap50:.3f}{repeats}" + (f" (best AP so far {best:.3f})" if best > ap else "")
+
+    def _paused(self) -> AbstractContextManager[None]:
+        """Keeps the time of an evaluation apart from that of steps."""
+        return nullcontext() if self.progress.pace is None else self.progress.pace.evaluating()
+
+    def _explain(self, row: Mapping[str, float]) -> None:
+        """Says once what the accuracy beside AP is, which looks like a contradiction where it is high and AP is low."""
+        if not self._explained and AP.name in row and MATCHED_CLASS_ACCURACY.column in row:
+            self.progress.line.print(f"({MATCHED_CLASS_ACCURACY.name}: {MATCHED_CLASS_ACCURACY.meaning}.)")
+            self._explained = True
 
     def _best(self) -> dict[str, float] | None:
         """The log row of the epoch that the folder's best model comes from."""
@@ -139,7 +157,7 @@ class EpochEnds(Callback):
 
     def _is_better(self, row: dict[str, float], best: dict[str, float] | None) -> bool:
         """Whether an epoch beats the best one so far: by AP, or by loss without a validation split."""
-        metric, sign = ("loss", -1.0) if self.validation is None else ("AP", 1.0)
+        metric, sign = (LOSS.column, -1.0) if self.validation is None else (AP.column, 1.0)
         if metric not in row:
             return False
         # If the validation split was added during the run, the best epoch so far was chosen by its loss and has no AP: any AP beats it.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detrkit.measures import LOSS, Measure
 from detrkit.structures import Losses, Shown
 
 
@@ -25,26 +26,24 @@ class Learning:
     means: dict[str, float | None]
     percentages: frozenset[str] = frozenset()
 
-    def in_words(self) -> str:
-        """One line of text: the loss with its parts in brackets, then the other means."""
-        parts = [
-            f"{name.removesuffix(' loss')} {_number(mean)}"
-            for name, mean in self.means.items()
-            if name.endswith(" loss") and mean is not None
-        ]
-        others = [
+    def parts(self) -> tuple[str, ...]:
+        """Each number with its name, the loss first."""
+        means = [
             f"{name} {mean:.0%}" if name in self.percentages else f"{name} {_number(mean)}"
             for name, mean in self.means.items()
-            if not name.endswith(" loss") and mean is not None
+            if mean is not None
         ]
-        if None in self.means.values():
-            others.append("no objects seen yet")
-        return ", ".join([f"loss {self.total:.2f}" + (f" ({', '.join(parts)})" if parts else ""), *others])
+        unseen = ["no objects seen yet"] if None in self.means.values() else []
+        return (f"{LOSS.name} {self.total:.2f}", *means, *unseen)
+
+    def in_words(self) -> str:
+        """One line of text with all numbers."""
+        return ", ".join(self.parts())
 
     def row(self) -> dict[str, float]:
         """The same numbers as columns of a log: `loss`, and the names with underscores."""
-        columns = {name.replace(" ", "_"): mean for name, mean in self.means.items() if mean is not None}
-        return {"loss": self.total, **columns}
+        columns = {Measure(name, "").column: mean for name, mean in self.means.items() if mean is not None}
+        return {LOSS.column: self.total, **columns}
 
 
 def _number(value: float) -> str:

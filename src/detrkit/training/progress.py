@@ -1,104 +1,116 @@
-"""What users see during training: a progress bar, and an estimate of the duration after 50 steps."""
+"""What users see during training: a line that says how far the run is, and an estimate of its duration after 50 steps."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detrkit.data.wording import counted
+from detrkit.progress import Activity, ProgressLine, duration
 from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
+from detrkit.training.pace import Pace
+
+_Item = TypeVar("_Item")
 
 _ESTIMATE_AFTER = 50
-_REFRESH_EVERY = 5  # steps, since reading losses from a GPU makes it wait
+_READ_EVERY = 1.0  # seconds, since reading losses from a GPU makes it wait
 _WINDOW = 50  # steps that the means are taken over
 
 
 class ProgressLines(Callback):
-    """A progress bar with losses and, once it is known, the remaining time.
+    """A line with epoch, step, remaining time, losses and speed.
 
     Args:
         console: the console that shows it.
+        evaluates: whether epochs end with evaluations, which take time, too.
+        clock: seconds since any moment.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("steps · {task.fields[words]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-        )
+    def __init__(
+        self, console: Console, *, evaluates: bool = False, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.line = ProgressLine(console, clock)
+        self.pace: Pace | None = None
+        self._evaluates, self._clock = evaluates, clock
         self._window = LearningWindow(_WINDOW)
-        self._task: Any = None
-        self._started, self._first_step, self._step = 0.0, 0, -1
+        self._learning: tuple[str, ...] = ()
+        self._read = float("-inf")
+        self._first_step = self._step = 0
+        self._epoch = ""
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
-        """Shows the bar."""
-        self._started, self._first_step = time.perf_counter(), trainer.global_step
-        self._step = trainer.global_step
-        self._task = self.bar.add_task(
-            "",
-            total=pl_module.schedule.steps,
-            completed=trainer.global_step,
-            epoch=self._epoch(trainer, pl_module),
-            words="starting",
-        )
-        self.bar.start()
+        """Shows the line."""
+        every = pl_module.options.evaluate_every if self._evaluates else None
+        self._first_step = self._step = trainer.global_step
+        self.pace = Pace(pl_module.schedule, every, trainer.global_step, self._clock)
+        self.line.start()
+        self._show(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: object) -> None:  # type: ignore[override]
-        """Advances the bar; after 50 steps, prints how long the whole run will take."""
+        """Shows the step; after 50 of them, prints how long the whole run will take."""
         assert pl_module.losses is not None
+        assert self.pace is not None
         self._window.add(pl_module.losses)
         step = trainer.global_step
         if step == self._step:
             return  # only a piece of a batch
         self._step = step
-        if step % _REFRESH_EVERY == 0:
-            words = self._window.learning().in_words()
-            self.bar.update(self._task, completed=step, words=words, epoch=self._epoch(trainer, pl_module))
-        done = step - self._first_step
-        if done == _ESTIMATE_AFTER and self._started:
-            self.console.print(self._estimate(pl_module, step))
-            self._started = 0.0
+        self.pace.add(step)
+        if self._clock() - self._read >= _READ_EVERY:
+            self._learning = self._window.learning().parts()
+            self._read = self._clock()
+        self._show(trainer, pl_module)
+        if step - self._first_step == _ESTIMATE_AFTER:
+            self.line.print(self._estimate(trainer, pl_module))
 
     def on_exception(self, *_: object) -> None:
         """Leaves the terminal as it was."""
-        self.bar.stop()
+        self.line.stop()
 
     def on_train_end(self, *_: object) -> None:
-        """Takes the bar away."""
-        self.bar.stop()
+        """Takes the line away."""
+        self.line.stop()
 
-    def _estimate(self, module: TrainingModule, step: int) -> str:
-        seconds = time.perf_counter() - self._started
-        steps = module.schedule.steps
-        images = _ESTIMATE_AFTER * module.schedule.batch_size / seconds
-        left = duration((steps - step) * seconds / _ESTIMATE_AFTER)
-        return f"{counted(steps, 'step')} in all, {images:.1f} images/s: about {left} left (without evaluations)"
+    def follow(
+        self,
+        items: Iterable[_Item],
+        what: str,
+        *,
+        unit: str,
+        total: int,
+        size: Callable[[_Item], int] = lambda _: 1,
+    ) -> Iterator[_Item]:
+        """Shows what happens at the end of an epoch in the same line; see `detrkit.progress.Follow`."""
+        return self.line.follow(items, f"{self._epoch}, {what}", unit=unit, total=total, size=size)
 
-    @staticmethod
-    def _epoch(trainer: Trainer, module: TrainingModule) -> str:
-        return f"{trainer.current_epoch + 1}/{module.schedule.epochs}"
+    def _show(self, trainer: Trainer, module: TrainingModule) -> None:
+        assert self.pace is not None
+        self._epoch = f"epoch {trainer.current_epoch + 1}/{module.schedule.epochs}"
+        speed = self.pace.images_per_second()
+        first, *others = self._learning or ("",)
+        extras = (first, "" if speed is None else f"{speed:.3g} images/s", *others)
+        self.line.show(
+            Activity(
+                self._epoch,
+                "step",
+                self._step,
+                module.schedule.steps,
+                self.pace.left(trainer.current_epoch),
+                tuple(filter(None, extras)),
+            )
+        )
 
-
-def duration(seconds: float) -> str:
-    """Seconds in readable units: "40 s", "12 min", "3 h 20 min", "2 days 4 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} days {hours} h"
+    def _estimate(self, trainer: Trainer, module: TrainingModule) -> str:
+        assert self.pace is not None
+        left = duration(self.pace.left(trainer.current_epoch) or 0.0)
+        without = "" if self.pace.knows_evaluations else " (without evaluations)"
+        return (
+            f"{counted(module.schedule.steps, 'step')} in all, {self.pace.images_per_second() or 0.0:.3g} images/s: "
+            f"about {left} left{without}"
+        )

@@ -1,4 +1,4 @@
-"""The sections of a run's report that are about its training: curves, settings, data, speed and versions."""
+"""The sections of a run's report that are about its training: what it was, curves, settings and data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.data import DetectionDataset
-from detrkit.data.wording import counted
+from detrkit.data.wording import counted, some_of
 from detrkit.evaluation.report import (
     Block,
     Cell,
@@ -23,20 +23,25 @@ from detrkit.evaluation.report import (
     finding_points,
     training_curves,
 )
+from detrkit.evaluation.report.charts import LAST_LAYER
 from detrkit.evaluation.report.page import MISSING
+from detrkit.measures import AP, LEARNING_RATE, LOSS, MEASURES, REPEATED_SHARE, name_of
+from detrkit.progress import duration
 from detrkit.training.options import resolve
-from detrkit.training.progress import duration
+from detrkit.training.sessions import Session
 from detrkit.training.training_options import TrainingOptions
 
 # Shown elsewhere, or about the machine and its folders: no departure from a recipe.
 _NOT_SETTINGS = ("variant", "data", "output", "settings", "device", "workers")
 _CURVE_WORDS = {
-    "loss": "Training loss over the epochs.",
-    "loss of the last layer": "The parts of the loss, of the last decoder layer.",
-    "average precision": "AP on the validation split.",
-    "repeated detections": "Share of the detections that repeat a better one of their class, on the validation split. It falls as training goes on.",
-    "learning rate": "Learning rate of everything except the backbone.",
+    LOSS.name: "Training loss over the epochs.",
+    LAST_LAYER: "The parts of the loss, of the last decoder layer.",
+    AP.name: "AP on the validation split.",
+    REPEATED_SHARE.name: "Share of the detections that repeat a better one of their class, on the validation split. It falls as training goes on.",
+    LEARNING_RATE.name: "Learning rate of everything except the backbone.",
 }
+_CURVE_COLUMNS = {measure.name: measure.column for measure in (LOSS, AP, REPEATED_SHARE, LEARNING_RATE)}
+_DATE = "%Y-%m-%d %H:%M"
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -44,10 +49,11 @@ Rows = Sequence[Mapping[str, float]]
 def training_sections(
     options: TrainingOptions,
     rows: Rows,
-    training: DetectionDataset,
+    training: DetectionDataset | None,
     validation: DetectionDataset | None,
     *,
-    versions: Mapping[str, str],
+    sessions: Sequence[Session] = (),
+    versions: Mapping[str, str] | None = None,
     findings: Sequence[Any] = (),
 ) -> list[Section]:
     """What a run did, for its report.
@@ -55,16 +61,64 @@ def training_sections(
     Args:
         options: the resolved options.
         rows: of the log, one for each epoch.
-        training: what the run learned from.
+        training: what the run learned from; None where it is gone.
         validation: what it was evaluated on; None if there was nothing.
-        versions: of the software, by its name.
+        sessions: when the run was at work; unknown of those of older versions.
+        versions: of the software that began it, by its name.
         findings: about the data; see `finding_points`.
     """
-    return [
-        training_section(rows),
-        settings_section(options, versions),
-        data_section(training, validation, findings),
-    ]
+    sections = [run_section(options, rows, sessions, versions or {}), training_section(rows), settings_section(options)]
+    return sections if training is None else [*sections, data_section(training, validation, findings)]
+
+
+def run_section(
+    options: TrainingOptions, rows: Rows, sessions: Sequence[Session], versions: Mapping[str, str]
+) -> Section:
+    """What the run was: variant, data, weights, dates, commands, versions; arguments as for `training_sections`."""
+    lines = [("variant", options.variant), ("data", options.data), ("began with", began_with(options))]
+    lines.append(("state", state_in_words(options, rows)))
+    for session in sessions:
+        lines.append(("training began", f"{session.began:{_DATE} %Z}"))
+        lines.append(("took", MISSING if session.seconds is None else duration(session.seconds)))
+        lines.append(("command", session.command))
+    if len(sessions) > 1:
+        lines.append(("took in all", _all_in_all(sessions)))
+    for each in dict.fromkeys(tuple(some.items()) for some in (versions, *(session.versions for session in sessions))):
+        lines.append(("versions", ", ".join(f"{name} {version}" for name, version in each)))
+    return Section("Run", (Table(("what", "value"), tuple(lines)),))
+
+
+def began_with(options: TrainingOptions) -> str:
+    """The weights that a run began with."""
+    parts = [] if options.backbone_weights is None else [f"the backbone's weights in {options.backbone_weights}"]
+    if options.queries_from is not None:
+        parts.append(f"the queries in {options.queries_from}")
+    return f"{' and '.join(parts)}; everything else at random" if parts else "random weights"
+
+
+def state_in_words(options: TrainingOptions, rows: Rows) -> str:
+    """Whether a run is finished, or how far it came."""
+    if not rows:
+        return "no epoch is finished"
+    epochs, steps = int(rows[-1]["epoch"]), int(rows[-1].get("step", 0))
+    goal, done, unit = (
+        (options.epochs or 0, epochs, "epoch") if options.steps is None else (options.steps, steps, "step")
+    )
+    if done >= goal:
+        return f"finished after {counted(epochs, 'epoch')}, {counted(steps, 'step')}"
+    return f"not finished: {some_of(done, goal, unit)} done"
+
+
+def _all_in_all(sessions: Sequence[Session]) -> str:
+    known = [session.seconds for session in sessions if session.seconds is not None]
+    unknown = "" if len(known) == len(sessions) else " and the times that did not end as they should"
+    return duration(sum(known)) + unknown
+
+
+def run_subtitle(options: TrainingOptions, sessions: Sequence[Session]) -> str:
+    """What stands below the title of a report."""
+    when = f", {sessions[0].began:{_DATE}}" if sessions else ""
+    return f"{options.variant} on {options.data}{when}"
 
 
 def training_section(rows: Rows) -> Section:
@@ -81,20 +135,22 @@ def training_section(rows: Rows) -> Section:
     cells = tuple(tuple(_cell(row.get(name)) for name in columns) for row in rows)
     blocks: list[Block] = [_pace(rows), *charts] if rows else ["No epoch was finished."]
     if rows:
-        blocks.append(Folded("All numbers", (Table(columns, cells, "Every epoch", numbers=True),)))
+        blocks.append(Folded("What the names mean", (_meanings(columns),)))
+        headings = tuple(map(name_of, columns))
+        blocks.append(Folded("All numbers", (Table(headings, cells, "Every epoch", numbers=True),)))
     return Section("Training", tuple(blocks))
 
 
 def _words(label: str, rows: Rows) -> str:
-    name = {
-        "loss": "loss",
-        "average precision": "AP",
-        "repeated detections": "repeated_share",
-        "learning rate": "lr",
-    }.get(label)
+    name = _CURVE_COLUMNS.get(label)
     values = [row[name] for row in rows if row.get(name) is not None] if name else []
     course = f" From {values[0]:.4g} to {values[-1]:.4g}." if values else ""
     return _CURVE_WORDS[label] + course
+
+
+def _meanings(columns: Sequence[str]) -> Table:
+    rows = tuple((measure.name, measure.meaning) for measure in MEASURES if measure.column in columns)
+    return Table(("name", "meaning"), rows)
 
 
 def _pace(rows: Rows) -> Tiles:
@@ -115,10 +171,10 @@ def _pace(rows: Rows) -> Tiles:
     return Tiles(tuple(tiles))
 
 
-def settings_section(options: TrainingOptions, versions: Mapping[str, str]) -> Section:
+def settings_section(options: TrainingOptions) -> Section:
     """What a run was started with: first what departs from the variant's recipe, then everything."""
     changes = departures_from_recipe(options)
-    blocks: list[Block] = [f"{options.variant}, trained on {options.data}."]
+    blocks: list[Block] = []
     if changes:
         caption = "What differs from the recipe of the variant"
         blocks.append(Table(("option", "this run", "recipe"), tuple(changes), caption))
@@ -128,7 +184,6 @@ def settings_section(options: TrainingOptions, versions: Mapping[str, str]) -> S
     shown += [(f"settings.{name}", value) for name, value in options.settings.items()]
     everything = tuple((_option(name), _text(value)) for name, value in shown)
     blocks.append(Folded("All options", (Table(("option", "value"), everything),)))
-    blocks.append(Folded("Versions", (Table(("software", "version"), tuple(versions.items())),)))
     return Section("Settings", tuple(blocks))
 
 
@@ -138,9 +193,9 @@ def departures_from_recipe(options: TrainingOptions) -> list[tuple[str, str, str
     Args:
         options: the resolved options.
     """
-    usual = resolve(TrainingOptions(options.variant, options.data, device=options.device))
+    usual = resolve(TrainingOptions(options.variant, options.data, device="cpu"))
     # Pieces follow from the size of batches and images; they are a change only if they were asked for.
-    pieces = resolve(dataclasses.replace(options, accumulate=None)).accumulate
+    pieces = resolve(dataclasses.replace(options, accumulate=None, device="cpu")).accumulate
     usual = dataclasses.replace(usual, accumulate=pieces)
     changes = [
         (_option(field.name), _text(getattr(options, field.name)), _text(getattr(usual, field.name)))

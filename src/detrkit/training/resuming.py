@@ -97,6 +97,11 @@ def changed_options(
     return changed
 
 
+def changed_data(options: TrainingOptions, data: str | Path | None) -> TrainingOptions:
+    """The options of a run with the place where its data are now; None where they were not moved."""
+    return options if data is None else dataclasses.replace(options, data=located(str(data)))
+
+
 def continued(options: TrainingOptions, images: int, done: Progress) -> Schedule:
     """The length of a run that goes on, whose last epoch so far may have ended early, because of its number of steps.
 
@@ -122,7 +127,7 @@ def is_finished(options: TrainingOptions, folder: RunFolder, done: Progress) -> 
 
 
 def check_same_data(folder: RunFolder, training: Any) -> None:
-    """Refuses to resume a run with data that differ from those it began with.
+    """Refuses data that differ from those that a run began with.
 
     Raises:
         ConfigurationError: the classes or the number of images have changed.
@@ -137,10 +142,10 @@ def check_same_data(folder: RunFolder, training: Any) -> None:
 
 
 def check_data_are_there(options: TrainingOptions, folder: RunFolder, before: TrainingOptions) -> None:
-    """Refuses to resume a run whose data are no longer where they were, or not where they are said to be now, with the remedy.
+    """Refuses a run whose data are no longer where they were, or not where they are said to be now, with the remedy.
 
     Args:
-        options: those that the run goes on with.
+        options: those that hold now.
         folder: the run's.
         before: the options that it had so far.
 

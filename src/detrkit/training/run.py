@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
+import shlex
 import signal
 import threading
 import warnings
@@ -22,25 +22,22 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from detrkit.checkpoints import load, load_backbone_weights, load_queries
+from detrkit.checkpoints import load_backbone_weights, load_queries
 from detrkit.data import DetectionDataset, TrainingData, TrainingTransform
 from detrkit.data.wording import are, counted
 from detrkit.errors import ConfigurationError, NonFiniteError, closest
-from detrkit.evaluation import Analysis, Evaluation, compare_in_detail, detect
-from detrkit.evaluation.report import curves_figure, evaluation_sections, write_charts, write_photos, write_report
-from detrkit.files import write_json
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
-from detrkit.notebooks import shown, table
 from detrkit.terminal import terminal
 from detrkit.training.before_data import augmentation, check_before_data
-from detrkit.training.epochs import EpochEnds, evaluation_batch
+from detrkit.training.epochs import EpochEnds
 from detrkit.training.ground_truth import RunData, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.module import NonFiniteStepError, TrainingModule
 from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
 from detrkit.training.progress import ProgressLines
-from detrkit.training.report import training_sections
+from detrkit.training.reporting import best_of, write_everything, write_without_evaluation
+from detrkit.training.result import TrainingResult
 from detrkit.training.resuming import (
     Progress,
     changed_options,
@@ -53,32 +50,9 @@ from detrkit.training.resuming import (
     progress_of,
     record,
 )
-from detrkit.training.run_folder import RunFolder, create, read_log, reopen
+from detrkit.training.run_folder import RunFolder, create, reopen
+from detrkit.training.sessions import begin_session, end_session
 from detrkit.training.training_options import TrainingOptions
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """The result of a run.
-
-    Attributes:
-        folder: the folder with everything that the run wrote.
-        best: the checkpoint with the highest AP, or without a validation split the one with the lowest loss.
-        evaluation: evaluation of that checkpoint on the validation split; None if there is no such split, or if a run that was finished
-            before was resumed and nothing was left to do.
-        analysis: of the same detections; None as for `evaluation`.
-    """
-
-    folder: Path
-    best: Path
-    evaluation: Evaluation | None
-    analysis: Analysis | None = None
-
-    def _repr_html_(self) -> str:
-        """What notebooks show: where everything is, and the evaluation."""
-        places = [("best model", self.best), ("report", RunFolder(self.folder).report)]
-        evaluated = "" if self.evaluation is None else self.evaluation._repr_html_()
-        return shown(f"Run {self.folder.name}", table(("what", "where"), places), evaluated)
 
 
 @dataclass(frozen=True)
@@ -157,13 +131,13 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console) -> Traini
         check_data_are_there(now, folder, before)
     elif now.data == before.data:
         record(folder, before, now, done)
-        return TrainingResult(folder.path, _best_of(folder), None)
+        return TrainingResult(folder.path, best_of(folder), None)
     data = open_run_data(now, console)
     check_same_data(folder, data.training)
     record(folder, before, now, done)
     if is_complete:
-        return TrainingResult(folder.path, _best_of(folder), None)
-    return _finish(folder, data, now)
+        return TrainingResult(folder.path, best_of(folder), None)
+    return _end(folder, data, now, console)
 
 
 def new_options(variant: str, data: str | Path, given: dict[str, Any]) -> TrainingOptions:
@@ -227,27 +201,29 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) ->
         note = length_note(before, module.schedule)
         if note is not None:
             console.print(note)
-    _fit(module, folder, data.validation, console, resumed=earlier is not None)
-    return _finish(folder, data, options)
+    begin_session(folder.config)
+    try:
+        is_over = _fit(module, folder, data.validation, console, resumed=earlier is not None)
+    finally:
+        end_session(folder.config)
+    if not is_over:
+        _end_early(folder, data, options, console)
+        raise KeyboardInterrupt("")  # said there
+    return _end(folder, data, options, console)
 
 
 def _fit(
     module: TrainingModule, folder: RunFolder, validation: DetectionDataset | None, console: Console, *, resumed: bool
-) -> None:
-    """Trains to the end, or says how to go on if it is stopped."""
+) -> bool:
+    """Trains to the end, or until it is stopped; returns whether it was the end."""
     with _quiet_lightning():
-        callbacks = [ProgressLines(console), EpochEnds(folder, validation, console)]
+        progress = ProgressLines(console, evaluates=validation is not None)
+        callbacks: list[Callback] = [progress, EpochEnds(folder, validation, progress)]
         trainer = _trainer(module.options, module.schedule, folder, callbacks)
         try:
             trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
-        except SystemExit as end:  # raised by Lightning on Ctrl-C and on SIGTERM, for the latter even with exit code 0
-            if folder.state.is_file():
-                console.print(f"Stopped. Continue with: detrkit train --resume {folder.path}")
-            else:
-                console.print(
-                    f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}"
-                )
-            raise KeyboardInterrupt("") from end  # said above
+        except SystemExit:  # raised by Lightning on Ctrl-C and on SIGTERM, for the latter even with exit code 0
+            return False
         except NonFiniteStepError:
             raise
         except NonFiniteError as problem:  # in an evaluation, which knows of weights only
@@ -255,6 +231,7 @@ def _fit(
                 f"after step {module.global_step} the model's predictions are NaN or infinite, with the learning rate {module.options.lr:g}: "
                 f"lower the learning rate, and train again into another folder than {folder.path}"
             ) from problem
+    return True
 
 
 def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
@@ -322,32 +299,29 @@ def _announce(
     console.print(f"Run folder: {folder.path}")
 
 
-def _best_of(folder: RunFolder) -> Path:
-    return folder.best if folder.best.exists() else folder.last
+def _end(folder: RunFolder, data: RunData, options: TrainingOptions, console: Console) -> TrainingResult:
+    """Writes the report of a run whose training is over; says how to get it if that is stopped."""
+    try:
+        return write_everything(folder, data, options, console)
+    except KeyboardInterrupt as stop:
+        console.print(
+            f"Stopped. The training itself is finished; write its report with: detrkit report {shlex.quote(str(folder.path))}"
+        )
+        raise KeyboardInterrupt("") from stop  # said above
 
 
-def _finish(folder: RunFolder, data: RunData, options: TrainingOptions) -> TrainingResult:
-    """Evaluates the best model once more, and writes the report with its charts and pictures."""
-    best = _best_of(folder)
-    rows = read_log(folder.log)
-    curves_figure(rows).savefig(folder.curves, dpi=150)
-    versions = json.loads(folder.config.read_text(encoding="utf-8")).get("versions", {})
-    validation = data.validation
-    sections = training_sections(options, rows, data.training, validation, versions=versions, findings=data.findings)
-    evaluation = analysis = None
-    if validation is not None:
-        model = load(best).to(choose_device(options.device))
-        workers = options.workers or 0
-        entries = detect(model, validation, batch_size=evaluation_batch(options), workers=workers, progress=True)
-        evaluation, analysis = compare_in_detail(model, validation, entries)
-        summary, *details = evaluation_sections(evaluation, analysis, validation, entries)
-        sections = [summary, *sections, *details]
-        metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        write_json(folder.metrics, {**metrics, "evaluation": evaluation.to_json(), "analysis": analysis.to_json()})
-    write_charts(folder.charts, sections)
-    write_photos(folder.pictures, sections)
-    write_report(folder.report, f"Run {folder.path.name}", sections)
-    return TrainingResult(folder.path, best, evaluation, analysis)
+def _end_early(folder: RunFolder, data: RunData, options: TrainingOptions, console: Console) -> None:
+    """Says how a run that was stopped goes on, and writes the report of what was done so far."""
+    path = shlex.quote(str(folder.path))
+    if not folder.state.is_file():
+        console.print(
+            f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}"
+        )
+        return
+    # First, since the system may give a process that it ends little time.
+    console.print(f"Stopped. Continue with: detrkit train --resume {path}")
+    write_without_evaluation(folder, data, options)
+    console.print(f"Report so far: {folder.report} (with evaluation and pictures: detrkit report {path})")
 
 
 @contextmanager

@@ -6,22 +6,19 @@ import csv
 import dataclasses
 import io
 import json
-import platform
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import lightning
-import torch
-import torchvision
 
 import detrkit
 from detrkit.checkpoints.own_format import frozen
 from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError
 from detrkit.files import expanded, prepare_folder, write_json, write_text
+from detrkit.measures import FORMER_COLUMNS
 from detrkit.models.catalog import CATALOG
+from detrkit.training.sessions import current_versions
 from detrkit.training.training_options import TrainingOptions
 
 
@@ -105,14 +102,11 @@ def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
     folder = RunFolder(_default_path(options.variant) if options.output is None else expanded(options.output))
     prepare_folder(folder.path)
     check_free(folder)
-    versions = {
-        "detrkit": detrkit.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "lightning": lightning.__version__,
+    content = {
+        "options": dataclasses.asdict(options),
+        "versions": current_versions(),
+        "learned_from": learned_from(training),
     }
-    content = {"options": dataclasses.asdict(options), "versions": versions, "learned_from": learned_from(training)}
     write_json(folder.config, content)
     return folder
 
@@ -167,8 +161,21 @@ def reopen(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
     """The folder and the options of a run that is to be resumed.
 
     Raises:
-        ConfigurationError: there is no run, it has no checkpoint yet, or another version of detrkit began it with options or settings that
-            this version does not know.
+        ConfigurationError: as for `read_run`, or the run has no checkpoint yet.
+    """
+    folder, options = read_run(path)
+    if not folder.state.is_file():
+        raise ConfigurationError(
+            f"{path} has no checkpoint to continue from, since its first epoch was not finished: start a new run"
+        )
+    return folder, options
+
+
+def read_run(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
+    """The folder and the options of a run.
+
+    Raises:
+        ConfigurationError: there is no run, or another version of detrkit began it with options or settings that this version does not know.
     """
     folder = RunFolder(expanded(path))
     try:
@@ -181,10 +188,6 @@ def reopen(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
         raise ConfigurationError(
             f"{path} is not the folder of a run (no readable config.json): name the folder that training wrote to"
         ) from problem
-    if not folder.state.is_file():
-        raise ConfigurationError(
-            f"{path} has no checkpoint to continue from, since its first epoch was not finished: start a new run"
-        )
     return folder, options
 
 
@@ -208,7 +211,7 @@ def _check_names(folder: RunFolder, version: str, given: Mapping[str, Any]) -> N
         unknown += [f"the setting '{name}'" for name in unknown_settings]
     if unknown:
         raise ConfigurationError(
-            f"{folder.config} has {unknown[0]}, which detrkit {detrkit.__version__} does not know: continue the run with the detrkit that "
+            f"{folder.config} has {unknown[0]}, which detrkit {detrkit.__version__} does not know: use the detrkit that "
             f"began it ({version}), or start a new run"
         )
 
@@ -234,4 +237,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        return [
+            {FORMER_COLUMNS.get(name, name): float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]

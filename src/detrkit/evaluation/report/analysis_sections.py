@@ -27,12 +27,11 @@ from detrkit.evaluation.report.page import (
     Chart,
     Chooser,
     Folded,
-    Key,
     Points,
     Section,
     Table,
 )
-from detrkit.evaluation.report.pictures import MARK_COLORS, MARK_WORDS, worst_pictures
+from detrkit.evaluation.report.pictures import worst_pictures
 from detrkit.evaluation.thresholds import ClassOperation
 
 _WORST_LISTED = 40
@@ -242,7 +241,6 @@ def worst_images_section(analysis: Analysis, dataset: DetectionDataset | None, *
         blocks += [
             "Detections from the thresholds of their classes on, and beside them the ground truth. Boxes have the colour of what they are; "
             f"errors have thick lines and, those with the highest scores first, labels. {counted(len(drawn), 'image')} with the most errors:",
-            Key(tuple((MARK_COLORS[kind], MARK_WORDS[kind]) for kind in MARK_COLORS)),
             *drawn,
         ]
     elif dataset is None:

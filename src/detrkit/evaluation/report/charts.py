@@ -12,33 +12,37 @@ from matplotlib.ticker import MaxNLocator
 from detrkit.evaluation.figures import Evaluation
 from detrkit.evaluation.report.colors import INK, LINE_COLORS, MARKERS, line_color, line_style
 from detrkit.evaluation.report.drawing import chart, finish, legend, plain
+from detrkit.measures import AP, LEARNING_RATE, LOSS, REPEATED_SHARE, name_of
 
 MAX_NAMED_CURVES = len(LINE_COLORS)
 _CLOSEST_LABELS = 0.075  # of the height of a chart
 _MARKED_POINTS = 30
+_LEGEND_WIDTH = 64  # letters beside each other in a chart
+LAST_LAYER = "loss of the last layer"
 # What the charts of a run show: a label, and which columns of the log belong to it.
 _PANELS: dict[str, Callable[[str], bool]] = {
-    "loss": lambda name: name == "loss",
-    "loss of the last layer": lambda name: name.endswith("_loss"),
-    "average precision": lambda name: name in ("AP", "AP50", "AP75"),
-    "repeated detections": lambda name: name == "repeated_share",
-    "learning rate": lambda name: name == "lr",
+    LOSS.name: lambda name: name == LOSS.column,
+    LAST_LAYER: lambda name: name.endswith("_loss"),
+    AP.name: lambda name: name in (AP.column, "AP50", "AP75"),
+    REPEATED_SHARE.name: lambda name: name == REPEATED_SHARE.column,
+    LEARNING_RATE.name: lambda name: name == LEARNING_RATE.column,
 }
 
 Rows = Sequence[Mapping[str, float | None]]
 
 
 def curves_figure(rows: Rows) -> Figure:
-    """The total loss, its parts, AP, repeated detections and the learning rate over the epochs, each in its own panel of one picture.
+    """The total loss, its parts, AP, repeated detections and the learning rate over the epochs, below each other in one picture that a phone has room for.
 
     Args:
-        rows: one per epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50`, `AP75`, `repeated_share` and `lr`; all but `epoch`
+        rows: one per epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50`, `AP75`, `repeated_share` and
+            `learning_rate`; all but `epoch`
             may be missing or None. Other columns are not drawn.
     """
     panels = _panels(rows)
-    figure = chart(3.2, width=4.6 * max(1, len(panels)))
+    figure = chart(2.5 * max(1, len(panels)))
     for number, (label, columns) in enumerate(panels.items(), start=1):
-        _draw_rows(figure.add_subplot(1, len(panels), number), rows, label, columns)
+        _draw_rows(figure.add_subplot(len(panels), 1, number), rows, label, columns)
     return figure
 
 
@@ -79,7 +83,7 @@ def class_figure(evaluation: Evaluation, intervals: Mapping[int, tuple[float, fl
     )
     axes.set_yticks(heights, [f"{plain(entry.name)} ({entry.objects})" for entry in entries])
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.7, len(entries) - 0.3))
-    finish(axes, "average precision", "")
+    finish(axes, AP.name, "")
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=9, labelcolor=INK
     )
@@ -105,7 +109,11 @@ def precision_recall_figure(evaluation: Evaluation) -> Figure:
         axes.plot(recalls, mean, color=INK, linewidth=2.4, label="mean of the classes")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     finish(axes, "recall (IoU 0.50)", "precision")
-    legend(axes, loc="lower left")
+    longest = max(
+        (len(str(line.get_label())) for line in axes.lines if not str(line.get_label()).startswith("_")), default=0
+    )
+    columns = max(1, min(3, _LEGEND_WIDTH // (longest + 6)))  # a line and gaps are as wide as six letters
+    legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns)  # below, since curves are everywhere
     return figure
 
 
@@ -179,15 +187,16 @@ def _draw_rows(axes: Axes, rows: Rows, label: str, columns: Sequence[str]) -> No
             *zip(*points, strict=True),
             color=line_color(number),
             linestyle=line_style(number),
-            label=column.removesuffix("_loss").replace("_", " "),
+            label=name_of(column).replace("_", " "),
             marker=marker,
             markersize=3.5,
             clip_on=False,  # else the highest marker may be cut in half
         )
     finish(axes, "epoch", label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     epochs = [row["epoch"] or 0.0 for row in rows] or [0.0, 1.0]
-    axes.set_xlim(min(epochs) - 0.02 * max(epochs), 1.02 * max(epochs))
+    room = 0.02 * (max(epochs) - min(epochs)) or 0.5  # a single epoch stands in the middle
+    axes.set_xlim(min(epochs) - room, max(epochs) + room)
     axes.set_ylim(bottom=0)
     if len(columns) > 1:
         name_line_ends(axes)

@@ -57,11 +57,16 @@ def plain(name: str, longest: int = _LONGEST_NAME) -> str:
     return f"\N{NO-BREAK SPACE}{name}" if name.startswith("_") else name  # legends leave out what begins with "_"
 
 
-def png_of(figure: Figure) -> bytes:
-    """A figure as PNG on white, sharp in print."""
+def png_of(figure: Figure, dpi: int = 150) -> bytes:
+    """A figure as PNG on white, sharp in print.
+
+    Args:
+        figure: is drawn.
+        dpi: pixels per inch.
+    """
     buffer = BytesIO()
     with _without_warnings():
-        figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()
 
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from detrkit.evaluation.report.drawing import png_of, svg_of
-from detrkit.files import write_atomically, write_text
-from detrkit.prediction.drawing import contact_sheet
+from detrkit.evaluation.report.photo_files import sheet
+from detrkit.files import write_bytes, write_text
 from detrkit.prediction.results import save_image
 
 LARGEST_FILE = 5_000_000  # bytes
@@ -113,6 +113,7 @@ class Photo:
         images: one or more.
         labels: a few words above each image.
         words: what each shows, for people who cannot see it.
+        key: what the colours of its boxes stand for: colour (as "#RRGGBB") and meaning.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Photo:
     images: tuple[Image.Image, ...]
     labels: tuple[str, ...]
     words: tuple[str, ...]
+    key: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -276,28 +278,20 @@ def write_charts(folder: Path, sections: Iterable[Section]) -> list[Path]:
 
 
 def write_photos(folder: Path, sections: Iterable[Section]) -> list[Path]:
-    """Saves every photo of a report as a JPEG file in a folder; photos that belong together become one picture.
+    """Saves every photo of a report as a JPEG file in a folder; photos that belong together become one picture, with caption and legend.
 
     Raises:
         OutputError: a file cannot be written.
     """
     photos = [photo for section in sections for photo in _photos(section.blocks)]
     return [
-        save_image(
-            folder / f"{photo.name}.jpg",
-            contact_sheet(photo.images, width=photo.images[0].width, columns=len(photo.images)),
-        )
+        save_image(folder / f"{photo.name}.jpg", sheet(photo.images, photo.labels, photo.caption, photo.key))
         for photo in photos
     ]
 
 
 def _write_png(path: Path, figure: Figure) -> Path:
-    data = png_of(figure)
-    return write_atomically(path, lambda file: _write_bytes(file, data))
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    return write_bytes(path, png_of(figure))
 
 
 def _unique(sections: Sequence[Section]) -> list[Section]:

@@ -100,7 +100,14 @@ def _worst_picture(
         (draw_marks(picture, found, names, scale), draw_marks(picture, [*truth, *unfound], names, scale)),
         ("Detections", "Ground truth"),
         (f"{name}: detections, {wrong}", f"{name}: the ground truth, {counted(len(objects), 'object')}"),
+        key_of([*found, *truth, *unfound]),
     )
+
+
+def key_of(marks: Iterable[Mark]) -> tuple[tuple[str, str], ...]:
+    """The legend of a picture: the colours that occur in it, in the order of all legends."""
+    kinds = {mark.kind for mark in marks}
+    return tuple((MARK_COLORS[kind], MARK_WORDS[kind]) for kind in MARK_COLORS if kind in kinds)
 
 
 def draw_marks(image: Image.Image, marks: Sequence[Mark], names: Mapping[int, str], scale: float) -> Image.Image:

@@ -1,0 +1,27 @@
+"""`detrkit report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def report(run: Path, *, data: str | None = None, device: str | None = None) -> None:
+    """Write a run's curves, report, charts and pictures again, without training.
+
+    The run may be finished or have been stopped; its own options and data apply. Where the data are gone, the report has what does not
+    need them.
+
+    Args:
+        run: folder that training wrote to.
+        data: where the run's data are now, if they were moved.
+        device: auto, cpu, cuda, cuda:1 or mps; by default the run's own, if this machine has it.
+    """
+    from detrkit.evaluation.tables import detailed_table
+    from detrkit.terminal import terminal
+    from detrkit.training.reporting import report_again
+
+    console = terminal()
+    result = report_again(run, data=data, device=device, console=console)
+    if result.evaluation is not None and result.analysis is not None:
+        console.print(detailed_table(result.evaluation, result.analysis))
+    console.print(f"Report: {result.folder / 'report.html'}")

@@ -1,0 +1,74 @@
+"""What a run measures: one name for each number, the same in the terminal, in log.csv, in curves, in reports and in the documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that a run measures in every epoch.
+
+    Attributes:
+        name: what people read.
+        meaning: what it measures.
+    """
+
+    name: str
+    meaning: str
+
+    @property
+    def column(self) -> str:
+        """Its name in files: the same with underscores."""
+        return self.name.replace(" ", "_")
+
+
+LOSS = Measure(
+    "loss",
+    "weighted sum over all decoder layers, and over proposals and noised objects where the model has them: what training minimises",
+)
+CLASS_LOSS = Measure("class loss", "how unsure the classes are, in the last layer")
+DISTANCE_LOSS = Measure(
+    "distance loss",
+    "L1 distance of matched boxes in the last layer, in shares of the image, summed over four coordinates",
+)
+OVERLAP_LOSS = Measure(
+    "overlap loss", "1 - generalised IoU of matched boxes in the last layer: 0 is perfect, about 1 is beside it"
+)
+MATCHED_CLASS_ACCURACY = Measure(
+    "matched class accuracy",
+    "share of the objects in training images whose matched query gives their class the highest score of all classes. Other queries, boxes and "
+    "the height of the score do not count, so it may be 100% where AP, which counts them, is low",
+)
+LEARNING_RATE = Measure("learning rate", "of everything except the backbone, after the epoch's last step")
+SECONDS = Measure("seconds", "that the epoch's steps took, without its evaluation")
+IMAGES_PER_SECOND = Measure("images per second", "in the epoch's steps")
+AP = Measure("AP", "COCO's mean AP over IoU 0.50 to 0.95, on the validation split")
+REPEATED_SHARE = Measure(
+    "repeated share",
+    "of the detections from the best thresholds on, those that repeat a better one of their class (IoU above 0.7), on the validation split",
+)
+
+MEASURES = (
+    Measure("epoch", "passes over the training images"),
+    Measure("step", "optimizer steps"),
+    LOSS,
+    CLASS_LOSS,
+    DISTANCE_LOSS,
+    OVERLAP_LOSS,
+    MATCHED_CLASS_ACCURACY,
+    LEARNING_RATE,
+    SECONDS,
+    IMAGES_PER_SECOND,
+    AP,
+    REPEATED_SHARE,
+)
+# Names of columns in the logs of older versions.
+FORMER_COLUMNS = {"right_class": MATCHED_CLASS_ACCURACY.column, "lr": LEARNING_RATE.column}
+
+_NAMES = {measure.column: measure.name for measure in MEASURES}
+
+
+def name_of(column: str) -> str:
+    """What people read for a column of a log; the column itself where it is none of `MEASURES`."""
+    return _NAMES.get(column, column)
