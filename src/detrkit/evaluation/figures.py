@@ -100,6 +100,9 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     class_thresholds: dict[int, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Evaluation {self.summary()}>"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; figures without ground truth are null."""
         classes = [
