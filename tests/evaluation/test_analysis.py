@@ -25,6 +25,15 @@ def test_it_agrees_with_the_evaluation(shared: Path) -> None:
     assert evaluation.to_json()["class_thresholds"]["1"] == evaluation.class_thresholds[1]
 
 
+def test_it_represents_itself_in_one_line(shared: Path) -> None:
+    analysis = analyze(*(shared / file for file in REAL_FILES["example"]), resamples=20)
+    errors = analysis.errors
+    assert repr(analysis) == (
+        f"<Analysis {analysis.name}: {errors.correct} of {errors.detections} detections correct, "
+        f"{errors.correct} of {errors.objects} objects found, {len(analysis.classes)} classes>"
+    )
+
+
 def test_it_becomes_json(shared: Path) -> None:
     analysis = analyze(*(shared / file for file in REAL_FILES["example"]), resamples=20)
     value = json.loads(json.dumps(analysis.to_json(), allow_nan=False))

@@ -52,6 +52,10 @@ def test_summary_is_one_line() -> None:
     )
 
 
+def test_it_represents_itself_in_one_line() -> None:
+    assert repr(evaluation()) == f"<Evaluation {evaluation().summary()}>"
+
+
 def test_json_keeps_every_digit_and_uses_null_for_missing_figures() -> None:
     value = json.loads(json.dumps(evaluation().to_json(), allow_nan=False))
     assert value["figures"]["AP"] == 0.5041

@@ -85,6 +85,13 @@ class Analysis:
     images: tuple[ImageErrors, ...]
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        errors = self.errors
+        return (
+            f"<Analysis {self.name}: {some_of(errors.correct, errors.detections, 'detection')} correct, "
+            f"{some_of(errors.correct, errors.objects, 'object')} found, {counted(len(self.classes), 'class', 'classes')}>"
+        )
+
     def _repr_html_(self) -> str:
         """What notebooks show: errors by kind, then what the threshold of each class gives, lowest F1 first."""
         errors = self.errors

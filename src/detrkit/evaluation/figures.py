@@ -108,6 +108,9 @@ class Evaluation:
     repeated_share: float | None = None
     suppression: Suppression | None = None
 
+    def __repr__(self) -> str:
+        return f"<Evaluation {self.summary()}>"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; figures without ground truth are null."""
         classes = [
