@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -320,3 +321,22 @@ def test_an_array_of_several_pictures_is_a_stream() -> None:
     pictures = np.stack([np.asarray(spotted(40, 20))] * 2)
     found = list(Predictor(BrightDetector()).stream(pictures))
     assert [each.best_score > 0.2 for each in found] == [True, True]
+
+
+def test_a_prediction_shows_itself_in_one_line_and_as_a_picture(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (80, 60))
+    picture.paste((255, 255, 255), (20, 10, 40, 30))
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("hello")
+    good, bad = Predictor(BrightDetector()).stream([tmp_path / "a.png", tmp_path / "b.png"], skip_unreadable=True)
+    assert repr(good) == f"Prediction({tmp_path / 'a.png'}, 1 detection, best score {good.best_score:.2f})"
+    content = good._repr_png_()
+    assert content is not None
+    shown = Image.open(io.BytesIO(content))
+    assert shown.size == (80, 60)
+    assert np.array_equal(np.asarray(shown), np.asarray(good.plot()))
+    assert not np.array_equal(np.asarray(shown), np.asarray(picture))
+    assert repr(bad) == f"Prediction({tmp_path / 'b.png'}, not read: {bad.problem})"
+    assert bad._repr_png_() is None
+    with pytest.raises(DataError, match="is not a readable image file"):
+        bad.plot()

@@ -6,6 +6,7 @@ after every layer; while other threads read and draw, they would wait most of th
 
 from __future__ import annotations
 
+import io
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detrkit.data.wording import counted
 from detrkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -62,9 +64,9 @@ class Found(NamedTuple):
     best_score: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
-    """A picture of a stream and what was found in it.
+    """A picture of a stream and what was found in it; notebooks show it with its boxes.
 
     Attributes:
         source: the picture as it was given.
@@ -79,6 +81,32 @@ class Prediction:
     detections: sv.Detections | None = None
     best_score: float = 0.0
     problem: DataError | None = None
+
+    def __repr__(self) -> str:
+        if self.detections is None:
+            return f"Prediction({_named(self.source)}, not read: {self.problem})"
+        found = counted(len(self.detections), "detection")
+        return f"Prediction({_named(self.source)}, {found}, best score {self.best_score:.2f})"
+
+    def plot(self) -> Image.Image:
+        """The picture with its boxes.
+
+        Raises:
+            DataError: the picture could not be read.
+        """
+        from detrkit.prediction.drawing import draw  # not above: most streams draw nothing
+
+        if self.picture is None or self.detections is None:
+            raise self.problem or DataError(f"{_named(self.source)} was not read: there is no picture to draw on.")
+        return draw(self.picture, self.detections)
+
+    def _repr_png_(self) -> bytes | None:
+        """What notebooks show; nothing where the picture could not be read, whose `repr` says why."""
+        if self.picture is None:
+            return None
+        content = io.BytesIO()
+        self.plot().save(content, format="PNG")
+        return content.getvalue()
 
 
 class Streamed(Protocol):
