@@ -9,7 +9,8 @@ import pytest
 
 from detrkit.errors import ConfigurationError
 from detrkit.models.catalog import find_variant
-from detrkit.training.options import check_single_process, choose_device, plan, resolve
+from detrkit.prediction.devices import choose_device
+from detrkit.training.options import check_single_process, plan, resolve
 from detrkit.training.pieces import pieces
 from detrkit.training.training_options import TrainingOptions
 

@@ -23,9 +23,8 @@ def find_weights(path: str | Path) -> Path:
         CheckpointError: there is no such file, or the folder has none.
     """
     if not isinstance(path, str | os.PathLike):
-        kind = type(path).__name__
         raise CheckpointError(
-            f"a weight file is given by its path, not by an object of type {kind}: give the file's name"
+            f"a weight file is given by its path, not by an object of type {type(path).__name__}: give the file's name"
         )
     given, path = str(path), expanded(path)
     if path.is_file():

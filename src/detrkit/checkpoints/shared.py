@@ -248,7 +248,7 @@ class Table:
             CheckpointError: the weights are only part of a model, or contradict the arguments.
         """
         try:
-            values = {reading.setting: reading.read(tensors) for reading in self.readings}
+            values: dict[str, Any] = {reading.setting: reading.read(tensors) for reading in self.readings}
         except _LackingError as problem:
             part = f"a part of {self.paper.article} {self.paper.name}"
             raise CheckpointError(f"{problem}: this is only {part}") from problem

@@ -189,7 +189,7 @@ def _model(checkpoint: Path, variant: str | None, device: str, *, own: bool) -> 
     """The detector on its device; refuses a file of others where it must be one of detrkit."""
     from detrkit.checkpoints.own_format import own_file
     from detrkit.commands.checkpoints import load
-    from detrkit.training.options import choose_device
+    from detrkit.prediction.devices import choose_device
 
     chosen = choose_device(device)
     if own:

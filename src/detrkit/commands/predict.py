@@ -98,7 +98,7 @@ def predict(
         with loading(checkpoint):
             from detrkit.commands.checkpoints import load
             from detrkit.prediction import Predictor, SlicedPredictor
-            from detrkit.training.options import choose_device
+            from detrkit.prediction.devices import choose_device
 
             plain = Predictor(
                 load(checkpoint, variant=variant),

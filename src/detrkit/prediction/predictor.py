@@ -21,7 +21,7 @@ from detrkit.errors import ConfigurationError, NonFiniteError
 from detrkit.models.catalog import Selection, selection_for
 from detrkit.models.detector import Detector
 from detrkit.prediction.choosing import Choice, ChoiceOptions
-from detrkit.prediction.devices import check_device
+from detrkit.prediction.devices import choose_device
 from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import (
     Found,
@@ -80,7 +80,7 @@ class Predictor:
             raise ConfigurationError(f"The batch size {batch_size} is too small: choose 1 or more.")
         self.batch_size = batch_size
         self.stretch_16bit = stretch_16bit
-        self.model = (detector if device is None else detector.to(check_device(device))).eval()
+        self.model = (detector if device is None else detector.to(choose_device(str(device)))).eval()
         self._transform = EvaluationTransform(detector.card.preprocessing)
         self._select = selection_for(detector)
         self._categories = {category.index: category for category in detector.card.categories}

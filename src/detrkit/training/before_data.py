@@ -6,11 +6,11 @@ import dataclasses
 
 from detrkit.backbones import build_backbone
 from detrkit.checkpoints import load_backbone_weights
-from detrkit.checkpoints.reading import find_weights
+from detrkit.checkpoints.places import find_weights
 from detrkit.data import Augmentation
 from detrkit.errors import ConfigurationError
 from detrkit.files import expanded
-from detrkit.training.options import choose_device
+from detrkit.prediction.devices import choose_device
 from detrkit.training.run_folder import RunFolder, check_free
 from detrkit.training.training_options import TrainingOptions
 

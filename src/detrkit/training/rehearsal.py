@@ -13,13 +13,14 @@ from rich.console import Console
 
 from detrkit.data.wording import counted
 from detrkit.models.catalog import config_of
+from detrkit.prediction.devices import choose_device
+from detrkit.progress import duration
 from detrkit.structures import ImageBatch, Target
 from detrkit.terminal import terminal
 from detrkit.training.keywords import TrainingKeywords
 from detrkit.training.module import TrainingModule
-from detrkit.training.options import Schedule, choose_device
+from detrkit.training.options import Schedule
 from detrkit.training.pieces import step_memory
-from detrkit.training.progress import duration
 from detrkit.training.run import new_options, prepare
 from detrkit.training.training_options import TrainingOptions
 

@@ -23,11 +23,11 @@ from detrkit.evaluation.report import (
 )
 from detrkit.evaluation.report.drawing import png_of
 from detrkit.files import write_bytes, write_json
+from detrkit.prediction.devices import choose_device
 from detrkit.progress import Activity, ProgressLine
 from detrkit.terminal import terminal
 from detrkit.training.epochs import evaluation_batch
 from detrkit.training.ground_truth import RunData, open_run_data
-from detrkit.training.options import choose_device
 from detrkit.training.report import run_subtitle, training_sections
 from detrkit.training.result import TrainingResult
 from detrkit.training.resuming import changed_data, check_data_are_there, check_same_data

@@ -28,13 +28,14 @@ from detrkit.data.wording import are, counted
 from detrkit.errors import ConfigurationError, NonFiniteError, closest
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
+from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
 from detrkit.training.before_data import augmentation, check_before_data
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.ground_truth import RunData, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.module import NonFiniteStepError, TrainingModule
-from detrkit.training.options import Schedule, check_single_process, choose_device, plan, resolve
+from detrkit.training.options import Schedule, check_single_process, plan, resolve
 from detrkit.training.progress import ProgressLines
 from detrkit.training.reporting import best_of, write_everything, write_without_evaluation
 from detrkit.training.result import TrainingResult
