@@ -321,7 +321,7 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message
 def test_a_device_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ConfigurationError, match=r"^the device 'cuda:1' is not available: choose cpu$"):
+    with pytest.raises(ConfigurationError, match=r"^the device 'cuda:1' is not available: choose auto or cpu$"):
         Predictor(FixedDetector(), device="cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
