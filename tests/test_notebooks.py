@@ -131,7 +131,7 @@ def test_a_result_shows_its_curves(tmp_path: Path) -> None:
 
 def test_a_result_is_one_line_of_text() -> None:
     result = TrainingResult(Path("runs/one"), Path("runs/one/best.safetensors"), made_evaluation())
-    assert repr(result) == "TrainingResult('runs/one', best 'best.safetensors', AP 0.432, AP50 0.600)"
+    assert repr(result) == "TrainingResult('runs/one', best 'best.safetensors', AP 0.432, AP50 0.250)"
     assert repr(replace(result, evaluation=None)) == "TrainingResult('runs/one', best 'best.safetensors')"
 
 
