@@ -21,6 +21,15 @@ KINDS = {
     "background": "on nothing (IoU below 0.10)",
     "missed": "objects that no detection stands for, not even of the wrong class or in the wrong place",
 }
+# What people read, the same in terminals, reports and pictures; files have the short names.
+KIND_NAMES = {
+    "class": "wrong class",
+    "place": "wrong place",
+    "both": "wrong class and place",
+    "duplicate": "duplicate",
+    "background": "nothing there",
+    "missed": "missed",
+}
 CODES = (*KINDS, "correct", "ignored", "mistaken")
 NEAR, ON = 0.1, 0.5  # IoU from which a box is near an object, and from which it is on it
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from detrkit.data.wording import counted, have
 from detrkit.evaluation.analysis import Analysis
 from detrkit.evaluation.bootstrap import Interval
-from detrkit.evaluation.errors import KINDS
+from detrkit.evaluation.errors import KIND_NAMES, KINDS
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, shown_value
 from detrkit.evaluation.groups import Group
 from detrkit.evaluation.thresholds import LEAST_OBJECTS, ClassOperation
@@ -109,7 +109,7 @@ def _errors(analysis: Analysis) -> Table:
     for kind, number in errors.counts.items():
         total = errors.objects if kind == "missed" else errors.detections
         share = f"{number / total:.1%}" if total else _UNKNOWN
-        table.add_row(kind, str(number), share, _share(errors.costs.get(kind)), KINDS[kind])
+        table.add_row(KIND_NAMES[kind], str(number), share, _share(errors.costs.get(kind)), KINDS[kind])
     return table
 
 

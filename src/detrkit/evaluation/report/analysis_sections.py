@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.wording import agreeing, are, counted, some_of
 from detrkit.evaluation.analysis import Analysis
-from detrkit.evaluation.errors import KINDS, ErrorCounts
+from detrkit.evaluation.errors import KIND_NAMES, KINDS, ErrorCounts
 from detrkit.evaluation.groups import Group
 from detrkit.evaluation.report.analysis_charts import (
     MAX_COUNTED,
@@ -35,14 +35,6 @@ from detrkit.evaluation.report.pictures import worst_pictures
 from detrkit.evaluation.thresholds import ClassOperation
 
 _WORST_LISTED = 40
-KIND_NAMES = {
-    "class": "Wrong class",
-    "place": "Wrong place",
-    "both": "Wrong class and place",
-    "duplicate": "Duplicate",
-    "background": "Nothing there",
-    "missed": "Missed",
-}
 # What to do about each kind of error, in the order of what helps most often.
 REMEDIES = {
     "class": "Look at the pairs under Confusions: classes that people mix up, too, need clearer rules for annotating, or to become one class; "
@@ -165,7 +157,7 @@ def error_section(analysis: Analysis) -> Section:
         return Section("Errors", (text, "There is no error."))
     rows = tuple(
         (
-            KIND_NAMES[kind],
+            KIND_NAMES[kind].capitalize(),
             Cell(str(errors.counts[kind]), errors.counts[kind] / total, errors.counts[kind]),
             _cost(errors.costs.get(kind)),
             KINDS[kind],
@@ -179,18 +171,20 @@ def error_section(analysis: Analysis) -> Section:
         "AP50 itself it counts all detections, those below the threshold too.",
     )
     ranked = sorted(KINDS, key=lambda kind: (-errors.costs.get(kind, 0.0), -errors.counts[kind]))
-    advice = Points(tuple((f"{KIND_NAMES[kind]}:", REMEDIES[kind]) for kind in ranked if errors.counts[kind]))
+    advice = Points(
+        tuple((f"{KIND_NAMES[kind].capitalize()}:", REMEDIES[kind]) for kind in ranked if errors.counts[kind])
+    )
     return Section("Errors", (text, table, *_error_charts(errors), "What to do, costliest first:", advice))
 
 
 def _error_charts(errors: ErrorCounts) -> list[Chart]:
     """How many errors of each kind there are, and what they cost."""
-    bars = [(KIND_NAMES[kind], float(errors.counts[kind]), str(errors.counts[kind])) for kind in KINDS]
+    bars = [(KIND_NAMES[kind].capitalize(), float(errors.counts[kind]), str(errors.counts[kind])) for kind in KINDS]
     words = "Errors by kind: " + ", ".join(f"{name.lower()} {text}" for name, _, text in bars) + "."
     charts = [Chart("errors", bars_figure(bars, "errors"), words, "How many errors of each kind.")]
     if errors.costs:
         costs = [
-            (KIND_NAMES[kind], errors.costs[kind], f"{errors.costs[kind]:.3f}")
+            (KIND_NAMES[kind].capitalize(), errors.costs[kind], f"{errors.costs[kind]:.3f}")
             for kind in KINDS
             if kind in errors.costs
         ]
@@ -245,7 +239,7 @@ def worst_images_section(analysis: Analysis, dataset: DetectionDataset | None, *
         ]
     elif dataset is None:
         blocks.append("An annotation file has no pictures: give the data set itself, and they are drawn here.")
-    columns = ("image", "errors", "objects", "found", *(KIND_NAMES[kind].lower() for kind in KINDS))
+    columns = ("image", "errors", "objects", "found", *(KIND_NAMES[kind] for kind in KINDS))
     rows: tuple[tuple[str | Cell, ...], ...] = tuple(
         (
             entry.file_name or str(entry.image_id),

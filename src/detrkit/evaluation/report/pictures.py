@@ -12,7 +12,7 @@ from PIL import Image
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.wording import counted
 from detrkit.evaluation.analysis import Analysis
-from detrkit.evaluation.errors import ImageErrors, Mark
+from detrkit.evaluation.errors import KIND_NAMES, ImageErrors, Mark
 from detrkit.evaluation.report import colors
 from detrkit.evaluation.report.page import Photo
 from detrkit.prediction.drawing import draw, truth_of
@@ -33,12 +33,7 @@ MARK_COLORS = {
 }
 MARK_WORDS = {
     "correct": "correct",
-    "class": "wrong class",
-    "place": "wrong place",
-    "both": "wrong class and place",
-    "duplicate": "duplicate",
-    "background": "nothing there",
-    "missed": "missed",
+    **KIND_NAMES,
     "mistaken": "not found, but a wrong detection is near",
     "ignored": "ignored (in a crowd region)",
 }

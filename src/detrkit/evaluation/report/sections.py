@@ -9,10 +9,9 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.wording import counted, have, some_of
 from detrkit.evaluation.analysis import Analysis
 from detrkit.evaluation.bootstrap import Interval
-from detrkit.evaluation.errors import KINDS
+from detrkit.evaluation.errors import KIND_NAMES, KINDS
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, shown_value
 from detrkit.evaluation.report.analysis_sections import (
-    KIND_NAMES,
     confusion_section,
     error_section,
     group_section,
@@ -168,9 +167,7 @@ def _commonest_error(analysis: Analysis | None) -> list[tuple[str, str]]:
         return []
     kind = max(KINDS, key=lambda each: analysis.errors.counts.get(each, 0))
     number, all_errors = analysis.errors.counts[kind], sum(analysis.errors.counts.values())
-    return [
-        ("Commonest error:", f"{KIND_NAMES[kind].lower()} ({number} of {counted(all_errors, 'error')}): {KINDS[kind]}.")
-    ]
+    return [("Commonest error:", f"{KIND_NAMES[kind]} ({number} of {counted(all_errors, 'error')}): {KINDS[kind]}.")]
 
 
 def _figures(evaluation: Evaluation, analysis: Analysis | None) -> Section:
