@@ -54,6 +54,8 @@ def test_worked_examples_pass_their_tests(tmp_path: Path) -> None:
     output = run_in(tmp_path, sys.executable, "-m", "pytest", "-v", *files, "-k", names)
     for name in ("export[point-detr-compact]", "export[detr-squeezenet]", "every_tensor_has_one_name[detr-r34-c4]"):
         assert f"test_{name} PASSED" in output
+    run_in(tmp_path, sys.executable, "-m", "detrkit.models.listing")
+    assert "point-detr-compact" in run_in(tmp_path, sys.executable, "-m", "detrkit", "models", "point-detr-compact")
     assert "0 broken" in run_in(tmp_path, str(BINARIES / "lint-imports"))
 
 

@@ -9,7 +9,7 @@
 
 What to begin with:
 
-- `train` trains a model on a data set; `evaluate` says how good one is; `Predictor` finds objects in images.
+- `train` trains a model on a data set, as `TrainingOptions` say; `evaluate` says how good one is; `Predictor` finds objects in images.
 - `open_dataset` opens a data set (a `DetectionDataset`); `inspect_data` looks for what is wrong with one.
 - `build` makes a new model (a `Detector`), `load` reads one from a file, and `save` writes one.
 - `criterion_for` gives a model's loss, for training loops of one's own; `ImageBatch`, `Target`, `Output` and `Losses` are what goes in

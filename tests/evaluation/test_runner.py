@@ -353,7 +353,8 @@ def test_progress_goes_to_the_error_stream_of_a_terminal(
     evaluate(PerfectDetector(dataset, MODEL_CATEGORIES), dataset, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert "pets val" in err
+    assert "evaluating" in err
+    assert f"image {len(dataset)}/{len(dataset)}" in err
 
 
 def test_an_evaluation_becomes_json() -> None:

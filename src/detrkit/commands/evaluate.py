@@ -65,6 +65,8 @@ def evaluate(
         store_thresholds: whether the best thresholds are stored in the checkpoint, which must be one of detrkit; `predict` then uses them. An
             NMS value is stored with them: that of --nms, or 0.7 if it raises AP by more than chance.
     """
+    from detrkit.checkpoints.places import find_weights
+    from detrkit.models.listing import check_name
     from detrkit.prediction.suppression import check_nms
 
     check_max_detections(max_detections)
@@ -83,6 +85,10 @@ def evaluate(
     if without_pictures:
         for_pictures = {"--split": split, "--orientation": orientation, "--stretch-16bit": stretch_16bit or None}
         _refuse_given(for_pictures, "a data set with pictures", f"{data} is an annotation file, taken as a whole")
+    if variant is not None:
+        check_name(variant)
+    if not is_result_file:
+        find_weights(checkpoint)  # before PyTorch is loaded
     missing = prepare_files({"--output": output, "--results": results, "--report": report}, (checkpoint, Path(data)))
     missing += [] if charts is None else check_folder(charts)
 

@@ -60,7 +60,9 @@ def check_name(variant: str) -> None:
         ConfigurationError: there is no such variant; the message names the closest ones.
     """
     if variant not in listed_variants():
-        raise ConfigurationError(f"there is no variant '{variant}': {closest(variant, listed_variants())}")
+        raise ConfigurationError(
+            f"there is no variant '{variant}': {closest(variant, listed_variants(), listing='`detrkit models` lists all')}"
+        )
 
 
 def from_catalog() -> dict[str, Listed]:
