@@ -222,9 +222,8 @@ def training_options(study: Study, name: str, epochs: int, options: argparse.Nam
 
 def figures_of(folder: Path, target: Path, seed: int) -> list[Path]:
     """Where figures of runs with this seed may lie: those of the run itself first."""
-    own = target / "figures.json"
-    others = [*folder.parent.glob(f"*/*-{seed}/figures.json"), *KEPT.glob(f"*/*-{seed}.json")]
-    return [own, *others] if own.is_file() else others
+    first = [target / "figures.json", KEPT / folder.name / f"{target.name}.json"]
+    return [*filter(Path.is_file, first), *folder.parent.glob(f"*/*-{seed}/figures.json")]
 
 
 def start(study: Study, folder: Path, epochs: int, name: str, seed: int, options: argparse.Namespace) -> None:
