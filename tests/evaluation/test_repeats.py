@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 from evaluation_cases import result, small_truth
 
-from detrkit.evaluation import evaluate_detections
+from detrkit.evaluation import Evaluation, evaluate_detections
 from detrkit.evaluation.bootstrap import difference_interval
 from detrkit.evaluation.inputs import read_inputs
 from detrkit.evaluation.outcomes import outcomes
@@ -112,3 +113,14 @@ def test_a_gain_in_one_of_many_images_may_be_chance() -> None:
     interval = difference_interval(before, after, resamples=300)
     assert interval.low == 0 < interval.high
     assert difference_interval(after, after, resamples=20).low == 0
+
+
+def test_an_evaluation_comes_back_from_its_file() -> None:
+    evaluation = evaluate_detections(*case(12))
+    assert evaluation.suppression is not None
+    content = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
+    again = Evaluation.from_json(content)
+    assert (again.repeated_share, again.suppression) == (evaluation.repeated_share, evaluation.suppression)
+    assert json.loads(json.dumps(again.to_json())) == content
+    older = {name: value for name, value in content.items() if name not in ("repeated_share", "suppression")}
+    assert Evaluation.from_json(older).repeated_share is None

@@ -145,6 +145,8 @@ class Evaluation:
             classes=classes,
             notes=tuple(content["notes"]),
             class_thresholds=own,
+            repeated_share=content.get("repeated_share"),  # which older versions did not measure
+            suppression=None if content.get("suppression") is None else Suppression.from_json(content["suppression"]),
             **{name: content[name] for name in rest},
         )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,12 @@ class Suppression:
     gain: Interval
     best_threshold: float | None
     class_thresholds: dict[int, float]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Suppression:
+        """What an evaluation's JSON file says: the fields by their names, with category ids as texts."""
+        own = {int(number): threshold for number, threshold in content["class_thresholds"].items()}
+        return cls(**{**content, "gain": Interval(**content["gain"]), "class_thresholds": own})
 
     @property
     def helps(self) -> bool:
