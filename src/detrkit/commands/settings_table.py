@@ -66,14 +66,13 @@ def meanings(kind: type) -> dict[str, str]:
 
 
 def _table(title: str, values: Any, options: dict[str, str]) -> Table:
-    from rich.markup import escape
     from rich.table import Column, Table
 
     table = Table(Column(title, no_wrap=True), "value", Column("option", no_wrap=True), "meaning")
     known = meanings(type(values))
     for entry in dataclasses.fields(values):
         value = getattr(values, entry.name)
-        table.add_row(entry.name, escape(_shown(value)), options.get(entry.name, ""), escape(known.get(entry.name, "")))
+        table.add_row(entry.name, _shown(value), options.get(entry.name, ""), known.get(entry.name, ""))
     return table
 
 

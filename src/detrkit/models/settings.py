@@ -22,11 +22,11 @@ class Settings:
         class_count: outputs of the class head, not counting no-object; the authors have 91 since COCO's ids go up to 90.
         backbone: a name in `detrkit.backbones.BACKBONES`.
         queries: Q, the largest number of objects that can be detected in an image.
-        width: D.
+        width: D, the number of channels of the transformer.
         attention_heads: M, the number of attention heads.
         hidden: width between the two layers of a feed-forward network.
         encoder_layers: number of encoder layers.
-        decoder_layers: L.
+        decoder_layers: L, the number of decoder layers.
         dropout: probability, everywhere in the transformer.
         class_weight: weight of the class term, in the loss and, unless a paper says otherwise, in the matching cost.
         l1_weight: weight of the distance loss (L1 distance of boxes), likewise.
