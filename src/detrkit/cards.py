@@ -17,11 +17,13 @@ class Category:
         id: the number that annotation and result files use for it.
         name: what people call it.
         index: the output of the class head that stands for it.
+        thing: True for objects that can be counted, False for stuff such as sky or grass, which is one segment of an image.
     """
 
     id: int
     name: str
     index: int
+    thing: bool = True
 
 
 @dataclass(frozen=True)

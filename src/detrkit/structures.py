@@ -94,10 +94,12 @@ class Target(TensorRecord):
     Attributes:
         labels: (N,) int64 indices of the class head's outputs.
         boxes_cxcywh: (N, 4) in [0, 1] of the image without its padding.
+        masks: (N, H, W) bool, the pixels of each object, at the size of the image without its padding; None for data without masks.
     """
 
     labels: Tensor
     boxes_cxcywh: Tensor
+    masks: Tensor | None = None
 
 
 @record
@@ -398,9 +400,11 @@ class Detections(TensorRecord):
         labels: (N,) int64 indices of the class head's outputs.
         boxes_xyxy: (N, 4) corners in pixels of the original image.
         queries: (N,) int64, the query that each came from.
+        masks: (N, H, W) bool, the pixels of each, at the size of the original image; None for models without masks.
     """
 
     scores: Tensor
     labels: Tensor
     boxes_xyxy: Tensor
     queries: Tensor
+    masks: Tensor | None = None

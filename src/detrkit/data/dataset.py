@@ -15,6 +15,7 @@ from PIL import Image
 
 from detrkit.cards import Category
 from detrkit.data.images import read_image
+from detrkit.data.masks import ObjectMasks
 from detrkit.data.wording import counted
 from detrkit.errors import DataError
 from detrkit.notebooks import paragraph, shown, table
@@ -103,12 +104,14 @@ class Objects:
         labels: (N,) int64 indices into the data set's categories.
         crowd: (N,) bool, True for a region of many objects that were annotated as one.
         areas: (N,) float64 square pixels, of the outline if the file gives it, otherwise of the box.
+        masks: the objects' masks; None for data sets without masks.
     """
 
     boxes_xyxy: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
+    masks: ObjectMasks | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
