@@ -72,6 +72,15 @@ def find_variant(name: str) -> Variant:
     return CATALOG[name]
 
 
+def has_masks(variant: str) -> bool:
+    """Whether models of this variant give masks besides boxes.
+
+    Raises:
+        ConfigurationError: there is no such variant.
+    """
+    return isinstance(find_variant(variant).config, detr_segmentation.MaskSettings)
+
+
 def build(
     variant: str,
     *,

@@ -33,7 +33,7 @@ from detrkit.models.detector import Detector, EncoderDecoder, flatten_levels, wi
 from detrkit.models.settings import Settings
 from detrkit.structures import ImageBatch, Output, Target, TensorRecord, record
 
-_GROUPS = 8  # of every norm
+_GROUPS = 8  # of every norm that has as many channels
 _FINER_LEVELS = 3  # which the head gets from the backbone: strides 16, 8 and 4
 
 
@@ -60,10 +60,12 @@ class MaskSettings(Settings):
         Raises:
             ConfigurationError: a width or number of heads that does not suit them.
         """
-        if self.width % (16 * _GROUPS) or self.attention_heads % _GROUPS:
+        first = self.width + self.attention_heads
+        widths = [self.width // 2 ** (step + 1) for step in range(_FINER_LEVELS + 1)]
+        if self.width % 2 ** (_FINER_LEVELS + 1) or any(each % _groups(each) for each in (first, *widths)):
             raise ConfigurationError(
-                f"a mask head needs a width that is a multiple of {16 * _GROUPS} and a number of attention heads that is a multiple of {_GROUPS} "
-                f"(groups of its norms), not width {self.width} and {self.attention_heads} attention heads"
+                f"a mask head needs width + attention heads, and half, a quarter, an eighth and a sixteenth of the width, that split into "
+                f"{_GROUPS} groups or fewer, not width {self.width} and {self.attention_heads} attention heads: take width 128 or 256 and 8 heads"
             )
 
 
@@ -206,7 +208,11 @@ class MaskHead(nn.Module):
 
 def _refinement(inputs: int, outputs: int) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
-    return nn.Sequential(convolution, nn.GroupNorm(_GROUPS, outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(convolution, nn.GroupNorm(_groups(outputs), outputs), nn.ReLU(inplace=True))
+
+
+def _groups(channels: int) -> int:
+    return min(_GROUPS, channels)
 
 
 class MaskDetector(EncoderDecoder):
