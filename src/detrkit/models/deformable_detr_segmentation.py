@@ -11,7 +11,13 @@ from detrkit.layers.mask_selection import MaskSelection
 from detrkit.losses.masks import MaskCriterion
 from detrkit.models import deformable_detr, detr_segmentation
 from detrkit.models.detector import Detector
-from detrkit.models.detr_segmentation import MaskDetector, MaskSettings
+from detrkit.models.detr_segmentation import (
+    COMPACT,
+    COMPACT_PREPROCESSING,
+    COMPACT_RECIPE,
+    MaskDetector,
+    MaskSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -49,4 +55,5 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
 
 VARIANTS: dict[str, Variant] = {
     "deformable-detr-r50-panoptic": Variant(Config(), deformable_detr.RECIPE),
+    "deformable-detr-compact-panoptic": Variant(Config(**COMPACT, levels=3), COMPACT_RECIPE, COMPACT_PREPROCESSING),
 }

@@ -44,6 +44,9 @@ class MaskSettings(Settings):
     Attributes:
         mask_weight: weight of the focal loss on the pixels of masks.
         dice_weight: weight of the Dice loss of masks.
+        attention_gain: factor on the initial weights with which the mask head reads attention maps. All cells and heads share a sum of 1, so
+            that the maps' values are small beside those of features, and with the authors' initial weights a mask head needs many steps until
+            it tells objects from each other.
 
     Raises:
         ConfigurationError: see `Settings`; or a width or number of heads that does not suit the mask head's norms.
@@ -51,8 +54,9 @@ class MaskSettings(Settings):
 
     mask_weight: float = 1.0
     dice_weight: float = 1.0
+    attention_gain: float = 1.0
 
-    least: ClassVar[dict[str, int]] = Settings.least | {"mask_weight": 0, "dice_weight": 0}
+    least: ClassVar[dict[str, int]] = Settings.least | dict.fromkeys(("mask_weight", "dice_weight", "attention_gain"), 0)
 
     def check_mask_head(self) -> None:
         """Checks that the mask head's norms can be built.
@@ -162,9 +166,12 @@ class MaskHead(nn.Module):
         width: D.
         attention_heads: M.
         channels: of the backbone's finer levels, coarsest first.
+        attention_gain: see `MaskSettings`.
     """
 
-    def __init__(self, *, width: int, attention_heads: int, channels: Sequence[int]) -> None:
+    def __init__(
+        self, *, width: int, attention_heads: int, channels: Sequence[int], attention_gain: float = 1.0
+    ) -> None:
         super().__init__()
         self.width = width
         first = width + attention_heads
@@ -181,6 +188,8 @@ class MaskHead(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.first[0].weight[:, width:] *= attention_gain
 
     def forward(self, attention: Tensor, inputs: MaskInputs, images: Tensor) -> Tensor:
         """The masks of some queries.
@@ -246,7 +255,10 @@ class MaskDetector(EncoderDecoder):
         return cls(
             mask_attention=MaskAttention(width=config.width, attention_heads=config.attention_heads),
             mask_head=MaskHead(
-                width=config.width, attention_heads=config.attention_heads, channels=backbone.channels[-2::-1]
+                width=config.width,
+                attention_heads=config.attention_heads,
+                channels=backbone.channels[-2::-1],
+                attention_gain=config.attention_gain,
             ),
             backbone=backbone,
             card=detector.card,
@@ -312,6 +324,26 @@ class MaskDetector(EncoderDecoder):
         return self
 
 
+class WithMasks(nn.Module):
+    """A detector that gives the masks of all its queries in one forward pass, for export.
+
+    Args:
+        detector: with masks.
+    """
+
+    def __init__(self, detector: MaskDetector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Class scores (B, Q, K) and boxes cxcywh (B, Q, 4) of the last layer, and mask logits (B, Q, h, w) over the padded batch."""
+        output = self.detector(batch)
+        count, queries = output.logits.shape[1:3]
+        rows = torch.arange(count * queries, device=output.logits.device)
+        masks = self.detector.mask_logits(output.mask_inputs, rows // queries, rows % queries)
+        return output.logits[-1], output.boxes_cxcywh[-1], masks.unflatten(0, (count, queries))
+
+
 def _fields(output: Output) -> dict[str, Any]:
     return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
 
@@ -364,10 +396,26 @@ def _published(file: str, ap: float) -> tuple[PublishedWeights, ...]:
 
 
 RECIPE = Recipe(epochs=300, batch_size=64)  # boxes; the head then takes 25 epochs with the detector frozen
-COMPACT_PREPROCESSING = Preprocessing(short_side=256, long_side=416)
-EXCEPTIONS = {
-    "padding": "The norms of the mask head count padding, so masks depend a little on the other images of a batch; boxes do not."
+# For images of about 200 pixels: widths that the norms of the mask head can split.
+COMPACT: dict[str, Any] = {
+    "backbone": "compact",
+    "queries": 50,
+    "width": 128,
+    "hidden": 256,
+    "encoder_layers": 1,
+    "decoder_layers": 3,
+    "dropout": 0.0,
 }
+COMPACT_RECIPE = Recipe(
+    learning_rate=2e-3,
+    backbone_learning_rate=2e-3,
+    gradient_clip=1.0,
+    epochs=50,
+    batch_size=8,
+    schedule="cosine",
+    warmup_steps=50,
+)
+COMPACT_PREPROCESSING = Preprocessing(short_side=160, long_side=256)
 VARIANTS: dict[str, Variant] = {
     "detr-r50-panoptic": Variant(Config(), RECIPE, weights=_published("detr-r50-panoptic-00ce5173.pth", 0.388)),
     "detr-r50-dc5-panoptic": Variant(
@@ -377,4 +425,5 @@ VARIANTS: dict[str, Variant] = {
         Config(backbone="resnet101"), RECIPE, weights=_published("detr-r101-panoptic-40021d53.pth", 0.401)
     ),
     "detr-mobilenetv2-panoptic": Variant(Config(backbone="mobilenet_v2"), RECIPE),
+    "detr-compact-panoptic": Variant(Config(**COMPACT), COMPACT_RECIPE, COMPACT_PREPROCESSING),
 }
