@@ -13,14 +13,17 @@ from pycocotools.cocoeval import COCOeval
 
 
 def reference(
-    truth: dict[str, Any], results: list[dict[str, Any]], max_detections: tuple[int, ...] = (1, 10, 100)
+    truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    max_detections: tuple[int, ...] = (1, 10, 100),
+    kind: str = "bbox",
 ) -> COCOeval:
     """pycocotools' own evaluation; its summary takes three numbers of detections for granted."""
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
         ground_truth.dataset = copy.deepcopy(truth)
         ground_truth.createIndex()
-        evaluator = COCOeval(ground_truth, ground_truth.loadRes(copy.deepcopy(results)), "bbox")
+        evaluator = COCOeval(ground_truth, ground_truth.loadRes(copy.deepcopy(results)), kind)
         evaluator.params.maxDets = list(max_detections)
         evaluator.evaluate()
         evaluator.accumulate()

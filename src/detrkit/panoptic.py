@@ -46,3 +46,42 @@ class PanopticSegmentation:
         height, width = self.ids.shape
         things = sum(segment.category.thing for segment in self.segments)
         return f"<PanopticSegmentation {width} x {height} pixels, {things} things, {len(self.segments) - things} stuff>"
+
+
+def colors_of_ids(ids: np.ndarray) -> np.ndarray:
+    """The colours in which COCO's PNG files store ids: id = red + 256 · green + 65536 · blue.
+
+    Args:
+        ids: (H, W) integers from 0 to 16,777,215.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
+
+
+def ids_of_colors(colors: np.ndarray) -> np.ndarray:
+    """The ids that COCO's PNG files store as colours, see `colors_of_ids`.
+
+    Args:
+        colors: (H, W, 3) uint8, RGB.
+
+    Returns:
+        (H, W) int32.
+    """
+    red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
+    return red + 256 * green + 65536 * blue
+
+
+def runs_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of equal values, row after row; maps of segments have few, so counting runs is much faster than counting pixels.
+
+    Args:
+        values: (H, W) integers.
+
+    Returns:
+        (R,) int64 places in the flattened map where the runs start, and (R,) int64 numbers of pixels.
+    """
+    flat = values.ravel()
+    starts = np.flatnonzero(np.concatenate([np.ones(min(1, flat.size), dtype=bool), flat[1:] != flat[:-1]]))
+    return starts, np.diff(np.append(starts, flat.size))

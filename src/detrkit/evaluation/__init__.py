@@ -2,7 +2,7 @@
 
 `evaluate` runs a model on a data set and computes the figures; `detect` and `compare` are its two halves. `evaluate_detections` compares
 result entries from any source with ground truth, and `analyze` says what goes wrong and how certain the figures are. `inspect_data` looks at
-a data set before anything is trained on it. `detrkit.evaluation.report` writes one HTML file.
+a data set before anything is trained on it. `panoptic_quality` compares panoptic segmentations. `detrkit.evaluation.report` writes one HTML file.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from detrkit.evaluation.coco import evaluate_detections
     from detrkit.evaluation.figures import ClassFigures, Evaluation
     from detrkit.evaluation.inspecting import inspect_data
+    from detrkit.evaluation.panoptic import PanopticCounter, panoptic_quality
+    from detrkit.evaluation.panoptic_figures import PanopticClass, PanopticEvaluation, PanopticMean
     from detrkit.evaluation.runner import compare, compare_in_detail, detect, evaluate
 
 __all__ = [
     "Analysis",
     "ClassFigures",
     "Evaluation",
+    "PanopticClass",
+    "PanopticCounter",
+    "PanopticEvaluation",
+    "PanopticMean",
     "analyze",
     "compare",
     "compare_in_detail",
@@ -30,6 +36,7 @@ __all__ = [
     "evaluate_detections",
     "evaluate_in_detail",
     "inspect_data",
+    "panoptic_quality",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -39,6 +46,8 @@ __getattr__, __dir__ = lazy_names(
         "coco": ("evaluate_detections",),
         "figures": ("ClassFigures", "Evaluation"),
         "inspecting": ("inspect_data",),
+        "panoptic": ("PanopticCounter", "panoptic_quality"),
+        "panoptic_figures": ("PanopticClass", "PanopticEvaluation", "PanopticMean"),
         "runner": ("compare", "compare_in_detail", "detect", "evaluate"),
     },
 )

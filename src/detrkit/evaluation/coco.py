@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from faster_coco_eval import COCO, COCOeval_faster
 
@@ -15,6 +15,7 @@ from detrkit.evaluation.figures import (
     MEANINGS,
     ClassFigures,
     Evaluation,
+    MaskFigures,
     check_max_detections,
 )
 from detrkit.evaluation.inputs import Inputs, read_inputs
@@ -34,13 +35,16 @@ def evaluate_detections(
     notes: Sequence[str] = (),
     max_detections: int = MAX_DETECTIONS,
 ) -> Evaluation:
-    """Compares box detections with ground truth as COCO does: every image counts, including those without detections.
+    """Compares detections with ground truth as COCO does: every image counts, including those without detections.
+
+    Boxes are compared, and masks too if all detections have one and the ground truth has any (`Evaluation.masks`).
 
     Args:
         ground_truth: an annotation file in COCO's format, or its contents. It is read as data sets read it: an area that
             is missing or not above 0 is that of the box, and boxes without area or wholly outside their image are left out.
         detections: a result file, or its entries: `image_id`, `category_id`, `bbox` as [x, y, width, height] in pixels, `score`,
-            with the ids of the annotation file, which may be texts.
+            with the ids of the annotation file, which may be texts. A `segmentation`, as run lengths at the size of the picture or as
+            outlines, is in all entries or in none; where it is, a missing `bbox` is the box around it.
         name: what to call the data in tables; by default the annotation file's name.
         notes: sentences to keep with the figures.
         max_detections: number of the best detections of each class that count per image.
@@ -60,7 +64,8 @@ def evaluation_of(
 ) -> Evaluation:
     """The figures for inputs that are read already; arguments as for `evaluate_detections`."""
     truth = inputs.truth
-    evaluator = _evaluated(inputs, max_detections)
+    masks = _masks(inputs, max_detections)  # first, as the evaluator adds outlines to boxes
+    evaluator = _evaluated(inputs.truth, inputs.results, "bbox", max_detections)
     crowds = sum(annotation["iscrowd"] for annotation in truth["annotations"])
     found = outcomes(inputs, max_detections, thresholds=IOU_THRESHOLDS[:1])
     best = best_thresholds(found)
@@ -78,6 +83,7 @@ def evaluation_of(
         class_thresholds=by_category(inputs, best),
         repeated_share=repeated,
         suppression=suppression,
+        masks=masks,
         notes=(
             *notes,
             *inputs.notes,
@@ -103,9 +109,21 @@ def _crowded_note(truth: dict[str, Any], max_detections: int) -> list[str]:
     ]
 
 
-def _evaluated(inputs: Inputs, max_detections: int) -> COCOeval_faster:
-    ground_truth = COCO(inputs.truth)
-    evaluator = COCOeval_faster(ground_truth, ground_truth.loadRes(inputs.results), "bbox")
+def _masks(inputs: Inputs, max_detections: int) -> MaskFigures | None:
+    """The figures for masks, if both sides have them."""
+    if not inputs.has_masks:
+        return None
+    # Without the boxes, so that the size of a detection is that of its mask, as for COCO.
+    results = [{key: value for key, value in entry.items() if key != "bbox"} for entry in inputs.results]
+    evaluator = _evaluated(inputs.truth, results, "segm", max_detections)
+    return MaskFigures(_figures(evaluator), _class_figures(evaluator, inputs.truth))
+
+
+def _evaluated(
+    truth: dict[str, Any], results: list[dict[str, Any]], kind: Literal["bbox", "segm"], max_detections: int
+) -> COCOeval_faster:
+    ground_truth = COCO(truth)
+    evaluator = COCOeval_faster(ground_truth, ground_truth.loadRes(results), kind)
     evaluator.params.maxDets = sorted({min(number, max_detections) for number in (1, 10, max_detections)})
     evaluator.run()
     return evaluator

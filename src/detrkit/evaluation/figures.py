@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -71,6 +71,19 @@ class ClassFigures:
 
 
 @dataclass(frozen=True)
+class MaskFigures:
+    """How well the masks of detections agree with those of objects.
+
+    Attributes:
+        figures: COCO's figures with the names of `Evaluation.figures`, with the IoU of masks in the place of that of boxes.
+        classes: as of the evaluation, with the AP of masks.
+    """
+
+    figures: dict[str, float | None]
+    classes: tuple[ClassFigures, ...]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The result of comparing detections with ground truth.
 
@@ -93,6 +106,7 @@ class Evaluation:
             None if there are none. From score 0.5 on if no detection is correct.
         suppression: what non-maximum suppression would change; None if less than 1 % repeat a better one, or if fewer than 5 images have
             objects.
+        masks: the same figures for masks; None if the detections or the ground truth have none. All else is about boxes.
     """
 
     name: str
@@ -107,16 +121,14 @@ class Evaluation:
     class_thresholds: dict[int, float] = field(default_factory=dict)
     repeated_share: float | None = None
     suppression: Suppression | None = None
+    masks: MaskFigures | None = None
 
     def __repr__(self) -> str:
         return f"<Evaluation {self.summary()}>"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; figures without ground truth are null."""
-        classes = [
-            {"id": entry.id, "name": entry.name, "AP": entry.ap, "AP50": entry.ap50, "objects": entry.objects}
-            for entry in self.classes
-        ]
+        masks = self.masks
         return {
             "name": self.name,
             "figures": dict(self.figures),
@@ -128,24 +140,25 @@ class Evaluation:
             "objects": self.objects,
             "crowds": self.crowds,
             "detections": self.detections,
-            "classes": classes,
+            "classes": _classes_to_json(self.classes),
+            "masks": None
+            if masks is None
+            else {"figures": dict(masks.figures), "classes": _classes_to_json(masks.classes)},
             "notes": list(self.notes),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Evaluation:
         """The evaluation that `to_json` wrote, without the precisions of its classes, which are not in it."""
-        classes = tuple(
-            ClassFigures(entry["id"], entry["name"], entry["AP"], entry["AP50"], entry["objects"])
-            for entry in content["classes"]
-        )
+        masks = content.get("masks")  # which older versions did not measure, like the next two
         own = {int(number): threshold for number, threshold in content["class_thresholds"].items()}
         rest = ("name", "figures", "images", "objects", "crowds", "detections", "best_threshold")
         return cls(
-            classes=classes,
+            classes=_classes_from_json(content["classes"]),
+            masks=None if masks is None else MaskFigures(masks["figures"], _classes_from_json(masks["classes"])),
             notes=tuple(content["notes"]),
             class_thresholds=own,
-            repeated_share=content.get("repeated_share"),  # which older versions did not measure
+            repeated_share=content.get("repeated_share"),
             suppression=None if content.get("suppression") is None else Suppression.from_json(content["suppression"]),
             **{name: content[name] for name in rest},
         )
@@ -167,8 +180,27 @@ class Evaluation:
     def summary(self) -> str:
         """The evaluation in one line of text."""
         shown = ", ".join(f"{name} {shown_value(name, self.figures[name])}" for name in ("AP", "AP50", "AP75"))
+        if self.masks is not None:
+            shown += f", masks AP {shown_value('AP', self.masks.figures['AP'])}"
         threshold = "" if self.best_threshold is None else f"; best threshold {self.best_threshold:.3f}"
         return f"{self.name}: {shown} on {counted(self.images, 'image')}, {counted(self.objects, 'object')}{threshold}"
+
+    def value_columns(self) -> tuple[str, ...]:
+        """The headings of a table's values: one of boxes, and one of masks if there are any."""
+        return ("value",) if self.masks is None else ("boxes", "masks")
+
+    def shown_values(self, name: str) -> tuple[str, ...]:
+        """A figure for people, in the order of `value_columns`.
+
+        Args:
+            name: one of those of `figures`.
+        """
+        sides = (self.figures,) if self.masks is None else (self.figures, self.masks.figures)
+        return tuple(shown_value(name, figures[name]) for figures in sides)
+
+    def mask_ap(self) -> dict[int, tuple[float | None]]:
+        """The AP of the masks of each class by category id, as the additional cell of a row; empty without masks."""
+        return {} if self.masks is None else {entry.id: (entry.ap,) for entry in self.masks.classes}
 
     def table(self, *, classes: bool = True) -> Group:
         """The form for a terminal: the figures, then a row per class, then the notes.
@@ -178,10 +210,11 @@ class Evaluation:
         """
         figures = narrow_table(self.name, self.basis())
         figures.add_column("figure", no_wrap=True)
-        figures.add_column("value", justify="right")
+        for column in self.value_columns():
+            figures.add_column(column, justify="right")
         add_texts(figures, "meaning")
-        for name, value in self.figures.items():
-            figures.add_row(name, shown_value(name, value), MEANINGS[name])
+        for name in self.figures:
+            figures.add_row(name, *self.shown_values(name), MEANINGS[name])
         parts: list[Table | str] = [figures]
         if classes:
             parts.append(self._class_table())
@@ -193,25 +226,42 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """What notebooks show: the figures, then the classes with the lowest AP first."""
-        figures = [(name, shown_value(name, value), MEANINGS[name]) for name, value in self.figures.items()]
+        figures = [(name, *self.shown_values(name), MEANINGS[name]) for name in self.figures]
         measured = [entry for entry in self.classes if entry.ap is not None]
+        of_masks = self.mask_ap()
         classes = [
-            (entry.name, entry.objects, entry.ap, entry.ap50)
+            (entry.name, entry.objects, entry.ap, entry.ap50, *of_masks.get(entry.id, ()))
             for entry in sorted(measured, key=lambda each: each.ap or 0.0)
         ]
-        parts = [paragraph(self.basis()), table(("figure", "value", "meaning"), figures)]
+        parts = [paragraph(self.basis()), table(("figure", *self.value_columns(), "meaning"), figures)]
         if classes:
-            parts.append(table(("class, lowest AP first", "objects", "AP", "AP50"), classes))
+            masks = ("mask AP",) if of_masks else ()
+            parts.append(table(("class, lowest AP first", "objects", "AP", "AP50", *masks), classes))
         return shown(self.name, *parts, *(paragraph(f"Note: {note}") for note in self.notes))
 
     def _class_table(self) -> Table:
         table = narrow_table("classes")
         add_texts(table, "class")
-        add_numbers(table, "objects", "AP", "AP50")
+        of_masks = self.mask_ap()
+        add_numbers(table, "objects", "AP", "AP50", *(["mask AP"] if of_masks else []))
         for entry in self.classes:
-            shown = ("–" if value is None else f"{value:.3f}" for value in (entry.ap, entry.ap50))
+            values = (entry.ap, entry.ap50, *of_masks.get(entry.id, ()))
+            shown = ("–" if value is None else f"{value:.3f}" for value in values)
             table.add_row(entry.name, str(entry.objects), *shown)
         return table
+
+
+def _classes_to_json(classes: Sequence[ClassFigures]) -> list[dict[str, Any]]:
+    return [
+        {"id": entry.id, "name": entry.name, "AP": entry.ap, "AP50": entry.ap50, "objects": entry.objects}
+        for entry in classes
+    ]
+
+
+def _classes_from_json(entries: Sequence[Mapping[str, Any]]) -> tuple[ClassFigures, ...]:
+    return tuple(
+        ClassFigures(entry["id"], entry["name"], entry["AP"], entry["AP50"], entry["objects"]) for entry in entries
+    )
 
 
 def shown_value(name: str, value: float | None) -> str:

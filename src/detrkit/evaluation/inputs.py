@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from numbers import Real
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from detrkit.data.coco_layout import picture_is_turned
 from detrkit.data.coco_outside import without_boxes_outside_stated
 from detrkit.data.coco_truth import Truth, checked_lists, read_truth
-from detrkit.data.wording import some_of
+from detrkit.data.coco_values import is_finite
+from detrkit.data.wording import have, some_of
 from detrkit.errors import DataError
 from detrkit.files import expanded
+
+Sizes = Mapping[int, tuple[int, int] | None]  # height and width of images by number
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +59,15 @@ class Inputs:
             id 0 for "not matched") and `categories`.
         results: entries with `image_id`, `category_id`, `bbox` and `score`.
         notes: what the reader had to drop or change.
+        has_masks: whether masks can be compared: the entries of both sides then have a `segmentation` of compressed run lengths, with the
+            height and width of their image.
     """
 
     name: str
     truth: dict[str, list[dict[str, Any]]]
     results: list[dict[str, Any]]
     notes: tuple[str, ...]
+    has_masks: bool = False
 
     @cached_property
     def image_ids(self) -> NDArray[np.int64]:
@@ -120,11 +126,15 @@ def read_inputs(
     """
     truth_name, contents = named_contents(ground_truth, name or "the given ground truth")
     results_name, results = named_contents(detections, results_name)
-    truth, stated = _read_truth(
-        contents, truth_name, Path(ground_truth) if isinstance(ground_truth, str | Path) else None
-    )
-    results = _checked_results(results, results_name, stated, truth_name)
-    return Inputs(Path(truth_name).stem, truth, results, stated.notes)
+    lists = checked_lists(contents, truth_name)
+    truth, stated = _read_truth(lists, truth_name, Path(ground_truth) if isinstance(ground_truth, str | Path) else None)
+    sizes = _sizes_of(lists["images"], stated.images.numbers)
+    results = _checked_results(results, results_name, _Known(stated, truth_name, sizes))
+    has_masks, notes = False, list(stated.notes)
+    if results and "segmentation" in results[0]:
+        has_masks, more = _add_masks(truth, stated, lists["annotations"], sizes, truth_name)
+        notes += more
+    return Inputs(Path(truth_name).stem, truth, results, tuple(notes), has_masks)
 
 
 def named_contents(source: Any, default_name: str) -> tuple[str, Any]:
@@ -143,9 +153,8 @@ def named_contents(source: Any, default_name: str) -> tuple[str, Any]:
         raise DataError(f"{source} is nested too deeply to be annotations or results: create it again.") from None
 
 
-def _read_truth(truth: Any, source: str, file: Path | None) -> tuple[dict[str, Any], Truth]:
+def _read_truth(lists: dict[str, list[dict[str, Any]]], source: str, file: Path | None) -> tuple[dict[str, Any], Truth]:
     """What the evaluator gets, as plain numbers, and what it was made of."""
-    lists = checked_lists(truth, source)
     if not lists["images"]:
         raise DataError(f"{source} lists no images: there is nothing to evaluate.")
     checked = read_truth(lists, source)
@@ -176,55 +185,112 @@ def _is_turned(file: Path | None, image: dict[str, Any]) -> bool | None:
     return None if file is None else picture_is_turned(file, str(image.get("file_name")))
 
 
-def _checked_results(results: Any, source: str, truth: Truth, truth_source: str) -> list[dict[str, Any]]:
+def _sizes_of(images: Sequence[dict[str, Any]], numbers: Sequence[int]) -> Sizes:
+    """Height and width of images by their numbers; None where an annotation file does not state them."""
+    sizes: dict[int, tuple[int, int] | None] = {}
+    for number, record in zip(numbers, images, strict=True):
+        sides = (record.get("height"), record.get("width"))
+        known = all(is_finite(side) and side >= 1 for side in sides)
+        sizes[number] = (int(sides[0]), int(sides[1])) if known else None  # type: ignore[arg-type]
+    return sizes
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What results are checked against: the ground truth, its name for messages, and the sizes of its images."""
+
+    truth: Truth
+    source: str
+    sizes: Sizes
+
+
+def _checked_results(results: Any, source: str, known: _Known) -> list[dict[str, Any]]:
     if isinstance(results, str | bytes | dict) or not isinstance(results, Iterable):
         raise DataError(f"{source} is not a list of results: each entry needs image_id, category_id, bbox and score.")
     checked: list[dict[str, Any]] = []
     errors: list[DataError] = []
     for index, entry in enumerate(results):
         try:
-            checked.append(_checked_result(entry, f"{source}, entry {index} (counting from 0)", truth, truth_source))
+            checked.append(_checked_result(entry, f"{source}, entry {index} (counting from 0)", known))
         except DataError as error:
             errors.append(error)
     if errors:
         total = len(checked) + len(errors)
         more = f" ({some_of(len(errors), total, 'entry', 'entries')} cannot be used.)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0]}{more}")
+    without = [index for index, entry in enumerate(checked) if "segmentation" not in entry]
+    if 0 < len(without) < len(checked):
+        raise DataError(
+            f"{source}, entry {without[0]} (counting from 0) has no segmentation, and other entries have one "
+            f"({some_of(len(without), len(checked), 'entry', 'entries')} {have(len(without))} none): write a mask in every entry, or in none."
+        )
     return checked
 
 
-def _checked_result(entry: Any, where: str, truth: Truth, truth_source: str) -> dict[str, Any]:
-    """The image, category, box and score of a result, as plain numbers."""
+def _checked_result(entry: Any, where: str, known: _Known) -> dict[str, Any]:
+    """The image, category, box, score and, where there is one, mask of a result, as plain numbers."""
     if not isinstance(entry, dict):
         raise DataError(f"{where} is {str(entry)[:40]!r}, not an object with image_id, category_id and bbox.")
-    if entry.get("segmentation") and not entry.get("bbox"):
-        raise DataError(
-            f"{where} has a segmentation and no bbox: only boxes are compared, so every entry needs a bbox [x, y, width, height]."
-        )
     checked: dict[str, Any] = {}
-    for key, ids, noun in (("image_id", truth.images, "image"), ("category_id", truth.categories, "category")):
+    for key, ids, noun in (
+        ("image_id", known.truth.images, "image"),
+        ("category_id", known.truth.categories, "category"),
+    ):
         value = _value(entry, key, where)
         checked[key] = ids.find(value)
         if checked[key] is None:
-            known = (
+            there = (
                 f"its ids run from {min(ids.numbers)} to {max(ids.numbers)}"
                 if ids.own is None
                 else f"its ids are such as {ids.own[0]!r}"
             )
             raise DataError(
-                f"{where} has {key} {value!r}, but {truth_source} has no such {noun} ({known}, {len(ids.numbers)} in all): "
+                f"{where} has {key} {value!r}, but {known.source} has no such {noun} ({there}, {len(ids.numbers)} in all): "
                 "use results and annotations that belong together."
             )
+    if entry.get("segmentation"):
+        from detrkit.evaluation.mask_inputs import box_of_mask, checked_mask  # the evaluator takes a while to load
+
+        checked["segmentation"] = checked_mask(entry["segmentation"], known.sizes[checked["image_id"]], where)
+    if "segmentation" in checked and not entry.get("bbox"):
+        checked["bbox"] = box_of_mask(checked["segmentation"])
+    else:
+        checked["bbox"] = _box(entry, where)
+    checked["score"] = _number(_value(entry, "score", where), where, "score")
+    return checked
+
+
+def _box(entry: dict[str, Any], where: str) -> list[float]:
     box = _value(entry, "bbox", where)
     if not hasattr(box, "__len__") or len(box) != 4:
         raise DataError(f"{where} has the bbox {box!r}, which is not [x, y, width, height] in pixels.")
-    checked["bbox"] = [_number(value, where, "bbox") for value in box]
-    if min(checked["bbox"][2:]) < 0:
-        raise DataError(
-            f"{where} has a bbox of negative size, {checked['bbox']}: write it as [x, y, width, height] in pixels."
-        )
-    checked["score"] = _number(_value(entry, "score", where), where, "score")
-    return checked
+    numbers = [_number(value, where, "bbox") for value in box]
+    if min(numbers[2:]) < 0:
+        raise DataError(f"{where} has a bbox of negative size, {numbers}: write it as [x, y, width, height] in pixels.")
+    return numbers
+
+
+def _add_masks(
+    truth: dict[str, Any], stated: Truth, records: Sequence[dict[str, Any]], sizes: Sizes, source: str
+) -> tuple[bool, list[str]]:
+    """Gives the objects their masks; whether they have any, and sentences about them."""
+    from detrkit.evaluation.mask_inputs import truth_masks  # the evaluator takes a while to load
+
+    known = {number: size for number, size in sizes.items() if size is not None}
+    if len(known) < len(sizes):
+        without = some_of(len(sizes) - len(known), len(sizes), "image")
+        return False, [
+            f"{source} does not state the height and width of {without}, so the masks of the detections were not compared."
+        ]
+    own_sizes = [known[annotation["image_id"]] for annotation in truth["annotations"]]
+    masks, notes = truth_masks(records, stated.table, own_sizes, source)
+    if masks is None:
+        return False, notes
+    for annotation, mask in zip(truth["annotations"], masks, strict=True):
+        annotation["segmentation"] = mask
+    for image in truth["images"]:
+        image["height"], image["width"] = known[image["id"]]
+    return True, notes
 
 
 def _value(entry: dict[str, Any], key: str, where: str) -> Any:

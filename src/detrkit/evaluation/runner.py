@@ -279,21 +279,32 @@ def detect(
             detections_of_images = detect_batch(model, select, batch)
             for image_id, detections in zip(batch.image_ids.tolist(), detections_of_images, strict=True):
                 kept = detections if nms is None else _without_repeats(detections, nms)
-                entries[image_id] = _entries(kept, image_id, category_ids)[:max_detections]
+                entries[image_id] = _entries(kept, image_id, category_ids, max_detections)
     return [entry for image_id in dataset.image_ids.tolist() for entry in entries[image_id]]
 
 
 def _without_repeats(detections: Detections, nms: float) -> Detections:
     """Those of a picture's detections that stay after suppression."""
     kept = torch.from_numpy(kept_by_nms(detections.boxes_xyxy.float().numpy(), detections.labels.numpy(), nms))
-    columns = (detections.scores, detections.labels, detections.boxes_xyxy, detections.queries)
-    return Detections(*(column[kept] for column in columns))
+    return Detections(
+        scores=detections.scores[kept],
+        labels=detections.labels[kept],
+        boxes_xyxy=detections.boxes_xyxy[kept],
+        queries=detections.queries[kept],
+        masks=None if detections.masks is None else detections.masks[kept],
+    )
 
 
-def _entries(detections: Detections, image_id: int, category_ids: dict[int, int]) -> list[dict[str, Any]]:
-    rows = zip(detections.labels.tolist(), detections.boxes_xyxy.tolist(), detections.scores.tolist(), strict=True)
+def _entries(detections: Detections, image_id: int, category_ids: dict[int, int], limit: int) -> list[dict[str, Any]]:
+    """The best detections of classes that the data set has."""
+    known = [row for row, label in enumerate(detections.labels.tolist()) if label in category_ids][:limit]
+    labels, boxes, scores = (
+        column[known].tolist() for column in (detections.labels, detections.boxes_xyxy, detections.scores)
+    )
+    masks = [None] * len(known) if detections.masks is None else [detections.masks[row].numpy() for row in known]
     return [
-        result_entry(image_id, category_ids[label], box, score) for label, box, score in rows if label in category_ids
+        result_entry(image_id, category_ids[label], box, score, mask)
+        for label, box, score, mask in zip(labels, boxes, scores, masks, strict=True)
     ]
 
 

@@ -12,7 +12,7 @@ from detrkit.data.wording import counted, have
 from detrkit.evaluation.analysis import Analysis
 from detrkit.evaluation.bootstrap import Interval
 from detrkit.evaluation.errors import KIND_NAMES, KINDS
-from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, shown_value
+from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation
 from detrkit.evaluation.groups import Group
 from detrkit.evaluation.thresholds import LEAST_OBJECTS, ClassOperation
 from detrkit.terminal import add_numbers, add_texts, narrow_table
@@ -47,13 +47,17 @@ def _figures(evaluation: Evaluation, analysis: Analysis) -> Table:
         caption += f" Intervals: {intervals.confidence:.0%}, bootstrap over images, {intervals.resamples} draws."
     table = narrow_table(evaluation.name, caption)
     table.add_column("figure", no_wrap=True)
-    table.add_column("value", justify="right")
+    first, *others = evaluation.value_columns()
+    table.add_column(first, justify="right")
     if intervals.figures:
         table.add_column("interval", no_wrap=True)
+    for column in others:
+        table.add_column(column, justify="right")
     add_texts(table, "meaning")
-    for name, value in evaluation.figures.items():
+    for name in evaluation.figures:
         interval = [_interval(intervals.figures.get(name))] if intervals.figures else []
-        table.add_row(name, shown_value(name, value), *interval, MEANINGS[name])
+        value, *masks = evaluation.shown_values(name)
+        table.add_row(name, value, *interval, *masks, MEANINGS[name])
     return table
 
 
@@ -62,19 +66,22 @@ def _classes(evaluation: Evaluation, analysis: Analysis) -> Table:
     table.add_column("class", overflow="fold", min_width=_LEAST_NAME)
     own = analysis.intervals.class_ap
     interval = ["interval"] if own else []
-    add_numbers(table, "objects", "AP", *interval, "AP50", "precision", "recall", "F1", "score")
+    of_masks = evaluation.mask_ap()
+    masks = ["masks"] if of_masks else []
+    add_numbers(table, "objects", "AP", *interval, *masks, "AP50", "precision", "recall", "F1", "score")
     for figures, operation in zip(evaluation.classes, analysis.classes, strict=True):
         shown = [_narrow_interval(own.get(figures.id))] if own else []
+        shown += map(_share, of_masks.get(figures.id, ()))
         table.add_row(*_class_cells(figures, operation, shown))
     return table
 
 
-def _class_cells(figures: ClassFigures, operation: ClassOperation, interval: Sequence[str]) -> Sequence[str]:
+def _class_cells(figures: ClassFigures, operation: ClassOperation, beside_ap: Sequence[str]) -> Sequence[str]:
     return (
         figures.name,
         str(figures.objects),
         _share(figures.ap),
-        *interval,
+        *beside_ap,
         _share(figures.ap50),
         _share(operation.precision),
         _share(operation.recall),

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from detrkit.prediction.drawing import contact_sheet, draw, side_by_side, truth_of
     from detrkit.prediction.files_run import Outcome, predict_files
     from detrkit.prediction.inputs import find_images
+    from detrkit.prediction.panoptic_files import PanopticFile, read_panoptic, write_panoptic
     from detrkit.prediction.predictor import Predictor
     from detrkit.prediction.results import output_names, save_image, to_entries, to_file_entries
     from detrkit.prediction.slicing import SlicedPredictor
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Outcome",
+    "PanopticFile",
     "Prediction",
     "Predictor",
     "SlicedPredictor",
@@ -25,11 +27,13 @@ __all__ = [
     "find_images",
     "output_names",
     "predict_files",
+    "read_panoptic",
     "save_image",
     "side_by_side",
     "to_entries",
     "to_file_entries",
     "truth_of",
+    "write_panoptic",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -38,6 +42,7 @@ __getattr__, __dir__ = lazy_names(
         "drawing": ("contact_sheet", "draw", "side_by_side", "truth_of"),
         "files_run": ("Outcome", "predict_files"),
         "inputs": ("find_images",),
+        "panoptic_files": ("PanopticFile", "read_panoptic", "write_panoptic"),
         "predictor": ("Predictor",),
         "results": ("output_names", "save_image", "to_entries", "to_file_entries"),
         "slicing": ("SlicedPredictor",),

@@ -151,7 +151,8 @@ class Predictor:
 
         Returns:
             The detections of the one picture, or a list of them in the order of the pictures: `xyxy` in pixels of the picture (boxes may
-            extend slightly beyond it), `confidence`, `class_id` with the categories' ids, `data["class_name"]`.
+            extend slightly beyond it), `confidence`, `class_id` with the categories' ids, `data["class_name"]`, and from models with masks
+            `mask` (N, H, W) at the size of the picture.
 
         Raises:
             DataError: a file cannot be read, or an array has the wrong type, shape or values.
@@ -248,6 +249,7 @@ class Predictor:
         categories = [self._categories[label] for label in detections.labels.tolist()]
         return sv.Detections(
             xyxy=detections.boxes_xyxy.float().numpy(),
+            mask=None if detections.masks is None else detections.masks.numpy(),
             confidence=detections.scores.float().numpy(),
             class_id=np.array([category.id for category in categories], dtype=np.int64),
             data={"class_name": np.array([category.name for category in categories], dtype=str)},

@@ -13,15 +13,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 import numpy as np
 from PIL import Image
 
 from detrkit.cards import Category
 from detrkit.data.wording import counted
-from detrkit.errors import OutputError
 from detrkit.files import write_text
+from detrkit.prediction.growing import GrowingList, opened, written
 from detrkit.prediction.results import image_ids, named_entries, output_names, save_image, to_entries
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ class JsonFile:
         self._ids, self._named = image_ids(images)
         known = [{"id": category.id, "name": category.name} for category in categories]
         begin = f'{IMAGES_BEGIN},\n"categories": {json.dumps(known)},\n"images": ['
-        self._listed = _GrowingList(folder / IMAGES_FILE, begin, "]}")
-        self._entries = _GrowingList(folder / JSON_FILE, "[", "]")
+        self._listed = GrowingList(folder / IMAGES_FILE, begin, "]}")
+        self._entries = GrowingList(folder / JSON_FILE, "[", "]")
 
     def add(self, result: Result) -> None:
         """Adds an image and its entries."""
@@ -122,47 +122,6 @@ class JsonStream:
         self.stream.flush()
 
 
-class _GrowingList:
-    """A list in a JSON file that is complete after every addition.
-
-    Args:
-        path: of the file; an earlier one is replaced once there is something to add.
-        begin: what comes before the list's entries.
-        end: what comes behind them.
-    """
-
-    def __init__(self, path: Path, begin: str, end: str) -> None:
-        self.path = path
-        self._begin, self._closing = begin.encode(), f"\n{end}\n".encode()
-        self._position = len(self._begin)  # where the next entry begins
-        self._file: FileIO | None = None
-
-    def extend(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Replaces the closing bracket by the entries and a new one, in one write."""
-        if self._file is None:
-            self._file = _opened(self.path)
-            self._write(self._begin + self._closing, at=0)
-        if not entries:
-            return
-        text = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries)
-        content = f"{',' if self._position > len(self._begin) else ''}\n{text}".encode()
-        self._write(content + self._closing, at=self._position)
-        self._position += len(content)
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _write(self, content: bytes, at: int) -> None:
-        if self._file is None:
-            raise ValueError(f"{self.path} is not open")
-        with _written(self.path):
-            self._file.seek(at)
-            while content:
-                content = content[self._file.write(content) :]
-
-
 class CsvFile:
     """A line for each detection, below a line of names."""
 
@@ -175,7 +134,7 @@ class CsvFile:
         """Adds the lines of an image, in one write."""
         rows: list[tuple[object, ...]] = []
         if self._file is None:
-            self._file = _opened(self.path)
+            self._file = opened(self.path)
             rows.append(CSV_COLUMNS)
         detections, file = result.detections, self._images[result.place].as_posix()
         entries = to_entries(detections, 0)
@@ -185,7 +144,7 @@ class CsvFile:
         ]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
-        with _written(self.path):
+        with written(self.path):
             # File names of other encodings keep their bytes.
             self._file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
@@ -368,19 +327,3 @@ def replaced_results(output: Path, formats: Sequence[ResultFormat], images: Sequ
     if not there:
         return []
     return [f"There are results of an earlier run ({', '.join(there)}); files of the same names are replaced."]
-
-
-def _opened(path: Path) -> FileIO:
-    """An empty file whose writes reach the system at once."""
-    with _written(path):
-        return FileIO(path, "wb")
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as problem:
-        raise OutputError(
-            f"{path} cannot be written ({problem.strerror or problem}): make room, or choose another --output"
-        ) from problem

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from detrkit.errors import OutputError
 from detrkit.files import expanded, refuse_folder, write_atomically
+from detrkit.prediction.mask_encoding import encoded_mask
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -22,27 +24,44 @@ def to_entries(detections: sv.Detections, image_id: int) -> list[dict[str, Any]]
     """COCO result entries of one image, in the order of the detections.
 
     Args:
-        detections: boxes in pixels of the original image; `class_id` is the category's id.
+        detections: boxes in pixels of the original image; `class_id` is the category's id. A mask has the size of the image.
         image_id: the image's id in its annotation file.
 
     Returns:
-        `image_id`, `category_id`, `bbox` as [x, y, width, height], `score`.
+        `image_id`, `category_id`, `bbox` as [x, y, width, height], `score`, and `segmentation` as run lengths where there are masks.
     """
     if detections.class_id is None or detections.confidence is None:
         raise ValueError("result entries need class_id and confidence")
+    masks = [None] * len(detections) if detections.mask is None else detections.mask
     return [
-        result_entry(image_id, int(category_id), box, float(score))
-        for category_id, box, score in zip(
-            detections.class_id, detections.xyxy.tolist(), detections.confidence, strict=True
+        result_entry(image_id, int(category_id), box, float(score), mask)
+        for category_id, box, score, mask in zip(
+            detections.class_id, detections.xyxy.tolist(), detections.confidence, masks, strict=True
         )
     ]
 
 
-def result_entry(image_id: int, category_id: int, box_xyxy: Sequence[float], score: float) -> dict[str, Any]:
-    """One COCO result entry. Numbers keep nine digits, the precision of float32."""
+def result_entry(
+    image_id: int, category_id: int, box_xyxy: Sequence[float], score: float, mask: np.ndarray | None = None
+) -> dict[str, Any]:
+    """One COCO result entry. Numbers keep nine digits, the precision of float32.
+
+    Args:
+        image_id: of the image.
+        category_id: of the class.
+        box_xyxy: in pixels.
+        score: in [0, 1].
+        mask: (H, W) bool, which becomes the `segmentation`; None for entries without one.
+    """
     left, top, right, bottom = box_xyxy
     bbox = [_nine_digits(value) for value in (left, top, right - left, bottom - top)]
-    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": _nine_digits(score)}
+    entry: dict[str, Any] = {
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": bbox,
+        "score": _nine_digits(score),
+    }
+    return entry if mask is None else entry | {"segmentation": encoded_mask(mask)}
 
 
 def to_file_entries(paths: Sequence[Path], detections: Sequence[sv.Detections]) -> list[dict[str, Any]]:

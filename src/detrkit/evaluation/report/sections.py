@@ -119,6 +119,8 @@ def _summary(evaluation: Evaluation, analysis: Analysis | None) -> Section:
         Tile(name, shown_value(name, evaluation.figures.get(name)), _with_confidence(intervals.get(name), analysis))
         for name in ("AP", "AP50")
     ]
+    if evaluation.masks is not None:
+        tiles.append(Tile("Mask AP", shown_value("AP", evaluation.masks.figures["AP"]), "of the same detections"))
     tiles += [
         Tile("Images", f"{evaluation.images:,}"),
         Tile("Objects", f"{evaluation.objects:,}", f"of {counted(len(evaluation.classes), 'class', 'classes')}"),
@@ -172,16 +174,9 @@ def _commonest_error(analysis: Analysis | None) -> list[tuple[str, str]]:
 
 def _figures(evaluation: Evaluation, analysis: Analysis | None) -> Section:
     intervals: Mapping[str, Interval] = analysis.intervals.figures if analysis else {}
-    columns = ("figure", "value", *(("interval",) if intervals else ()), "meaning")
-    rows = tuple(
-        (
-            name,
-            shown_value(name, value),
-            *((_interval_note(intervals.get(name)) or MISSING,) if intervals else ()),
-            MEANINGS[name],
-        )
-        for name, value in evaluation.figures.items()
-    )
+    value, *masks = evaluation.value_columns()
+    columns = ("figure", value, *(("interval",) if intervals else ()), *masks, "meaning")
+    rows = tuple(_figure_row(evaluation, name, intervals) for name in evaluation.figures)
     left: list[Block] = [Table(columns, rows, "COCO's figures")]
     if intervals and analysis is not None:
         left.append(
@@ -198,6 +193,12 @@ def _figures(evaluation: Evaluation, analysis: Analysis | None) -> Section:
     return Section("Figures", (Beside((tuple(left), (chart,))),))
 
 
+def _figure_row(evaluation: Evaluation, name: str, intervals: Mapping[str, Interval]) -> tuple[str, ...]:
+    value, *masks = evaluation.shown_values(name)
+    interval = (_interval_note(intervals.get(name)) or MISSING,) if intervals else ()
+    return (name, value, *interval, *masks, MEANINGS[name])
+
+
 def _classes(evaluation: Evaluation, analysis: Analysis | None) -> Section:
     measured = [entry for entry in evaluation.classes if entry.ap is not None]
     missing = len(evaluation.classes) - len(measured)
@@ -206,7 +207,7 @@ def _classes(evaluation: Evaluation, analysis: Analysis | None) -> Section:
         blocks.append(
             f"{some_of(missing, len(evaluation.classes), 'class', 'classes')} {have(missing)} no objects here, so no figures."
         )
-    table = _class_table(measured, analysis)
+    table = _class_table(measured, analysis, evaluation.mask_ap())
     intervals = {key: (each.low, each.high) for key, each in analysis.intervals.class_ap.items()} if analysis else {}
     best, worst = max(measured, key=lambda entry: entry.ap or 0.0), min(measured, key=lambda entry: entry.ap or 0.0)
     words = f"AP and AP50 of {counted(len(measured), 'class', 'classes')}, from {best.name} ({best.ap:.3f}) to {worst.name} ({worst.ap:.3f})."
@@ -217,22 +218,32 @@ def _classes(evaluation: Evaluation, analysis: Analysis | None) -> Section:
     return Section("Classes", (*blocks, table, chart))
 
 
-def _class_table(entries: Sequence[ClassFigures], analysis: Analysis | None) -> Table:
-    columns = ["class", "objects", "AP", "AP50"]
+def _class_table(
+    entries: Sequence[ClassFigures], analysis: Analysis | None, of_masks: Mapping[int, tuple[float | None]]
+) -> Table:
+    columns = ["class", "objects", "AP", *(["mask AP"] if of_masks else []), "AP50"]
     caption = ""
     if analysis:
         columns += ["interval of AP", "precision", "recall", "F1", "threshold"]
         caption = "Precision, recall and F1 at the threshold of the class (IoU 0.50)."
         if any(not entry.own for entry in analysis.classes):
             caption += " A star marks classes with too few objects, or no correct detection, for a threshold of their own: the one for all is used."
-    return Table(tuple(columns), tuple(_class_row(entry, analysis) for entry in entries), caption, numbers=True)
+    return Table(
+        tuple(columns),
+        tuple(_class_row(entry, analysis, of_masks.get(entry.id, ())) for entry in entries),
+        caption,
+        numbers=True,
+    )
 
 
-def _class_row(entry: ClassFigures, analysis: Analysis | None) -> tuple[str | Cell, ...]:
+def _class_row(
+    entry: ClassFigures, analysis: Analysis | None, of_masks: Sequence[float | None]
+) -> tuple[str | Cell, ...]:
     row: list[str | Cell] = [
         entry.name,
         Cell(str(entry.objects), order=entry.objects),
         _share(entry.ap),
+        *map(_share, of_masks),
         _share(entry.ap50),
     ]
     if analysis is None:
