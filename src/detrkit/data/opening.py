@@ -127,6 +127,23 @@ def open_dataset(
     return form.read_split(files[spelling], f"{folder.resolve().name} {split}", **given)
 
 
+def kind_of_masks(data: str | Path) -> Masks:
+    """What kind of masks to read where nobody says it: "panoptic" where a data set has panoptic files, otherwise "instances".
+
+    Args:
+        data: as for `open_dataset`.
+
+    Raises:
+        DataError: there is no data set at this path.
+    """
+    if str(data) == BUILT_IN:
+        return "instances"
+    path = _existing(data)
+    if path.is_file():
+        return "panoptic" if path.name.startswith(coco_panoptic.PREFIX) else "instances"
+    return "panoptic" if coco_panoptic.find_splits(path) else "instances"
+
+
 def _spelling(split: str, known: Iterable[str]) -> str | None:
     """The name by which a data set knows a split, or None."""
     return next((spelling for spelling in spellings(split) if spelling in known), None)

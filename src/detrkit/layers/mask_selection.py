@@ -122,7 +122,7 @@ class MaskSelection:
 
     def _logits(self, output: Any, image: int, queries: Tensor) -> list[Tensor]:
         """The masks of one image's queries, a few at a time."""
-        parts = queries.split(_MASKS_AT_ONCE) if len(queries) else ()
+        parts = torch.split(queries, _MASKS_AT_ONCE) if len(queries) else ()
         return [
             at_least_float32(self.mask_logits(output.mask_inputs, torch.full_like(part, image), part)) for part in parts
         ]
@@ -164,7 +164,7 @@ class MaskSelection:
 
     def _named(self, owners: Tensor, scores: Tensor, labels: Tensor) -> PanopticSegmentation:
         """The result with ids from 1, given the number of the query that each pixel belongs to, or -1."""
-        numbers, areas = owners[owners >= 0].unique(return_counts=True)
+        numbers, areas = torch.unique(owners[owners >= 0], return_counts=True)
         ids = torch.full((len(labels) + 1,), VOID, dtype=torch.int32, device=owners.device)
         ids[numbers + 1] = torch.arange(1, len(numbers) + 1, dtype=torch.int32, device=owners.device)
         segments = tuple(
