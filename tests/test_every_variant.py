@@ -159,7 +159,7 @@ def padding_of(*sizes: tuple[int, int], height: int = HEIGHT, width: int = WIDTH
 def some_targets() -> list[Target]:
     boxes = torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.7, 0.6, 0.3, 0.5]])
     return [
-        Target(labels=torch.tensor([0, 2]), boxes_cxcywh=boxes),
+        Target(labels=torch.tensor([0, 2]), boxes_cxcywh=boxes, masks=torch.rand(2, HEIGHT, WIDTH) > 0.5),
         Target(labels=torch.zeros(0, dtype=torch.int64), boxes_cxcywh=torch.zeros(0, 4)),
     ]
 
@@ -219,7 +219,8 @@ def test_images_of_a_batch_do_not_see_each_other(heavy: detrkit.Detector, expect
 @torch.no_grad()
 def test_tokens_behind_padding_are_not_looked_at(heavy: detrkit.Detector, parts: EncoderDecoder) -> None:
     """From the levels on, a padded image gives what it gives alone; before them, convolutions and norms may see its border."""
-    alone = parts.neck(parts.backbone(ImageBatch(images(count=1))))
+    features = parts.backbone(ImageBatch(images(count=1)))
+    alone = parts.neck(features[-getattr(parts, "levels_taken", 0) :])  # the others are for masks
     padded = with_padding(parts, alone)
     height, width = alone.maps[0].shape[-2:]
     image_sizes = torch.tensor([[8.0 * width, 8.0 * height]])  # any will do, if it is the same for both

@@ -35,6 +35,10 @@ DISTANCE_LOSS = Measure(
 OVERLAP_LOSS = Measure(
     "overlap loss", "1 - generalised IoU of matched boxes in the last layer: 0 is perfect, about 1 is beside it"
 )
+MASK_LOSS = Measure("mask loss", "focal loss of the masks of matched queries, a mean over pixels and objects")
+DICE_LOSS = Measure(
+    "dice loss", "1 - Dice overlap of the masks of matched queries with their objects: 0 is perfect, 1 is beside it"
+)
 MATCHED_CLASS_ACCURACY = Measure(
     "matched class accuracy",
     "share of the objects in training images whose matched query gives their class the highest score of all classes. Other queries, boxes and "
@@ -56,6 +60,8 @@ MEASURES = (
     CLASS_LOSS,
     DISTANCE_LOSS,
     OVERLAP_LOSS,
+    MASK_LOSS,
+    DICE_LOSS,
     MATCHED_CLASS_ACCURACY,
     LEARNING_RATE,
     SECONDS,

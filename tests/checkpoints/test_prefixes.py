@@ -148,10 +148,10 @@ class TestBareWeights:
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module.", "module.backbone."])
 @pytest.mark.parametrize("names", [("bbox_attention.q_linear.weight",), ("bbox_attention.q_proj.weight",)])
-def test_panoptic_files_are_named_as_such(tmp_path: Path, prefix: str, names: tuple[str, ...]) -> None:
+def test_mask_heads_of_other_sizes_are_named_as_such(tmp_path: Path, prefix: str, names: tuple[str, ...]) -> None:
     tensors = {f"{prefix}detr.{name}": tensor for name, tensor in contents(small_model(), "authors").items()}
     torch.save({**tensors, **{prefix + name: torch.zeros(8, 8) for name in names}}, tmp_path / "file.pth")
-    wanted = f"{tmp_path / 'file.pth'} is a checkpoint of panoptic DETR, which detrkit does not build yet"
+    wanted = f"{tmp_path / 'file.pth'} is a checkpoint of a detector with DETR's mask head, which detrkit does not build yet"
     assert complaint(tmp_path / "file.pth") == wanted
 
 

@@ -96,6 +96,7 @@ def test_ancestors_come_after_their_descendants(shared: Path, case: str) -> None
         "smca_detr": ["smca_detr", "detr"],
         "smca_multiscale": ["smca_multiscale", "smca_detr", "detr"],
         "deim": ["deim", "d_fine"],
+        "detr_segmentation": ["detr_segmentation", "other_segmentation"],
     }
     assert fitting == ancestors.get(CASES[case], [CASES[case]])
 

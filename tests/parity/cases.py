@@ -58,6 +58,16 @@ SMALL = {"queries": 40}  # cases have few queries, to keep them small
 CASES = {
     "detr_r50": Case("detr-r50", SMALL),
     "detr_r50_dc5": Case("detr-r50-dc5", SMALL),
+    "detr_r50_panoptic": Case(
+        "detr-r50-panoptic",
+        SMALL,
+        reported=40,
+        skipped=(  # test_masks.py has them
+            "masks",
+            *(f"segm.{image}.masks" for image in (0, 1)),
+            *(f"panoptic.{entry}.{image}.ids" for entry in (0, 1, 2) for image in (0, 1)),
+        ),
+    ),
     "conditional_detr_r50": Case("conditional-detr-r50", SMALL),
     "conditional_detr_r50_dc5": Case("conditional-detr-r50-dc5", SMALL),
     "dab_detr_r50": Case("dab-detr-r50", SMALL),
@@ -201,8 +211,21 @@ class Run:
         for row, target in enumerate(self.manifest["targets"]):
             keep = slice(0, 0) if row in empty else slice(None)
             labels, boxes = torch.tensor(target["labels"]), torch.tensor(target["boxes"], dtype=torch.float64)
-            found.append(Target(labels=labels[keep], boxes_cxcywh=boxes[keep]))
+            masks = None
+            if "rectangles" in target:
+                masks = torch.zeros((len(labels), *self.manifest["images"][row][1:]), dtype=torch.bool)
+                for mask, (left, top, right, bottom) in zip(masks, target["rectangles"], strict=True):
+                    mask[top:bottom, left:right] = True
+                masks = masks[keep]
+            found.append(Target(labels=labels[keep], boxes_cxcywh=boxes[keep], masks=masks))
         return found
+
+    def masks(self, output: Any) -> Tensor:
+        """(B, Q, h, w) logits of every query's mask."""
+        batch, queries = output.logits.shape[1:3]
+        images, numbers = torch.arange(batch).repeat_interleave(queries), torch.arange(queries).repeat(batch)
+        logits: Tensor = self.model.mask_logits(output.mask_inputs, images, numbers)
+        return logits.unflatten(0, (batch, queries))
 
     def sample(self, name: str, golden: Golden, stages: Stages) -> np.ndarray:
         """A stage's elements that the reference has, too."""
@@ -215,14 +238,16 @@ class Run:
         The authors also weigh `_enc` where no encoder proposes anything; then there is no such term.
         """
         terms = {"loss_ce": "class", "loss_bbox": "l1", "loss_giou": "giou"}
+        if hasattr(self.output, "mask_inputs"):
+            terms |= {"loss_mask": "mask", "loss_dice": "dice"}
         result = {}
         for name, value in values.items():
             stem, _, ending = name.rpartition("_")
             if name in terms:
                 result[f"layers.{len(self.output.logits) - 1}.{terms[name]}"] = value
-            elif stem in terms and ending.isdigit():
+            elif stem in terms and ending.isdigit() and terms[stem] not in ("mask", "dice"):  # only of the last layer
                 result[f"layers.{ending}.{terms[stem]}"] = value
-            elif stem in terms and self.output.proposals is not None:
+            elif stem in terms and not ending.isdigit() and self.output.proposals is not None:
                 result[f"proposals.{terms[stem]}"] = value
         return result
 

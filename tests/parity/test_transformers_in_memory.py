@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import detrkit
-from detrkit.errors import CheckpointError
 from detrkit.structures import ImageBatch
 
 transformers = pytest.importorskip("transformers", reason="needs the dev extra: pip install detrkit[dev]")
@@ -82,8 +81,28 @@ def test_the_state_dict_gives_what_their_file_gives(name: str, prefix: str, tmp_
 
 
 @pytest.mark.parametrize("name", ["detr-r18", "conditional-detr-r50"])
-def test_panoptic_models_are_named_as_such(name: str, tmp_path: Path) -> None:
-    model = their_model(name, "ForSegmentation")
-    torch.save(model.state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="is a checkpoint of panoptic DETR, which detrkit does not build yet"):
-        detrkit.load(tmp_path / "weights.pth")
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_models_with_masks(name: str, place: str, tmp_path: Path) -> None:
+    theirs, variant = their_model(name, "ForSegmentation"), name.replace("r18", "r50") + "-panoptic"
+    path = tmp_path / "model.safetensors"
+    if place == "memory":
+        path = tmp_path / "weights.pth"
+        torch.save(theirs.state_dict(), path)
+    else:
+        theirs.save_pretrained(tmp_path)
+    found = detrkit.load(path, variant=variant, classes=["cat", "dog"] if place == "memory" else None)
+    pixels, padding = torch.randn(2, 3, 192, 256), torch.zeros(2, 192, 256, dtype=torch.bool)
+    padding[1, :, 160:] = padding[1, 128:] = True
+    pixels = pixels.masked_fill(padding[:, None], 0.0)
+    with torch.no_grad():
+        output, expected = found(ImageBatch(pixels, padding)), theirs(pixel_values=pixels, pixel_mask=(~padding).long())
+        queries = output.logits.shape[2]
+        images, numbers = torch.arange(2).repeat_interleave(queries), torch.arange(queries).repeat(2)
+        masks = found.mask_logits(output.mask_inputs, images, numbers).unflatten(0, (2, queries))
+    torch.testing.assert_close(output.logits[-1], expected.logits, atol=2e-4, rtol=0)
+    # Theirs adds no reference points to the centres where the model has masks.
+    same = slice(2, 4) if name.startswith("conditional") else slice(0, 4)
+    boxes, expected_boxes = output.boxes_cxcywh[-1][..., same], expected.pred_boxes[..., same]
+    torch.testing.assert_close(boxes, expected_boxes, atol=1e-4, rtol=0)
+    torch.testing.assert_close(masks, expected.pred_masks, atol=5e-4, rtol=0)
+    assert expected.pred_masks.std() > 0.1

@@ -56,6 +56,21 @@ def load(path: str | Path, *, variant: str | None = None, classes: Sequence[str 
         raise CheckpointError(str(problem) if str(path) in str(problem) else f"{path}: {problem}") from problem
 
 
+def load_fitting(path: str | Path) -> Detector:
+    """A trained detector from a file that fits one variant, for callers that cannot ask which of several it is.
+
+    Raises:
+        CheckpointError: as for `load`; or the file fits several variants.
+    """
+    try:
+        return load(path)
+    except CheckpointError as problem:
+        if "`variant`" not in str(problem):
+            raise
+        remedy = "load it with detrkit.load(path, variant=...), save it with detrkit.save, and give that file"
+        raise CheckpointError(f"{problem}; {remedy}") from problem
+
+
 def to_official(tensors: Mapping[str, Tensor], model: Detector) -> dict[str, Tensor]:
     """Renames tensors from our parameter names to the authors' keys; weights or gradients of the whole model or a part of it.
 

@@ -29,6 +29,8 @@ _VALUES = tuple(
     (re.compile(rf"(\.decoder\.layers\.\d+)\.{attention}\.v_proj\."), rf"\1.{short}_v_proj.")
     for attention, short in (("self_attn", "sa"), ("encoder_attn", "ca"))
 )
+# In a model with masks, what the names of the detector's tensors begin with.
+_DETECTOR = re.compile(r"(conditional_)?detr\.")
 _CONDITIONAL = "model.decoder.ref_point_head.layers.0.weight"
 
 
@@ -52,7 +54,15 @@ def by_prefix(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 def as_in_files(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a `transformers` model, whose names in memory are others than in its files, by the names in files; others unchanged."""
+    """Tensors of a `transformers` model, whose names in memory are others than in its files, by the names in files; others unchanged.
+
+    The detector in a model with masks is called `detr`, as by the authors.
+    """
+    prefix = next((match[0] for name in tensors if (match := _DETECTOR.match(name))), None)
+    if prefix is not None:
+        inner = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+        beside = {name: each for name, each in tensors.items() if not name.startswith(prefix)}
+        return {f"detr.{name}": each for name, each in as_in_files(inner).items()} | beside
     tensors = {
         name.replace(".conv_encoder.model._backbone.", ".conv_encoder.model."): each for name, each in tensors.items()
     }

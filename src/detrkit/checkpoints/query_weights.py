@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from detrkit.checkpoints.loading import load
+from detrkit.checkpoints.loading import load_fitting
 from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
 
@@ -22,7 +22,7 @@ def load_queries(model: Detector, path: str | Path) -> None:
     Raises:
         CheckpointError: the file cannot be read or fits several variants, or its queries are of another kind or number.
     """
-    trained = _load(path)
+    trained = load_fitting(path)
     own, given = _queries(model), _queries(trained)
     if own is None or type(own) is not type(given) or model.card.family != trained.card.family:
         raise CheckpointError(
@@ -42,16 +42,6 @@ def load_queries(model: Detector, path: str | Path) -> None:
                 f"{tuple(tensor.shape)}; train with the same settings for queries and the same width"
             )
     own.load_state_dict(state)
-
-
-def _load(path: str | Path) -> Detector:
-    try:
-        return load(path)
-    except CheckpointError as problem:
-        if "`variant`" not in str(problem):
-            raise
-        remedy = "load it with detrkit.load(path, variant=...), save it with detrkit.save, and give that file"
-        raise CheckpointError(f"{problem}; {remedy}") from problem
 
 
 def _queries(model: Detector) -> Any:

@@ -18,6 +18,7 @@ from detrkit.checkpoints import (
     dab_detr,
     deformable_detr,
     detr,
+    detr_segmentation,
     light_detr,
     sam_detr,
     smca_detr,
@@ -117,10 +118,13 @@ _KNOWN: dict[str, Table | Paper] = {
         "TSP-RCNN",
         ({"roi_heads.box_head.transformer_encoder.layers.0.self_attn.in_proj_weight": ("3D", "D")},),
     ),
-    "detr_segmentation": Paper(
-        "panoptic DETR",
+    "conditional_detr_segmentation": detr_segmentation.CONDITIONAL_TABLE,
+    "deformable_detr_segmentation": detr_segmentation.DEFORMABLE_TABLE,
+    "detr_segmentation": detr_segmentation.TABLE,
+    "other_segmentation": Paper(
+        "a detector with DETR's mask head",
         (
-            # The attention to boxes that masks begin with, also in `transformers` and around other detectors than DETR.
+            # The attention to boxes that masks begin with, also in `transformers` and around other detectors.
             {"bbox_attention.q_linear.weight": ("D", "D")},
             {"bbox_attention.q_proj.weight": ("D", "D")},
         ),

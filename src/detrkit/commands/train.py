@@ -56,7 +56,7 @@ def _show_dry_run(variant: str | None, data: str | None, given: dict[str, Any]) 
 
 # The parts of the help, in this order; a test sees to it that every option is in one of them.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Model": ("variant", "settings", "backbone_weights", "queries_from"),
+    "Model": ("variant", "settings", "backbone_weights", "queries_from", "detector_from"),
     "Data": ("data", "train_split", "val_split", "orientation", "stretch_16bit"),
     "Length": ("epochs", "steps", "evaluate_every"),
     "Learning": (
@@ -67,6 +67,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Speed and memory": ("accumulate", "precision", "device", "workers"),
     "Output": ("output", "resume", "dry_run"),
 }
+_OTHER_NAMES = {"detector_from": ("--detector-from", "--from")}  # `from` is a keyword of Python
 _BY_PLACE = ("variant", "data")
 
 
@@ -103,7 +104,8 @@ def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group) -> inspec
     if field.name == "settings":  # strings until the variant is known, and without --no-settings
         annotation: Any = Annotated[dict[str, str] | None, Parameter(negative=(), group=group)]
     else:
-        annotation = Annotated[hint | None, Parameter(show_default=default, group=group)]
+        names = _OTHER_NAMES.get(field.name)
+        annotation = Annotated[hint | None, Parameter(name=names, show_default=default, group=group)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -192,7 +192,8 @@ class EvaluationData(Dataset[Sample]):
             DataError: the image cannot be read.
         """
         image = self.dataset.image(index)
-        return _sample(self.dataset, index, self.transform(image), self._target(image, index))
+        pixels = self.transform(image)
+        return _sample(self.dataset, index, pixels, self._target(image, index, pixels))
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Sample]:
         """The same samples as one by one, together for a batch: a `DataLoader` asks for them so.
@@ -205,11 +206,13 @@ class EvaluationData(Dataset[Sample]):
         resized = []
         for index in indices:
             image = self.dataset.image(index)
-            resized.append((self.transform.resized(image), self._target(image, index)))
+            levels = self.transform.resized(image)
+            resized.append((levels, self._target(image, index, levels)))
         return _together(self.dataset, indices, resized, self.transform.preprocessing)
 
-    def _target(self, image: Image.Image, index: int) -> Target:
-        return relative_target(self.dataset.objects(index), image.height, image.width)
+    def _target(self, image: Image.Image, index: int, pixels: Tensor) -> Target:
+        height, width = pixels.shape[1:]
+        return relative_target(self.dataset.objects(index), image.height, image.width, (height, width))
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:

@@ -8,7 +8,7 @@ Rules that a user may want to know:
   stay as annotated.
 - EXIF orientation is applied, except to pictures that were annotated on their stored pixels: `coco_frames` says how they are recognised.
 - File names may come from another machine: `picture_files` says how the pictures are found.
-- Every image file is checked before anything else starts.
+- Every image file is checked before anything else starts, and if masks are asked for, every outline.
 
 The data set's notes say what was dropped or changed; an error that cannot be repaired is a `DataError`.
 """
@@ -25,6 +25,7 @@ import numpy as np
 
 from detrkit.cards import Category
 from detrkit.data.coco_frames import Frames, Orientation, choose_frames
+from detrkit.data.coco_masks import read_masks
 from detrkit.data.coco_names import name_text
 from detrkit.data.coco_outside import without_boxes_outside
 from detrkit.data.coco_truth import Record, Table, Truth, load_annotations, read_truth
@@ -32,6 +33,7 @@ from detrkit.data.coco_units import check_units
 from detrkit.data.dataset import DetectionDataset, ImageFiles, NoImagesError
 from detrkit.data.findings import Note
 from detrkit.data.images import ImageFacts
+from detrkit.data.masks import DatasetMasks
 from detrkit.data.picture_files import PictureFolders, find_pictures
 from detrkit.data.pictures import inspect_pictures
 from detrkit.data.sixteen_bit import narrow_range_notes
@@ -51,6 +53,7 @@ def read_coco(
     name: str | None = None,
     orientation: Orientation = "auto",
     stretch_16bit: bool = False,
+    masks: bool = False,
 ) -> DetectionDataset:
     """The data set of a COCO annotation file.
 
@@ -60,6 +63,7 @@ def read_coco(
         name: for messages; by default the annotation file's name.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out by sizes and boxes.
         stretch_16bit: whether 16-bit grey pictures are stretched to the whole range, see `read_image`.
+        masks: whether objects get their masks, from polygons and run lengths.
 
     Raises:
         DataError: the annotation file or an image cannot be used; the message names the entry or file and the remedy.
@@ -72,6 +76,7 @@ def read_coco(
         name or source.stem,
         orientation=orientation,
         stretch_16bit=stretch_16bit,
+        masks=masks,
     )
 
 
@@ -86,6 +91,7 @@ def build_dataset(
     units: Literal["coco", "voc"] | None = "coco",
     orientation: Orientation = "auto",
     stretch_16bit: bool = False,
+    masks: bool = False,
 ) -> DetectionDataset:
     """The data set of loaded annotations.
 
@@ -99,6 +105,7 @@ def build_dataset(
         units: the form of boxes that may not be in pixels, which is looked for; None for boxes that a reader has converted.
         orientation: as for `read_coco`.
         stretch_16bit: as for `read_coco`.
+        masks: as for `read_coco`.
 
     Raises:
         NoImagesError: there are no images.
@@ -118,6 +125,9 @@ def build_dataset(
     unit_notes = check_units(table, frames.sizes, str(source), voc=units == "voc") if units else []
     picture_notes = (*name_notes, *frames.notes, *narrow_range_notes(images, facts))
     table, outside_notes = without_boxes_outside(table, frames.sizes, names, str(source))
+    outlines, mask_notes = (
+        read_masks(contents["annotations"], table, frames.sizes, names, str(source)) if masks else (None, [])
+    )
     notes = (
         *category_notes,
         *picture_notes,
@@ -125,8 +135,9 @@ def build_dataset(
         *unit_notes,
         *outside_notes,
         *_edge_notes(table, images, frames),
+        *mask_notes,
     )
-    return _assembled(name, images, frames, replace(truth, table=table), categories, notes)
+    return _assembled(name, images, frames, replace(truth, table=table), categories, notes, outlines)
 
 
 def _assembled(
@@ -136,6 +147,7 @@ def _assembled(
     truth: Truth,
     categories: tuple[Category, ...],
     notes: tuple[str, ...],
+    masks: DatasetMasks | None,
 ) -> DetectionDataset:
     """The data set of checked parts: annotations in the order of their images."""
     table = truth.table
@@ -156,6 +168,7 @@ def _assembled(
         notes=notes,
         file_image_ids=None if truth.images.own is None else _objects(truth.images.own),
         file_category_ids=_own_category_ids(truth),
+        masks=None if masks is None else masks.subset(np.arange(len(images)), order),
     )
 
 
@@ -206,7 +219,8 @@ def _categories(truth: Truth, source: Path) -> tuple[tuple[Category, ...], list[
         if name in kept:
             twins.append(f"categories {kept[name].id} and {number} are both named {name!r}")
             continue
-        kept[name] = Category(id=number, name=name, index=len(kept))
+        is_thing = record.get("isthing") not in (0, "0")  # panoptic files have it
+        kept[name] = Category(id=number, name=name, index=len(kept), thing=is_thing)
     if twins:
         more = f" ({len(twins)} categories have the name of another.)" if len(twins) > 1 else ""
         raise DataError(f"{source}: {twins[0]}; rename one.{more}")

@@ -30,7 +30,7 @@ from detrkit.errors import DataError
 
 _USUAL_SPLITS = ("train", "val", "test")
 _PREFIX, _ROBOFLOW_FILE = "instances_", "_annotations.coco.json"
-_ANNOTATIONS = ("annotations", "annotation", "labels")
+ANNOTATIONS = ("annotations", "annotation", "labels")
 _PICTURES = ("images", "image", "imgs", "img", "data", "jpegimages", "pictures", "photos")
 LOOKED_FOR = (f"annotations/{_PREFIX}<split>.json", f"<split>/{_ROBOFLOW_FILE}", "<split>.json")
 
@@ -75,10 +75,15 @@ def explain_missing_split(splits: dict[str, Path]) -> str:
 
 
 def read_unnamed(
-    annotation_file: Path, name: str, *, orientation: Orientation = "auto", stretch_16bit: bool = False
+    annotation_file: Path,
+    name: str,
+    *,
+    orientation: Orientation = "auto",
+    stretch_16bit: bool = False,
+    masks: bool = False,
 ) -> DetectionDataset:
     """As `read_split`, for the file of `find_unnamed`, with a note that its split is assumed."""
-    dataset = read_split(annotation_file, name, orientation=orientation, stretch_16bit=stretch_16bit)
+    dataset = read_split(annotation_file, name, orientation=orientation, stretch_16bit=stretch_16bit, masks=masks)
     if not explain_missing_split({ASSUMED_SPLIT: annotation_file}):
         return dataset
     note = f"Nothing says which split {annotation_file.name} is, so all its pictures are '{ASSUMED_SPLIT}'."
@@ -86,7 +91,12 @@ def read_unnamed(
 
 
 def read_split(
-    annotation_file: Path, name: str, *, orientation: Orientation = "auto", stretch_16bit: bool = False
+    annotation_file: Path,
+    name: str,
+    *,
+    orientation: Orientation = "auto",
+    stretch_16bit: bool = False,
+    masks: bool = False,
 ) -> DetectionDataset:
     """The data set of an annotation file, whose pictures are searched for.
 
@@ -95,28 +105,34 @@ def read_split(
         name: of the data set, for messages.
         orientation: as for `read_coco`.
         stretch_16bit: as for `read_coco`.
+        masks: as for `read_coco`.
 
     Raises:
         DataError: see `read_coco`; or the pictures are nowhere.
     """
     contents = load_annotations(annotation_file)
     names = [str(record.get("file_name")) for record in contents["images"]]
-    candidates = _picture_folders(annotation_file)
+    candidates = picture_folders(annotation_file)
     folder = choose_folder(names, candidates) if names else annotation_file.parent
-    folders = PictureFolders(folder, tuple(candidates), _other_splits(annotation_file))
+    folders = PictureFolders(folder, tuple(candidates), other_splits(annotation_file))
     return build_dataset(
-        contents, annotation_file, folder, name, folders=folders, orientation=orientation, stretch_16bit=stretch_16bit
+        contents,
+        annotation_file,
+        folder,
+        name,
+        folders=folders,
+        orientation=orientation,
+        stretch_16bit=stretch_16bit,
+        masks=masks,
     )
 
 
 def picture_is_turned(annotation_file: Path, name: str) -> bool | None:
     """Whether the picture of a file name is shown with its width and height exchanged; None if it cannot be found or opened."""
-    candidates = _picture_folders(annotation_file)
+    candidates = picture_folders(annotation_file)
     folder = choose_folder([name], candidates)
     try:
-        files, _ = find_pictures(
-            [name], PictureFolders(folder, tuple(candidates), _other_splits(annotation_file)), name
-        )
+        files, _ = find_pictures([name], PictureFolders(folder, tuple(candidates), other_splits(annotation_file)), name)
         facts = inspect_image(folder / (name if files is None else str(files[0])))
     except DataError:
         return None
@@ -137,7 +153,7 @@ def root_of_file(annotation_file: Path) -> Path:
 
 def _root(annotation_file: Path, *, in_split_folder: bool) -> Path:
     folder = annotation_file.resolve().parent
-    inside = folder.name.lower() in _ANNOTATIONS or (in_split_folder and split_of_file(annotation_file) is not None)
+    inside = folder.name.lower() in ANNOTATIONS or (in_split_folder and split_of_file(annotation_file) is not None)
     return folder.parent if inside else folder
 
 
@@ -171,7 +187,7 @@ def _named(folder: Path) -> list[tuple[str, Path]]:
     """The annotation files that say which split they are; those of the official layout and of Roboflow's need no look into them."""
     official = [
         (_split_of_name(file) or "", file)
-        for place in _children(folder, _ANNOTATIONS[:1])
+        for place in children(folder, ANNOTATIONS[:1])
         for file in sorted(place.glob(f"{_PREFIX}*.json"))
     ]
     taken = {split for split, _ in official}
@@ -181,23 +197,23 @@ def _named(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _named_otherwise(folder: Path) -> Iterator[tuple[str, Path]]:
-    for place in (folder, *_children(folder, _ANNOTATIONS)):
+    for place in (folder, *children(folder, ANNOTATIONS)):
         for file in annotation_files(place):
             split = _split_of_name(file)
             if split is not None:
                 yield split, file
     for place in sorted(child for child in folder.iterdir() if child.is_dir() and _split_of_folder(child)):
-        for inside in (place, *_children(place, _ANNOTATIONS)):
+        for inside in (place, *children(place, ANNOTATIONS)):
             for file in annotation_files(inside):
                 yield _plain(place), file
 
 
 def _unnamed(folder: Path) -> list[Path]:
-    places = (folder, *_children(folder, _ANNOTATIONS))
+    places = (folder, *children(folder, ANNOTATIONS))
     return [file for place in places for file in annotation_files(place) if _split_of_name(file) is None]
 
 
-def _children(folder: Path, names: Iterable[str]) -> list[Path]:
+def children(folder: Path, names: Iterable[str]) -> list[Path]:
     """The folders directly inside another that have one of these names in lower case, in the order of the names."""
     order = {name.lower(): place for place, name in reversed(list(enumerate(names)))}
     try:
@@ -207,20 +223,20 @@ def _children(folder: Path, names: Iterable[str]) -> list[Path]:
     return sorted(found, key=lambda child: (order[child.name.lower()], child.name))
 
 
-def _picture_folders(annotation_file: Path) -> list[Path]:
+def picture_folders(annotation_file: Path) -> list[Path]:
     """All folders that may hold the pictures of an annotation file, the likeliest first."""
     root, beside = root_of_file(annotation_file), annotation_file.parent
     if annotation_file.name == _ROBOFLOW_FILE:
-        return [beside, *_children(beside, _PICTURES)]
+        return [beside, *children(beside, _PICTURES)]
     split = split_of_file(annotation_file) or annotation_file.stem
     names = list(dict.fromkeys([split, *spellings(plain_split(split))]))
-    pictures = _children(root, _PICTURES)
-    of_split = [*_children(root, names), *(inner for place in pictures for inner in _children(place, names))]
+    pictures = children(root, _PICTURES)
+    of_split = [*children(root, names), *(inner for place in pictures for inner in children(place, names))]
     candidates = [*of_split, *pictures, root]
-    return candidates if beside == root else [*candidates, beside, *_children(beside, _PICTURES)]
+    return candidates if beside == root else [*candidates, beside, *children(beside, _PICTURES)]
 
 
-def _other_splits(annotation_file: Path) -> frozenset[str]:
+def other_splits(annotation_file: Path) -> frozenset[str]:
     """Names of folders that hold the pictures of other splits than this file's: a namesake of a missing picture there is another picture."""
     split = split_of_file(annotation_file)
     if split is None:

@@ -37,6 +37,7 @@ class Table:
         areas: (N,) float64 square pixels: as stated, or of the box where the statement is missing, not a number, or not above 0.
         stated_areas: (N,) float64, NaN where the file states none that is used.
         annotation_ids: (N,) int64, the file's ids, or places in its list counted from 1.
+        places: (N,) int64, places in the file's list of annotations.
         numbered: whether they are such places, because some ids of the file are missing, texts, or not unique.
     """
 
@@ -47,6 +48,7 @@ class Table:
     areas: np.ndarray
     stated_areas: np.ndarray
     annotation_ids: np.ndarray
+    places: np.ndarray
     numbered: bool = False
 
     def __len__(self) -> int:
@@ -217,6 +219,7 @@ class _Reader:
             areas=np.array(columns[4], dtype=np.float64),
             stated_areas=np.array(columns[5], dtype=np.float64),
             annotation_ids=np.array(columns[6], dtype=np.int64),
+            places=np.array(places, dtype=np.int64),
             numbered=self._numbered,
         )
 

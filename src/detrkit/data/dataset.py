@@ -14,11 +14,13 @@ import numpy as np
 from PIL import Image
 
 from detrkit.cards import Category
+from detrkit.data.id_maps import MapMasks, segments_of
 from detrkit.data.images import read_image
-from detrkit.data.masks import ObjectMasks
+from detrkit.data.masks import DatasetMasks, ObjectMasks
 from detrkit.data.wording import counted
 from detrkit.errors import DataError
 from detrkit.notebooks import paragraph, shown, table
+from detrkit.panoptic import VOID, PanopticSegmentation, Segment
 
 _NAMES_SHOWN = 10
 
@@ -137,6 +139,7 @@ class DetectionDataset:
         file_image_ids: (I,) objects, what result files call the images, where that is not `image_ids`; otherwise None. These are ids that
             are no whole numbers, or of formats without ids the numbers in file names.
         file_category_ids: the same for categories, from their whole numbers; otherwise None.
+        masks: the objects' masks; None for data sets that were opened without them.
     """
 
     name: str
@@ -153,6 +156,7 @@ class DetectionDataset:
     notes: tuple[str, ...] = ()
     file_image_ids: np.ndarray | None = None
     file_category_ids: Mapping[int, Any] | None = None
+    masks: DatasetMasks | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -191,8 +195,32 @@ class DetectionDataset:
 
     def objects(self, index: int) -> Objects:
         """The objects of the image at this index, as views rather than copies."""
-        rows = slice(self.offsets[index], self.offsets[index + 1])
-        return Objects(self.boxes_xyxy[rows], self.labels[rows], self.crowd[rows], self.areas[rows])
+        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        height, width = self.sizes[index].tolist()
+        masks = None if self.masks is None else self.masks.of_image(index, rows, (height, width))
+        return Objects(self.boxes_xyxy[rows], self.labels[rows], self.crowd[rows], self.areas[rows], masks)
+
+    def panoptic(self, index: int) -> PanopticSegmentation:
+        """The segments of the image at this index; pixels of others than its objects are void.
+
+        Raises:
+            DataError: the data set was not opened with panoptic masks, or the file with the image's segments cannot be read.
+        """
+        if not isinstance(self.masks, MapMasks) or not self.masks.whole:
+            raise DataError(f"{self.name} was opened without panoptic masks: open it with masks='panoptic'.")
+        rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        ids = self.masks.maps.read(index)
+        own, seen = segments_of(ids, self.masks.ids[rows])
+        if seen.others:
+            ids[~np.isin(ids, own)] = VOID
+        segments = [
+            Segment(identifier, self.categories[label], area, crowd=crowd)
+            for identifier, label, area, crowd in zip(
+                own.tolist(), self.labels[rows].tolist(), seen.areas.tolist(), self.crowd[rows].tolist(), strict=True
+            )
+            if area
+        ]
+        return PanopticSegmentation(ids, tuple(sorted(segments, key=lambda segment: segment.id)))
 
     def description(self) -> str:
         """One line: the numbers of images, of images without objects, of objects and of crowd regions, and the classes."""
@@ -291,6 +319,7 @@ class DetectionDataset:
             areas=self.areas[rows],
             annotation_ids=self.annotation_ids[rows],
             file_image_ids=None if self.file_image_ids is None else self.file_image_ids[chosen],
+            masks=None if self.masks is None else self.masks.subset(chosen, rows),
         )
 
 

@@ -13,7 +13,13 @@ _PLACES_SHOWN = 3
 class Faults:
     """What cannot be used, gathered by kind, so that one message names the first places and says how many there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str = "") -> None:
+        """Begins without any.
+
+        Args:
+            source: what the message begins with, where all places lie in one file.
+        """
+        self._source = source and f"{source}: "
         self._found: dict[str, list[tuple[str, str]]] = defaultdict(list)
 
     def add(self, kind: str, where: str, sentence: str) -> None:
@@ -42,7 +48,7 @@ class Faults:
         if other_kinds:
             count = sum(map(len, other_kinds))
             more += f" ({count} of other kinds, the first: {other_kinds[0][0][0].removesuffix(':')}.)"
-        raise DataError(f"{where} {sentence}{more}")
+        raise DataError(f"{self._source}{where} {sentence}{more}")
 
 
 class Note(str):

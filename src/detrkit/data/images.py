@@ -79,7 +79,7 @@ def read_image(path: str | Path, *, apply_orientation: bool = True, stretch_16bi
         DataError: the file is missing, damaged, cut off, not an image, or has more than 178,956,970 pixels.
     """
     path = expanded(path)
-    with _readable(str(path)), Image.open(path) as image:
+    with readable(str(path)), Image.open(path) as image:
         image.load()
         if apply_orientation:
             ImageOps.exif_transpose(image, in_place=True)
@@ -99,7 +99,7 @@ def read_small_grey(path: str | Path, side: int | None, *, stretch_16bit: bool =
     Raises:
         DataError: the file is missing, damaged, cut off or not an image.
     """
-    with _readable(str(path)), Image.open(path) as image:
+    with readable(str(path)), Image.open(path) as image:
         reduced = image.draft("L", (side, side)) if side and image.mode in ("L", "RGB") else None
         image.load()
         grey = image if image.mode == "L" else _to_rgb(image, str(path), stretch_16bit=stretch_16bit).convert("L")
@@ -114,7 +114,7 @@ def grey_range(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: the file is missing, damaged, cut off or not an image.
     """
-    with _readable(str(path)), Image.open(path) as image:
+    with readable(str(path)), Image.open(path) as image:
         values = np.asarray(image)
         return int(values.min()), int(values.max())
 
@@ -138,7 +138,7 @@ def inspect_image(path: str | Path) -> ImageFacts:
         DataError: see `check_image`.
     """
     path = expanded(path)
-    with _readable(str(path)), Image.open(path) as image:
+    with readable(str(path)), Image.open(path) as image:
         if not _surely_complete(path, image.format):
             image.load()
         _refuse_other_depths(image, str(path))
@@ -162,7 +162,7 @@ def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor, *, stret
     if isinstance(image, str | Path):
         return read_image(image, stretch_16bit=stretch_16bit)
     if isinstance(image, Image.Image):
-        with _readable("The given PIL image"):
+        with readable("The given PIL image"):
             image.load()
             return _to_rgb(image, "The given PIL image", stretch_16bit=stretch_16bit)
     import torch  # not above: data sets are inspected and converted without it
@@ -175,7 +175,7 @@ def to_pil(image: str | Path | Image.Image | np.ndarray | torch.Tensor, *, stret
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
+def readable(name: str) -> Iterator[None]:
     """Turns every error that an image file causes inside the block into a DataError."""
     try:
         yield

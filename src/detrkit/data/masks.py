@@ -1,18 +1,19 @@
-"""Masks of an image's objects as data sets keep them: encoded, and decoded only as far as the loss needs."""
+"""Masks of objects as data sets keep them: encoded, and decoded only as far as the loss needs.
+
+Mirroring, cutting and resizing to the nearest pixel all pick rows and columns. So a transform only notes which ones (`Axis`), and picks them all
+at once from the masks as they are stored. No mask of the photo's size has to exist for each object at the same time.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 
 
 class ObjectMasks(Protocol):
-    """The masks of one image's N objects, at the size of the photo.
-
-    Mirroring, cutting and resizing to the nearest pixel all pick rows and columns. So a transform picks them all at once from the photo's
-    masks, and no mask of the photo's size has to exist for each object at the same time.
-    """
+    """The masks of one image's N objects, at the size of the photo."""
 
     def __len__(self) -> int: ...
 
@@ -32,3 +33,67 @@ class ObjectMasks(Protocol):
         Raises:
             DataError: a mask cannot be read.
         """
+
+
+class DatasetMasks(Protocol):
+    """The masks of all objects of a data set, in flat arrays that worker processes share."""
+
+    def of_image(self, index: int, rows: slice, size: tuple[int, int]) -> ObjectMasks:
+        """The masks of one image's objects.
+
+        Args:
+            index: of the image.
+            rows: its objects among all objects of the data set.
+            size: its height and width.
+        """
+
+    def subset(self, images: np.ndarray, rows: np.ndarray) -> Self:
+        """The masks of some images' objects.
+
+        Args:
+            images: (J,) int64 indices of images.
+            rows: (M,) int64, their objects among all objects of the data set.
+        """
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Which of a photo's rows, or columns, those of a changed picture show.
+
+    Place j of the picture has its centre at `start + step * (j + 0.5)` of the photo. Steps are kept as real numbers and rounded once, at the end,
+    so that a picture that is resized, cut and resized again has its masks where it has its boxes.
+
+    Attributes:
+        photo: rows or columns of the photo.
+        count: of the picture.
+        start: where the picture begins in the photo, in the photo's pixels.
+        step: the photo's pixels for each of the picture's; negative where it is mirrored.
+    """
+
+    photo: int
+    count: int
+    start: float = 0.0
+    step: float = 1.0
+
+    @classmethod
+    def whole(cls, photo: int) -> Axis:
+        """All rows or columns of a photo, as they are."""
+        return cls(photo, photo)
+
+    def mirrored(self) -> Axis:
+        """The same in the opposite order."""
+        return replace(self, start=self.start + self.step * self.count, step=-self.step)
+
+    def cut(self, first: int, count: int) -> Axis:
+        """A part of it, from a place on."""
+        return replace(self, count=count, start=self.start + self.step * first)
+
+    def resized(self, count: int) -> Axis:
+        """The whole of it, with another number of places."""
+        return replace(self, count=count, step=self.step * self.count / count)
+
+    def picked(self) -> np.ndarray:
+        """(count,) int64, the photo's row or column nearest to each of the picture's."""
+        centres = self.start + self.step * (np.arange(self.count) + 0.5)
+        picked: np.ndarray = np.floor(centres).astype(np.int64).clip(0, self.photo - 1)
+        return picked

@@ -237,7 +237,8 @@ def as_shown(dataset: DetectionDataset) -> tuple[DetectionDataset, list[str]]:
         f"(the first: {images.name(chosen[0])})."
     )
     unturned = dataclasses.replace(images, as_stored=np.zeros_like(images.as_stored))
-    return dataclasses.replace(dataset, images=unturned, boxes_xyxy=boxes, sizes=sizes), [note]
+    # Masks stay behind: they lie on the stored pixels, and nothing that is written needs them.
+    return dataclasses.replace(dataset, images=unturned, boxes_xyxy=boxes, sizes=sizes, masks=None), [note]
 
 
 def _orientation(picture: Path) -> int:

@@ -34,16 +34,17 @@ class SoftmaxSelection:
             B records of Q detections each.
         """
         layer = output.layers[-1] if isinstance(output, Output) else output
-        probabilities = at_least_float32(layer.logits).softmax(-1)[..., :-1]  # (B, Q, K - 1)
-        if self.named is not None:
-            probabilities = probabilities[..., list(self.named)]
-        scores, labels = probabilities.max(-1)  # (B, Q)
-        if self.named is not None:
-            labels = torch.tensor(self.named, device=labels.device)[labels]
+        scores, labels = _best_of(at_least_float32(layer.logits).softmax(-1)[..., :-1], self.named)  # (B, Q)
         scores, order = scores.sort(dim=-1, descending=True, stable=True)
         labels = labels.gather(-1, order)
         boxes = _pixels(layer.boxes_cxcywh, original_sizes).gather(1, order[..., None].expand(-1, -1, 4))
         return [Detections(*parts) for parts in zip(scores, labels, boxes, order, strict=True)]
+
+    def best_classes(self, output: Output) -> tuple[Tensor, Tensor]:
+        """Score and label of each query's best class, (B, Q) each; the score is 0 where no-object is more probable."""
+        probabilities = at_least_float32(output.logits[-1]).softmax(-1)
+        scores, labels = _best_of(probabilities[..., :-1], self.named)
+        return scores.masked_fill(scores <= probabilities[..., -1], 0.0), labels
 
 
 class TopKSelection:
@@ -80,6 +81,19 @@ class TopKSelection:
             labels = torch.tensor(self.named, device=labels.device)[labels]
         boxes = _pixels(layer.boxes_cxcywh, original_sizes).gather(1, queries[..., None].expand(-1, -1, 4))
         return [Detections(*parts) for parts in zip(scores, labels, boxes, queries, strict=True)]
+
+    def best_classes(self, output: Output) -> tuple[Tensor, Tensor]:
+        """Score and label of each query's best class, (B, Q) each."""
+        return _best_of(at_least_float32(output.logits[-1]).sigmoid(), self.named)
+
+
+def _best_of(probabilities: Tensor, named: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
+    """Highest probability among the named classes and its index, (B, Q) each; None allows all."""
+    if named is None:
+        scores, labels = probabilities.max(-1)
+        return scores, labels
+    scores, labels = probabilities[..., list(named)].max(-1)
+    return scores, torch.tensor(named, device=labels.device)[labels]
 
 
 def _pixels(boxes_cxcywh: Tensor, sizes: Tensor) -> Tensor:

@@ -19,10 +19,13 @@ from detrkit.losses.criterion import Criterion
 from detrkit.models import (
     anchor_detr,
     conditional_detr,
+    conditional_detr_segmentation,
     dab_deformable_detr,
     dab_detr,
     deformable_detr,
+    deformable_detr_segmentation,
     detr,
+    detr_segmentation,
     light_detr,
     sam_detr,
     smca_detr,
@@ -46,6 +49,9 @@ FAMILIES: dict[str, ModuleType] = {
     "deformable_detr": deformable_detr,
     "dab_deformable_detr": dab_deformable_detr,
     "light_detr": light_detr,
+    "detr_segmentation": detr_segmentation,
+    "conditional_detr_segmentation": conditional_detr_segmentation,
+    "deformable_detr_segmentation": deformable_detr_segmentation,
 }
 
 CATALOG: dict[str, Variant] = {
@@ -64,6 +70,15 @@ def find_variant(name: str) -> Variant:
             f"there is no variant '{name}': {closest(name, CATALOG, listing='`detrkit models` lists all')}"
         )
     return CATALOG[name]
+
+
+def has_masks(variant: str) -> bool:
+    """Whether models of this variant give masks besides boxes.
+
+    Raises:
+        ConfigurationError: there is no such variant.
+    """
+    return isinstance(find_variant(variant).config, detr_segmentation.MaskSettings)
 
 
 def build(

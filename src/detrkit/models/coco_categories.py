@@ -1,4 +1,4 @@
-"""The 80 categories of COCO: their ids have gaps, and the authors' class heads are indexed by these ids."""
+"""The categories of COCO, 80 things and 53 kinds of stuff: their ids have gaps, and the authors' class heads are indexed by these ids."""
 
 from __future__ import annotations
 
@@ -21,13 +21,31 @@ _IDS_AND_NAMES = (
     (79, "oven"), (80, "toaster"), (81, "sink"), (82, "refrigerator"), (84, "book"), (85, "clock"), (86, "vase"),
     (87, "scissors"), (88, "teddy bear"), (89, "hair drier"), (90, "toothbrush"),
 )
+_STUFF_IDS_AND_NAMES = (
+    (92, "banner"), (93, "blanket"), (95, "bridge"), (100, "cardboard"), (107, "counter"), (109, "curtain"),
+    (112, "door-stuff"), (118, "floor-wood"), (119, "flower"), (122, "fruit"), (125, "gravel"), (128, "house"),
+    (130, "light"), (133, "mirror-stuff"), (138, "net"), (141, "pillow"), (144, "platform"), (145, "playingfield"),
+    (147, "railroad"), (148, "river"), (149, "road"), (151, "roof"), (154, "sand"), (155, "sea"), (156, "shelf"),
+    (159, "snow"), (161, "stairs"), (166, "tent"), (168, "towel"), (171, "wall-brick"), (175, "wall-stone"),
+    (176, "wall-tile"), (177, "wall-wood"), (178, "water-other"), (180, "window-blind"), (181, "window-other"),
+    (184, "tree-merged"), (185, "fence-merged"), (186, "ceiling-merged"), (187, "sky-other-merged"),
+    (188, "cabinet-merged"), (189, "table-merged"), (190, "floor-other-merged"), (191, "pavement-merged"),
+    (192, "mountain-merged"), (193, "grass-merged"), (194, "dirt-merged"), (195, "paper-merged"),
+    (196, "food-other-merged"), (197, "building-other-merged"), (198, "rock-merged"), (199, "wall-other-merged"),
+    (200, "rug-merged"),
+)
 # fmt: on
 
 COCO_CATEGORIES = tuple(Category(id=number, name=name, index=number) for number, name in _IDS_AND_NAMES)
-# By the number of class head outputs: 91 if ids are indices (most papers; SMCA-DETR has a 92nd that no object has), 80 if indices have no gaps (TSP, RT-DETR, D-FINE).
+COCO_STUFF = tuple(
+    Category(id=number, name=name, index=number, thing=False) for number, name in _STUFF_IDS_AND_NAMES
+)
+# By the number of class head outputs: 91 if ids are indices (most papers; SMCA-DETR has a 92nd that no object has), 80 if indices have no gaps (TSP, RT-DETR, D-FINE), 250 with
+# stuff (panoptic DETR), whose highest id is 200.
 COCO_LAYOUTS: dict[int, tuple[Category, ...]] = {
     91: COCO_CATEGORIES,
     92: COCO_CATEGORIES,
+    250: (*COCO_CATEGORIES, *COCO_STUFF),
     80: tuple(Category(id=number, name=name, index=index) for index, (number, name) in enumerate(_IDS_AND_NAMES)),
 }
 

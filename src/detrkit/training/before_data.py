@@ -33,13 +33,14 @@ def check_before_data(options: TrainingOptions) -> None:
     backbone = build_backbone(options.settings["backbone"])
     if options.backbone_weights is not None:
         load_backbone_weights(backbone, options.backbone_weights)
-    elif backbone.frozen_norms:
+    elif backbone.frozen_norms and options.detector_from is None:
         raise ConfigurationError(
             f"{options.variant} has frozen norms, and such a backbone cannot learn from random weights: give pretrained weights with "
             "--backbone-weights FILE, or train light-detr-compact, whose norms are trained"
         )
-    if options.queries_from is not None:
-        find_weights(options.queries_from)
+    for path in (options.queries_from, options.detector_from):
+        if path is not None:
+            find_weights(path)
 
 
 def augmentation(options: TrainingOptions) -> Augmentation:

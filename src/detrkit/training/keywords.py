@@ -37,6 +37,7 @@ class TrainingKeywords(TypedDict, total=False):
     multi_scale: bool
     backbone_weights: str | Path | None
     queries_from: str | Path | None
+    detector_from: str | Path | None
     settings: dict[str, Any]
     precision: Literal["float32", "bf16"]
     device: str

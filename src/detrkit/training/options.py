@@ -14,7 +14,7 @@ import torch
 
 from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded
-from detrkit.models.catalog import changed_config, find_variant
+from detrkit.models.catalog import changed_config, find_variant, has_masks
 from detrkit.models.settings import check_type
 from detrkit.prediction.devices import choose_device
 from detrkit.training.pieces import pieces
@@ -82,6 +82,7 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         data=located(options.data),
         backbone_weights=None if options.backbone_weights is None else _absolute(options.backbone_weights),
         queries_from=None if options.queries_from is None else _absolute(options.queries_from),
+        detector_from=None if options.detector_from is None else _absolute(options.detector_from),
         batch_size=batch_size,
         accumulate=_or(options.accumulate, pieces(config, batch_size, short_side, long_side)),
         **{name: _or(getattr(options, name), getattr(recipe, source)) for name, source in _FROM_RECIPE.items()},
@@ -178,9 +179,9 @@ def _check_types(options: TrainingOptions) -> None:
         choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
         if choices and value not in choices:
             raise OptionError(f"{name} must be one of {', '.join(choices)}, not '{value}'", name)
-        if name == "queries_from" and isinstance(value, torch.nn.Module):
+        if name in ("queries_from", "detector_from") and isinstance(value, torch.nn.Module):
             raise ConfigurationError(
-                "queries_from must be a file, not a model: save the model with detrkit.save and give its path"
+                f"{name} must be a file, not a model: save the model with detrkit.save and give its path"
             )
         if not choices:
             check_type(name, value, tuple(get_origin(kind) or kind for kind in kinds))
@@ -216,5 +217,10 @@ def _check(options: TrainingOptions) -> None:
     for name in ("flip", "vertical_flip"):
         if not 0 <= getattr(options, name) <= 1:
             raise OptionError(f"{name} is a probability, from 0 to 1, not {getattr(options, name)}", name)
+    if options.detector_from is not None and not has_masks(options.variant):
+        raise OptionError(
+            f"detector_from is for models with masks, such as detr-r50-panoptic, and {options.variant} has none: leave it out",
+            "detector_from",
+        )
     if "class_count" in options.settings:
         raise ConfigurationError("settings.class_count follows from the data set: leave it out")

@@ -22,12 +22,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from detrkit.checkpoints import load_backbone_weights, load_queries
+from detrkit.checkpoints import load_backbone_weights, load_detector, load_queries
 from detrkit.data import DetectionDataset, TrainingData, TrainingTransform
 from detrkit.data.wording import are, counted
 from detrkit.errors import ConfigurationError, NonFiniteError, closest
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
+from detrkit.models.detr_segmentation import MaskDetector
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
 from detrkit.training.before_data import augmentation, check_before_data
@@ -268,8 +269,13 @@ def _build(options: TrainingOptions, training: DetectionDataset, *, resumed: boo
         variant.preprocessing, short_side=options.short_side, long_side=options.long_side
     )
     model = build(options.variant, classes=training.categories, preprocessing=preprocessing, **settings)
+    if options.detector_from is not None:
+        assert isinstance(model, MaskDetector)  # otherwise the option was refused
+        model.freeze_detector()
     if resumed:
         return model  # all weights come from the run
+    if options.detector_from is not None:
+        load_detector(model, options.detector_from)
     if options.backbone_weights is not None:
         load_backbone_weights(model.backbone, options.backbone_weights)
     if options.queries_from is not None:

@@ -51,6 +51,8 @@ class TrainingOptions:
         backbone_weights: file with pretrained weights of the backbone, with torchvision's names.
         queries_from: file of a trained detector of the same paper, whose queries the new one starts with (and keeps, with the setting
             learn_queries=False).
+        detector_from: file or run folder of a trained detector of the same paper and classes, for a model with masks: it stays as it is,
+            and only the mask head is trained.
         settings: settings of the model that differ from the variant's, such as queries=300 (--settings.queries 300).
         precision: float32, or bf16 for mixed precision.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -86,6 +88,7 @@ class TrainingOptions:
     multi_scale: bool = True
     backbone_weights: str | None = None
     queries_from: str | None = None
+    detector_from: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
