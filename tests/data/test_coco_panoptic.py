@@ -147,7 +147,7 @@ class TestLayouts:
         assert dataset.areas[0] == 48
         assert [str(note).replace(str(tmp_path), "…") for note in dataset.notes] == [
             "1 box of segments is not that of the pixels, which was taken instead (the first: segment 7 of …/panoptic_val/1.png: bbox "
-            "[2, 3, 7, 5], pixels [2.0, 3.0, 8.0, 6.0]).",
+            "[2, 3, 7, 5], pixels [2, 3, 8, 6]).",
             "1 area of segments is not that of the pixels, which was taken instead (the first: segment 7 of …/panoptic_val/1.png: area 40, "
             "pixels 48).",
         ]

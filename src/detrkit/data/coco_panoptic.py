@@ -286,7 +286,7 @@ def _adopt(segments: Sequence[Record], seen: Segments, path: str, changes: Chang
     for segment, area, (left, top, right, bottom) in zip(
         segments, seen.areas.tolist(), seen.boxes_xyxy.tolist(), strict=True
     ):
-        box = [left, top, right - left, bottom - top]
+        box = [int(side) for side in (left, top, right - left, bottom - top)]
         for key, value, kind in (("bbox", box, "segment box"), ("area", area, "segment area")):
             stated = segment.get(key)
             if stated is not None and stated != value:

@@ -108,7 +108,8 @@ class ClassMaps:
         is_thing = self.things[classes]
         classes[is_thing & (objects == 0)] = 0
         objects[~is_thing] = 0
-        return classes | (objects << _OBJECT_BITS)
+        classes |= objects << _OBJECT_BITS
+        return classes
 
     def subset(self, images: np.ndarray) -> ClassMaps:
         """Those of some images."""
