@@ -32,7 +32,7 @@ from detrkit.evaluation.result_files import is_annotation_file, is_result_file, 
 from detrkit.layers.selection import TopKSelection
 from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector
-from detrkit.prediction.predictor import detect_batch
+from detrkit.prediction.looking import detect_batch
 from detrkit.prediction.results import result_entry
 from detrkit.prediction.suppression import KEEP_ALL, check_nms, kept_by_nms
 from detrkit.progress import Follow, watched

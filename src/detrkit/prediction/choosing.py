@@ -41,6 +41,11 @@ class Choice:
     nms: float | None = None
     class_ids: frozenset[int] | None = None
 
+    @property
+    def lowest(self) -> float:
+        """No detection with a lower score is reported."""
+        return min((self.threshold, *self.class_thresholds.values()))
+
     @classmethod
     def of_card(cls, card: ModelCard) -> Choice:
         """What a model's card says."""

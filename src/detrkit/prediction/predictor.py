@@ -17,11 +17,14 @@ from detrkit.data.batching import pad_images
 from detrkit.data.images import to_pil
 from detrkit.data.transforms import EvaluationTransform
 from detrkit.data.wording import counted
-from detrkit.errors import ConfigurationError, NonFiniteError
-from detrkit.models.catalog import Selection, selection_for
+from detrkit.errors import ConfigurationError
+from detrkit.layers.mask_selection import MaskSelection
+from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector
+from detrkit.panoptic import PanopticSegmentation
 from detrkit.prediction.choosing import Choice, ChoiceOptions
 from detrkit.prediction.devices import choose_device
+from detrkit.prediction.looking import detect_batch, knows_stuff, look
 from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import (
     Found,
@@ -229,10 +232,57 @@ class Predictor:
 
     def detect(self, group: Sequence[Prepared]) -> list[Found]:
         """What is found in prepared pictures, which must have one shape."""
-        return [Found(self.choice.of(each), best_score(each)) for each in self._run(group)]
+        batch = self._batch(group)
+        looked = look(
+            self.model,
+            self._select,
+            batch,
+            least_score=self.choice.lowest,
+            segments_from=self.choice.threshold if knows_stuff(self.model.card) else None,
+        )
+        named = [self._named(each) for each in looked.detections]
+        segmentations: Sequence[PanopticSegmentation | None] = looked.segmentations or [None] * len(named)
+        return [
+            Found(self.choice.of(each), best_score(each), segmentation)
+            for each, segmentation in zip(named, segmentations, strict=True)
+        ]
+
+    def panoptic(
+        self, images: Picture | list[Picture] | tuple[Picture, ...], *, threshold: float | None = None
+    ) -> PanopticSegmentation | list[PanopticSegmentation]:
+        """The segments of pictures: every pixel belongs to one of them or to none, objects and stuff alike (DETR, section 4.4).
+
+        Args:
+            images: as for calling the predictor.
+            threshold: score from which a query becomes a segment; None as for the predictor. The authors of panoptic DETR take 0.85.
+
+        Returns:
+            The segments of the one picture, or a list of them in the order of the pictures.
+
+        Raises:
+            DataError: as for calling the predictor.
+            ConfigurationError: the model has no masks, or the threshold is out of range.
+        """
+        if not isinstance(self._select, MaskSelection):
+            raise ConfigurationError(
+                f"A {self.model.card.variant} has no masks, so it gives no segments: use a model with masks, such as detr-r50-panoptic."
+            )
+        least = self.changed(threshold=threshold).choice.threshold
+        pictures, several = listed(images)
+        results = []
+        for picture in pictures:
+            looked = look(
+                self.model, self._select, self._batch([self.prepare(picture)]), segments_from=least, masks=False
+            )
+            results += looked.segmentations or []
+        return results if several else results[0]
 
     def _run(self, group: Sequence[Prepared]) -> list[sv.Detections]:
         """All detections of pictures of one shape."""
+        return [self._named(each) for each in detect_batch(self.model, self._select, self._batch(group))]
+
+    def _batch(self, group: Sequence[Prepared]) -> ImageBatch:
+        """Pictures of one shape as the model gets them."""
         if self.model.training:
             raise ConfigurationError(
                 "The model was put in training mode after its predictor was created: call model.eval() first."
@@ -242,8 +292,7 @@ class Predictor:
             smallest_side=self.model.card.preprocessing.smallest_side,
         )
         sizes = torch.tensor([(each.picture.height, each.picture.width) for each in group])
-        batch = ImageBatch(pixels, padding, original_sizes=sizes)
-        return [self._named(each) for each in detect_batch(self.model, self._select, batch)]
+        return ImageBatch(pixels, padding, original_sizes=sizes)
 
     def _named(self, detections: Detections) -> sv.Detections:
         categories = [self._categories[label] for label in detections.labels.tolist()]
@@ -264,27 +313,3 @@ def _is_compiled(part: nn.Module) -> bool:
 def best_score(detections: sv.Detections) -> float:
     """The highest score, 0 where there is none."""
     return 0.0 if detections.confidence is None else float(max(detections.confidence, default=0.0))
-
-
-@torch.inference_mode()
-def detect_batch(model: Detector, select: Selection, batch: ImageBatch) -> list[Detections]:
-    """Runs a model on a batch, on whichever device the model is, and returns the detections on the CPU.
-
-    Args:
-        model: runs in its current mode.
-        select: the model's selection.
-        batch: must have `original_sizes`.
-
-    Raises:
-        NonFiniteError: scores or boxes are NaN or infinite.
-    """
-    parameter = next(model.parameters())
-    batch = batch.to(parameter.device, parameter.dtype)
-    if batch.original_sizes is None:
-        raise ValueError("boxes in pixels need the images' original sizes")
-    detections = [each.to("cpu") for each in select(model(batch), batch.original_sizes)]
-    if not all(each.scores.isfinite().all() and each.boxes_xyxy.isfinite().all() for each in detections):
-        raise NonFiniteError(
-            "The model produces scores or boxes that are NaN or infinite: its weights are damaged; load others."
-        )
-    return detections

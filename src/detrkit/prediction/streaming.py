@@ -22,6 +22,7 @@ from torch import Tensor
 
 from detrkit.data.wording import counted
 from detrkit.errors import DataError
+from detrkit.panoptic import PanopticSegmentation
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -58,10 +59,12 @@ class Found(NamedTuple):
     Attributes:
         detections: those with at least the threshold's score, best first.
         best_score: the highest score, whatever the threshold; 0 where there are no detections at all.
+        segmentation: the picture's segments, from a model that knows stuff.
     """
 
     detections: sv.Detections
     best_score: float
+    segmentation: PanopticSegmentation | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,6 +76,7 @@ class Prediction:
         picture: the same in RGB, with its EXIF orientation applied; None where it could not be read.
         detections: as calling the predictor gives them; None where the picture could not be read.
         best_score: the highest score in the picture, whatever the threshold.
+        segmentation: the picture's segments, from a model that knows stuff; otherwise None.
         problem: why the picture could not be read.
     """
 
@@ -80,6 +84,7 @@ class Prediction:
     picture: Image.Image | None = None
     detections: sv.Detections | None = None
     best_score: float = 0.0
+    segmentation: PanopticSegmentation | None = None
     problem: DataError | None = None
 
     def __repr__(self) -> str:
