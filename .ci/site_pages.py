@@ -137,4 +137,6 @@ def source_page(path: str) -> str:
         return title + "".join(f"- [{each}]({name}/{each}.md)\n" for each in files_in(path))
     text = (REPOSITORY / path).read_text(encoding="utf-8")
     fence = "`" * (max((len(run) for run in text.split() if set(run) == {"`"}), default=2) + 1)
-    return f'{title}{fence}{LANGUAGES.get(Path(path).suffix, "text")} linenums="1"\n{text}\n{fence}\n'
+    language = LANGUAGES.get(Path(path).suffix)
+    kind = f'{language} linenums="1"' if language else "text"
+    return f"{title}{fence}{kind}\n{text}\n{fence}\n"
