@@ -58,7 +58,6 @@ class ApiPage:
 def api_pages() -> dict[str, list[ApiPage]]:
     """All pages by the section they stand in: one for each public name, package with public names, and module of the others."""
     package = griffe.load("detrkit", search_paths=[SOURCES])
-    assert isinstance(package, griffe.Module)
     public = [str(name) for name in package.exports or []]
     modules = [module for name, module in sorted(package.modules.items()) if _is_shown(name)]
     pages = {

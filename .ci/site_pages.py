@@ -29,8 +29,7 @@ _UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fills the parts of the navigation that are made here: notebooks, and the pages of the API."""
     api_pages.cache_clear()  # `mkdocs serve` builds again and again
-    assert config.nav is not None
-    for entry in config.nav:
+    for entry in config.nav or []:
         if "Use it" in entry:
             entry["Use it"] += [page_of(path) for path in notebooks()]
         if "API" in entry:

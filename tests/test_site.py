@@ -8,13 +8,14 @@ import posixpath
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from site_api import INTERNAL, api_pages, link_targets, overview, with_api_links
 from site_links import anchors, linked_paths, page_of, with_links_of_site
 from site_notebooks import as_markdown
-from site_pages import anchors_of, documents, linked_sources, source_page, text_of
+from site_pages import anchors_of, documents, linked_sources, on_config, on_post_page, source_page, text_of
 
 import detrkit
 
@@ -186,3 +187,37 @@ def test_navigation_names_every_page_in_docs() -> None:
     text = re.sub(r"!!python\S+", "", (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
     named = re.findall(r"[\w/]+\.md", json.dumps(yaml.safe_load(text)["nav"]))
     assert sorted(named) == sorted(page_of(path) for path in documents() if path.endswith(".md"))
+
+
+def test_navigation_is_filled_with_the_api() -> None:
+    config = on_config(SimpleNamespace(nav=[{"Start": "index.md"}, {"Use it": ["tour.md"]}, {"API": []}]))
+    start, use, api = config.nav
+    assert start == {"Start": "index.md"}
+    assert use["Use it"][0] == "tour.md"
+    overview_entry, names, *others = api["API"]
+    assert overview_entry == {"Overview": "api/index.md"}
+    assert {"Predictor": "api/detrkit.Predictor.md"} in names["Public names"]
+    assert {"attention": "api/detrkit.layers.attention.md"} in next(
+        each["detrkit.layers"] for each in others if "detrkit.layers" in each
+    )
+
+
+@pytest.mark.parametrize(
+    ("html", "is_from_elsewhere"),
+    [
+        ('<script src="https://a.org/b.js"></script>', True),
+        ('<link rel="stylesheet" href="//a.org/b.css">', True),
+        ('<img alt="" src="http://a.org/b.png">', True),
+        ('<script src="assets/b.js"></script>', False),
+        ('<link rel="canonical" href="https://a.org/">', False),
+        ('<a href="https://a.org/b.js">', False),
+    ],
+)
+def test_pages_fetch_nothing_from_elsewhere(
+    html: str, is_from_elsewhere: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="tour.md"))
+    assert on_post_page(html, page, SimpleNamespace()) == html
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == is_from_elsewhere
+    assert all(message.startswith("tour.md would fetch something from elsewhere: <") for message in messages)
