@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -17,11 +17,14 @@ from detrkit.data.batching import pad_images
 from detrkit.data.images import to_pil
 from detrkit.data.transforms import EvaluationTransform
 from detrkit.data.wording import counted
-from detrkit.errors import ConfigurationError, NonFiniteError
+from detrkit.errors import ConfigurationError
+from detrkit.layers.mask_selection import MaskSelection
 from detrkit.models.catalog import Selection, selection_for
 from detrkit.models.detector import Detector
-from detrkit.prediction.choosing import Choice, ChoiceOptions
+from detrkit.panoptic import PanopticSegmentation
+from detrkit.prediction.choosing import Choice, ChoiceOptions, check_threshold
 from detrkit.prediction.devices import choose_device
+from detrkit.prediction.looking import Look, look
 from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import (
     Found,
@@ -34,6 +37,8 @@ from detrkit.prediction.streaming import (
     stream,
 )
 from detrkit.structures import Detections, ImageBatch
+
+_Result = TypeVar("_Result")
 
 
 class Predictor:
@@ -158,13 +163,13 @@ class Predictor:
             DataError: a file cannot be read, or an array has the wrong type, shape or values.
             ConfigurationError: as for `changed`.
         """
-        choice = self.changed(threshold=threshold, nms=nms, classes=classes).choice
+        chosen = self.changed(threshold=threshold, nms=nms, classes=classes)
         pictures, several = listed(images)
-        results = [choice.of(detections) for detections in self.raw(pictures)]
+        results = chosen._in_batches(pictures, chosen._detections)
         return results if several else results[0]
 
     def raw(self, images: Iterable[Picture]) -> list[sv.Detections]:
-        """All detections that the model's paper selects, without a threshold or suppression, best first, as evaluation needs them.
+        """All detections that the model's paper selects, without a threshold, suppression or masks, best first, as evaluation needs them.
 
         Args:
             images: as for calling the predictor, but always several.
@@ -173,18 +178,54 @@ class Predictor:
             DataError: a picture cannot be read, or a single one was given.
         """
         refuse_single_picture(images)
-        results: dict[int, sv.Detections] = {}
+        return self._in_batches(images, lambda group: [self._named(each) for each in self._look(group).detections])
+
+    def panoptic(
+        self,
+        images: Picture | list[Picture] | tuple[Picture, ...],
+        *,
+        threshold: float | None = None,
+    ) -> PanopticSegmentation | list[PanopticSegmentation]:
+        """One segment for every pixel, of things and stuff.
+
+        Args:
+            images: one picture or several, as for calling the predictor.
+            threshold: score in [0, 1] above which a query becomes a segment; None means the paper's, 0.85.
+
+        Returns:
+            The segments of the one picture, at its size, or a list of them in the order of the pictures.
+
+        Raises:
+            DataError: as for calling the predictor.
+            ConfigurationError: the model has no masks, or the threshold is no score.
+        """
+        if threshold is not None:
+            check_threshold(threshold)
+        pictures, several = listed(images)
+        results = self._in_batches(pictures, lambda group: self._look(group).panoptic(threshold))
+        return results if several else results[0]
+
+    def _in_batches(
+        self, images: Iterable[Picture], of_group: Callable[[Sequence[Prepared]], Sequence[_Result]]
+    ) -> list[_Result]:
+        """A result for each picture, in their order.
+
+        Args:
+            images: in any sizes.
+            of_group: the results of pictures of one shape.
+        """
+        results: dict[int, _Result] = {}
         waiting: dict[tuple[int, ...], dict[int, Prepared]] = defaultdict(dict)
         for index, image in enumerate(images):
             prepared = self.prepare(image)
             group = waiting[prepared.shape]
             group[index] = prepared
             if len(group) == self.batch_size:
-                results |= zip(group, self._run(list(group.values())), strict=True)
+                results |= zip(group, of_group(list(group.values())), strict=True)
                 group.clear()
         for group in waiting.values():
             if group:
-                results |= zip(group, self._run(list(group.values())), strict=True)
+                results |= zip(group, of_group(list(group.values())), strict=True)
         return [results[index] for index in range(len(results))]
 
     def stream(self, images: Iterable[Picture], *, skip_unreadable: bool = False) -> Generator[Prediction, None, None]:
@@ -229,10 +270,29 @@ class Predictor:
 
     def detect(self, group: Sequence[Prepared]) -> list[Found]:
         """What is found in prepared pictures, which must have one shape."""
-        return [Found(self.choice.of(each), best_score(each)) for each in self._run(group)]
+        looked = self._look(group)
+        segments = looked.panoptic() if self.has_segments else [None] * len(group)
+        return [
+            Found(detections, max(each.scores.tolist(), default=0.0), panoptic)
+            for detections, each, panoptic in zip(self._kept(looked), looked.detections, segments, strict=True)
+        ]
 
-    def _run(self, group: Sequence[Prepared]) -> list[sv.Detections]:
-        """All detections of pictures of one shape."""
+    @property
+    def has_segments(self) -> bool:
+        """Whether streams have panoptic results: those of models with masks that know stuff."""
+        return isinstance(self._select, MaskSelection) and not all(each.thing for each in self._categories.values())
+
+    def _detections(self, group: Sequence[Prepared]) -> list[sv.Detections]:
+        """The detections that are reported, in pictures of one shape."""
+        return self._kept(self._look(group))
+
+    def _kept(self, looked: Look) -> list[sv.Detections]:
+        """The detections that are reported; only these get masks, which take time and memory."""
+        rows = [self.choice.kept(self._named(each)) for each in looked.detections]
+        return [self._named(each) for each in looked.kept(rows)]
+
+    def _look(self, group: Sequence[Prepared]) -> Look:
+        """Runs the model on pictures of one shape."""
         if self.model.training:
             raise ConfigurationError(
                 "The model was put in training mode after its predictor was created: call model.eval() first."
@@ -242,8 +302,7 @@ class Predictor:
             smallest_side=self.model.card.preprocessing.smallest_side,
         )
         sizes = torch.tensor([(each.picture.height, each.picture.width) for each in group])
-        batch = ImageBatch(pixels, padding, original_sizes=sizes)
-        return [self._named(each) for each in detect_batch(self.model, self._select, batch)]
+        return look(self.model, self._select, ImageBatch(pixels, padding, original_sizes=sizes))
 
     def _named(self, detections: Detections) -> sv.Detections:
         categories = [self._categories[label] for label in detections.labels.tolist()]
@@ -261,14 +320,8 @@ def _is_compiled(part: nn.Module) -> bool:
     return hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
 
 
-def best_score(detections: sv.Detections) -> float:
-    """The highest score, 0 where there is none."""
-    return 0.0 if detections.confidence is None else float(max(detections.confidence, default=0.0))
-
-
-@torch.inference_mode()
 def detect_batch(model: Detector, select: Selection, batch: ImageBatch) -> list[Detections]:
-    """Runs a model on a batch, on whichever device the model is, and returns the detections on the CPU.
+    """Runs a model on a batch, on whichever device the model is, and returns the detections on the CPU, without masks.
 
     Args:
         model: runs in its current mode.
@@ -278,13 +331,4 @@ def detect_batch(model: Detector, select: Selection, batch: ImageBatch) -> list[
     Raises:
         NonFiniteError: scores or boxes are NaN or infinite.
     """
-    parameter = next(model.parameters())
-    batch = batch.to(parameter.device, parameter.dtype)
-    if batch.original_sizes is None:
-        raise ValueError("boxes in pixels need the images' original sizes")
-    detections = [each.to("cpu") for each in select(model(batch), batch.original_sizes)]
-    if not all(each.scores.isfinite().all() and each.boxes_xyxy.isfinite().all() for each in detections):
-        raise NonFiniteError(
-            "The model produces scores or boxes that are NaN or infinite: its weights are damaged; load others."
-        )
-    return detections
+    return look(model, select, batch).detections

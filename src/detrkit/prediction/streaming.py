@@ -22,6 +22,7 @@ from torch import Tensor
 
 from detrkit.data.wording import counted
 from detrkit.errors import DataError
+from detrkit.panoptic import PanopticSegmentation
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -58,10 +59,12 @@ class Found(NamedTuple):
     Attributes:
         detections: those with at least the threshold's score, best first.
         best_score: the highest score, whatever the threshold; 0 where there are no detections at all.
+        panoptic: the segments; None where the model gives none.
     """
 
     detections: sv.Detections
     best_score: float
+    panoptic: PanopticSegmentation | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,6 +76,7 @@ class Prediction:
         picture: the same in RGB, with its EXIF orientation applied; None where it could not be read.
         detections: as calling the predictor gives them; None where the picture could not be read.
         best_score: the highest score in the picture, whatever the threshold.
+        panoptic: the segments, from models that were trained on things and stuff with masks.
         problem: why the picture could not be read.
     """
 
@@ -80,6 +84,7 @@ class Prediction:
     picture: Image.Image | None = None
     detections: sv.Detections | None = None
     best_score: float = 0.0
+    panoptic: PanopticSegmentation | None = None
     problem: DataError | None = None
 
     def __repr__(self) -> str:
@@ -89,15 +94,18 @@ class Prediction:
         return f"Prediction({_named(self.source)}, {found}, best score {self.best_score:.2f})"
 
     def plot(self) -> Image.Image:
-        """The picture with its boxes.
+        """The picture with its segments, or with its masks or boxes where there are no segments.
 
         Raises:
             DataError: the picture could not be read.
         """
         from detrkit.prediction.drawing import draw  # not above: most streams draw nothing
+        from detrkit.prediction.mask_drawing import draw_panoptic
 
         if self.picture is None or self.detections is None:
             raise self.problem or DataError(f"{_named(self.source)} was not read: there is no picture to draw on.")
+        if self.panoptic is not None:
+            return draw_panoptic(self.picture, self.panoptic)
         return draw(self.picture, self.detections)
 
     def _repr_png_(self) -> bytes | None:
