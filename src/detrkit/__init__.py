@@ -9,7 +9,7 @@
 
 What to begin with:
 
-- `train` trains a model on a data set, as `TrainingOptions` say; `evaluate` says how good one is; `Predictor` finds objects in images.
+- `train` trains a model on a data set, as `TrainingOptions` say; `evaluate` says how good one is (`evaluate_panoptic` its segments); `Predictor` finds objects in images.
 - `open_dataset` opens a data set (a `DetectionDataset`); `inspect_data` looks for what is wrong with one.
 - `build` makes a new model (a `Detector`), `load` reads one from a file, and `save` writes one.
 - `criterion_for` gives a model's loss, for training loops of one's own; `ImageBatch`, `Target`, `Output` and `Losses` are what goes in
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from detrkit.checkpoints import load, save
     from detrkit.data import DetectionDataset, open_dataset
     from detrkit.data.inspection import Inspection
-    from detrkit.evaluation import Evaluation, evaluate, inspect_data
+    from detrkit.evaluation import Evaluation, PanopticEvaluation, evaluate, evaluate_panoptic, inspect_data
     from detrkit.models.catalog import build, criterion_for
     from detrkit.models.detector import Detector
+    from detrkit.panoptic import PanopticSegmentation
     from detrkit.prediction import Predictor
     from detrkit.structures import ImageBatch, Losses, Output, Target
     from detrkit.training import TrainingOptions, train
@@ -49,6 +50,8 @@ __all__ = [
     "Inspection",
     "Losses",
     "Output",
+    "PanopticEvaluation",
+    "PanopticSegmentation",
     "Predictor",
     "Preprocessing",
     "Target",
@@ -58,6 +61,7 @@ __all__ = [
     "criterion_for",
     "errors",
     "evaluate",
+    "evaluate_panoptic",
     "inspect_data",
     "load",
     "open_dataset",
@@ -74,6 +78,8 @@ _HOMES = {
     "Inspection": "data.inspection",
     "Losses": "structures",
     "Output": "structures",
+    "PanopticEvaluation": "evaluation",
+    "PanopticSegmentation": "panoptic",
     "Predictor": "prediction",
     "Preprocessing": "cards",
     "Target": "structures",
@@ -81,6 +87,7 @@ _HOMES = {
     "build": "models.catalog",
     "criterion_for": "models.catalog",
     "evaluate": "evaluation",
+    "evaluate_panoptic": "evaluation",
     "inspect_data": "evaluation",
     "load": "checkpoints",
     "open_dataset": "data",

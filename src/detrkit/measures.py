@@ -48,6 +48,7 @@ LEARNING_RATE = Measure("learning rate", "of everything except the backbone, aft
 SECONDS = Measure("seconds", "that the epoch's steps took, without its evaluation")
 IMAGES_PER_SECOND = Measure("images per second", "in the epoch's steps")
 AP = Measure("AP", "COCO's mean AP over IoU 0.50 to 0.95, on the validation split")
+PQ = Measure("PQ", "panoptic quality of all classes on the validation split, of queries from the model's threshold on")
 REPEATED_SHARE = Measure(
     "repeated share",
     "of the detections from the best thresholds on, those that repeat a better one of their class (IoU above 0.7), on the validation split",
@@ -67,6 +68,7 @@ MEASURES = (
     SECONDS,
     IMAGES_PER_SECOND,
     AP,
+    PQ,
     REPEATED_SHARE,
 )
 # Names of columns in the logs of older versions.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,10 @@ class Segment:
     area: int
     score: float | None = None
     crowd: bool = False
+
+    def with_category(self, category: Category) -> Segment:
+        """The same segment of another class."""
+        return replace(self, category=category)
 
 
 @dataclass(frozen=True, eq=False)

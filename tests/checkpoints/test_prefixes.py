@@ -151,7 +151,9 @@ class TestBareWeights:
 def test_mask_heads_of_other_sizes_are_named_as_such(tmp_path: Path, prefix: str, names: tuple[str, ...]) -> None:
     tensors = {f"{prefix}detr.{name}": tensor for name, tensor in contents(small_model(), "authors").items()}
     torch.save({**tensors, **{prefix + name: torch.zeros(8, 8) for name in names}}, tmp_path / "file.pth")
-    wanted = f"{tmp_path / 'file.pth'} is a checkpoint of a detector with DETR's mask head, which detrkit does not build yet"
+    wanted = (
+        f"{tmp_path / 'file.pth'} is a checkpoint of a detector with DETR's mask head, which detrkit does not build yet"
+    )
     assert complaint(tmp_path / "file.pth") == wanted
 
 

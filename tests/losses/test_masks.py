@@ -22,7 +22,12 @@ def wanted() -> list[Tensor]:
 def written_out(logits: Tensor, objects: list[int]) -> Tensor:
     large = F.interpolate(logits[:, None], SIZE, mode="bilinear", align_corners=False)[:, 0].flatten(1)
     target = torch.stack(
-        [F.pad(wanted()[index].double(), (0, SIZE[1] - wanted()[index].shape[1], 0, SIZE[0] - wanted()[index].shape[0])) for index in objects]
+        [
+            F.pad(
+                wanted()[index].double(), (0, SIZE[1] - wanted()[index].shape[1], 0, SIZE[0] - wanted()[index].shape[0])
+            )
+            for index in objects
+        ]
     ).flatten(1)
     probability = large.sigmoid()
     right = probability * target + (1 - probability) * (1 - target)

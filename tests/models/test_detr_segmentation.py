@@ -104,7 +104,9 @@ class TestEveryPaper:
 
 
 def test_a_backbone_without_fine_levels_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"'compact-c4' has levels of stride 4, 8, 16, but masks need a level and three finer"):
+    with pytest.raises(
+        ConfigurationError, match=r"'compact-c4' has levels of stride 4, 8, 16, but masks need a level and three finer"
+    ):
         detrkit.build("detr-compact-panoptic", classes=["cat"], backbone="compact-c4")
 
 
@@ -121,7 +123,10 @@ def test_objects_without_masks_are_refused() -> None:
 
 
 def test_attention_gain_multiplies_the_weights_that_read_attention() -> None:
-    plain, strong = build("detr-compact-panoptic", attention_gain=1.0), build("detr-compact-panoptic", attention_gain=3.0)
-    own, other = plain.mask_head.first[0].weight, strong.mask_head.first[0].weight
+    plain, strong = (
+        build("detr-compact-panoptic", attention_gain=1.0),
+        build("detr-compact-panoptic", attention_gain=3.0),
+    )
+    own, other = plain.mask_head.first.convolution.weight, strong.mask_head.first.convolution.weight
     torch.testing.assert_close(other[:, 128:], 3 * own[:, 128:])
     torch.testing.assert_close(other[:, :128], own[:, :128])

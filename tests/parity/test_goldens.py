@@ -145,7 +145,11 @@ def test_post_processing(run: Run, golden: Golden) -> None:
         check_detections(whole, wanted, every)
         # In three cases the best of them are all of outputs without a name.
         with_a_name = [place for place in every if wanted["labels"][place] in named]
-        assert len(with_a_name) > 5 or run.case in ("anchor_detr_r50_c5_plain", "sam_detr_r50_multiscale", "detr_r50_panoptic")
+        assert len(with_a_name) > 5 or run.case in (
+            "anchor_detr_r50_c5_plain",
+            "sam_detr_r50_multiscale",
+            "detr_r50_panoptic",
+        )
         check_detections(reported, wanted, with_a_name)
 
 

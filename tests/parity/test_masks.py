@@ -77,13 +77,13 @@ def test_instance_masks(run: Run, golden: Golden) -> None:
 class AuthorsSelection(MaskSelection):
     """What the authors do otherwise: they squeeze the masks of a padded batch into the image, and merge stuff in the first round only."""
 
-    def on_image(self, logits: Tensor, batch_size: tuple[int, int], own_size: tuple[int, int]) -> Tensor:  # noqa: ARG002
+    def on_image(self, logits: Tensor, batch_size: tuple[int, int], own_size: tuple[int, int]) -> Tensor:
         return F.interpolate(logits[:, None], own_size, mode="bilinear")[:, 0]
 
     def groups(self, labels: Sequence[int], *, first: bool) -> list[int]:
         return super().groups(labels, first=first) if first else list(range(len(labels)))
 
-    def areas_of_queries(self, areas: Tensor, segments: Tensor) -> Tensor:  # noqa: ARG002
+    def areas_of_queries(self, areas: Tensor, segments: Tensor) -> Tensor:
         return areas
 
 
@@ -102,7 +102,9 @@ def test_panoptic_results(run: Run, golden: Golden, entry: int) -> None:
     for image, (found, expected) in enumerate(zip(results, wanted["images"], strict=True)):
         assert list(found.ids.shape) == expected["shape"]
         segments = [(each.id - 1, each.category.thing, each.category.id, each.area) for each in found.segments]
-        assert segments == [tuple(each[name] for name in ("id", "isthing", "category_id", "area")) for each in expected["segments_info"]]
+        assert segments == [
+            tuple(each[name] for name in ("id", "isthing", "category_id", "area")) for each in expected["segments_info"]
+        ]
         name = f"panoptic.{entry}.{image}.ids"
         authors = np.where(found.ids == 0, 0, found.ids - 1)  # their ids begin with 0, also where there is no segment
         np.testing.assert_array_equal(authors.reshape(-1)[:: golden.steps[name]], golden.arrays[name])

@@ -79,11 +79,11 @@ def test_segments_have_names_things_and_stuff() -> None:
 
 def test_streams_have_segments_where_the_model_knows_stuff() -> None:
     (with_stuff,) = predictor(STUFF).stream([picture()])
-    assert with_stuff.panoptic is not None
-    assert with_stuff.panoptic.ids.shape == (50, 80)
+    assert with_stuff.segmentation is not None
+    assert with_stuff.segmentation.ids.shape == (50, 80)
     assert with_stuff.plot().size == (80, 50)
     (things,) = predictor(THINGS).stream([picture()])
-    assert things.panoptic is None
+    assert things.segmentation is None
     assert things.detections is not None
     assert things.detections.mask is not None
     assert things.plot().size == (80, 50)
@@ -93,7 +93,7 @@ def test_slices_give_boxes_alone() -> None:
     sliced = SlicedPredictor(predictor(STUFF), 64)
     predictions = list(sliced.stream([picture(120, 90), picture(60, 40)]))
     assert all(each.detections is not None and each.detections.mask is None for each in predictions)
-    assert all(each.panoptic is None for each in predictions)
+    assert all(each.segmentation is None for each in predictions)
     assert len(sliced(picture(120, 90))) > 0
 
 

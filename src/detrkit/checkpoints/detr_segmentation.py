@@ -14,8 +14,11 @@ _CONVOLUTIONS = ("first", "second", "refinements.0", "refinements.1", "refinemen
 _OFFICIAL_HEAD = [
     same("mask_attention.query", "bbox_attention.q_linear"),
     same("mask_attention.key", "bbox_attention.k_linear"),
-    *(same(f"mask_head.{own}.0", f"mask_head.lay{place}") for place, own in enumerate(_CONVOLUTIONS, start=1)),
-    *(same(f"mask_head.{own}.1", f"mask_head.gn{place}") for place, own in enumerate(_CONVOLUTIONS, start=1)),
+    *(
+        same(f"mask_head.{own}.convolution", f"mask_head.lay{place}")
+        for place, own in enumerate(_CONVOLUTIONS, start=1)
+    ),
+    *(same(f"mask_head.{own}.norm", f"mask_head.gn{place}") for place, own in enumerate(_CONVOLUTIONS, start=1)),
     *(same(f"mask_head.adapters.{place}", f"mask_head.adapter{place + 1}") for place in range(3)),
     same("mask_head.output", "mask_head.out_lay"),
 ]
@@ -23,10 +26,16 @@ _OFFICIAL_HEAD = [
 _HUGGING_FACE_HEAD = [
     same("mask_attention.query", "bbox_attention.q_proj"),
     same("mask_attention.key", "bbox_attention.k_proj"),
-    *(same(f"mask_head.{own}.0", f"mask_head.{theirs}.conv") for own, theirs in (("first", "conv1"), ("second", "conv2"))),
-    *(same(f"mask_head.{own}.1", f"mask_head.{theirs}.norm") for own, theirs in (("first", "conv1"), ("second", "conv2"))),
-    same("mask_head.refinements.{n}.0", "mask_head.fpn_stages.{n}.refine.conv"),
-    same("mask_head.refinements.{n}.1", "mask_head.fpn_stages.{n}.refine.norm"),
+    *(
+        same(f"mask_head.{own}.convolution", f"mask_head.{theirs}.conv")
+        for own, theirs in (("first", "conv1"), ("second", "conv2"))
+    ),
+    *(
+        same(f"mask_head.{own}.norm", f"mask_head.{theirs}.norm")
+        for own, theirs in (("first", "conv1"), ("second", "conv2"))
+    ),
+    same("mask_head.refinements.{n}.convolution", "mask_head.fpn_stages.{n}.refine.conv"),
+    same("mask_head.refinements.{n}.norm", "mask_head.fpn_stages.{n}.refine.norm"),
     same("mask_head.adapters.{n}", "mask_head.fpn_stages.{n}.fpn_adapter"),
     same("mask_head.output", "mask_head.output_conv"),
 ]

@@ -19,6 +19,7 @@ def inspect(
     picture: Path | None = None,
     orientation: Literal["auto", "stored", "shown"] = "auto",
     stretch_16bit: bool = False,
+    masks: Literal["instances", "panoptic"] | None = None,
 ) -> None:
     """Look for everything in a data set that would stop or spoil training: broken files, boxes that cannot be right, copies, classes.
 
@@ -36,6 +37,7 @@ def inspect(
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
+        masks: look at masks, too, and without --quick decode them all: "instances" (objects) or "panoptic" (objects and stuff).
     """
     import sys
 
@@ -54,6 +56,7 @@ def inspect(
         picture=picture,
         orientation=orientation,
         stretch_16bit=stretch_16bit,
+        masks=masks,
         progress=True,
     )
     if json is not None:

@@ -57,7 +57,7 @@ def _show_dry_run(variant: str | None, data: str | None, given: dict[str, Any]) 
 # The parts of the help, in this order; a test sees to it that every option is in one of them.
 GROUPS: dict[str, tuple[str, ...]] = {
     "Model": ("variant", "settings", "backbone_weights", "queries_from", "detector_from"),
-    "Data": ("data", "train_split", "val_split", "orientation", "stretch_16bit"),
+    "Data": ("data", "train_split", "val_split", "masks", "orientation", "stretch_16bit"),
     "Length": ("epochs", "steps", "evaluate_every"),
     "Learning": (
         *("batch_size", "lr", "backbone_lr", "weight_decay", "gradient_clip"),

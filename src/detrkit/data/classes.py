@@ -77,7 +77,7 @@ def unite_classes(training: DetectionDataset, validation: DetectionDataset) -> t
     for category in new:
         ids = {each.id for each in categories}
         free = category.id if category.id not in ids else max(ids) + 1
-        categories.append(Category(free, category.name, len(categories)))
+        categories.append(replace(category, id=free, index=len(categories)))
     notes.append(
         f"{counted(len(new), 'class', 'classes')} of {validation.name} {are(len(new))} not in {training.name} and cannot be learned: "
         f"{names_shown(new)}."

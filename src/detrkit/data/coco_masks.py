@@ -200,9 +200,9 @@ class _Reader:
         usable = [polygon for polygon in polygons if self._is_outline(polygon, where)]
         if len(usable) < len(polygons) and usable:
             self._changes.add("short polygon", where, picture)
-        short = [polygon for polygon in polygons if isinstance(polygon, list) and len(polygon) < 2 * _LEAST_POINTS]
-        if not usable and len(short) == len(polygons):
-            points = counted(max(map(len, short)) // 2, "point")
+        lengths = [len(polygon) if isinstance(polygon, list) else -1 for polygon in polygons]
+        if not usable and all(length in range(0, 2 * _LEAST_POINTS, 2) for length in lengths):
+            points = counted(max(lengths) // 2, "point")
             sentence = (
                 f"has a polygon of {points}, and it takes {_LEAST_POINTS}: draw it again, or remove the annotation."
             )

@@ -26,7 +26,7 @@ from detrkit.data.coco_truth import Record, load_annotations
 from detrkit.data.coco_values import given_box
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.findings import Changes, Faults
-from detrkit.data.id_maps import ColourMaps, MapMasks, Segments, colour_problem, segments_of
+from detrkit.data.id_maps import ColourMaps, MapMasks, Segments, colour_problem, other_size, segments_of
 from detrkit.data.images import ImageFacts
 from detrkit.data.picture_files import PictureFolders, choose_folder, find_pictures
 from detrkit.data.pictures import inspect_pictures
@@ -200,7 +200,7 @@ def _check_headers(maps: ColourMaps, facts: Sequence[ImageFacts], records: Seque
         if problem:
             faults.add("mode", str(maps.path(index)), problem)
         elif stated is not None and stated != fact.stored_size:
-            faults.add("size", str(maps.path(index)), _other_size(fact.stored_size, stated, record.get("file_name")))
+            faults.add("size", str(maps.path(index)), other_size(fact.stored_size, stated, record.get("file_name")))
     faults.check()
 
 
@@ -209,15 +209,8 @@ def _check_sizes(maps: ColourMaps, facts: Sequence[ImageFacts], dataset: Detecti
     faults = Faults()
     for index, (fact, size) in enumerate(zip(facts, dataset.sizes.tolist(), strict=True)):
         if fact.stored_size != tuple(size):
-            faults.add("size", str(maps.path(index)), _other_size(fact.stored_size, size, dataset.image_name(index)))
+            faults.add("size", str(maps.path(index)), other_size(fact.stored_size, size, dataset.image_name(index)))
     faults.check()
-
-
-def _other_size(size: Sequence[int], wanted: Sequence[int], picture: Any) -> str:
-    return (
-        f"has {size[1]} × {size[0]} pixels, but its picture {picture} has {wanted[1]} × {wanted[0]}: export the masks again, or use the "
-        "pictures that were annotated."
-    )
 
 
 def _settle_pixels(listed: _Panoptic, maps: ColourMaps, changes: Changes, source: str) -> None:
@@ -293,7 +286,7 @@ def _adopt(segments: Sequence[Record], seen: Segments, path: str, changes: Chang
     for segment, area, (left, top, right, bottom) in zip(
         segments, seen.areas.tolist(), seen.boxes_xyxy.tolist(), strict=True
     ):
-        box = [left, top, right - left, bottom - top]
+        box = [int(side) for side in (left, top, right - left, bottom - top)]
         for key, value, kind in (("bbox", box, "segment box"), ("area", area, "segment area")):
             stated = segment.get(key)
             if stated is not None and stated != value:

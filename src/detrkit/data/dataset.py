@@ -200,13 +200,18 @@ class DetectionDataset:
         masks = None if self.masks is None else self.masks.of_image(index, rows, (height, width))
         return Objects(self.boxes_xyxy[rows], self.labels[rows], self.crowd[rows], self.areas[rows], masks)
 
+    @property
+    def is_panoptic(self) -> bool:
+        """Whether every segment of the images is an object here, so that `panoptic` gives them."""
+        return isinstance(self.masks, MapMasks) and self.masks.whole
+
     def panoptic(self, index: int) -> PanopticSegmentation:
         """The segments of the image at this index; pixels of others than its objects are void.
 
         Raises:
             DataError: the data set was not opened with panoptic masks, or the file with the image's segments cannot be read.
         """
-        if not isinstance(self.masks, MapMasks) or not self.masks.whole:
+        if not isinstance(self.masks, MapMasks) or not self.is_panoptic:
             raise DataError(f"{self.name} was opened without panoptic masks: open it with masks='panoptic'.")
         rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         ids = self.masks.maps.read(index)

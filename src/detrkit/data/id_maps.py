@@ -5,6 +5,7 @@ The picture of an image is read when its objects' masks are needed, once for all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -143,6 +144,20 @@ def colour_problem(mode: str) -> str:
     return (
         f"is a {kind}, not RGB: COCO's panoptic format writes an id as a colour (red + 256 green + 65,536 blue); save it as RGB "
         "with the original colours, or export it again."
+    )
+
+
+def other_size(size: Sequence[int], wanted: Sequence[int], picture: object) -> str:
+    """That a mask has another size than its picture, as the end of a sentence.
+
+    Args:
+        size: height and width of the mask.
+        wanted: those of the picture.
+        picture: its name.
+    """
+    return (
+        f"has {size[1]} × {size[0]} pixels, but its picture {picture} has {wanted[1]} × {wanted[0]}: export the masks again, or use the "
+        "pictures that were annotated."
     )
 
 

@@ -4,7 +4,7 @@ A folder is in the first of these formats whose files it has: COCO (also as Robo
 folder. Each format's module says which files these are. `val`, `valid` and `validation` mean the same everywhere. An annotation file in
 COCO's format and the YAML file (or Darknet's `obj.data`) of a YOLO data set are opened by themselves, and `digits` is the built-in set.
 
-Masks are read only if they are asked for: outlines of instances from COCO's files, or all segments of a panoptic data set.
+Masks are read only if they are asked for: from COCO's outlines, COCO's panoptic format or folders of masks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from detrkit.data import coco_layout, coco_panoptic, image_folder, voc, yolo, yolo_layout
+from detrkit.data import coco_layout, coco_panoptic, image_folder, mask_folders, voc, yolo, yolo_layout
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.digits import DIGIT_SPLITS, read_digits
@@ -74,6 +74,7 @@ _OUTLINES = Format(coco_layout.LOOKED_FOR, coco_layout.find_splits, partial(coco
 MASK_FORMATS: dict[Masks, tuple[Format, ...]] = {
     "instances": (
         _OUTLINES,
+        Format(mask_folders.LOOKED_FOR, mask_folders.find_splits, partial(mask_folders.read_split, whole=False)),
         Format(
             (),
             coco_layout.find_unnamed,
@@ -81,7 +82,10 @@ MASK_FORMATS: dict[Masks, tuple[Format, ...]] = {
             coco_layout.explain_missing_split,
         ),
     ),
-    "panoptic": (_PANOPTIC,),
+    "panoptic": (
+        _PANOPTIC,
+        Format(mask_folders.LOOKED_FOR, mask_folders.find_splits, partial(mask_folders.read_split, whole=True)),
+    ),
 }
 
 
@@ -125,6 +129,23 @@ def open_dataset(
             raise DataError(f"{path} is in a format that leaves no choice of {name}: leave it out.")
     folder = path if path.is_dir() else path.parent
     return form.read_split(files[spelling], f"{folder.resolve().name} {split}", **given)
+
+
+def kind_of_masks(data: str | Path) -> Masks:
+    """What kind of masks to read where nobody says it: "panoptic" where a data set has panoptic files, otherwise "instances".
+
+    Args:
+        data: as for `open_dataset`.
+
+    Raises:
+        DataError: there is no data set at this path.
+    """
+    if str(data) == BUILT_IN:
+        return "instances"
+    path = _existing(data)
+    if path.is_file():
+        return "panoptic" if path.name.startswith(coco_panoptic.PREFIX) else "instances"
+    return "panoptic" if coco_panoptic.find_splits(path) else "instances"
 
 
 def _spelling(split: str, known: Iterable[str]) -> str | None:
@@ -255,11 +276,11 @@ def _format_of(path: Path, masks: Masks | None) -> tuple[Format, dict[str, Any]]
 
 def _no_masks(folder: Path, masks: Masks) -> DataError:
     """Says what was looked for and what is there."""
-    looked_for = [name for form in MASK_FORMATS[masks] for name in form.looked_for]
+    *others, last = [name for form in MASK_FORMATS[masks] for name in form.looked_for]
     what = "outlines of objects" if masks == "instances" else "panoptic segments"
     found = _entries(folder)
     return DataError(
-        f"{folder} has no {what}: looked for {' and '.join(looked_for)}, found {found}; without masks, boxes are read."
+        f"{folder} has no {what}: looked for {', '.join(others)} and {last}, found {found}; without masks, boxes are read."
     )
 
 

@@ -162,8 +162,8 @@ class TrainingTransform:
             view = _resized(view, _choice(policy.crop_short_sides, generator), None)
             view = _cut(view, policy.crop_range, generator)
         view = _resized(view, _choice(policy.short_sides, generator), policy.long_side)
-        seen = replace(single, boxes_xyxy=view.boxes)
-        return view.levels, _target(seen, *view.levels.shape[1:], view.rows, view.columns)
+        (height, width), seen = view.levels.shape[1:], replace(single, boxes_xyxy=view.boxes)
+        return view.levels, _target(seen, height, width, view.rows, view.columns)
 
 
 class EvaluationTransform:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from detrkit.evaluation.inspecting import inspect_data
     from detrkit.evaluation.panoptic import PanopticCounter, panoptic_quality
     from detrkit.evaluation.panoptic_figures import PanopticClass, PanopticEvaluation, PanopticMean
+    from detrkit.evaluation.panoptic_runner import evaluate_panoptic
     from detrkit.evaluation.runner import compare, compare_in_detail, detect, evaluate
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "evaluate",
     "evaluate_detections",
     "evaluate_in_detail",
+    "evaluate_panoptic",
     "inspect_data",
     "panoptic_quality",
 ]
@@ -48,6 +50,7 @@ __getattr__, __dir__ = lazy_names(
         "inspecting": ("inspect_data",),
         "panoptic": ("PanopticCounter", "panoptic_quality"),
         "panoptic_figures": ("PanopticClass", "PanopticEvaluation", "PanopticMean"),
+        "panoptic_runner": ("evaluate_panoptic",),
         "runner": ("compare", "compare_in_detail", "detect", "evaluate"),
     },
 )

@@ -18,11 +18,13 @@ from detrkit.data.inspection import (
     finding,
     in_order,
     look_at_pictures,
+    mask_findings,
     open_splits,
     picture_findings,
     quick_findings,
     statistics_of,
 )
+from detrkit.data.opening import Masks
 from detrkit.errors import ConfigurationError, DataError
 from detrkit.models.listing import check_name, listed_variants
 from detrkit.prediction.results import check_picture_file, save_image
@@ -41,6 +43,7 @@ def inspect_data(
     picture: str | Path | None = None,
     orientation: Orientation = "auto",
     stretch_16bit: bool = False,
+    masks: Masks | None = None,
     progress: bool = False,
 ) -> Inspection:
     """Looks for everything in a data set that would stop or spoil training and evaluation.
@@ -54,6 +57,7 @@ def inspect_data(
         picture: file for pictures with their boxes as annotated and as training gets them.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown", as for `open_dataset`.
         stretch_16bit: whether 16-bit grey is stretched to the whole range, as for `open_dataset`.
+        masks: "instances" or "panoptic", as for `open_dataset`; None looks at boxes only.
         progress: whether to show a progress bar on the error stream.
 
     Raises:
@@ -65,7 +69,7 @@ def inspect_data(
     if picture is not None:
         check_picture_file(picture)
     asked = [splits] if isinstance(splits, str) else list(splits)
-    opened = open_splits(path, asked, orientation=orientation, stretch_16bit=stretch_16bit)
+    opened = open_splits(path, asked, orientation=orientation, stretch_16bit=stretch_16bit, masks=masks)
     fitting = None if variant is None else _fitting(variant)
     findings = [*opened.findings, *quick_findings(opened.splits, number, whose, fitting)]
     round_trips: dict[str, float | None] = {}
@@ -75,6 +79,7 @@ def inspect_data(
     else:
         looks = _looks(opened.splits, progress)
         findings += picture_findings(opened.splits, looks)
+        findings += mask_findings(opened.splits)
         round_trips, more = _round_trips(opened.splits)
         findings += more
     if picture is not None:

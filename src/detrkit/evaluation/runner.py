@@ -18,7 +18,7 @@ from detrkit.checkpoints.loading import as_detector
 from detrkit.coco_limits import MAX_DETECTIONS
 from detrkit.data.batching import EvaluationData, collate, equal_size_batches
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.opening import open_dataset
+from detrkit.data.opening import Masks, open_dataset
 from detrkit.data.transforms import EvaluationTransform
 from detrkit.data.wording import counted
 from detrkit.data.workers import BatchLoader, for_workers
@@ -32,7 +32,7 @@ from detrkit.evaluation.result_files import is_annotation_file, is_result_file, 
 from detrkit.layers.selection import TopKSelection
 from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector
-from detrkit.prediction.predictor import detect_batch
+from detrkit.prediction.looking import detect_batch
 from detrkit.prediction.results import result_entry
 from detrkit.prediction.suppression import KEEP_ALL, check_nms, kept_by_nms
 from detrkit.progress import Follow, watched
@@ -87,7 +87,7 @@ def evaluate(
             )
         return _of_results(model, dataset, split, max_detections)
     model = as_detector(model)
-    dataset = _opened(dataset, split)
+    dataset = opened(dataset, split)
     entries = detect(
         model,
         dataset,
@@ -111,14 +111,20 @@ def _of_results(
             raise ConfigurationError(f"{data} is an annotation file, taken as a whole: leave `split` out")
         paired = pair(results, data)
     else:
-        paired = pair(results, _opened(data, split))
+        paired = pair(results, opened(data, split))
     return evaluate_detections(
         paired.ground_truth, paired.entries, name=paired.name, notes=paired.notes, max_detections=max_detections
     )
 
 
-def _opened(data: DetectionDataset | str | Path, split: str | None) -> DetectionDataset:
-    """The data set, opened if it is given by its path."""
+def opened(data: DetectionDataset | str | Path, split: str | None, *, masks: Masks | None = None) -> DetectionDataset:
+    """The data set, opened if it is given by its path.
+
+    Args:
+        data: a data set or its path.
+        split: of a path.
+        masks: likewise.
+    """
     if isinstance(data, DetectionDataset):
         if split is not None:
             raise ConfigurationError(f"the data set is opened already, as {data.name}: leave `split` out")
@@ -127,7 +133,7 @@ def _opened(data: DetectionDataset | str | Path, split: str | None) -> Detection
         raise ConfigurationError(
             f"evaluate needs a data set, not {data!r}: give its path, or detrkit.open_dataset(..., split)"
         )
-    return open_dataset(data, split or "val")
+    return open_dataset(data, split or "val", masks=masks)
 
 
 def compare(
@@ -258,20 +264,12 @@ def detect(
     check_max_detections(max_detections)
     check_nms(nms)
     category_ids = match_categories(model.card.categories, dataset, match_by).ids
-    preprocessing = model.card.preprocessing
-    transform = EvaluationTransform(preprocessing)
-    batches = equal_size_batches([transform.output_size(*size) for size in dataset.sizes.tolist()], batch_size)
-    loader = BatchLoader(
-        for_workers(EvaluationData(dataset, transform), workers),
-        workers=workers,
-        batch_sampler=batches,
-        collate_fn=partial(collate, smallest_side=preprocessing.smallest_side),
-    )
+    loader = loader_of(model, dataset, batch_size=batch_size, workers=workers)
     select = selection_for(model if device is None else model.to(device))
     if isinstance(select, TopKSelection):  # the papers' 100 are a choice for COCO, not a limit of the models
         select.limit = max(select.limit, max_detections)
     entries: dict[int, list[dict[str, Any]]] = {}
-    with _eval_mode(model), watched(progress) as follow:
+    with eval_mode(model), watched(progress) as follow:
         images = follow(
             loader, "evaluating", unit="image", total=len(dataset), size=lambda loaded: len(loaded[0].image_ids)
         )
@@ -281,6 +279,26 @@ def detect(
                 kept = detections if nms is None else _without_repeats(detections, nms)
                 entries[image_id] = _entries(kept, image_id, category_ids, max_detections)
     return [entry for image_id in dataset.image_ids.tolist() for entry in entries[image_id]]
+
+
+def loader_of(model: Detector, dataset: DetectionDataset, *, batch_size: int, workers: int) -> BatchLoader:
+    """Every image of a data set as a model needs it, in batches of equal size.
+
+    Args:
+        model: its card says how images are prepared.
+        dataset: the images.
+        batch_size: images of a batch, at most.
+        workers: processes that read images.
+    """
+    preprocessing = model.card.preprocessing
+    transform = EvaluationTransform(preprocessing)
+    without_masks = replace(dataset, masks=None)  # which take time, and nobody looks at the targets
+    return BatchLoader(
+        for_workers(EvaluationData(without_masks, transform), workers),
+        workers=workers,
+        batch_sampler=equal_size_batches([transform.output_size(*size) for size in dataset.sizes.tolist()], batch_size),
+        collate_fn=partial(collate, smallest_side=preprocessing.smallest_side),
+    )
 
 
 def _without_repeats(detections: Detections, nms: float) -> Detections:
@@ -309,7 +327,7 @@ def _entries(detections: Detections, image_id: int, category_ids: dict[int, int]
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside the block; afterwards every module has its previous mode again, even if modes differed."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -67,12 +67,13 @@ class MaskSelection:
         results = []
         for image, found in enumerate(detections):
             size, own_size = _height_and_width(original_sizes[image]), _height_and_width(image_sizes[image].flip(0))
+            queries, places = torch.unique(found.queries, return_inverse=True)  # some papers report a query with several classes
             masks = [
                 _resized(self.on_image(part, output.mask_inputs.image_size, own_size) > 0, size, centre=0.0)
-                for part in self._logits(output, image, found.queries)
+                for part in self._logits(output, image, queries)
             ]
             empty = torch.zeros((0, *size), dtype=torch.bool, device=found.scores.device)
-            results.append(replace(found, masks=torch.cat([empty, *masks])))
+            results.append(replace(found, masks=torch.cat([empty, *masks])[places]))
         return results
 
     def panoptic(
@@ -122,7 +123,7 @@ class MaskSelection:
 
     def _logits(self, output: Any, image: int, queries: Tensor) -> list[Tensor]:
         """The masks of one image's queries, a few at a time."""
-        parts = queries.split(_MASKS_AT_ONCE) if len(queries) else ()
+        parts = torch.split(queries, _MASKS_AT_ONCE) if len(queries) else ()
         return [
             at_least_float32(self.mask_logits(output.mask_inputs, torch.full_like(part, image), part)) for part in parts
         ]
@@ -164,7 +165,7 @@ class MaskSelection:
 
     def _named(self, owners: Tensor, scores: Tensor, labels: Tensor) -> PanopticSegmentation:
         """The result with ids from 1, given the number of the query that each pixel belongs to, or -1."""
-        numbers, areas = owners[owners >= 0].unique(return_counts=True)
+        numbers, areas = torch.unique(owners[owners >= 0], return_counts=True)
         ids = torch.full((len(labels) + 1,), VOID, dtype=torch.int32, device=owners.device)
         ids[numbers + 1] = torch.arange(1, len(numbers) + 1, dtype=torch.int32, device=owners.device)
         segments = tuple(

@@ -37,9 +37,7 @@ _STUFF_IDS_AND_NAMES = (
 # fmt: on
 
 COCO_CATEGORIES = tuple(Category(id=number, name=name, index=number) for number, name in _IDS_AND_NAMES)
-COCO_STUFF = tuple(
-    Category(id=number, name=name, index=number, thing=False) for number, name in _STUFF_IDS_AND_NAMES
-)
+COCO_STUFF = tuple(Category(id=number, name=name, index=number, thing=False) for number, name in _STUFF_IDS_AND_NAMES)
 # By the number of class head outputs: 91 if ids are indices (most papers; SMCA-DETR has a 92nd that no object has), 80 if indices have no gaps (TSP, RT-DETR, D-FINE), 250 with
 # stuff (panoptic DETR), whose highest id is 200.
 COCO_LAYOUTS: dict[int, tuple[Category, ...]] = {

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detrkit.cards import Category, ModelCard
 from detrkit.errors import ConfigurationError, closest
@@ -42,6 +41,11 @@ class Choice:
     nms: float | None = None
     class_ids: frozenset[int] | None = None
 
+    @property
+    def lowest(self) -> float:
+        """No detection with a lower score is reported."""
+        return min((self.threshold, *self.class_thresholds.values()))
+
     @classmethod
     def of_card(cls, card: ModelCard) -> Choice:
         """What a model's card says."""
@@ -73,7 +77,9 @@ class Choice:
         """
         choice = self
         if threshold is not None:
-            choice = dataclasses.replace(choice, threshold=check_threshold(threshold), class_thresholds={})
+            if not 0 <= threshold <= 1:
+                raise ConfigurationError(f"The threshold {threshold} is not a score: choose one from 0 to 1.")
+            choice = dataclasses.replace(choice, threshold=threshold, class_thresholds={})
         if nms is not None:
             choice = dataclasses.replace(choice, nms=check_nms(nms))
         if classes is not None:
@@ -86,30 +92,15 @@ class Choice:
         Args:
             detections: of one picture, best first.
         """
-        return cast("sv.Detections", detections[self.kept(detections)])
-
-    def kept(self, detections: sv.Detections) -> NDArray[np.bool_]:
-        """(N,) which detections are reported; argument as for `of`."""
         ids = np.zeros(0, dtype=np.int64) if detections.class_id is None else detections.class_id
         limits = [self.class_thresholds.get(category_id, self.threshold) for category_id in ids.tolist()]
-        stays: NDArray[np.bool_] = np.asarray(detections.confidence) >= np.array(limits, dtype=np.float32)
+        stays = np.asarray(detections.confidence) >= np.array(limits, dtype=np.float32)
         if self.class_ids is not None:
             stays &= np.isin(ids, list(self.class_ids))
         if self.nms is not None:
             # Suppression is within classes, so what thresholds and classes leave out suppresses nothing that stays.
             stays[stays] = kept_by_nms(detections.xyxy[stays], ids[stays], self.nms)
-        return stays
-
-
-def check_threshold(threshold: float) -> float:
-    """Refuses a threshold that is no score.
-
-    Raises:
-        ConfigurationError: it is outside [0, 1].
-    """
-    if not 0 <= threshold <= 1:
-        raise ConfigurationError(f"The threshold {threshold} is not a score: choose one from 0 to 1.")
-    return threshold
+        return cast("sv.Detections", detections[stays])
 
 
 def _ids_of(classes: Sequence[str], categories: Sequence[Category]) -> frozenset[int]:

@@ -50,7 +50,9 @@ def draw(image: Image.Image, detections: sv.Detections) -> Image.Image:
         _draw_boxes(scene, detections, thickness)
     else:
         worst_first = slice(None, None, -1)  # so that the best lie above the others
-        paint_masks(scene, np.asarray(detections.mask)[worst_first], _colors(detections)[worst_first], thickness=thickness)
+        paint_masks(
+            scene, np.asarray(detections.mask)[worst_first], _colors(detections)[worst_first], thickness=thickness
+        )
     label_annotator = sv.RichLabelAnnotator(
         COLORS, font_size=max(10, round(side / 44)), text_padding=max(2, round(side / 185)), smart_position=True
     )

@@ -1,89 +1,61 @@
-"""One look of a model at a batch: the detections, and on request the masks of those that matter, and panoptic segmentations."""
+"""One batch of pictures through a model: detections, their masks, and segments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from detrkit.errors import ConfigurationError, NonFiniteError
-from detrkit.layers.mask_selection import PANOPTIC_THRESHOLD, MaskSelection
+from detrkit.cards import ModelCard
+from detrkit.errors import NonFiniteError
+from detrkit.layers.mask_selection import MaskSelection
 from detrkit.models.catalog import Selection
 from detrkit.models.detector import Detector
 from detrkit.panoptic import PanopticSegmentation
 from detrkit.structures import Detections, ImageBatch
 
 
-@dataclass(frozen=True, eq=False)
-class Look:
-    """What a model made of a batch.
+def knows_stuff(card: ModelCard) -> bool:
+    """Whether a model was made for panoptic segmentation."""
+    return any(not category.thing for category in card.categories)
+
+
+class Looked(NamedTuple):
+    """What a model gives for a batch, on the CPU.
 
     Attributes:
-        select: the model's selection.
-        output: of the model, on its device.
-        batch: the images, on the same device.
-        selected: the detections of each image, on the same device, without masks.
-        detections: the same on the CPU.
+        detections: of each image, best first.
+        segmentations: of each image, where they were asked for.
     """
 
-    select: Selection
-    output: Any
-    batch: ImageBatch
-    selected: list[Detections]
     detections: list[Detections]
+    segmentations: list[PanopticSegmentation] | None = None
 
-    @torch.inference_mode()
-    def kept(self, rows: Sequence[np.ndarray]) -> list[Detections]:
-        """Some of the detections, with their masks if the model has masks; on the CPU.
 
-        Args:
-            rows: of each image, (N,) bool or (M,) int64 rows of its detections.
-        """
-        chosen = [torch.from_numpy(each) for each in rows]
-        if not isinstance(self.select, MaskSelection):
-            return [_rows(found, each) for found, each in zip(self.detections, chosen, strict=True)]
-        found = [_rows(found, each.to(found.scores.device)) for found, each in zip(self.selected, chosen, strict=True)]
-        masked = self.select.with_masks(self.output, found, self.batch.image_sizes(), self._original_sizes())
-        return [each.to("cpu") for each in masked]
-
-    @torch.inference_mode()
-    def panoptic(self, threshold: float | None = None) -> list[PanopticSegmentation]:
-        """The segments of each image.
-
-        Args:
-            threshold: score above which a query becomes a segment; None means the paper's.
-
-        Raises:
-            ConfigurationError: the model has no masks.
-        """
-        if not isinstance(self.select, MaskSelection):
-            raise ConfigurationError(
-                "The model finds boxes and no masks, so there are no segments: use a model with masks."
-            )
-        return self.select.panoptic(
-            self.output,
-            self.batch.image_sizes(),
-            self._original_sizes(),
-            threshold=PANOPTIC_THRESHOLD if threshold is None else threshold,
-        )
-
-    def _original_sizes(self) -> torch.Tensor:
-        if self.batch.original_sizes is None:
-            raise ValueError("boxes in pixels need the images' original sizes")
-        return self.batch.original_sizes
+def detect_batch(model: Detector, select: Selection, batch: ImageBatch) -> list[Detections]:
+    """All detections of a batch, with masks where the model has some; arguments and errors as for `look`."""
+    return look(model, select, batch).detections
 
 
 @torch.inference_mode()
-def look(model: Detector, select: Selection, batch: ImageBatch) -> Look:
-    """Runs a model on a batch, on whichever device the model is.
+def look(
+    model: Detector,
+    select: Selection,
+    batch: ImageBatch,
+    *,
+    least_score: float = 0.0,
+    segments_from: float | None = None,
+    masks: bool = True,
+) -> Looked:
+    """Runs a model on a batch, on whichever device the model is, and returns what it gives on the CPU.
 
     Args:
         model: runs in its current mode.
         select: the model's selection.
         batch: must have `original_sizes`.
+        least_score: a model with masks leaves out detections with a lower score, except for the best one, since masks take time.
+        segments_from: score above which a query of a model with masks becomes a segment; None asks for no segments.
+        masks: whether detections get masks, if the model has some.
 
     Raises:
         NonFiniteError: scores or boxes are NaN or infinite.
@@ -93,19 +65,25 @@ def look(model: Detector, select: Selection, batch: ImageBatch) -> Look:
     if batch.original_sizes is None:
         raise ValueError("boxes in pixels need the images' original sizes")
     output = model(batch)
-    selected = select(output, batch.original_sizes)
-    detections = [each.to("cpu") for each in selected]
+    found, segmentations = select(output, batch.original_sizes), None
+    if isinstance(select, MaskSelection):
+        sizes = (batch.image_sizes(), batch.original_sizes)
+        if masks:
+            found = select.with_masks(output, [_from_score(each, least_score) for each in found], *sizes)
+        if segments_from is not None:
+            segmentations = select.panoptic(output, *sizes, threshold=segments_from)
+    detections = [each.to("cpu") for each in found]
     if not all(each.scores.isfinite().all() and each.boxes_xyxy.isfinite().all() for each in detections):
         raise NonFiniteError(
             "The model produces scores or boxes that are NaN or infinite: its weights are damaged; load others."
         )
-    return Look(select, output, batch, selected, detections)
+    return Looked(detections, segmentations)
 
 
-def _rows(detections: Detections, rows: torch.Tensor) -> Detections:
+def _from_score(detections: Detections, least_score: float) -> Detections:
+    """Those with at least this score, and the best one in any case."""
+    stays = detections.scores >= least_score
+    stays[:1] = True
     return Detections(
-        scores=detections.scores[rows],
-        labels=detections.labels[rows],
-        boxes_xyxy=detections.boxes_xyxy[rows],
-        queries=detections.queries[rows],
+        detections.scores[stays], detections.labels[stays], detections.boxes_xyxy[stays], detections.queries[stays]
     )

@@ -6,7 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, Unpack, overload
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from detrkit.data.transforms import EvaluationTransform
 from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError
 from detrkit.layers.mask_selection import MaskSelection
-from detrkit.models.catalog import Selection, selection_for
+from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector
 from detrkit.panoptic import PanopticSegmentation
-from detrkit.prediction.choosing import Choice, ChoiceOptions, check_threshold
+from detrkit.prediction.choosing import Choice, ChoiceOptions
 from detrkit.prediction.devices import choose_device
-from detrkit.prediction.looking import Look, look
+from detrkit.prediction.looking import detect_batch, knows_stuff, look
 from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import (
     Found,
@@ -37,8 +37,6 @@ from detrkit.prediction.streaming import (
     stream,
 )
 from detrkit.structures import Detections, ImageBatch
-
-_Result = TypeVar("_Result")
 
 
 class Predictor:
@@ -165,11 +163,11 @@ class Predictor:
         """
         chosen = self.changed(threshold=threshold, nms=nms, classes=classes)
         pictures, several = listed(images)
-        results = chosen._in_batches(pictures, chosen._detections)
+        results = chosen._in_batches(pictures, chosen._reported)
         return results if several else results[0]
 
     def raw(self, images: Iterable[Picture]) -> list[sv.Detections]:
-        """All detections that the model's paper selects, without a threshold, suppression or masks, best first, as evaluation needs them.
+        """All detections that the model's paper selects, without a threshold or suppression, best first, as evaluation needs them.
 
         Args:
             images: as for calling the predictor, but always several.
@@ -178,43 +176,18 @@ class Predictor:
             DataError: a picture cannot be read, or a single one was given.
         """
         refuse_single_picture(images)
-        return self._in_batches(images, lambda group: [self._named(each) for each in self._look(group).detections])
-
-    def panoptic(
-        self,
-        images: Picture | list[Picture] | tuple[Picture, ...],
-        *,
-        threshold: float | None = None,
-    ) -> PanopticSegmentation | list[PanopticSegmentation]:
-        """One segment for every pixel, of things and stuff.
-
-        Args:
-            images: one picture or several, as for calling the predictor.
-            threshold: score in [0, 1] above which a query becomes a segment; None means the paper's, 0.85.
-
-        Returns:
-            The segments of the one picture, at its size, or a list of them in the order of the pictures.
-
-        Raises:
-            DataError: as for calling the predictor.
-            ConfigurationError: the model has no masks, or the threshold is no score.
-        """
-        if threshold is not None:
-            check_threshold(threshold)
-        pictures, several = listed(images)
-        results = self._in_batches(pictures, lambda group: self._look(group).panoptic(threshold))
-        return results if several else results[0]
+        return self._in_batches(images, self._run)
 
     def _in_batches(
-        self, images: Iterable[Picture], of_group: Callable[[Sequence[Prepared]], Sequence[_Result]]
-    ) -> list[_Result]:
-        """A result for each picture, in their order.
+        self, images: Iterable[Picture], of_group: Callable[[Sequence[Prepared]], list[sv.Detections]]
+    ) -> list[sv.Detections]:
+        """The detections in each picture, in their order.
 
         Args:
-            images: in any sizes.
-            of_group: the results of pictures of one shape.
+            images: of any sizes.
+            of_group: gives those of prepared pictures of one shape.
         """
-        results: dict[int, _Result] = {}
+        results: dict[int, sv.Detections] = {}
         waiting: dict[tuple[int, ...], dict[int, Prepared]] = defaultdict(dict)
         for index, image in enumerate(images):
             prepared = self.prepare(image)
@@ -270,29 +243,76 @@ class Predictor:
 
     def detect(self, group: Sequence[Prepared]) -> list[Found]:
         """What is found in prepared pictures, which must have one shape."""
-        looked = self._look(group)
-        segments = looked.panoptic() if self.has_segments else [None] * len(group)
+        batch = self._batch(group)
+        looked = look(
+            self.model,
+            self._select,
+            batch,
+            least_score=self.choice.lowest,
+            segments_from=self.choice.threshold if knows_stuff(self.model.card) else None,
+        )
+        named = [self._named(each) for each in looked.detections]
+        segmentations: Sequence[PanopticSegmentation | None] = looked.segmentations or [None] * len(named)
         return [
-            Found(detections, max(each.scores.tolist(), default=0.0), panoptic)
-            for detections, each, panoptic in zip(self._kept(looked), looked.detections, segments, strict=True)
+            Found(self.choice.of(each), best_score(each), segmentation)
+            for each, segmentation in zip(named, segmentations, strict=True)
         ]
+
+    @overload
+    def panoptic(self, images: PictureFile, *, threshold: float | None = None) -> PanopticSegmentation: ...
+    @overload
+    def panoptic(
+        self, images: list[Picture] | tuple[Picture, ...], *, threshold: float | None = None
+    ) -> list[PanopticSegmentation]: ...
+    @overload
+    def panoptic(self, images: np.ndarray | Tensor, *, threshold: float | None = None) -> Any: ...
+
+    def panoptic(
+        self, images: Picture | list[Picture] | tuple[Picture, ...], *, threshold: float | None = None
+    ) -> PanopticSegmentation | list[PanopticSegmentation]:
+        """The segments of pictures: every pixel belongs to one of them or to none, objects and stuff alike (DETR, section 4.4).
+
+        Args:
+            images: as for calling the predictor.
+            threshold: score from which a query becomes a segment; None as for the predictor. The authors of panoptic DETR take 0.85.
+
+        Returns:
+            The segments of the one picture, or a list of them in the order of the pictures.
+
+        Raises:
+            DataError: as for calling the predictor.
+            ConfigurationError: the model has no masks, or the threshold is out of range.
+        """
+        if not isinstance(self._select, MaskSelection):
+            raise ConfigurationError(
+                f"A {self.model.card.variant} has no masks, so it gives no segments: use a model with masks, such as detr-r50-panoptic."
+            )
+        least = self.changed(threshold=threshold).choice.threshold
+        pictures, several = listed(images)
+        results = []
+        for picture in pictures:
+            looked = look(
+                self.model, self._select, self._batch([self.prepare(picture)]), segments_from=least, masks=False
+            )
+            results += looked.segmentations or []
+        return results if several else results[0]
 
     @property
     def has_segments(self) -> bool:
-        """Whether streams have panoptic results: those of models with masks that know stuff."""
-        return isinstance(self._select, MaskSelection) and not all(each.thing for each in self._categories.values())
+        """Whether streams have segmentations: those of models with masks that know stuff."""
+        return isinstance(self._select, MaskSelection) and knows_stuff(self.model.card)
 
-    def _detections(self, group: Sequence[Prepared]) -> list[sv.Detections]:
-        """The detections that are reported, in pictures of one shape."""
-        return self._kept(self._look(group))
+    def _reported(self, group: Sequence[Prepared]) -> list[sv.Detections]:
+        """The detections that are reported in pictures of one shape; only these get masks, which take time and memory."""
+        looked = look(self.model, self._select, self._batch(group), least_score=self.choice.lowest)
+        return [self.choice.of(self._named(each)) for each in looked.detections]
 
-    def _kept(self, looked: Look) -> list[sv.Detections]:
-        """The detections that are reported; only these get masks, which take time and memory."""
-        rows = [self.choice.kept(self._named(each)) for each in looked.detections]
-        return [self._named(each) for each in looked.kept(rows)]
+    def _run(self, group: Sequence[Prepared]) -> list[sv.Detections]:
+        """All detections of pictures of one shape."""
+        return [self._named(each) for each in detect_batch(self.model, self._select, self._batch(group))]
 
-    def _look(self, group: Sequence[Prepared]) -> Look:
-        """Runs the model on pictures of one shape."""
+    def _batch(self, group: Sequence[Prepared]) -> ImageBatch:
+        """Pictures of one shape as the model gets them."""
         if self.model.training:
             raise ConfigurationError(
                 "The model was put in training mode after its predictor was created: call model.eval() first."
@@ -302,7 +322,7 @@ class Predictor:
             smallest_side=self.model.card.preprocessing.smallest_side,
         )
         sizes = torch.tensor([(each.picture.height, each.picture.width) for each in group])
-        return look(self.model, self._select, ImageBatch(pixels, padding, original_sizes=sizes))
+        return ImageBatch(pixels, padding, original_sizes=sizes)
 
     def _named(self, detections: Detections) -> sv.Detections:
         categories = [self._categories[label] for label in detections.labels.tolist()]
@@ -320,15 +340,6 @@ def _is_compiled(part: nn.Module) -> bool:
     return hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
 
 
-def detect_batch(model: Detector, select: Selection, batch: ImageBatch) -> list[Detections]:
-    """Runs a model on a batch, on whichever device the model is, and returns the detections on the CPU, without masks.
-
-    Args:
-        model: runs in its current mode.
-        select: the model's selection.
-        batch: must have `original_sizes`.
-
-    Raises:
-        NonFiniteError: scores or boxes are NaN or infinite.
-    """
-    return look(model, select, batch).detections
+def best_score(detections: sv.Detections) -> float:
+    """The highest score, 0 where there is none."""
+    return 0.0 if detections.confidence is None else float(max(detections.confidence, default=0.0))

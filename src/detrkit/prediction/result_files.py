@@ -50,13 +50,13 @@ class Result:
         place: of the image in the list of all.
         picture: in RGB.
         detections: in pixels of the picture.
-        panoptic: its segments; None from models without them.
+        segmentation: its segments; None from models without them.
     """
 
     place: int
     picture: Image.Image
     detections: sv.Detections
-    panoptic: PanopticSegmentation | None = None
+    segmentation: PanopticSegmentation | None = None
 
 
 class ResultFile(Protocol):
@@ -118,10 +118,10 @@ class PanopticFiles:
 
     def add(self, result: Result) -> None:
         """Writes the image's PNG file, and adds its entry."""
-        if result.panoptic is None:
+        if result.segmentation is None:
             return
         number, name = self._ids[result.place], self._names[result.place]
-        entry = write_map(self.path, result.panoptic, number, name)
+        entry = write_map(self.path, result.segmentation, number, name)
         more = {"image": self._images[result.place].as_posix()} if self._named else {}
         self._entries.extend([entry | more])
 
@@ -255,7 +255,7 @@ class DrawnImages:
         from detrkit.prediction.drawing import draw  # supervision takes a while, and not every run draws
         from detrkit.prediction.mask_drawing import draw_panoptic
 
-        segments = result.panoptic
+        segments = result.segmentation
         drawn = draw(result.picture, result.detections) if segments is None else draw_panoptic(result.picture, segments)
         save_image(self.folder / self._names[result.place], drawn)
 

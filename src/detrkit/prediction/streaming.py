@@ -59,12 +59,12 @@ class Found(NamedTuple):
     Attributes:
         detections: those with at least the threshold's score, best first.
         best_score: the highest score, whatever the threshold; 0 where there are no detections at all.
-        panoptic: the segments; None where the model gives none.
+        segmentation: the picture's segments, from a model that knows stuff.
     """
 
     detections: sv.Detections
     best_score: float
-    panoptic: PanopticSegmentation | None = None
+    segmentation: PanopticSegmentation | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +76,7 @@ class Prediction:
         picture: the same in RGB, with its EXIF orientation applied; None where it could not be read.
         detections: as calling the predictor gives them; None where the picture could not be read.
         best_score: the highest score in the picture, whatever the threshold.
-        panoptic: the segments, from models that were trained on things and stuff with masks.
+        segmentation: the picture's segments, from a model that knows stuff; otherwise None.
         problem: why the picture could not be read.
     """
 
@@ -84,7 +84,7 @@ class Prediction:
     picture: Image.Image | None = None
     detections: sv.Detections | None = None
     best_score: float = 0.0
-    panoptic: PanopticSegmentation | None = None
+    segmentation: PanopticSegmentation | None = None
     problem: DataError | None = None
 
     def __repr__(self) -> str:
@@ -104,8 +104,8 @@ class Prediction:
 
         if self.picture is None or self.detections is None:
             raise self.problem or DataError(f"{_named(self.source)} was not read: there is no picture to draw on.")
-        if self.panoptic is not None:
-            return draw_panoptic(self.picture, self.panoptic)
+        if self.segmentation is not None:
+            return draw_panoptic(self.picture, self.segmentation)
         return draw(self.picture, self.detections)
 
     def _repr_png_(self) -> bytes | None:

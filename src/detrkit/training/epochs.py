@@ -14,10 +14,19 @@ from lightning.pytorch.callbacks import Callback
 from detrkit.cards import ModelCard
 from detrkit.checkpoints import save
 from detrkit.data import DetectionDataset
-from detrkit.evaluation import Evaluation, evaluate
+from detrkit.evaluation import Evaluation, evaluate, evaluate_panoptic
 from detrkit.evaluation.runner import with_best_thresholds
 from detrkit.files import write_atomically, write_json
-from detrkit.measures import AP, IMAGES_PER_SECOND, LEARNING_RATE, LOSS, MATCHED_CLASS_ACCURACY, REPEATED_SHARE, SECONDS
+from detrkit.measures import (
+    AP,
+    IMAGES_PER_SECOND,
+    LEARNING_RATE,
+    LOSS,
+    MATCHED_CLASS_ACCURACY,
+    PQ,
+    REPEATED_SHARE,
+    SECONDS,
+)
 from detrkit.progress import duration
 from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
@@ -120,12 +129,34 @@ class EpochEnds(Callback):
         if evaluation.repeated_share is not None:
             row[REPEATED_SHARE.column] = evaluation.repeated_share
         module.model.card = _with_figures(module.model.card, self.validation, evaluation)
+        quality = ""
+        if self.validation.is_panoptic:
+            quality = f", PQ {self._panoptic_quality(module, row):.3f}"
         best = (self._best() or {}).get("AP", -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
         repeats = ""
         if evaluation.suppression is not None and evaluation.suppression.helps:
             repeats = f"; {evaluation.repeated_share:.0%} of detections repeat a better one"
-        return f"; AP {ap:.3f}, AP50 {ap50:.3f}{repeats}" + (f" (best AP so far {best:.3f})" if best > ap else "")
+        return f"; AP {ap:.3f}, AP50 {ap50:.3f}{quality}{repeats}" + (
+            f" (best AP so far {best:.3f})" if best > ap else ""
+        )
+
+    def _panoptic_quality(self, module: TrainingModule, row: dict[str, float]) -> float:
+        """Panoptic quality with the thresholds that the evaluation of boxes has just found, also as a figure of the epoch and the model."""
+        assert self.validation is not None
+        options = module.options
+        with self._paused():
+            evaluation = evaluate_panoptic(
+                module.model,
+                self.validation,
+                batch_size=evaluation_batch(options),
+                workers=options.workers or 0,
+                progress=self.progress.follow,
+            )
+        row[PQ.column] = evaluation.pq or 0.0
+        card = module.model.card
+        module.model.card = dataclasses.replace(card, metrics={**card.metrics, PQ.name: row[PQ.column]})
+        return row[PQ.column]
 
     def _paused(self) -> AbstractContextManager[None]:
         """Keeps the time of an evaluation apart from that of steps."""
@@ -156,8 +187,10 @@ class EpochEnds(Callback):
         write_json(self.folder.metrics, {"best": best, "last": row})
 
     def _is_better(self, row: dict[str, float], best: dict[str, float] | None) -> bool:
-        """Whether an epoch beats the best one so far: by AP, or by loss without a validation split."""
-        metric, sign = (LOSS.column, -1.0) if self.validation is None else (AP.column, 1.0)
+        """Whether an epoch beats the best one so far: by AP or, where segments are learned, PQ; by loss without a validation split."""
+        metric, sign = LOSS.column, -1.0
+        if self.validation is not None:
+            metric, sign = PQ.column if self.validation.is_panoptic else AP.column, 1.0
         if metric not in row:
             return False
         # If the validation split was added during the run, the best epoch so far was chosen by its loss and has no AP: any AP beats it.

@@ -11,8 +11,9 @@ from rich.console import Console
 from detrkit.data import DetectionDataset, NoImagesError, available_splits, open_dataset, plain_split
 from detrkit.data.classes import same_classes, unite_classes
 from detrkit.data.inspection import Finding, Split, files_in_two_splits, in_order, quick_findings, what_lacks
+from detrkit.data.opening import Masks, kind_of_masks
 from detrkit.errors import DataError
-from detrkit.models.catalog import changed_config, find_variant, fitting_queries
+from detrkit.models.catalog import changed_config, find_variant, fitting_queries, has_masks
 from detrkit.training.training_options import TrainingOptions
 
 _WITHOUT_EVALUATION = "so nothing is evaluated and the lowest loss counts as best."
@@ -133,7 +134,7 @@ def _validation(options: TrainingOptions, console: Console) -> DetectionDataset 
     Raises:
         DataError: it cannot be used, or another split than `val` was asked for, which must exist.
     """
-    available = available_splits(options.data)
+    available = available_splits(options.data, masks_of(options))
     is_there = "val" in map(plain_split, available)
     try:
         if options.val_split != "val" or available:
@@ -150,7 +151,20 @@ def _validation(options: TrainingOptions, console: Console) -> DetectionDataset 
 
 
 def _opened(options: TrainingOptions, split: str) -> DetectionDataset:
-    return open_dataset(options.data, split, orientation=options.orientation, stretch_16bit=options.stretch_16bit)
+    return open_dataset(
+        options.data,
+        split,
+        orientation=options.orientation,
+        stretch_16bit=options.stretch_16bit,
+        masks=masks_of(options),
+    )
+
+
+def masks_of(options: TrainingOptions) -> Masks | None:
+    """The kind of masks that a run learns from; None for a model without masks."""
+    if not has_masks(options.variant):
+        return None
+    return options.masks or kind_of_masks(options.data)
 
 
 def _describe(dataset: DetectionDataset, console: Console) -> None:

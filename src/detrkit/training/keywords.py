@@ -46,6 +46,7 @@ class TrainingKeywords(TypedDict, total=False):
     evaluate_every: int
     train_split: str
     val_split: str
+    masks: Literal["instances", "panoptic"] | None
     orientation: Literal["auto", "stored", "shown"]
     stretch_16bit: bool
 

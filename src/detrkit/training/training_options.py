@@ -16,6 +16,7 @@ UNLESS_GIVEN: dict[str, str] = {
     "accumulate": "as few as fit into memory",
     "short_side": "the variant's",
     "long_side": "in proportion to the shorter side",
+    "masks": "panoptic where the data set has such files, otherwise instances",
     "output": "a new folder under runs/",
     "workers": "0 on a CPU, otherwise up to 8",
 }
@@ -61,6 +62,8 @@ class TrainingOptions:
         evaluate_every: epochs between two evaluations.
         train_split: split to train on.
         val_split: split to evaluate on.
+        masks: what a model with masks learns: "instances" (objects with outlines) or "panoptic" (all segments, stuff included); for models
+            without masks, leave it out.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
@@ -97,5 +100,6 @@ class TrainingOptions:
     evaluate_every: int = 1
     train_split: str = "train"
     val_split: str = "val"
+    masks: Literal["instances", "panoptic"] | None = None
     orientation: Literal["auto", "stored", "shown"] = "auto"
     stretch_16bit: bool = False

@@ -9,6 +9,7 @@ from detrkit.data.inspection.copies import files_in_two_splits
 from detrkit.data.inspection.finding import Finding, Split, finding
 from detrkit.data.inspection.inspection import Inspection, in_order
 from detrkit.data.inspection.kinds import KINDS, Kind
+from detrkit.data.inspection.masks import mask_findings
 from detrkit.data.inspection.pictures import Look, look_at_pictures
 from detrkit.data.inspection.reading import Opened, open_splits
 from detrkit.data.inspection.statistics import SplitStatistics, statistics_of
@@ -26,6 +27,7 @@ __all__ = [
     "finding",
     "in_order",
     "look_at_pictures",
+    "mask_findings",
     "open_splits",
     "picture_findings",
     "quick_findings",

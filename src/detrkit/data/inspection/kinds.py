@@ -54,6 +54,16 @@ KINDS: dict[str, Kind] = {
         "Perfect detections, made of the annotations themselves, do not reach AP 1: the figures of every model would be too low.",
         "Draw the boxes within their pictures; if the message names another reason, correct that.",
     ),
+    "damaged-masks": Kind(
+        "error",
+        "A file of masks cannot be decoded. Training would stop when it comes to it.",
+        "Do what the message says, or copy the masks again from their source.",
+    ),
+    "segments-differ": Kind(
+        "error",
+        "An id is only in the pixels of a panoptic PNG file, or only in the list of segments.",
+        "Add or remove the segment, or paint the pixels black that belong to nothing.",
+    ),
     # Training runs, but results are worse or figures wrong.
     "split-without-images": Kind(
         "warning",
@@ -94,6 +104,21 @@ KINDS: dict[str, Kind] = {
         "warning",
         "The same box (IoU above 0.95) is there with two classes.",
         "Keep the right class, or merge classes that mean the same.",
+    ),
+    "segments-unlike-pixels": Kind(
+        "warning",
+        "The list gives a segment another box or area than its pixels have.",
+        "Export the list again; boxes end after the last pixel, and areas are numbers of pixels.",
+    ),
+    "masks-without-pixels": Kind(
+        "warning",
+        "An object's outline is so small or thin that it covers no pixel. Training with masks leaves the object out.",
+        "Draw these outlines again, or delete them.",
+    ),
+    "masks-beside-boxes": Kind(
+        "warning",
+        "An object's mask is not where its box is (IoU below 0.5), so that one of the two belongs to another object.",
+        "Look at these objects, and export boxes and outlines together again.",
     ),
     "under-annotated": Kind(
         "warning",

@@ -10,7 +10,7 @@ from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import NoImagesError
 from detrkit.data.findings import Note
 from detrkit.data.inspection.finding import Finding, Split, finding
-from detrkit.data.opening import available_splits, name_in_data, open_dataset, splits_without_pictures
+from detrkit.data.opening import Masks, available_splits, name_in_data, open_dataset, splits_without_pictures
 from detrkit.data.split_names import ASSUMED_SPLIT, TOGETHER, plain_split
 from detrkit.errors import DataError
 
@@ -20,6 +20,8 @@ _NOTES: dict[str, str | None] = {
     "outside": "boxes-off-picture",
     "repeated": "duplicate-boxes",
     "over the edge": None,
+    "segment box": "segments-unlike-pixels",
+    "segment area": "segments-unlike-pixels",
 }
 
 
@@ -37,7 +39,12 @@ class Opened:
 
 
 def open_splits(
-    path: str | Path, asked: Sequence[str] = (), *, orientation: Orientation = "auto", stretch_16bit: bool = False
+    path: str | Path,
+    asked: Sequence[str] = (),
+    *,
+    orientation: Orientation = "auto",
+    stretch_16bit: bool = False,
+    masks: Masks | None = None,
 ) -> Opened:
     """Opens splits of a data set; one that cannot be read does not keep the others from being inspected.
 
@@ -46,16 +53,17 @@ def open_splits(
         asked: the splits; empty means all.
         orientation: as for `open_dataset`.
         stretch_16bit: as for `open_dataset`.
+        masks: as for `open_dataset`.
 
     Raises:
         DataError: there is no data set at this path, or it has no split of a name that was asked for.
     """
-    names, findings = _names(path, asked)
+    names, findings = _names(path, asked, masks)
     splits: list[Split] = []
     for name in names:
         training = plain_split(name) in (ASSUMED_SPLIT, TOGETHER)
         try:
-            dataset = open_dataset(path, name, orientation=orientation, stretch_16bit=stretch_16bit)
+            dataset = open_dataset(path, name, orientation=orientation, stretch_16bit=stretch_16bit, masks=masks)
         except NoImagesError as problem:
             findings.append(finding("nothing-to-learn" if training else "split-without-images", name, str(problem)))
         except DataError as problem:
@@ -78,15 +86,15 @@ def reader_notes(split: Split) -> list[Finding]:
     return found
 
 
-def _names(path: str | Path, asked: Sequence[str]) -> tuple[list[str], list[Finding]]:
+def _names(path: str | Path, asked: Sequence[str], masks: Masks | None) -> tuple[list[str], list[Finding]]:
     """The splits to open, each once, although it may be asked for by several names; and what to say about the others."""
-    available = available_splits(path)
-    without_pictures = splits_without_pictures(path)
+    available = available_splits(path, masks)
+    without_pictures = splits_without_pictures(path, masks)
     if asked:
-        names = {name_in_data(path, split): split for split in reversed(asked)}
+        names = {name_in_data(path, split, masks): split for split in reversed(asked)}
         for name, given in names.items():
             if available and name not in (*available, *without_pictures):
-                open_dataset(path, given)  # which says why there is no such split
+                open_dataset(path, given, masks=masks)  # which says why there is no such split
         return list(names.values())[::-1], []
     findings = [finding("split-without-images", name, sentence) for name, sentence in without_pictures.items()]
     if not available:

@@ -1,0 +1,418 @@
+"""Folders of masks: for each picture a PNG file of the same name whose pixels are the numbers of classes.
+
+- `images/<split>/` with `masks/<split>/`, or `<split>/images/` with `<split>/masks/`, or `images/` with `masks/` alone, which is then `train`.
+- `classes.txt` names the classes, one in each line: the first is the value 1, the second 2, and so on. Where the first line is `background`,
+  it is the value 0. The value 0 is background; the highest value (255, in files of 16 bits 65,535) belongs to nothing.
+- `instances/` beside `masks/`, if there is one, has PNG files whose pixels are the numbers of objects: 1 and up, 0 for none. Every class then
+  consists of objects, except those that `stuff.txt` lists. Without `instances/` every class is stuff: one segment in a picture.
+- Pascal VOC's own folders are the same: `SegmentationClass/`, `SegmentationObject/`, `JPEGImages/` and `ImageSets/Segmentation/<split>.txt`.
+
+Files may be grey with 8 or 16 bits, or have a palette, whose colours mean nothing. Boxes and areas come from the pixels, so all masks are
+decoded when the data set is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detrkit.data.coco import build_dataset
+from detrkit.data.coco_frames import Orientation
+from detrkit.data.coco_layout import children
+from detrkit.data.coco_truth import Record
+from detrkit.data.dataset import DetectionDataset, NoImagesError, numbered_by_names
+from detrkit.data.findings import Changes, Faults, Note
+from detrkit.data.id_maps import MapMasks, Segments, chosen, other_size, segments_of
+from detrkit.data.images import ImageFacts, readable
+from detrkit.data.pictures import inspect_pictures, is_picture
+from detrkit.data.split_names import ASSUMED_SPLIT, split_named
+from detrkit.data.text_files import read_lines
+from detrkit.data.wording import agreeing, counted, first_few, have, some_of, were
+from detrkit.errors import DataError
+
+LOOKED_FOR = ("masks/<split>/*.png", "<split>/masks/*.png", "SegmentationClass/*.png")
+_MASKS, _OBJECTS = ("masks", "segmentationclass"), ("instances", "segmentationobject")
+_PICTURES, _LISTS = ("images", "jpegimages"), "segmentation"
+_CLASSES, _STUFF, _BACKGROUND = "classes.txt", "stuff.txt", "background"
+_VOID = {"P": 255, "L": 255, "I;16": 65535, "I;16B": 65535, "I": 65535}
+_OBJECT_BITS, _MOST_OBJECTS = 16, 2**15 - 1
+_LOWEST_ID = 2**_OBJECT_BITS - 1  # ids above are those of objects
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class MaskSplit:
+    """One split.
+
+    Attributes:
+        root: folder of the data set, for its lists of classes.
+        pictures: folder of the photos.
+        classes: folder of the PNG files whose values are classes.
+        objects: folder of those whose values are objects; None without.
+        list_file: the names of its pictures; None for all that have a mask.
+    """
+
+    root: Path
+    pictures: Path
+    classes: Path
+    objects: Path | None
+    list_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """What values mean.
+
+    Attributes:
+        source: the file that says so.
+        names: by value, without the background.
+        things: the values of those that consist of objects.
+    """
+
+    source: Path
+    names: dict[int, str]
+    things: frozenset[int]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMaps:
+    """Id maps put together from a file of classes and one of objects: an id is class + 65,536 × object, or the class alone for stuff.
+
+    Attributes:
+        classes: folder of the files of classes.
+        objects: folder of the files of objects; None without.
+        files: (I,) strings, names in both folders.
+        things: (65536,) bool, whether a value of a class consists of objects.
+    """
+
+    classes: Path
+    objects: Path | None
+    files: np.ndarray
+    things: np.ndarray
+
+    def path(self, index: int) -> Path:
+        """The file of classes of one image."""
+        return self.classes / str(self.files[index])
+
+    def read(self, index: int, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
+        """The id map of one image; see `IdMaps`."""
+        classes = _values(self.path(index), rows, columns)
+        if self.objects is None:
+            return classes
+        objects = _values(self.objects / str(self.files[index]), rows, columns)
+        is_thing = self.things[classes]
+        classes[is_thing & (objects == 0)] = 0
+        objects[~is_thing] = 0
+        classes |= objects << _OBJECT_BITS
+        return classes
+
+    def subset(self, images: np.ndarray) -> ClassMaps:
+        """Those of some images."""
+        return replace(self, files=self.files[images])
+
+
+def find_splits(folder: Path) -> dict[str, MaskSplit]:
+    """The splits of a folder, by name; empty if it has no masks beside pictures."""
+    found: dict[str, MaskSplit] = {}
+    for masks in children(folder, _MASKS):
+        pictures, objects = _first(folder, _PICTURES), _first(folder, _OBJECTS)
+        if pictures is None:
+            continue
+        lists = [each for sets in children(folder, ("imagesets",)) for each in children(sets, (_LISTS,))]
+        for file in sorted(file for each in lists for file in each.glob("*.txt")):
+            found.setdefault(file.stem, MaskSplit(folder, pictures, masks, objects, file))
+        for inner in sorted(child for child in masks.iterdir() if child.is_dir() and any(child.glob("*.png"))):
+            own = None if objects is None else objects / inner.name
+            found.setdefault(inner.name, MaskSplit(folder, pictures / inner.name, inner, own))
+        if not found and any(masks.glob("*.png")):
+            found[split_named(folder.resolve().name) or ASSUMED_SPLIT] = MaskSplit(folder, pictures, masks, objects)
+    if found:
+        return found
+    for inner in sorted(child for child in folder.iterdir() if child.is_dir() and split_named(child.name)):
+        masks_inside, pictures = _first(inner, _MASKS), _first(inner, _PICTURES)
+        if masks_inside is not None and pictures is not None:
+            found[inner.name] = MaskSplit(folder, pictures, masks_inside, _first(inner, _OBJECTS))
+    return found
+
+
+def read_split(
+    split: MaskSplit, name: str, *, orientation: Orientation = "auto", stretch_16bit: bool = False, whole: bool
+) -> DetectionDataset:
+    """The data set of a split; every segment is an object with a mask.
+
+    Args:
+        split: one of `find_splits`.
+        name: of the data set, for messages.
+        orientation: as for `read_coco`.
+        stretch_16bit: as for `read_coco`, for the photos.
+        whole: whether stuff counts, too; otherwise only objects do.
+
+    Raises:
+        NoImagesError: the split has no pictures with masks.
+        DataError: a file is missing or cannot be used, or files do not fit each other.
+    """
+    if not whole and split.objects is None:
+        raise DataError(
+            f"{split.root} has masks of classes, but no folder 'instances' that tells objects apart: add it, or read the masks as panoptic."
+        )
+    classes = _read_classes(split)
+    pictures, files, notes = _pairs(split)
+    things = np.zeros(2**_OBJECT_BITS, np.bool_)
+    things[list(classes.things)] = True
+    maps = ClassMaps(split.classes, split.objects, np.array(files), things)
+    sizes = _check_headers(maps, pictures)
+    changes = Changes()
+    segments = _measured(maps, classes, changes)
+    kept = [(ids, seen) if whole else _objects_only(ids, seen) for ids, seen in segments]
+    built = build_dataset(
+        _contents(pictures, sizes, kept, classes),
+        split.classes,
+        split.pictures,
+        name,
+        units=None,
+        orientation=orientation,
+        stretch_16bit=stretch_16bit,
+    )
+    _check_sizes(maps, sizes, built)
+    ids = np.concatenate([*(ids for ids, _ in kept), np.zeros(0, np.int32)])[built.annotation_ids - 1]
+    dataset = numbered_by_names(built)
+    all_notes = (*notes, *_value_notes(changes), *dataset.notes)
+    return replace(dataset, masks=MapMasks(maps, ids, whole), notes=all_notes)
+
+
+def _first(folder: Path, names: Sequence[str]) -> Path | None:
+    return next(iter(children(folder, names)), None)
+
+
+def _read_classes(split: MaskSplit) -> _Classes:
+    source = split.root / _CLASSES
+    if not source.is_file():
+        raise DataError(
+            f"{source} does not exist: write the names of the classes into it, one per line, in the order of the values 1, 2, …"
+        )
+    lines = [line.strip() for line in read_lines(source)]
+    names = [line for line in lines if line]
+    first = 0 if names and names[0].lower() == _BACKGROUND else 1
+    by_value = {value: name for value, name in enumerate(names, start=first) if value}
+    if not by_value or len(set(by_value.values())) < len(by_value):
+        problem = "names no classes" if not by_value else "has a name twice"
+        raise DataError(f"{source} {problem}: write each name once, one per line, in the order of the values 1, 2, …")
+    stuff_file, stuff = split.root / _STUFF, set(by_value.values())
+    if split.objects is not None:
+        stuff = {line.strip() for line in read_lines(stuff_file) if line.strip()} if stuff_file.is_file() else set()
+    unknown = sorted(stuff - set(by_value.values()))
+    if unknown:
+        raise DataError(f"{stuff_file} lists {first_few(unknown)}, which {_CLASSES} does not: use the same names.")
+    return _Classes(source, by_value, frozenset(value for value, name in by_value.items() if name not in stuff))
+
+
+def _pairs(split: MaskSplit) -> tuple[list[str], list[str], list[str]]:
+    """Names of the pictures, and of their masks in the same order, and notes.
+
+    Raises:
+        NoImagesError: there are none.
+        DataError: a mask or a picture is missing.
+    """
+    if not split.pictures.is_dir():
+        raise DataError(f"{split.pictures} does not exist: put the pictures of {split.classes} there.")
+    pictures: dict[str, str] = {}
+    for file in sorted(split.pictures.iterdir()):
+        if file.is_file() and is_picture(file.name):
+            pictures.setdefault(file.stem, file.name)
+    masks = {file.stem: file.name for file in sorted(split.classes.glob("*.png"))}
+    listed = (
+        list(masks)
+        if split.list_file is None
+        else [line.strip() for line in read_lines(split.list_file) if line.strip()]
+    )
+    if not listed:
+        raise NoImagesError(f"{split.list_file or split.classes} names no pictures: add some.")
+    for known, folder, what in ((pictures, split.pictures, "picture"), (masks, split.classes, "mask")):
+        missing = [stem for stem in listed if stem not in known]
+        if missing:
+            raise DataError(
+                f"{folder}: {some_of(len(missing), len(listed), what)} {agreeing(len(missing), 'is', 'are')} missing: {first_few(missing)}; "
+                f"add {agreeing(len(missing), 'it', 'them')}, or remove {'the mask' if what == 'picture' else 'the name'}."
+            )
+    without = [pictures[stem] for stem in pictures if stem not in masks]
+    notes: list[str] = []
+    if without and split.list_file is None:
+        text = f"{some_of(len(without), len(pictures), 'picture')} {have(len(without))} no mask and {were(len(without))} left out (the first: {without[0]})."
+        notes.append(Note(text, "no mask", count=len(without), files=without))
+    return [pictures[stem] for stem in listed], [masks[stem] for stem in listed], notes
+
+
+def _values(path: Path, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
+    """(h, w) int32 values of a file, 0 in place of the one that belongs to nothing."""
+    with readable(str(path)), Image.open(path) as image:
+        void = _VOID.get(image.mode, -1)
+        values = chosen(np.asarray(image), rows, columns).astype(np.int32)
+    values[values == void] = 0
+    return values
+
+
+def _check_headers(maps: ClassMaps, pictures: Sequence[str]) -> list[tuple[int, int]]:
+    """Heights and widths of the masks; refuses files with colours, and masks of objects of another size. Nothing is decoded for it."""
+    faults = Faults()
+    paths = [maps.path(index) for index in range(len(pictures))]
+    facts = inspect_pictures(paths)
+    _check_modes(paths, facts, faults)
+    if maps.objects is not None:
+        objects = [maps.objects / path.name for path in paths]
+        lacking = [path.name for path in objects if not path.is_file()]
+        if lacking:
+            raise DataError(
+                f"{maps.objects}: {some_of(len(lacking), len(paths), 'mask')} of objects {agreeing(len(lacking), 'is', 'are')} missing: "
+                f"{first_few(lacking)}; add {agreeing(len(lacking), 'it', 'them')}."
+            )
+        of_objects = inspect_pictures(objects)
+        _check_modes(objects, of_objects, faults)
+        for path, one, other in zip(objects, of_objects, facts, strict=True):
+            if one.stored_size != other.stored_size:
+                faults.add(
+                    "size",
+                    str(path),
+                    other_size(one.stored_size, other.stored_size, f"{maps.classes.name}/{path.name}"),
+                )
+    faults.check()
+    return [fact.stored_size for fact in facts]
+
+
+def _check_modes(paths: Sequence[Path], facts: Sequence[ImageFacts], faults: Faults) -> None:
+    for path, fact in zip(paths, facts, strict=True):
+        if fact.mode not in _VOID:
+            sentence = (
+                f"is a picture of mode {fact.mode}, whose pixels are no single numbers: save the mask in grey with 8 or 16 bits, or with a "
+                "palette, so that a value is the number of a class."
+            )
+            faults.add("mode", str(path), sentence)
+
+
+def _check_sizes(maps: ClassMaps, sizes: Sequence[tuple[int, int]], dataset: DetectionDataset) -> None:
+    faults = Faults()
+    for index, (size, wanted) in enumerate(zip(sizes, dataset.sizes.tolist(), strict=True)):
+        if size != tuple(wanted):
+            faults.add("size", str(maps.path(index)), other_size(size, wanted, dataset.image_name(index)))
+    faults.check()
+
+
+def _measured(maps: ClassMaps, classes: _Classes, changes: Changes) -> list[tuple[np.ndarray, Segments]]:
+    """The segments of every picture: their ids, and their areas and boxes.
+
+    Raises:
+        DataError: a file cannot be read, or has values that stand for no class.
+    """
+
+    def look(index: int) -> _Look | DataError:
+        try:
+            return _look(maps, index)
+        except DataError as error:
+            return error
+
+    faults, found = Faults(), []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for index, seen in enumerate(pool.map(look, range(len(maps.files)))):
+            if isinstance(seen, DataError):
+                raise seen
+            path = str(maps.path(index))
+            _add_faults(faults, path, seen, classes)
+            if seen.lost:
+                changes.add("no object", path, path)
+            found.append((seen.ids, seen.segments))
+    faults.check()
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What decoding one mask showed.
+
+    Attributes:
+        ids: (S,) int32 of its segments.
+        segments: what they are like.
+        values: numbers of pixels, by value.
+        lost: number of pixels that have a class of objects but no object, or the reverse.
+    """
+
+    ids: np.ndarray
+    segments: Segments
+    values: dict[int, int]
+    lost: int
+
+
+def _look(maps: ClassMaps, index: int) -> _Look:
+    values, id_map = _values(maps.path(index)), maps.read(index)
+    present, counts = np.unique(values, return_counts=True)
+    any_value = values if maps.objects is None else values | _values(maps.objects / str(maps.files[index]))
+    lost = int(((id_map == 0) & (any_value != 0)).sum())
+    return _Look(*segments_of(id_map), dict(zip(present.tolist(), counts.tolist(), strict=True)), lost)
+
+
+def _add_faults(faults: Faults, path: str, seen: _Look, classes: _Classes) -> None:
+    for value, count in seen.values.items():
+        if value and value not in classes.names:
+            sentence = f"has {counted(count, 'pixel')} of the value {value}, for which {classes.source} has no name: add it, or correct the mask."
+            faults.add("value", path, sentence)
+    if (seen.ids < 0).any():
+        faults.add(
+            "number",
+            path,
+            f"has an object with a number above {_MOST_OBJECTS:,}: number the objects of a picture from 1.",
+        )
+    objects, counts = np.unique(seen.ids[seen.ids > _LOWEST_ID] >> _OBJECT_BITS, return_counts=True)
+    if (counts > 1).any():
+        number = int(objects[counts > 1][0])
+        sentence = f"has pixels of several classes in object {number}: an object has one class, so correct the one mask or the other."
+        faults.add("classes", path, sentence)
+
+
+def _objects_only(ids: np.ndarray, seen: Segments) -> tuple[np.ndarray, Segments]:
+    kept = ids > _LOWEST_ID
+    return ids[kept], replace(seen, areas=seen.areas[kept], boxes_xyxy=seen.boxes_xyxy[kept])
+
+
+def _value_notes(changes: Changes) -> list[str]:
+    return changes.notes(
+        {
+            "no object": lambda number, first: (
+                f"{counted(number, 'mask')} {have(number)} pixels with a class of objects and no object, or the reverse; they count as nothing "
+                f"(the first: {first})."
+            )
+        }
+    )
+
+
+def _contents(
+    pictures: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    segments: Sequence[tuple[np.ndarray, Segments]],
+    classes: _Classes,
+) -> dict[str, list[Record]]:
+    """Segments as COCO's annotations of boxes, numbered in their order."""
+    images = [
+        {"id": number, "file_name": picture, "height": height, "width": width}
+        for number, (picture, (height, width)) in enumerate(zip(pictures, sizes, strict=True), start=1)
+    ]
+    annotations: list[Record] = []
+    for image, (ids, seen) in zip(images, segments, strict=True):
+        for identifier, area, (left, top, right, bottom) in zip(
+            ids.tolist(), seen.areas.tolist(), seen.boxes_xyxy.tolist(), strict=True
+        ):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": identifier & (2**_OBJECT_BITS - 1),
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": area,
+                }
+            )
+    categories = [
+        {"id": value, "name": name, "isthing": int(value in classes.things)} for value, name in classes.names.items()
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}
