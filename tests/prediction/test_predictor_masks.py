@@ -50,15 +50,14 @@ def test_only_what_is_reported_has_masks() -> None:
     assert (best.mask == every.mask[:2]).all()  # type: ignore[index,union-attr]
     assert of_all(picture(), threshold=1.0).mask.shape == (0, 50, 80)  # type: ignore[union-attr]
     (raw,) = of_all.raw([picture()])
-    assert raw.mask is None
-    assert (raw.xyxy == every.xyxy).all()
+    assert (raw.mask == every.mask).all()
 
 
 def test_a_model_without_masks_gives_none() -> None:
     plain = predictor(STUFF, "detr-compact")
     assert plain(picture()).mask is None
     assert not plain.has_segments
-    with pytest.raises(ConfigurationError, match="finds boxes and no masks"):
+    with pytest.raises(ConfigurationError, match="has no masks, so it gives no segments"):
         plain.panoptic(picture())
 
 
@@ -120,7 +119,9 @@ def test_a_run_writes_masks_and_segments(tmp_path: Path) -> None:
         own = found.panoptic(path)
         assert isinstance(own, PanopticSegmentation)
         assert (segments.ids == own.ids).all()
-        assert segments.segments == own.segments
+        assert [segment.category for segment in segments.segments] == [segment.category for segment in own.segments]
+        scores = [[segment.score for segment in each.segments] for each in (segments, own)]
+        np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)  # type: ignore[arg-type]  # streams use fewer threads
     assert (output / "a.png").exists()
     check_replaceable(output, ("json", "panoptic", "images"), paths, STUFF)
 
