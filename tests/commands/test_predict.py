@@ -336,3 +336,35 @@ def test_two_stars_inside_a_name(checkpoint: Path, folder: Path) -> None:
     assert f"The pattern '{folder}/photos/a**.png' has '**' inside a name" in refusal(
         checkpoint, f"{folder}/photos/a**.png"
     )
+
+
+def make_panoptic_model() -> detrkit.Detector:
+    torch.manual_seed(0)
+    classes = [detrkit.Category(3, "cat", 0), detrkit.Category(120, "sky", 1, thing=False)]
+    return detrkit.build(
+        "detr-compact-panoptic", classes=classes, preprocessing=detrkit.Preprocessing(64, 64), queries=6
+    )
+
+
+def test_a_panoptic_model_writes_masks_and_segments(folder: Path) -> None:
+    save(make_panoptic_model(), folder / "panoptic.safetensors")
+    code, out, err = predict("panoptic.safetensors", "photos/a.png", "--threshold", 0)
+    assert code == 0, err
+    assert "predictions/panoptic.json" in out
+    content = json.loads((folder / "predictions/panoptic.json").read_text())
+    assert [(each["name"], each["isthing"]) for each in content["categories"]] == [("cat", 1), ("sky", 0)]
+    assert content["annotations"][0]["file_name"] == "a.png"
+    assert Image.open(folder / "predictions/panoptic/a.png").size == (64, 48)
+    assert all(dict(entry["segmentation"])["size"] == [48, 64] for entry in entries(folder / "predictions"))  # type: ignore[call-overload]
+    _, out, _ = predict("panoptic.safetensors", "photos/a.png", "--format", "json")
+    assert "panoptic.json" not in out
+
+
+def test_panoptic_results_are_refused_where_there_are_none(checkpoint: Path, folder: Path) -> None:
+    message = refusal(checkpoint, "photos/a.png", "--format", "panoptic")
+    assert (
+        "--format panoptic needs a model that finds things and stuff with masks, and detr-compact does not" in message
+    )
+    save(make_panoptic_model(), folder / "panoptic.safetensors")
+    message = refusal("panoptic.safetensors", "photos/a.png", "--format", "panoptic", "--slice", 64)
+    assert "--slice gives boxes alone" in message

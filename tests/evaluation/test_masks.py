@@ -168,6 +168,14 @@ def test_all_entries_have_a_mask_or_none() -> None:
     assert evaluate_detections(truth(OUTLINE), entries[1:]).masks is None
 
 
+def test_outlines_of_boxes_are_no_masks() -> None:
+    boxed = found([[0, 0, 0, 10, 10, 10, 10, 0]], bbox=[0, 0, 10, 10])  # as pycocotools adds them
+    assert evaluate_detections(truth(OUTLINE), [boxed, boxed]).masks is None
+    real = evaluate_detections(truth(OUTLINE), [boxed, found(MASK)]).masks
+    assert real is not None
+    assert real.figures["AP"] == pytest.approx(1.0)
+
+
 def test_ground_truth_without_outlines_is_said() -> None:
     evaluation = evaluate_detections(truth([], []), [found(MASK)])
     assert evaluation.masks is None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from detrkit.prediction import Outcome, Predictor, SlicedPredictor
     from detrkit.prediction.result_files import ResultFormat
 
-Format = Literal["json", "csv", "yolo", "images"]
+Format = Literal["json", "panoptic", "csv", "yolo", "images"]
 Merging = Literal["nms", "nmm"]
 
 _OUTPUT = Path("predictions")
@@ -45,7 +45,7 @@ def predict(
     device: str = "auto",
     stretch_16bit: bool = False,
 ) -> None:
-    """Find objects in images: writes each image with its boxes, and all detections as JSON, CSV or YOLO labels.
+    """Find objects in images: writes each image with its boxes, masks or segments, and all results as JSON, PNG, CSV or YOLO labels.
 
     Results are written image by image, and a run that is stopped keeps them. Images that cannot be read are skipped and named at the end, with
     exit code 2. Results of an earlier run are replaced, with a note; files that detrkit did not write are not, and the command ends before it
@@ -60,8 +60,9 @@ def predict(
         nms: leave out detections that overlap a better one of their class by more than this IoU; 1 leaves none out. By default as stored in
             the checkpoint, which has a value if an evaluation showed that the model reports objects twice.
         output: folder for the results.
-        formats: what to write, one or more: json (detections.json in COCO's form, and images.json with all images), csv (detections.csv), yolo
-            (labels/ and classes.txt), images (copies with boxes).
+        formats: what to write, one or more: json (detections.json in COCO's form, and images.json with all images), panoptic (panoptic.json and
+            panoptic/ in COCO's form, for models with segments, where it is written by default), csv (detections.csv), yolo (labels/ and
+            classes.txt), images (copies with boxes, masks or segments).
         crops: also write each object as a picture, to crops/CLASS/ in the folder for the results.
         json: "-" prints the detections as JSON to standard output and everything else to the error stream; no folder is written unless
             --output, --format or --crops is given.
@@ -109,10 +110,27 @@ def predict(
                 batch_size=batch_size,
                 stretch_16bit=stretch_16bit,
             )
+        if formats is None and written and plain.has_segments and slice_size is None:
+            written = (*written, "panoptic")
+        if "panoptic" in written:
+            _check_segments(plain, slice_size)
         sliced = None if slice_size is None else SlicedPredictor(plain, slice_size, overlap=overlap, merge=merge)
         _check_and_say(plain, paths, output, written, notes)
         outcome = _run(sliced or plain, paths, output, written, stream)
         _report(outcome, plain, output, written, threshold_given=threshold is not None)
+
+
+def _check_segments(predictor: Predictor, slice_size: int | None) -> None:
+    """Refuses panoptic results where there are none."""
+    from detrkit.errors import ConfigurationError
+
+    if not predictor.has_segments:
+        raise ConfigurationError(
+            f"--format panoptic needs a model that finds things and stuff with masks, and {predictor.model.card.variant} does not: leave "
+            "panoptic out, or use a panoptic model."
+        )
+    if slice_size is not None:
+        raise ConfigurationError("--slice gives boxes alone, without segments: leave panoptic out of --format.")
 
 
 def _written(formats: Sequence[Format] | None, *, crops: bool, anyway: bool) -> tuple[ResultFormat, ...]:

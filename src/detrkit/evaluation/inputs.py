@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from detrkit.data.coco_layout import picture_is_turned
 from detrkit.data.coco_outside import without_boxes_outside_stated
 from detrkit.data.coco_truth import Truth, checked_lists, read_truth
-from detrkit.data.coco_values import is_finite
+from detrkit.data.coco_values import given_box, is_finite
 from detrkit.data.wording import have, some_of
 from detrkit.errors import DataError
 from detrkit.files import expanded
 
+_SAME_CORNER = 0.01  # pixels
 Sizes = Mapping[int, tuple[int, int] | None]  # height and width of images by number
 
 
@@ -207,6 +208,9 @@ class _Known:
 def _checked_results(results: Any, source: str, known: _Known) -> list[dict[str, Any]]:
     if isinstance(results, str | bytes | dict) or not isinstance(results, Iterable):
         raise DataError(f"{source} is not a list of results: each entry needs image_id, category_id, bbox and score.")
+    results = list(results)
+    if all(map(_outlines_its_box, results)):  # COCO's tools add such outlines to detections that have no masks
+        results = [{key: value for key, value in entry.items() if key != "segmentation"} for entry in results]
     checked: list[dict[str, Any]] = []
     errors: list[DataError] = []
     for index, entry in enumerate(results):
@@ -225,6 +229,23 @@ def _checked_results(results: Any, source: str, known: _Known) -> list[dict[str,
             f"({some_of(len(without), len(checked), 'entry', 'entries')} {have(len(without))} none): write a mask in every entry, or in none."
         )
     return checked
+
+
+def _outlines_its_box(entry: Any) -> bool:
+    """Whether the mask of a result is its box, corner by corner as pycocotools writes it."""
+    if not isinstance(entry, dict):
+        return False
+    outlines, box = entry.get("segmentation"), given_box(entry.get("bbox"))
+    if box is None or not isinstance(outlines, list) or len(outlines) != 1:
+        return False
+    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
+    corners = (left, top, left, bottom, right, bottom, right, top)
+    outline = outlines[0]
+    return (
+        isinstance(outline, list)
+        and len(outline) == len(corners)
+        and all(is_finite(one) and abs(one - other) < _SAME_CORNER for one, other in zip(outline, corners, strict=True))
+    )
 
 
 def _checked_result(entry: Any, where: str, known: _Known) -> dict[str, Any]:

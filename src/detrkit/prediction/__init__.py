@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from detrkit.prediction.drawing import contact_sheet, draw, side_by_side, truth_of
     from detrkit.prediction.files_run import Outcome, predict_files
     from detrkit.prediction.inputs import find_images
+    from detrkit.prediction.mask_drawing import draw_panoptic
     from detrkit.prediction.panoptic_files import PanopticFile, read_panoptic, write_panoptic
     from detrkit.prediction.predictor import Predictor
     from detrkit.prediction.results import output_names, save_image, to_entries, to_file_entries
@@ -24,6 +25,7 @@ __all__ = [
     "SlicedPredictor",
     "contact_sheet",
     "draw",
+    "draw_panoptic",
     "find_images",
     "output_names",
     "predict_files",
@@ -42,6 +44,7 @@ __getattr__, __dir__ = lazy_names(
         "drawing": ("contact_sheet", "draw", "side_by_side", "truth_of"),
         "files_run": ("Outcome", "predict_files"),
         "inputs": ("find_images",),
+        "mask_drawing": ("draw_panoptic",),
         "panoptic_files": ("PanopticFile", "read_panoptic", "write_panoptic"),
         "predictor": ("Predictor",),
         "results": ("output_names", "save_image", "to_entries", "to_file_entries"),

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.dataset import DetectionDataset
+from detrkit.prediction.mask_drawing import paint_masks
 from detrkit.prediction.quiet_supervision import sv
 
 BACKGROUND = (255, 255, 255)
@@ -33,17 +34,25 @@ COLORS = sv.ColorPalette.from_hex(
 
 
 def draw(image: Image.Image, detections: sv.Detections) -> Image.Image:
-    """A copy of a picture with each detection as a box and a label such as "dog 0.87".
+    """A copy of a picture with each detection as a box, or as a mask where there are masks, and a label such as "dog 0.87".
 
     Lines and text grow with the picture. A class has the same colour in every picture.
 
     Args:
         image: in any mode.
-        detections: boxes in pixels of the image, `class_id`, `data["class_name"]` and, for predictions, `confidence`.
+        detections: boxes in pixels of the image, `class_id`, `data["class_name"]` and, for predictions, `confidence`; masks have the size of
+            the image.
     """
     scene = image.convert("RGB")  # always a copy
     side = (scene.width * scene.height) ** 0.5
-    _draw_boxes(scene, detections, thickness=max(2, round(side / 280)))
+    thickness = max(2, round(side / 280))
+    if detections.mask is None:
+        _draw_boxes(scene, detections, thickness)
+    else:
+        worst_first = slice(None, None, -1)  # so that the best lie above the others
+        paint_masks(
+            scene, np.asarray(detections.mask)[worst_first], _colors(detections)[worst_first], thickness=thickness
+        )
     label_annotator = sv.RichLabelAnnotator(
         COLORS, font_size=max(10, round(side / 44)), text_padding=max(2, round(side / 185)), smart_position=True
     )
@@ -54,10 +63,33 @@ def draw(image: Image.Image, detections: sv.Detections) -> Image.Image:
 def _draw_boxes(scene: Image.Image, detections: sv.Detections, thickness: int) -> None:
     """Boxes with their lines centred on the edges. supervision's annotator converts whole pictures to OpenCV's form and back for this."""
     canvas, outwards = ImageDraw.Draw(scene), (thickness - 1) // 2
-    classes = np.arange(len(detections)) if detections.class_id is None else detections.class_id
-    for (left, top, right, bottom), class_id in zip(detections.xyxy.astype(int).tolist(), classes, strict=True):
+    boxes = detections.xyxy.astype(int).tolist()
+    for (left, top, right, bottom), color in zip(boxes, _colors(detections), strict=True):
         edges = (left - outwards, top - outwards, max(left, right) + outwards, max(top, bottom) + outwards)
-        canvas.rectangle(edges, outline=COLORS.by_idx(int(class_id)).as_rgb(), width=thickness)
+        canvas.rectangle(edges, outline=color, width=thickness)
+
+
+def _colors(detections: sv.Detections) -> list[tuple[int, int, int]]:
+    """The colour of each detection, that of its class."""
+    classes = np.arange(len(detections)) if detections.class_id is None else detections.class_id
+    return [COLORS.by_idx(int(class_id)).as_rgb() for class_id in classes]
+
+
+def _resized(detections: sv.Detections, scale: float, size: tuple[int, int]) -> sv.Detections:
+    """Detections in a picture that was resized.
+
+    Args:
+        detections: in pixels of the original.
+        scale: what the picture was multiplied with.
+        size: its new width and height.
+    """
+    mask = None if detections.mask is None else np.asarray(detections.mask, dtype=np.bool_)
+    if mask is not None:
+        width, height = size
+        rows = np.arange(height) * mask.shape[1] // height
+        columns = np.arange(width) * mask.shape[2] // width
+        mask = mask[:, rows[:, None], columns]
+    return dataclasses.replace(detections, xyxy=detections.xyxy * scale, mask=mask)
 
 
 def truth_of(dataset: DetectionDataset, index: int) -> sv.Detections:
@@ -104,7 +136,7 @@ def side_by_side(
     halves = []
     for caption, detections in (("predictions", predictions), ("ground truth", truth)):
         caption = f"{caption}: {len(detections)}"
-        halves.append(captioned(draw(picture, dataclasses.replace(detections, xyxy=detections.xyxy * scale)), caption))
+        halves.append(captioned(draw(picture, _resized(detections, scale, size)), caption))
     return contact_sheet(halves, width=width, columns=2)
 
 

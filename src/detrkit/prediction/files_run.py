@@ -133,7 +133,7 @@ def _write(files: Sequence[ResultFile], outcome: Outcome, place: int, prediction
     if prediction.picture is None or prediction.detections is None:
         outcome.problems.append(str(prediction.problem))
         return
-    result = Result(place, prediction.picture, prediction.detections)
+    result = Result(place, prediction.picture, prediction.detections, prediction.segmentation)
     for file in files:
         file.add(result)
     outcome.done += 1

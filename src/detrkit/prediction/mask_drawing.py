@@ -40,7 +40,8 @@ def paint_masks(scene: Image.Image, masks: np.ndarray, colors: Sequence[Color], 
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):
             continue
-        part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        # With a pixel around it, to which the mask's edge is one.
+        part = (slice(max(0, rows[0] - 1), rows[-1] + 2), slice(max(0, columns[0] - 1), columns[-1] + 2))
         opacity = np.where(_edges(mask[part].astype(np.int8), thickness), _EDGE, FILL) * mask[part]
         pixels[part] += opacity[..., None] * (np.array(color, dtype=np.float32) - pixels[part])
     scene.paste(Image.fromarray(np.round(pixels).astype(np.uint8)))

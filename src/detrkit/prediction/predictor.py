@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
 
@@ -161,9 +161,9 @@ class Predictor:
             DataError: a file cannot be read, or an array has the wrong type, shape or values.
             ConfigurationError: as for `changed`.
         """
-        choice = self.changed(threshold=threshold, nms=nms, classes=classes).choice
+        chosen = self.changed(threshold=threshold, nms=nms, classes=classes)
         pictures, several = listed(images)
-        results = [choice.of(detections) for detections in self.raw(pictures)]
+        results = chosen._in_batches(pictures, chosen._reported)
         return results if several else results[0]
 
     def raw(self, images: Iterable[Picture]) -> list[sv.Detections]:
@@ -176,6 +176,17 @@ class Predictor:
             DataError: a picture cannot be read, or a single one was given.
         """
         refuse_single_picture(images)
+        return self._in_batches(images, self._run)
+
+    def _in_batches(
+        self, images: Iterable[Picture], of_group: Callable[[Sequence[Prepared]], list[sv.Detections]]
+    ) -> list[sv.Detections]:
+        """The detections in each picture, in their order.
+
+        Args:
+            images: of any sizes.
+            of_group: gives those of prepared pictures of one shape.
+        """
         results: dict[int, sv.Detections] = {}
         waiting: dict[tuple[int, ...], dict[int, Prepared]] = defaultdict(dict)
         for index, image in enumerate(images):
@@ -183,11 +194,11 @@ class Predictor:
             group = waiting[prepared.shape]
             group[index] = prepared
             if len(group) == self.batch_size:
-                results |= zip(group, self._run(list(group.values())), strict=True)
+                results |= zip(group, of_group(list(group.values())), strict=True)
                 group.clear()
         for group in waiting.values():
             if group:
-                results |= zip(group, self._run(list(group.values())), strict=True)
+                results |= zip(group, of_group(list(group.values())), strict=True)
         return [results[index] for index in range(len(results))]
 
     def stream(self, images: Iterable[Picture], *, skip_unreadable: bool = False) -> Generator[Prediction, None, None]:
@@ -247,6 +258,15 @@ class Predictor:
             for each, segmentation in zip(named, segmentations, strict=True)
         ]
 
+    @overload
+    def panoptic(self, images: PictureFile, *, threshold: float | None = None) -> PanopticSegmentation: ...
+    @overload
+    def panoptic(
+        self, images: list[Picture] | tuple[Picture, ...], *, threshold: float | None = None
+    ) -> list[PanopticSegmentation]: ...
+    @overload
+    def panoptic(self, images: np.ndarray | Tensor, *, threshold: float | None = None) -> Any: ...
+
     def panoptic(
         self, images: Picture | list[Picture] | tuple[Picture, ...], *, threshold: float | None = None
     ) -> PanopticSegmentation | list[PanopticSegmentation]:
@@ -276,6 +296,16 @@ class Predictor:
             )
             results += looked.segmentations or []
         return results if several else results[0]
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether streams have segmentations: those of models with masks that know stuff."""
+        return isinstance(self._select, MaskSelection) and knows_stuff(self.model.card)
+
+    def _reported(self, group: Sequence[Prepared]) -> list[sv.Detections]:
+        """The detections that are reported in pictures of one shape; only these get masks, which take time and memory."""
+        looked = look(self.model, self._select, self._batch(group), least_score=self.choice.lowest)
+        return [self.choice.of(self._named(each)) for each in looked.detections]
 
     def _run(self, group: Sequence[Prepared]) -> list[sv.Detections]:
         """All detections of pictures of one shape."""

@@ -18,6 +18,8 @@ from detrkit.prediction.result_files import (
     IMAGES_FILE,
     JSON_FILE,
     LABELS,
+    PANOPTIC_BEGIN,
+    PANOPTIC_FILE,
     ResultFormat,
     class_names,
 )
@@ -47,6 +49,7 @@ def check_replaceable(
     checks: dict[ResultFormat, Callable[[], None]] = {
         "json": lambda: _check_json(output),
         "csv": lambda: _check_file(output / CSV_FILE, _is_csv),
+        "panoptic": lambda: _check_panoptic(output / PANOPTIC_FILE),
         "yolo": lambda: _check_labels(output, categories),
         "images": lambda: _check_drawings(output, images),
         "crops": lambda: _check_crops(output / CROPS),
@@ -67,6 +70,19 @@ def _check_file(path: Path, is_ours: Callable[[bytes], bool]) -> None:
 def _check_json(output: Path) -> None:
     _check_file(output / JSON_FILE, _is_json)
     _check_file(output / IMAGES_FILE, lambda begin: begin.startswith(IMAGES_BEGIN.encode()))
+
+
+def _check_panoptic(file: Path) -> None:
+    """The JSON file says whose the PNG files beside it are."""
+    _check_file(file, lambda begin: begin.startswith(PANOPTIC_BEGIN.encode()))
+    folder = file.with_suffix("")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file, and a folder is to be written: {_REMEDY}")
+    first = next(_files_in(folder), None)
+    if first is not None and not file.exists():
+        raise OutputError(
+            f"{folder} contains what detrkit did not write, such as {first}, which would be mixed with results: {_REMEDY}"
+        )
 
 
 def _is_json(begin: bytes) -> bool:

@@ -21,18 +21,22 @@ from PIL import Image
 from detrkit.cards import Category
 from detrkit.data.wording import counted
 from detrkit.files import write_text
+from detrkit.panoptic import PanopticSegmentation
 from detrkit.prediction.growing import GrowingList, opened, written
+from detrkit.prediction.panoptic_files import category_records, write_map
 from detrkit.prediction.results import image_ids, named_entries, output_names, save_image, to_entries
 
 if TYPE_CHECKING:
     import supervision as sv
 
-ResultFormat = Literal["json", "csv", "yolo", "images", "crops"]
+ResultFormat = Literal["json", "panoptic", "csv", "yolo", "images", "crops"]
 
 JSON_FILE, IMAGES_FILE, CSV_FILE = "detections.json", "images.json", "detections.csv"
+PANOPTIC_FILE = "panoptic.json"  # the PNG files lie in the folder of this name beside it
 LABELS, CLASSES, CROPS = "labels", "classes.txt", "crops"
-# How the file with the images begins, which tells it from a user's.
+# How files begin, which tells them from a user's.
 IMAGES_BEGIN = '{"info": {"description": "Images in which detrkit looked for objects"}'
+PANOPTIC_BEGIN = '{"info": {"description": "Segments that detrkit found"}'
 CSV_COLUMNS = ("file", "class", "category_id", "score", "x1", "y1", "x2", "y2")
 _DRAWERS = 2  # threads
 _DRAWINGS_WAITING = 4
@@ -46,11 +50,13 @@ class Result:
         place: of the image in the list of all.
         picture: in RGB.
         detections: in pixels of the picture.
+        segmentation: its segments; None from models without them.
     """
 
     place: int
     picture: Image.Image
     detections: sv.Detections
+    segmentation: PanopticSegmentation | None = None
 
 
 class ResultFile(Protocol):
@@ -96,6 +102,31 @@ class JsonFile:
     def finish(self) -> None:
         """Closes the files."""
         self._listed.close()
+        self._entries.close()
+
+
+class PanopticFiles:
+    """The segments of each image as a PNG file, and one JSON file, in COCO's form, which is complete after every image."""
+
+    def __init__(self, path: Path, images: Sequence[Path], categories: Sequence[Category]) -> None:
+        self.path = path
+        self._images = images
+        self._ids, self._named = image_ids(images)
+        self._names = [f"{Path(name).stem}.png" for name in output_names(images)]
+        begin = f'{PANOPTIC_BEGIN},\n"categories": {json.dumps(category_records(categories))},\n"annotations": ['
+        self._entries = GrowingList(path, begin, "]}")
+
+    def add(self, result: Result) -> None:
+        """Writes the image's PNG file, and adds its entry."""
+        if result.segmentation is None:
+            return
+        number, name = self._ids[result.place], self._names[result.place]
+        entry = write_map(self.path, result.segmentation, number, name)
+        more = {"image": self._images[result.place].as_posix()} if self._named else {}
+        self._entries.extend([entry | more])
+
+    def finish(self) -> None:
+        """Closes the file."""
         self._entries.close()
 
 
@@ -200,7 +231,7 @@ class Crops:
 
 
 class DrawnImages:
-    """Copies of the images with their boxes, drawn and saved by threads of their own."""
+    """Copies of the images with their boxes, masks or segments, drawn and saved by threads of their own."""
 
     def __init__(self, folder: Path, images: Sequence[Path]) -> None:
         self.folder = folder
@@ -222,8 +253,11 @@ class DrawnImages:
 
     def _draw(self, result: Result) -> None:
         from detrkit.prediction.drawing import draw  # supervision takes a while, and not every run draws
+        from detrkit.prediction.mask_drawing import draw_panoptic
 
-        save_image(self.folder / self._names[result.place], draw(result.picture, result.detections))
+        segments = result.segmentation
+        drawn = draw(result.picture, result.detections) if segments is None else draw_panoptic(result.picture, segments)
+        save_image(self.folder / self._names[result.place], drawn)
 
 
 def class_names(categories: Sequence[Category]) -> list[str]:
@@ -277,7 +311,7 @@ def result_files(
 
     Args:
         output: the folder for all of them.
-        formats: "json", "csv", "yolo", "images", "crops".
+        formats: "json", "panoptic", "csv", "yolo", "images", "crops".
         images: all images that will be looked at; their number and names decide ids and names of files.
         categories: the model's classes.
         more: other files, open already, which are finished with them.
@@ -288,6 +322,7 @@ def result_files(
     make: dict[ResultFormat, Callable[[], ResultFile]] = {
         "json": lambda: JsonFile(output, images, categories),
         "csv": lambda: CsvFile(output / CSV_FILE, images),
+        "panoptic": lambda: PanopticFiles(output / PANOPTIC_FILE, images, categories),
         "yolo": lambda: YoloFiles(output / LABELS, images, categories),
         "images": lambda: DrawnImages(output, images),
         "crops": lambda: Crops(output / CROPS, images, categories),
@@ -305,6 +340,7 @@ def result_places(output: Path, formats: Sequence[ResultFormat]) -> list[Path]:
     where: dict[ResultFormat, Path] = {
         "json": output / JSON_FILE,
         "csv": output / CSV_FILE,
+        "panoptic": output / PANOPTIC_FILE,
         "yolo": output / LABELS,
         "images": output,
         "crops": output / CROPS,

@@ -36,6 +36,8 @@ _SAME_OBJECT = 0.5  # overlap from which two detections of a class are one
 class SlicedPredictor:
     """Finds objects that are small in large pictures: a picture larger than a slice is cut, every other one is taken as by the predictor.
 
+    There are boxes alone, also from models with masks: those of all slices would each be as large as the picture.
+
     `supervision.InferenceSlicer` cuts and merges. Where two detections of a class overlap by half of the smaller one or more, they count as one
     object that two slices show, in whole or in part.
 
@@ -118,7 +120,12 @@ class SlicedPredictor:
         """What is found in prepared pictures, which must have one shape."""
         if group and group[0].pixels is None:
             return [self._sliced(each.picture) for each in group]
-        return self.predictor.detect(group)
+        return self._boxes(group)
+
+    def _boxes(self, group: Sequence[Prepared]) -> list[Found]:
+        """What the model finds in pictures or slices of one shape, without masks and segments."""
+        found = self.predictor.detect(group)
+        return [Found(dataclasses.replace(each.detections, mask=None), each.best_score) for each in found]
 
     def _sliced(self, picture: Image.Image) -> Found:
         """What is found in the slices of a picture, each object once."""
@@ -150,7 +157,7 @@ class SlicedPredictor:
             places = [place for place, each in enumerate(prepared) if each.shape == shape]
             for start in range(0, len(places), self.batch_size):
                 batch = places[start : start + self.batch_size]
-                results |= zip(batch, self.predictor.detect([prepared[place] for place in batch]), strict=True)
+                results |= zip(batch, self._boxes([prepared[place] for place in batch]), strict=True)
         return [results[place] for place in range(len(prepared))]
 
 

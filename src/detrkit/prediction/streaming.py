@@ -94,15 +94,18 @@ class Prediction:
         return f"Prediction({_named(self.source)}, {found}, best score {self.best_score:.2f})"
 
     def plot(self) -> Image.Image:
-        """The picture with its boxes.
+        """The picture with its segments, or with its masks or boxes where there are no segments.
 
         Raises:
             DataError: the picture could not be read.
         """
         from detrkit.prediction.drawing import draw  # not above: most streams draw nothing
+        from detrkit.prediction.mask_drawing import draw_panoptic
 
         if self.picture is None or self.detections is None:
             raise self.problem or DataError(f"{_named(self.source)} was not read: there is no picture to draw on.")
+        if self.segmentation is not None:
+            return draw_panoptic(self.picture, self.segmentation)
         return draw(self.picture, self.detections)
 
     def _repr_png_(self) -> bytes | None:
