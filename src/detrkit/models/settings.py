@@ -104,6 +104,11 @@ class Settings:
         """Whether each head of the decoder's attention has queries and keys as wide as the model."""
         return False
 
+    @property
+    def mask_width(self) -> int:
+        """Channels of the features that masks are made from; 0 for models without masks."""
+        return 0
+
     def attended(self, tokens: float) -> float:
         """How many tokens a decoder layer looks at, of so many that the encoder has; the mean over the layers."""
         return tokens

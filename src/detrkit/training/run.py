@@ -344,6 +344,7 @@ def _quiet_lightning() -> Iterator[None]:
             for message in (
                 ".*does not have many workers.*",
                 ".*number of training batches.*",
+                ".*module\\(s\\) in eval mode.*",  # a frozen detector
                 ".*`isinstance\\(treespec.*",
             ):
                 warnings.filterwarnings("ignore", message)
