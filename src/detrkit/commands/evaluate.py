@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from detrkit.evaluation.classes import MatchBy
     from detrkit.models.detector import Detector
 
+_LOOKED_AT = 256  # bytes of a file's beginning
+_BLANKS = b"\xef\xbb\xbf \t\r\n"
+
 
 def evaluate(
     checkpoint: Path,
@@ -43,9 +46,13 @@ def evaluate(
 ) -> None:
     """COCO figures for a model on a data set, or for a result file against ground truth, and what goes wrong.
 
+    Boxes are compared, masks too where both sides have them, and panoptic segments by their quality (PQ).
+
     Args:
-        checkpoint: a checkpoint, the folder of a run, or a JSON file with results in COCO's format, such as `predict` writes.
-        data: folder or annotation file of a data set, or "digits"; a result file needs no pictures beside an annotation file.
+        checkpoint: a checkpoint, the folder of a run, or a JSON file with results in COCO's format, such as `predict` writes: detections or
+            panoptic segments.
+        data: folder or annotation file of a data set, or "digits"; a result file needs no pictures beside an annotation file. Panoptic results
+            need panoptic annotations.
         split: split to evaluate on; an annotation file that a result file is compared with is taken as a whole.
         variant: name of the checkpoint's variant, if the file does not say; like the next three, not for a result file.
         batch_size: images that go through the model together; the figures do not depend on it.
@@ -92,6 +99,13 @@ def evaluate(
     missing = prepare_files({"--output": output, "--results": results, "--report": report}, (checkpoint, Path(data)))
     missing += [] if charts is None else check_folder(charts)
 
+    if is_result_file and _is_panoptic(checkpoint):
+        given = {"--charts": charts, "--max-detections": None if max_detections == MAX_DETECTIONS else max_detections}
+        _refuse_given(given, "detections", f"{checkpoint} holds panoptic segments")
+        _evaluate_segments(checkpoint, data, split, output=output, report=report)
+        for line in filter(None, [created_folders_note(missing)]):
+            terminal().print(line)
+        return
     from detrkit.data import open_dataset
     from detrkit.evaluation.tables import detailed_table
 
@@ -203,11 +217,57 @@ def _model(checkpoint: Path, variant: str | None, device: str, *, own: bool) -> 
     return load(checkpoint, variant=variant).to(chosen)
 
 
+def _is_panoptic(file: Path) -> bool:
+    """Whether a result file holds panoptic segments: then it is an object, and detections are a list."""
+    try:
+        with expanded(file).open("rb") as opened:
+            begin = opened.read(_LOOKED_AT).lstrip(_BLANKS)
+    except OSError:  # whoever reads it says so
+        return False
+    if not begin.startswith(b"{"):
+        return False
+    from detrkit.evaluation.panoptic_results import is_panoptic_file
+
+    return is_panoptic_file(file)
+
+
+def _evaluate_segments(
+    results: Path, data: str, split: str | None, *, output: Path | None, report: Path | None
+) -> None:
+    """Panoptic quality of a result file, printed and written."""
+    from detrkit.data import open_dataset
+    from detrkit.evaluation.panoptic_results import evaluate_panoptic_file, is_panoptic_file
+    from detrkit.files import write_json
+
+    truth: DetectionDataset | Path = expanded(data)
+    if not _is_annotation_file(data):
+        truth = open_dataset(data, split or "val", masks="panoptic")
+    elif not is_panoptic_file(data):
+        raise ConfigurationError(
+            f"{results} holds panoptic segments, and {data} does not: give panoptic annotations, or results with boxes"
+        )
+    evaluation = evaluate_panoptic_file(results, truth)
+    try:
+        if output is not None:
+            write_json(output, evaluation.to_json())
+        if report is not None:
+            from detrkit.evaluation.report import panoptic_sections, write_report
+
+            write_report(report, f"Evaluation of {results.name}", panoptic_sections(evaluation))
+    finally:  # as for detections
+        terminal().print(evaluation.table())
+
+
 def _of_result_file(results: Path, data: DetectionDataset | Path, max_detections: int) -> _Compared:
     """Compares a result file with an annotation file, or with a data set by the ids or the names of its files."""
     from detrkit.evaluation import evaluate_in_detail
     from detrkit.evaluation.result_files import pair
 
+    if isinstance(data, Path) and _is_panoptic(data):
+        raise ConfigurationError(
+            f"{data} holds panoptic segments, and {results} a list of detections: give panoptic results, such as panoptic.json of detrkit "
+            "predict, or annotations with boxes"
+        )
     pair_of = pair(results, data)
     evaluation, analysis = evaluate_in_detail(
         pair_of.ground_truth,
