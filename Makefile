@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/
 
-.PHONY: setup demo test test-slow test-processor check format variants lock
+.PHONY: setup demo test test-slow test-processor check site format variants lock
 
 setup: $(VENV)/.ready
 
@@ -49,6 +49,11 @@ check: setup
 	$(RUN)lint-imports
 	$(RUN)python .ci/measure_source.py
 
+# The documents and the API as a site in build/site, which can be read from disk; a link that leads nowhere is an error.
+# Not --quiet, which would silence the warnings that --strict counts.
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN)python -m mkdocs build --strict
+
 format: setup
 	$(RUN)ruff check --fix .
 	$(RUN)ruff format .
@@ -59,4 +64,4 @@ variants: setup
 
 # Renews the exact set of packages; needs uv.
 lock:
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements.lock
+	uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements.lock

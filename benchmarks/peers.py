@@ -75,11 +75,11 @@ def make_theirs(variant: str) -> Any:
     return model
 
 
-def make_ours(theirs: Any) -> detrkit.Detector:
-    """Our model from a file that theirs saved."""
+def make_ours(theirs: Any, *, variant: str | None = None) -> detrkit.Detector:
+    """Our model from a file that theirs saved; `variant` is needed where the file fits several."""
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
-        return detrkit.load(Path(folder) / "model.safetensors")
+        return detrkit.load(Path(folder) / "model.safetensors", variant=variant)
 
 
 def images(count: int) -> torch.Tensor:

@@ -1,13 +1,13 @@
 """The errors that a user can cause, as one tree of exceptions.
 
-DetrkitError
-├── ConfigurationError   an option, a variant or a combination of settings that cannot work
-│   └── OptionError      a single option or setting with a value that cannot be
-├── DataError            an image or an annotation that cannot be used
-├── CheckpointError      a weight file that cannot be read or does not fit the model
-├── OutputError          a file or folder that cannot be written
-├── NonFiniteError       a model or its loss that produced NaN or infinity
-└── WorkerError          a process that reads images and was ended by the system
+    DetrkitError
+    ├── ConfigurationError   an option, a variant or a combination of settings that cannot work
+    │   └── OptionError      a single option or setting with a value that cannot be
+    ├── DataError            an image or an annotation that cannot be used
+    ├── CheckpointError      a weight file that cannot be read or does not fit the model
+    ├── OutputError          a file or folder that cannot be written
+    ├── NonFiniteError       a model or its loss that produced NaN or infinity
+    └── WorkerError          a process that reads images and was ended by the system
 
 Every message is one sentence (or two) that names the file or value and says what is wrong with it and what to do. The command line prints
 it and exits with code 2. A bug in detrkit itself is never a `DetrkitError`.
