@@ -3,7 +3,7 @@
     python benchmarks/panoptic.py annotations/panoptic_val.json annotations/panoptic_train.json --images 200
 
 The images of the annotation files are repeated as often as needed. Their predictions are made from the ground truth: moved by some pixels, with
-some segments left out and some of another class. The folder of PNG files is that beside a file, or the one of its name two folders up.
+some segments left out and some of another class.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--images", type=int, default=200)
     options = parser.parse_args()
-    sources = [read_panoptic(file, folder_of(file)) for file in options.files]
+    sources = [read_panoptic(file) for file in options.files]
     truth = list(itertools.islice(itertools.cycle(itertools.chain(*sources)), options.images))
     generator = np.random.default_rng(0)
     predictions = [perturbed(image, sources[0].categories, generator) for image in truth]
@@ -48,12 +48,6 @@ def main() -> None:
     began = time.perf_counter()
     evaluation = panoptic_quality(truth, predictions, name="from memory")
     report(evaluation.summary(), time.perf_counter() - began, options.images)
-
-
-def folder_of(file: Path) -> Path | None:
-    """Where the PNG files are: beside the file, or in COCO's layout beside its folder."""
-    other = file.parent.parent / file.stem
-    return other if other.is_dir() and not file.with_suffix("").is_dir() else None
 
 
 def write(path: Path, images: Sequence[PanopticSegmentation], categories: Sequence[Category]) -> PanopticFile:

@@ -39,8 +39,7 @@ def row(*parts: tuple[int, int]) -> np.ndarray:
 
 def coco_panoptic(shared: Path, split: str) -> PanopticFile:
     """The panoptic annotations of the COCO sample."""
-    folder = shared / "data/coco"
-    return read_panoptic(folder / f"annotations/panoptic_{split}.json", folder / f"panoptic_{split}")
+    return read_panoptic(shared / f"data/coco/annotations/panoptic_{split}.json")
 
 
 def perturbed(image: PanopticSegmentation, seed: int) -> PanopticSegmentation:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from commands.running import detrkit_command, refusal
+from panoptic_cases import CATEGORIES, DOG, SKY, row, segmentation
 
 import detrkit
+from detrkit.prediction import write_panoptic
 
 
 def test_results_have_the_ids_of_the_annotation_file(data: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -358,3 +360,61 @@ def test_pictures_of_a_report_go_with_ids_that_look_like_numbers(
     assert len(drawn) == 10
     for (names, boxes), (true_names, true_boxes) in zip(drawn[::2], drawn[1::2], strict=True):
         assert sorted(zip(names, boxes, strict=True)) == sorted(zip(true_names, true_boxes, strict=True))
+
+
+def panoptic_files(folder: Path) -> None:
+    """Ground truth and results of one image: a dog that is found and a sky that is not."""
+    truth = segmentation(row((1, 10), (2, 10)), {1: DOG, 2: SKY})
+    found = segmentation(row((1, 10), (0, 10)), {1: DOG})
+    for name, image in (("truth", truth), ("found", found)):
+        write_panoptic(folder / f"{name}.json", [(1, "a.jpg", image)], CATEGORIES)
+
+
+def test_panoptic_results(tmp_path: Path) -> None:
+    panoptic_files(tmp_path)
+    files = ("--output", "new/figures.json", "--report", "report.html")
+    result = detrkit_command("evaluate", "found.json", "--data", "truth.json", *files, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["all", "2", "0.500", "0.500", "0.500", "1", "0", "1"] in lines
+    assert ["dog", "thing", "1.000", "1.000", "1.000", "1", "0", "0"] in lines
+    assert "created the folder new" in result.stdout
+    assert json.loads((tmp_path / "new/figures.json").read_text())["means"][0]["pq"] == 0.5
+    assert "Worst classes:" in (tmp_path / "report.html").read_text()
+
+
+def test_segments_and_boxes_are_not_compared_with_each_other(data: Path, tmp_path: Path) -> None:
+    panoptic_files(tmp_path)
+    boxes = data / "annotations" / "instances_val.json"
+    (tmp_path / "boxes.json").write_text("[]")
+    message = refusal("evaluate", "found.json", "--data", boxes, folder=tmp_path)
+    assert "found.json holds panoptic segments, and" in message
+    message = refusal("evaluate", "boxes.json", "--data", "truth.json", folder=tmp_path)
+    assert "truth.json holds panoptic segments, and boxes.json a list of detections" in message
+    message = refusal("evaluate", "found.json", "--data", "truth.json", "--charts", "charts", folder=tmp_path)
+    assert "--charts needs detections, and found.json holds panoptic segments" in message
+
+
+def test_a_model_with_masks_on_panoptic_data(shared: Path, tmp_path: Path) -> None:
+    truth = shared / "data/coco/annotations/panoptic_val.json"
+    torch.manual_seed(0)
+    model = detrkit.build(
+        "detr-compact-panoptic",
+        preprocessing=detrkit.Preprocessing(64, 64),
+        queries=4,
+    )
+    detrkit.save(model, tmp_path / "model.safetensors")
+    files = ("--output", "figures.json", "--report", "report.html")
+    result = detrkit_command("evaluate", "model.safetensors", "--data", truth, *files, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["masks"]["figures"].keys() == figures["figures"].keys()
+    assert figures["panoptic"]["images"] == 13
+    assert figures["panoptic"]["means"][0]["missed"] > 0
+    assert "PQ, stuff" in (tmp_path / "report.html").read_text()
+    assert "PQ" in result.stdout
+
+
+def test_masks_are_refused_for_a_model_without_masks(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    message = refusal("evaluate", checkpoint, "--data", data, "--masks", "instances", folder=tmp_path)
+    assert "--masks needs a model with masks, and a detr-compact has none" in message

@@ -20,7 +20,8 @@ from detrkit.errors import DataError
 from detrkit.evaluation import Evaluation, evaluate_detections, evaluate_in_detail, runner
 from detrkit.evaluation.report import evaluation_sections, write_report
 from detrkit.evaluation.tables import detailed_table
-from detrkit.structures import Detections
+from detrkit.prediction.looking import Looked
+from detrkit.structures import Detections, ImageBatch
 
 TOLERANCE = 1e-12
 
@@ -255,10 +256,49 @@ def test_masks_of_a_model_come_into_its_entries(monkeypatch: pytest.MonkeyPatch,
         queries=torch.arange(3),
         masks=masks,
     )
-    monkeypatch.setattr(runner, "detect_batch", lambda model, select, batch: [detections] * len(batch.image_ids))
+    asked = []
+
+    def looked(model: object, select: object, batch: ImageBatch, *, masks: bool) -> Looked:
+        asked.append(masks)
+        return Looked([detections] * len(batch.image_ids))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "look", looked)
     entries = runner.detect(model, dataset, nms=nms)
     assert len(entries) == 2 * (3 if nms is None else 2)
     decoded = [coco_masks.decode(entry["segmentation"]).astype(bool) for entry in entries]
     assert (decoded[0] == masks[0].numpy()).all()
     assert (decoded[1] == masks[1].numpy()).all()
     assert json.loads(json.dumps(entries)) == entries
+    assert not any(asked)  # the built-in digits have no masks to compare with
+
+
+def test_masks_of_a_data_set_are_compared_with_those_of_a_model(shared: Path) -> None:
+    dataset = detrkit.open_dataset(shared / "data/coco", "val", masks="instances").subset(range(6))
+    model = detrkit.build("detr-compact-panoptic", classes=list(dataset.categories))
+    content = json.loads((shared / "data/coco/annotations/instances_val.json").read_text())
+    chosen = set(dataset.image_ids.tolist())
+    content["images"] = [image for image in content["images"] if image["id"] in chosen]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in chosen]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    generator = np.random.default_rng(0)
+    entries = []
+    for entry in content["annotations"]:
+        outline = entry["segmentation"]
+        height, width = sizes[entry["image_id"]]
+        encoded = coco_masks.frPyObjects(outline, height, width)
+        mask = coco_masks.decode(coco_masks.merge(encoded) if isinstance(encoded, list) else encoded)
+        moved = np.roll(mask, int(generator.integers(0, 4)), axis=1).astype(bool)
+        score = float(generator.random())
+        entries.append(
+            {
+                "image_id": entry["image_id"],
+                "category_id": entry["category_id"],
+                "score": score,
+                "segmentation": rle(moved),
+            }
+        )
+    evaluation = runner.compare(model, dataset, entries)
+    expected = reference(content, entries, kind="segm")
+    assert evaluation.masks is not None
+    assert evaluation.masks.figures["AP"] == pytest.approx(expected.stats[0], abs=1e-9)
+    assert 0.3 < expected.stats[0] < 0.99

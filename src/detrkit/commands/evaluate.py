@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,9 +18,13 @@ from detrkit.terminal import terminal
 if TYPE_CHECKING:
     from detrkit.cards import ModelCard
     from detrkit.data import DetectionDataset
-    from detrkit.evaluation import Analysis, Evaluation
+    from detrkit.data.opening import Masks
+    from detrkit.evaluation import Analysis, Evaluation, PanopticEvaluation
     from detrkit.evaluation.classes import MatchBy
     from detrkit.models.detector import Detector
+
+_LOOKED_AT = 256  # bytes of a file's beginning
+_BLANKS = b"\xef\xbb\xbf \t\r\n"
 
 
 def evaluate(
@@ -34,6 +40,7 @@ def evaluate(
     results: Path | None = None,
     report: Path | None = None,
     charts: Path | None = None,
+    masks: Literal["instances", "panoptic"] | None = None,
     orientation: Annotated[Literal["auto", "stored", "shown"] | None, Parameter(show_default=lambda _: "auto")] = None,
     stretch_16bit: bool = False,
     max_detections: int = MAX_DETECTIONS,
@@ -43,9 +50,13 @@ def evaluate(
 ) -> None:
     """COCO figures for a model on a data set, or for a result file against ground truth, and what goes wrong.
 
+    Boxes are compared, masks too where both sides have them, and panoptic segments by their quality (PQ).
+
     Args:
-        checkpoint: a checkpoint, the folder of a run, or a JSON file with results in COCO's format, such as `predict` writes.
-        data: folder or annotation file of a data set, or "digits"; a result file needs no pictures beside an annotation file.
+        checkpoint: a checkpoint, the folder of a run, or a JSON file with results in COCO's format, such as `predict` writes: detections or
+            panoptic segments.
+        data: folder or annotation file of a data set, or "digits"; a result file needs no pictures beside an annotation file. Panoptic results
+            need panoptic annotations.
         split: split to evaluate on; an annotation file that a result file is compared with is taken as a whole.
         variant: name of the checkpoint's variant, if the file does not say; like the next three, not for a result file.
         batch_size: images that go through the model together; the figures do not depend on it.
@@ -55,6 +66,8 @@ def evaluate(
         results: JSON file for all detections, in COCO's format.
         report: HTML file for figures, charts, errors and pictures; it needs no other file.
         charts: folder for the report's charts as PNG files.
+        masks: what a model with masks is compared with: "instances" (objects) or "panoptic" (objects and stuff, with panoptic quality); by
+            default panoptic segments where the data have some.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
@@ -79,6 +92,7 @@ def evaluate(
         "--device": device,
         "--match-by": match_by,
         "--nms": nms,
+        "--masks": masks,
     }
     _check_options(checkpoint, is_result_file, for_model | {"--results": results}, store_thresholds)
     without_pictures = is_result_file and _is_annotation_file(data)
@@ -92,13 +106,23 @@ def evaluate(
     missing = prepare_files({"--output": output, "--results": results, "--report": report}, (checkpoint, Path(data)))
     missing += [] if charts is None else check_folder(charts)
 
+    if is_result_file and _is_panoptic(checkpoint):
+        given = {"--charts": charts, "--max-detections": None if max_detections == MAX_DETECTIONS else max_detections}
+        _refuse_given(given, "detections", f"{checkpoint} holds panoptic segments")
+        _evaluate_segments(checkpoint, data, split, output=output, report=report)
+        if created := created_folders_note(missing):
+            terminal().print(created)
+        return
     from detrkit.data import open_dataset
     from detrkit.evaluation.tables import detailed_table
 
     model = None if is_result_file else _model(checkpoint, variant, device or "auto", own=store_thresholds)
     dataset = None
     if not without_pictures:
-        dataset = open_dataset(data, split or "val", orientation=orientation or "auto", stretch_16bit=stretch_16bit)
+        opening = partial(
+            open_dataset, data, split or "val", orientation=orientation or "auto", stretch_16bit=stretch_16bit
+        )
+        dataset = opening() if model is None else _with_masks(model, data, masks, opening)
     if model is None or dataset is None:
         compared = _of_result_file(checkpoint, expanded(data) if dataset is None else dataset, max_detections)
     else:
@@ -118,6 +142,8 @@ def evaluate(
     finally:  # after the files, since nobody may be there to read it, but also where one of them cannot be written
         console = terminal()
         console.print(detailed_table(compared.evaluation, compared.analysis))
+        if compared.segments is not None:
+            console.print(compared.segments.table())
     for line in (stored, created_folders_note(missing)):
         if line:
             console.print(line)
@@ -125,13 +151,14 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Compared:
-    """What an evaluation gives; the last two only for a model."""
+    """What an evaluation gives; the last three only for a model, and segments only for one that is compared with some."""
 
     evaluation: Evaluation
     analysis: Analysis
     entries: list[dict[str, Any]]
     file_entries: list[dict[str, Any]]
     card: ModelCard | None
+    segments: PanopticEvaluation | None = None
 
 
 def _check_options(checkpoint: Path, is_result_file: bool, for_model: dict[str, Any], store_thresholds: bool) -> None:
@@ -172,13 +199,16 @@ def _write_files(
     if results is not None:
         write_json(results, compared.file_entries)
     if output is not None:
-        write_json(output, {**compared.evaluation.to_json(), "analysis": compared.analysis.to_json()})
+        panoptic = {} if compared.segments is None else {"panoptic": compared.segments.to_json()}
+        write_json(output, {**compared.evaluation.to_json(), "analysis": compared.analysis.to_json(), **panoptic})
     if report is None and charts is None:
         return
-    from detrkit.evaluation.report import evaluation_sections, write_charts, write_report
+    from detrkit.evaluation.report import evaluation_sections, panoptic_sections, write_charts, write_report
 
     pictures = 8 if report is not None else 0
     sections = evaluation_sections(compared.evaluation, compared.analysis, dataset, compared.entries, pictures=pictures)
+    if compared.segments is not None:
+        sections += panoptic_sections(compared.segments)
     if charts is not None:
         write_charts(charts, sections)
     if report is not None:
@@ -203,11 +233,57 @@ def _model(checkpoint: Path, variant: str | None, device: str, *, own: bool) -> 
     return load(checkpoint, variant=variant).to(chosen)
 
 
+def _is_panoptic(file: Path) -> bool:
+    """Whether a result file holds panoptic segments: then it is an object, and detections are a list."""
+    try:
+        with expanded(file).open("rb") as opened:
+            begin = opened.read(_LOOKED_AT).lstrip(_BLANKS)
+    except OSError:  # whoever reads it says so
+        return False
+    if not begin.startswith(b"{"):
+        return False
+    from detrkit.evaluation.panoptic_results import is_panoptic_file
+
+    return is_panoptic_file(file)
+
+
+def _evaluate_segments(
+    results: Path, data: str, split: str | None, *, output: Path | None, report: Path | None
+) -> None:
+    """Panoptic quality of a result file, printed and written."""
+    from detrkit.data import open_dataset
+    from detrkit.evaluation.panoptic_results import evaluate_panoptic_file, is_panoptic_file
+    from detrkit.files import write_json
+
+    truth: DetectionDataset | Path = expanded(data)
+    if not _is_annotation_file(data):
+        truth = open_dataset(data, split or "val", masks="panoptic")
+    elif not is_panoptic_file(data):
+        raise ConfigurationError(
+            f"{results} holds panoptic segments, and {data} does not: give panoptic annotations, or results with boxes"
+        )
+    evaluation = evaluate_panoptic_file(results, truth)
+    try:
+        if output is not None:
+            write_json(output, evaluation.to_json())
+        if report is not None:
+            from detrkit.evaluation.report import panoptic_sections, write_report
+
+            write_report(report, f"Evaluation of {results.name}", panoptic_sections(evaluation))
+    finally:  # as for detections
+        terminal().print(evaluation.table())
+
+
 def _of_result_file(results: Path, data: DetectionDataset | Path, max_detections: int) -> _Compared:
     """Compares a result file with an annotation file, or with a data set by the ids or the names of its files."""
     from detrkit.evaluation import evaluate_in_detail
     from detrkit.evaluation.result_files import pair
 
+    if isinstance(data, Path) and _is_panoptic(data):
+        raise ConfigurationError(
+            f"{data} holds panoptic segments, and {results} a list of detections: give panoptic results, such as panoptic.json of detrkit "
+            "predict, or annotations with boxes"
+        )
     pair_of = pair(results, data)
     evaluation, analysis = evaluate_in_detail(
         pair_of.ground_truth,
@@ -217,6 +293,28 @@ def _of_result_file(results: Path, data: DetectionDataset | Path, max_detections
         max_detections=max_detections,
     )
     return _Compared(evaluation, analysis, pair_of.entries, [], None)
+
+
+def _with_masks(
+    model: Detector, data: str, masks: Masks | None, opening: Callable[..., DetectionDataset]
+) -> DetectionDataset:
+    """The data set for a model: with masks if the model has some."""
+    from detrkit.data.opening import kind_of_masks
+    from detrkit.errors import DataError
+    from detrkit.models.catalog import has_masks
+
+    if not has_masks(model.card.variant):
+        if masks is not None:
+            raise ConfigurationError(
+                f"--masks needs a model with masks, and a {model.card.variant} has none: leave it out"
+            )
+        return opening()
+    if masks is not None:
+        return opening(masks=masks)
+    try:
+        return opening(masks=kind_of_masks(data))
+    except DataError:  # without masks, or wrong in a way that is said now
+        return opening()
 
 
 def _of_model(
@@ -229,7 +327,7 @@ def _of_model(
     match_by: MatchBy,
     nms: float | None,
 ) -> _Compared:
-    from detrkit.evaluation import compare_in_detail, detect
+    from detrkit.evaluation import compare_in_detail, detect, evaluate_panoptic
     from detrkit.evaluation.runner import with_best_thresholds
 
     entries = detect(
@@ -244,7 +342,12 @@ def _of_model(
     )
     evaluation, analysis = compare_in_detail(model, dataset, entries, max_detections=max_detections, match_by=match_by)
     card = with_best_thresholds(model.card, dataset, evaluation, match_by, nms=nms)
-    return _Compared(evaluation, analysis, entries, dataset.with_file_ids(entries), card)
+    segments = None
+    if dataset.is_panoptic:
+        segments = evaluate_panoptic(
+            model, dataset, batch_size=batch_size, workers=workers, progress=True, match_by=match_by
+        )
+    return _Compared(evaluation, analysis, entries, dataset.with_file_ids(entries), card, segments)
 
 
 def _stored(checkpoint: Path, compared: _Compared) -> str:

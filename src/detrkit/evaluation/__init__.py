@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from detrkit.evaluation.inspecting import inspect_data
     from detrkit.evaluation.panoptic import PanopticCounter, panoptic_quality
     from detrkit.evaluation.panoptic_figures import PanopticClass, PanopticEvaluation, PanopticMean
+    from detrkit.evaluation.panoptic_results import evaluate_panoptic_file
     from detrkit.evaluation.panoptic_runner import evaluate_panoptic
     from detrkit.evaluation.runner import compare, compare_in_detail, detect, evaluate
 
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate_detections",
     "evaluate_in_detail",
     "evaluate_panoptic",
+    "evaluate_panoptic_file",
     "inspect_data",
     "panoptic_quality",
 ]
@@ -50,6 +52,7 @@ __getattr__, __dir__ = lazy_names(
         "inspecting": ("inspect_data",),
         "panoptic": ("PanopticCounter", "panoptic_quality"),
         "panoptic_figures": ("PanopticClass", "PanopticEvaluation", "PanopticMean"),
+        "panoptic_results": ("evaluate_panoptic_file",),
         "panoptic_runner": ("evaluate_panoptic",),
         "runner": ("compare", "compare_in_detail", "detect", "evaluate"),
     },

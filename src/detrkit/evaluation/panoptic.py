@@ -80,17 +80,18 @@ class PanopticCounter:
         self.images = 0
         self._classes: dict[int, _Counts] = {}
 
-    def add(self, truth: PanopticSegmentation, prediction: PanopticSegmentation) -> None:
+    def add(self, truth: PanopticSegmentation, prediction: PanopticSegmentation, *, name: str | None = None) -> None:
         """Counts the segments of one image.
 
         Args:
             truth: its annotated segments.
             prediction: its predicted segments.
+            name: what messages call the image; by default its number.
 
         Raises:
             DataError: the sizes differ, or an id map and its segments do not agree.
         """
-        image = f"image {self.images} (counting from 0)"
+        image = name or f"image {self.images} (counting from 0)"
         if truth.ids.shape != prediction.ids.shape:
             (height, width), (own_height, own_width) = truth.ids.shape, prediction.ids.shape
             raise DataError(

@@ -32,7 +32,8 @@ from detrkit.evaluation.result_files import is_annotation_file, is_result_file, 
 from detrkit.layers.selection import TopKSelection
 from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector
-from detrkit.prediction.looking import detect_batch
+from detrkit.prediction.looking import look
+from detrkit.prediction.mask_encoding import encoded_mask
 from detrkit.prediction.results import result_entry
 from detrkit.prediction.suppression import KEEP_ALL, check_nms, kept_by_nms
 from detrkit.progress import Follow, watched
@@ -53,6 +54,8 @@ def evaluate(
     nms: float | None = None,
 ) -> Evaluation:
     """COCO's figures for a model on a data set, or for a result file.
+
+    Masks are compared besides boxes if the model has masks and the data set was opened with them.
 
     Args:
         model: runs in eval mode; afterwards it has its previous mode again. It may be compiled or otherwise wrapped by PyTorch, the path of a
@@ -158,7 +161,7 @@ def compare(
     """
     notes = _notes(model, dataset, max_detections, match_by)
     return evaluate_detections(
-        dataset.to_coco(), entries, name=dataset.name, notes=notes, max_detections=max_detections
+        _truth_of(dataset, entries), entries, name=dataset.name, notes=notes, max_detections=max_detections
     )
 
 
@@ -172,7 +175,22 @@ def compare_in_detail(
 ) -> tuple[Evaluation, Analysis]:
     """What `compare` returns, and the analysis of the same entries; arguments as for `compare`."""
     notes = _notes(model, dataset, max_detections, match_by)
-    return evaluate_in_detail(dataset.to_coco(), entries, name=dataset.name, notes=notes, max_detections=max_detections)
+    truth = _truth_of(dataset, entries)
+    return evaluate_in_detail(truth, entries, name=dataset.name, notes=notes, max_detections=max_detections)
+
+
+def _truth_of(dataset: DetectionDataset, entries: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The ground truth in COCO's format, with masks if detections have some to compare with them."""
+    truth = dataset.to_coco()
+    if dataset.masks is None or not entries or "segmentation" not in entries[0]:
+        return truth
+    places = iter(truth["annotations"])
+    for index, (height, width) in enumerate(dataset.sizes.tolist()):
+        masks = dataset.objects(index).masks
+        if masks is not None and len(masks):
+            for mask in masks.picked(np.arange(height), np.arange(width)):
+                next(places)["segmentation"] = encoded_mask(mask)
+    return truth
 
 
 def with_best_thresholds(
@@ -274,7 +292,8 @@ def detect(
             loader, "evaluating", unit="image", total=len(dataset), size=lambda loaded: len(loaded[0].image_ids)
         )
         for batch, _ in images:
-            detections_of_images = detect_batch(model, select, batch)
+            # Masks take time, so they are computed only where there is something to compare them with.
+            detections_of_images = look(model, select, batch, masks=dataset.masks is not None).detections
             for image_id, detections in zip(batch.image_ids.tolist(), detections_of_images, strict=True):
                 kept = detections if nms is None else _without_repeats(detections, nms)
                 entries[image_id] = _entries(kept, image_id, category_ids, max_detections)

@@ -143,6 +143,7 @@ class PanopticFile:
         image_ids: of the images, as the file has them.
         names: of their PNG files.
         records: the segments of each image, as the file has them.
+        numbered: whether ids are mere numbers of the pictures that `detrkit predict` was given, so that names say which they are.
     """
 
     source: Path
@@ -151,6 +152,7 @@ class PanopticFile:
     image_ids: tuple[int | str, ...]
     names: tuple[str, ...]
     records: tuple[tuple[dict[str, Any], ...], ...]
+    numbered: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -192,7 +194,8 @@ def read_panoptic(
 
     Args:
         path: the JSON file.
-        folder: holds the PNG files; by default the folder beside the JSON file that has its name without the ending.
+        folder: holds the PNG files; by default the folder beside the JSON file that has its name without the ending, or in COCO's layout the
+            one beside its folder.
         categories: the classes, for a result file that lists none; they take precedence over those of the file.
 
     Raises:
@@ -203,7 +206,7 @@ def read_panoptic(
     entries = content["annotations"]
     if categories is None:
         categories = _categories(content.get("categories"), source)
-    place = source.with_suffix("") if folder is None else expanded(folder)
+    place = _folder_of(source) if folder is None else expanded(folder)
     if entries and not place.is_dir():
         raise DataError(f"The PNG files of {source} are not in {place}: put their folder there.")
     image_ids, names = [], []
@@ -219,7 +222,8 @@ def read_panoptic(
     if twice:
         raise DataError(f"{source} has more than one entry for the image {twice[0]!r}: keep one for each image.")
     records = tuple(tuple(entry["segments_info"]) for entry in entries)
-    return PanopticFile(source, place, tuple(categories), tuple(image_ids), tuple(names), records)
+    numbered = bool(entries) and all("image" in entry for entry in entries)
+    return PanopticFile(source, place, tuple(categories), tuple(image_ids), tuple(names), records, numbered)
 
 
 def is_panoptic(content: Any) -> bool:
@@ -251,6 +255,11 @@ def read_map(file: Path) -> np.ndarray:
         raise
     except Exception as problem:  # Pillow's parsers raise many errors
         raise DataError(f"{file} cannot be read ({problem}): copy or write it again.") from problem
+
+
+def _folder_of(source: Path) -> Path:
+    beside, above = source.with_suffix(""), source.absolute().parent.parent / source.stem
+    return above if above.is_dir() and not beside.is_dir() else beside
 
 
 def _loaded(source: Path) -> dict[str, Any]:

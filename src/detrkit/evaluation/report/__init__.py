@@ -22,6 +22,7 @@ from detrkit.evaluation.report.page import (
     write_photos,
     write_report,
 )
+from detrkit.evaluation.report.panoptic_sections import panoptic_sections
 from detrkit.evaluation.report.pictures import example_pictures, worst_pictures
 from detrkit.evaluation.report.sections import evaluation_sections, finding_points
 
@@ -44,6 +45,7 @@ __all__ = [
     "evaluation_sections",
     "example_pictures",
     "finding_points",
+    "panoptic_sections",
     "precision_recall_figure",
     "training_curves",
     "worst_pictures",
