@@ -2,9 +2,9 @@
 
     python benchmarks/mask_memory.py
 
-Measured is by how much the resident memory of a process of its own rises at most while one sample is prepared, after one of a small photo
-has been (Linux); the photo without its masks is measured likewise. Photos are noise under soft patches; objects are ellipses, as polygons, run lengths
-or a panoptic PNG file. The final image is the whole photo at 800 pixels, at most 1,333.
+Measured is by how much the resident memory of a process of its own rises at most (Linux) while one sample is prepared, and while its masks
+alone are, after those of a small photo have been. Objects are ellipses, as polygons, run lengths or a panoptic PNG file. The final image is the
+whole photo with a shorter side of 800 pixels, mirrored.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import argparse
 import gc
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,12 @@ import torch
 from PIL import Image
 
 from detrkit.cards import Preprocessing
-from detrkit.data import Augmentation, TrainingTransform, open_dataset
+from detrkit.data import Augmentation, DetectionDataset, TrainingTransform, open_dataset, resized_size
+from detrkit.data.opening import Masks
+from detrkit.data.transforms import relative_target
 
 OBJECTS, POINTS = 30, 40
-SIDES = (1333, 5332)
+SMALL, SIDES = 64, (1333, 5332)
 KINDS = ("without masks", "polygons", "run lengths", "panoptic")
 
 
@@ -37,25 +41,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.alone:
-        print(json.dumps({"megabytes": rise(Path(options.alone[0]), options.alone[1])}))
+        print(json.dumps(rises(Path(options.alone[0]), options.alone[1])))
         return
-    print(f"{'masks':16}" + "".join(f"{f'photo of {side}':>16}{'masks alone':>14}" for side in SIDES))
+    print(f"{'masks':16}" + "".join(f"{f'photo of {side}':>16}{'masks alone':>16}" for side in SIDES))
     with tempfile.TemporaryDirectory() as folder:
-        for side in (64, *SIDES):
+        for side in (SMALL, *SIDES):
             write(Path(folder) / str(side), side)
-        plain: dict[int, float] = {}
         for kind in KINDS:
-            cells = ""
-            for side in SIDES:
-                megabytes = in_its_own_process(Path(folder) / str(side), kind)
-                plain.setdefault(side, megabytes)
-                cells += f"{megabytes:13.0f} MB{megabytes - plain[side]:11.0f} MB"
-            print(f"{kind:16}{cells}", flush=True)
-    final = OBJECTS * 800 * 1066 / 1e6
-    sizes = ", ".join(f"{side * round(side * 0.75) / 1e6:.1f} MB" for side in SIDES)
-    print(
-        f"The target's masks alone are {final:.0f} MB; one mask of the photo is {sizes} in bytes, 30 of them {OBJECTS} times as much."
-    )
+            figures = [in_its_own_process(Path(folder) / str(side), kind) for side in SIDES]
+            print(f"{kind:16}" + "".join(f"{sample:13.0f} MB{masks:13.0f} MB" for sample, masks in figures), flush=True)
+    print(f"The target's masks are {OBJECTS * 800 * 1066 / 1e6:.0f} MB.")
+    for side in SIDES:
+        pixels = side * round(side * 0.75) / 1e6
+        print(f"A mask of the photo of {side} is {pixels:.1f} MB, {OBJECTS} of them are {OBJECTS * pixels:.0f} MB.")
 
 
 def write(folder: Path, side: int) -> None:
@@ -95,32 +93,54 @@ def write(folder: Path, side: int) -> None:
         (folder / f"annotations/{name}.json").write_text(json.dumps(contents))
 
 
-def in_its_own_process(folder: Path, kind: str) -> float:
-    """`rise` in a fresh process."""
+def in_its_own_process(folder: Path, kind: str) -> tuple[float, float]:
+    """`rises` in a fresh process."""
     command = [sys.executable, __file__, "--alone", str(folder), kind]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(json.loads(printed.splitlines()[-1])["megabytes"])
+    given_back = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    }  # so that nothing that was freed is counted or used again
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=given_back).stdout
+    sample, masks = json.loads(printed.splitlines()[-1])
+    return sample, masks
 
 
-def rise(folder: Path, kind: str) -> float:
-    """By how many MB this process grows at most while a sample is prepared."""
-    prepare(folder.parent / "64", kind)  # loads what is needed
+def rises(folder: Path, kind: str) -> tuple[float, float]:
+    """By how many MB this process grows at most while a sample is prepared, and while its masks alone are."""
+    small, dataset = opened(folder.parent / str(SMALL), kind), opened(folder, kind)
+    prepare(small)  # loads what is needed
+    prepare_masks(small)
+    masks = rise(lambda: prepare_masks(dataset))
+    return rise(lambda: prepare(dataset)), masks
+
+
+def rise(work: Callable[[], None]) -> float:
+    """By how many MB this process grows at most while it does something."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = status("VmRSS")
-    prepare(folder, kind)
+    work()
     return status("VmHWM") - before
 
 
-def prepare(folder: Path, kind: str) -> None:
-    """Opens a data set of one photo, and prepares its sample."""
+def opened(folder: Path, kind: str) -> DetectionDataset:
+    """A data set of one photo."""
     name = {"run lengths": "runs_train", "panoptic": "panoptic_train"}.get(kind, "instances_train")
-    masks = {"without masks": None, "panoptic": "panoptic"}.get(kind, "instances")
-    dataset = open_dataset(folder / f"annotations/{name}.json", "train", masks=masks)  # type: ignore[arg-type]
-    policy = Augmentation((800,), 1333, flip=1.0, crop=False)
-    transform = TrainingTransform(policy, Preprocessing())
+    masks: Masks | None = None if kind == KINDS[0] else "panoptic" if kind == "panoptic" else "instances"
+    return open_dataset(folder / f"annotations/{name}.json", "train", masks=masks)
+
+
+def prepare(dataset: DetectionDataset) -> None:
+    """One sample."""
+    transform = TrainingTransform(Augmentation((800,), 1333, flip=1.0, crop=False), Preprocessing())
     _, target = transform(dataset.image(0), dataset.objects(0), torch.Generator().manual_seed(0))
     assert target.masks is None or len(target.masks) == OBJECTS
+
+
+def prepare_masks(dataset: DetectionDataset) -> None:
+    """Its masks, without the photo."""
+    height, width = dataset.sizes[0].tolist()
+    relative_target(dataset.objects(0), height, width, resized_size(height, width, 800, 1333))
 
 
 def status(name: str) -> float:
