@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from PIL import Image
@@ -124,6 +124,13 @@ class SegmentMasks:
             return np.zeros((0, len(rows), len(columns)), np.bool_)
         picked: np.ndarray = self.maps.read(self.index, rows, columns) == self.ids[:, None, None]
         return picked
+
+    def run_lengths(self) -> list[dict[str, Any]]:
+        """The masks in COCO's compressed run lengths."""
+        from faster_coco_eval.core import mask as masks  # needed by evaluation alone
+
+        id_map = self.maps.read(self.index) if len(self) else np.zeros((0, 0), np.int32)
+        return [masks.encode(np.asfortranarray(id_map == identifier, np.uint8)) for identifier in self.ids.tolist()]
 
 
 def _numbers(image: Image.Image, rows: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
