@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from detrkit.prediction.drawing import contact_sheet, draw, side_by_side, truth_of
     from detrkit.prediction.files_run import Outcome, predict_files
     from detrkit.prediction.inputs import find_images
+    from detrkit.prediction.picture_detections import DetectionsOfPictures, PictureDetections
     from detrkit.prediction.predictor import Predictor
     from detrkit.prediction.results import output_names, save_image, to_entries, to_file_entries
     from detrkit.prediction.slicing import SlicedPredictor
     from detrkit.prediction.streaming import Prediction
 
 __all__ = [
+    "DetectionsOfPictures",
     "Outcome",
+    "PictureDetections",
     "Prediction",
     "Predictor",
     "SlicedPredictor",
@@ -38,6 +41,7 @@ __getattr__, __dir__ = lazy_names(
         "drawing": ("contact_sheet", "draw", "side_by_side", "truth_of"),
         "files_run": ("Outcome", "predict_files"),
         "inputs": ("find_images",),
+        "picture_detections": ("DetectionsOfPictures", "PictureDetections"),
         "predictor": ("Predictor",),
         "results": ("output_names", "save_image", "to_entries", "to_file_entries"),
         "slicing": ("SlicedPredictor",),

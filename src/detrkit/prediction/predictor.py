@@ -22,6 +22,7 @@ from detrkit.models.catalog import Selection, selection_for
 from detrkit.models.detector import Detector
 from detrkit.prediction.choosing import Choice, ChoiceOptions
 from detrkit.prediction.devices import choose_device
+from detrkit.prediction.picture_detections import DetectionsOfPictures, PictureDetections
 from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import (
     Found,
@@ -123,11 +124,11 @@ class Predictor:
         return other
 
     @overload
-    def __call__(self, images: PictureFile, **choice: Unpack[ChoiceOptions]) -> sv.Detections: ...
+    def __call__(self, images: PictureFile, **choice: Unpack[ChoiceOptions]) -> PictureDetections: ...
     @overload
     def __call__(
         self, images: list[Picture] | tuple[Picture, ...], **choice: Unpack[ChoiceOptions]
-    ) -> list[sv.Detections]: ...
+    ) -> DetectionsOfPictures: ...
     @overload
     def __call__(self, images: np.ndarray | Tensor, **choice: Unpack[ChoiceOptions]) -> Any: ...
 
@@ -138,7 +139,7 @@ class Predictor:
         threshold: float | None = None,
         nms: float | None = None,
         classes: Sequence[str] | None = None,
-    ) -> sv.Detections | list[sv.Detections]:
+    ) -> PictureDetections | DetectionsOfPictures:
         """The detections that count, best first.
 
         Args:
@@ -151,7 +152,9 @@ class Predictor:
 
         Returns:
             The detections of the one picture, or a list of them in the order of the pictures: `xyxy` in pixels of the picture (boxes may
-            extend slightly beyond it), `confidence`, `class_id` with the categories' ids, `data["class_name"]`.
+            extend slightly beyond it), `confidence`, `class_id` with the categories' ids, `data["class_name"]`. They are
+            `supervision.Detections` that notebooks show with their picture, which they keep unless it was given by its file name; see
+            `PictureDetections`.
 
         Raises:
             DataError: a file cannot be read, or an array has the wrong type, shape or values.
@@ -159,7 +162,10 @@ class Predictor:
         """
         choice = self.changed(threshold=threshold, nms=nms, classes=classes).choice
         pictures, several = listed(images)
-        results = [choice.of(detections) for detections in self.raw(pictures)]
+        results = DetectionsOfPictures(
+            PictureDetections.in_picture(choice.of(detections), picture, stretch_16bit=self.stretch_16bit)
+            for picture, detections in zip(pictures, self.raw(pictures), strict=True)
+        )
         return results if several else results[0]
 
     def raw(self, images: Iterable[Picture]) -> list[sv.Detections]:
@@ -246,7 +252,7 @@ class Predictor:
 
     def _named(self, detections: Detections) -> sv.Detections:
         categories = [self._categories[label] for label in detections.labels.tolist()]
-        return sv.Detections(
+        return PictureDetections(
             xyxy=detections.boxes_xyxy.float().numpy(),
             confidence=detections.scores.float().numpy(),
             class_id=np.array([category.id for category in categories], dtype=np.int64),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from detrkit.evaluation import Analysis, Evaluation
 from detrkit.evaluation.report import curves_figure
-from detrkit.evaluation.report.drawing import png_of
+from detrkit.evaluation.report.drawing import on_white, png_of
 from detrkit.notebooks import image, shown, table
 from detrkit.training.run_folder import RunFolder, read_log
 
@@ -33,7 +33,7 @@ class TrainingResult:
 
     def plot(self) -> Figure:
         """The curves of the run: losses, AP and learning rate over the epochs. Notebooks show the figure."""
-        return curves_figure(read_log(RunFolder(self.folder).log))
+        return on_white(curves_figure(read_log(RunFolder(self.folder).log)))
 
     def __repr__(self) -> str:
         figures = {} if self.evaluation is None else self.evaluation.figures

@@ -19,16 +19,30 @@ from detrkit.evaluation.report.colors import INK, PAPER
 CHART_WIDTH = 5.0  # inches of a chart: so narrow that its text can be read on a phone
 _TEXT = 10.0  # points
 _LONGEST_NAME = 26
+_SCREEN = 100  # pixels per inch in a notebook
 
 
-def chart(height: float = 3.4, *, width: float = CHART_WIDTH) -> Figure:
+class ShownFigure(Figure):
+    """A figure that notebooks show; others they show only if `matplotlib.pyplot` is in use."""
+
+    def _repr_png_(self) -> bytes:
+        return png_of(self, dpi=_SCREEN)
+
+
+def chart(height: float = 3.4, *, width: float = CHART_WIDTH) -> ShownFigure:
     """An empty figure.
 
     Args:
         height: in inches.
         width: in inches.
     """
-    return Figure(figsize=(width, height), layout="constrained", facecolor="none")
+    return ShownFigure(figsize=(width, height), layout="constrained", facecolor="none")
+
+
+def on_white(figure: Figure) -> Figure:
+    """The same figure on white, for whoever shows or saves it: its ink is dark, and a notebook may be dark, too."""
+    figure.set_facecolor("white")
+    return figure
 
 
 def finish(axes: Axes, horizontal: str, vertical: str) -> None:
