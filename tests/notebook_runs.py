@@ -1,10 +1,14 @@
-"""Runs notebooks in a kernel of their own, as Jupyter does."""
+"""Runs notebooks in a kernel of their own, as Jupyter does. As a program it runs one file anew and stores what its cells show."""
 
 from __future__ import annotations
 
+import hashlib
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
@@ -44,3 +48,29 @@ def results(cell: NotebookNode) -> list[dict[str, str]]:
     """The forms of what a cell shows, by their types; of a line that is gone there is nothing."""
     shown = [each.data for each in cell.outputs if each.output_type in ("display_data", "execute_result")]
     return [each for each in shown if any(each.values())]
+
+
+def code_digest(notebook: NotebookNode) -> str:
+    """A number that changes with the code of a notebook."""
+    code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def main() -> None:
+    """Runs the notebook that is named in an empty folder, and stores it with its outputs and the digest of the code that made them."""
+    path = Path(sys.argv[1])
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        run_notebook(notebook, Path(folder))
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of day
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "code_digest": code_digest(notebook),
+    }
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    main()

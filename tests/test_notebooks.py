@@ -162,7 +162,9 @@ def test_long_tables_are_cut() -> None:
 def test_a_model_shows_its_size_and_its_card() -> None:
     model = detrkit.build("light-detr-compact", classes=["cat", "dog"])
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    assert repr(model) == f"<Detector light-detr-compact: 2 classes, threshold 0.500, {millions:.1f} million parameters>"
+    assert (
+        repr(model) == f"<Detector light-detr-compact: 2 classes, threshold 0.500, {millions:.1f} million parameters>"
+    )
     assert str(model) == torch.nn.Module.__repr__(model)
     page = Page(model._repr_html_())
     assert page.paragraphs[0] == f"A detector with {millions:.1f} million parameters:"
@@ -172,12 +174,15 @@ def test_a_model_shows_its_size_and_its_card() -> None:
 def test_a_dry_run_shows_what_a_run_would_take(digits_folder: Path) -> None:
     outcome = dry_run("light-detr-compact", digits_folder, steps=10, batch_size=2, short_side=64, flip=0.0)
     assert re.fullmatch(
-        rf"<DryRun light-detr-compact on {digits_folder}: 2 epochs, 10 steps with batches of 2 images, about \d+ s, \d\.\d GB>", repr(outcome)
+        rf"<DryRun light-detr-compact on {digits_folder}: 2 epochs, 10 steps with batches of 2 images, about \d+ s, \d\.\d GB>",
+        repr(outcome),
     )
     page = Page(outcome._repr_html_())
     assert ["length", "2 epochs, 10 steps with batches of 2 images"] in page.rows
     assert ["short_side", "64"] in page.rows
-    assert [row for row in page.rows if row[0] == "val_split"] == [["val_split", "val"]]  # the last option is there, too
+    assert [row for row in page.rows if row[0] == "val_split"] == [
+        ["val_split", "val"]
+    ]  # the last option is there, too
 
 
 def test_every_result_is_one_line_of_text(digits_folder: Path) -> None:
@@ -193,7 +198,9 @@ def test_every_result_is_one_line_of_text(digits_folder: Path) -> None:
         f"<Objects {len(digits.objects(0))} objects, 0 crowd regions>": digits.objects(0),
         "<ArrayImages 3 images of 64 × 64 pixels>": digits.images,
         f"<ImageFiles 5 files in {digits_folder}": detrkit.open_dataset(digits_folder, "val").images,
-        "<Outcome 3 of 5 images done, 7 detections, 1 problem, stopped>": Outcome(5, 3, 7, problems=["a\nb"], stopped=True),
+        "<Outcome 3 of 5 images done, 7 detections, 1 problem, stopped>": Outcome(
+            5, 3, 7, problems=["a\nb"], stopped=True
+        ),
         "ImageBatch(pixels=<(1, 3, 64, 64) float32>, padding=None, image_ids=None, original_sizes=<(1, 2) int64>)": batch,
         "Target(labels=<(1,) int64>, boxes_cxcywh=<(1, 4) float32>)": targets[0],
         "Output(logits=<(2, 1, 30, 91) float32>, boxes_cxcywh=<(2, 1, 30, 4) float32>, proposals=Proposals(": output,

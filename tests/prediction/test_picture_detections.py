@@ -118,7 +118,7 @@ def test_a_file_that_is_gone_leaves_a_table(tmp_path: Path) -> None:
     assert text is not None
     for word in ("1 detection", "car", f"{found.confidence[0]:.3f}", f"{found.xyxy[0, 3]:.3f}"):
         assert word in text
-    with pytest.raises(DataError, match="a.png does not exist"):
+    with pytest.raises(DataError, match=r"a\.png does not exist"):
         found.plot()
 
 

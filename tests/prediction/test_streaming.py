@@ -334,7 +334,10 @@ def test_a_prediction_shows_itself_in_one_line_and_as_a_picture(tmp_path: Path) 
     assert not np.array_equal(np.asarray(good.plot()), np.asarray(picture))
     content = good._repr_jpeg_()
     assert content is not None
-    assert Image.open(io.BytesIO(content)).size == (480, 360)  # labels can be read, and large photos do not fill the notebook
+    assert Image.open(io.BytesIO(content)).size == (
+        480,
+        360,
+    )  # labels can be read, and large photos do not fill the notebook
     assert repr(good.detections) == f"<PictureDetections 1 detection: car {good.best_score:.2f}>"
     assert repr(bad) == f"Prediction({tmp_path / 'b.png'}, not read: {bad.problem})"
     assert bad._repr_jpeg_() is None

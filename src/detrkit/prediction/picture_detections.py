@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -67,7 +67,9 @@ class PictureDetections(sv.Detections):
 
     def _picture(self) -> Image.Image:
         if self._open is None:
-            raise DataError("These detections do not know their picture: use detrkit.prediction.draw(picture, detections).")
+            raise DataError(
+                "These detections do not know their picture: use detrkit.prediction.draw(picture, detections)."
+            )
         return self._open()
 
     def __getitem__(self, index: Any) -> Any:

@@ -49,7 +49,11 @@ class DryRun:
 
     def _repr_html_(self) -> str:
         """What notebooks show: length, time and memory, and every option."""
-        figures = [("length", self._length()), ("memory", f"about {self.memory:.1f} GB"), ("time", f"about {duration(self.seconds)}")]
+        figures = [
+            ("length", self._length()),
+            ("memory", f"about {self.memory:.1f} GB"),
+            ("time", f"about {duration(self.seconds)}"),
+        ]
         options = [(name, str(value)) for name, value in dataclasses.asdict(self.options).items() if value is not None]
         words = "Time is without evaluations. Both are estimates: memory for a CPU in float32, time from a few steps."
         return shown(

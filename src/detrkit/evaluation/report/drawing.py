@@ -29,7 +29,7 @@ class ShownFigure(Figure):
         return png_of(self, dpi=_SCREEN)
 
 
-def chart(height: float = 3.4, *, width: float = CHART_WIDTH) -> ShownFigure:
+def chart(height: float = 3.4, *, width: float = CHART_WIDTH) -> Figure:
     """An empty figure.
 
     Args:
