@@ -29,7 +29,8 @@ class Recorded(NotebookClient):
 
 def run_notebook(notebook: NotebookNode, folder: Path) -> Recorded:
     """Runs all cells in a folder; an error in one of them is raised here."""
-    client = Recorded(notebook, kernel_name="python3", timeout=None, resources={"metadata": {"path": str(folder)}})
+    place = {"metadata": {"path": str(folder)}}
+    client = Recorded(notebook, kernel_name="python3", timeout=None, coalesce_streams=True, resources=place)
     client.execute()
     return client
 
@@ -56,19 +57,26 @@ def code_digest(notebook: NotebookNode) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-def main() -> None:
-    """Runs the notebook that is named in an empty folder, and stores it with its outputs and the digest of the code that made them."""
-    path = Path(sys.argv[1])
-    notebook = nbformat.read(path, as_version=4)
-    with tempfile.TemporaryDirectory() as folder:
-        run_notebook(notebook, Path(folder))
+def tidy(notebook: NotebookNode) -> None:
+    """Leaves out times of day and what is left of lines of progress, and keeps the digest of the code that made the outputs."""
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times of day
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in cell.outputs if "data" not in each or any(each.data.values())]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
         "code_digest": code_digest(notebook),
     }
+
+
+def main() -> None:
+    """Runs the notebook that is named in an empty folder, and stores it with its outputs."""
+    path = Path(sys.argv[1])
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        run_notebook(notebook, Path(folder))
+    tidy(notebook)
     nbformat.write(notebook, path)
 
 

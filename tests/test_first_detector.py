@@ -14,6 +14,7 @@ from notebook_runs import code_digest, printed, results, run_notebook
 from PIL import Image
 
 from detrkit.data import open_dataset
+from detrkit.evaluation.errors import KINDS
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "first_detector.ipynb"
 LARGEST = 500_000  # bytes of the file
@@ -37,6 +38,16 @@ def forms(cell: NotebookNode) -> list[set[str]]:
     return [set(each) for each in results(cell)]
 
 
+def errors_of(notebook: NotebookNode) -> dict[str, int]:
+    """How many errors of each kind the analysis counts."""
+    (cell,) = (cell for cell in code_cells(notebook) if cell.source == "run.analysis")
+    (shown,) = results(cell)
+    rows = re.findall(
+        r"<td[^>]*>([a-z]+)</td><td[^>]*>(\d+)</td><td[^>]*>[^<]*</td><td[^>]*>[^<]*</td>", shown["text/html"]
+    )
+    return {kind: int(number) for kind, number in rows if kind in KINDS}
+
+
 def figures_of(notebook: NotebookNode) -> dict[str, float]:
     """The figures in the table of the evaluation."""
     (cell,) = (cell for cell in code_cells(notebook) if cell.source == "run.evaluation")
@@ -57,6 +68,9 @@ def check(notebook: NotebookNode) -> None:
                     low, high = picture.convert("L").getextrema()
                     assert min(picture.size) > 200
                     assert high - low > 100
+    errors = errors_of(notebook)
+    assert errors.keys() == KINDS.keys()
+    assert errors["missed"] + errors["place"] > sum(errors.values()) / 2  # as the text says
     claims = {name: float(least) for name, least in re.findall(r"(AP\d*) is above (0\.\d+)", text_of(notebook))}
     assert claims.keys() >= {"AP50"}
     for name, least in claims.items():
