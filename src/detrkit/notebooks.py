@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -100,6 +102,14 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")  # whoever is in a notebook has it
     shell = None if ipython is None else ipython.get_ipython()
     return getattr(shell, "kernel", None) is not None
+
+
+def import_tqdm_quietly() -> None:
+    """In notebooks, imports tqdm before another library does: it warns once that there are no widgets for its bars, which detrkit does not show."""
+    if in_notebook() and "tqdm.auto" not in sys.modules:
+        with warnings.catch_warnings(), contextlib.suppress(ImportError):
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            importlib.import_module("tqdm.auto")
 
 
 def cell_line() -> CellLine | None:

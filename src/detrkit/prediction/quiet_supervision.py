@@ -1,4 +1,4 @@
-"""supervision, imported without warnings about OpenCV, which our drawings do not need, and about widgets for its progress bars in notebooks."""
+"""supervision, imported without its warning about OpenCV, which our drawings do not need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
-    warnings.filterwarnings("ignore", message="IProgress not found")
     import supervision as sv
 
 __all__ = ["sv"]
