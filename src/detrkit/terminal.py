@@ -7,6 +7,8 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any
 
+from detrkit.notebooks import in_notebook
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -18,7 +20,9 @@ _FAILING = ("strict", "surrogateescape")
 def terminal(*, stderr: bool = False) -> Console:
     """A console that prints text unchanged: names of classes and files may contain brackets, and paths are not wrapped.
 
-    Characters that the stream's encoding lacks are printed as question marks, since no work should be lost for them.
+    Characters that the stream's encoding lacks are printed as question marks, since no work should be lost for them. In notebooks the text goes
+    to the stream, too, whose lines stay together, where Rich would make a piece of HTML of each. That stream says that it is a terminal, and is
+    none.
 
     Args:
         stderr: whether to print to the error stream.
@@ -28,7 +32,21 @@ def terminal(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     stream = getattr(stream, "rich_proxied_file", stream)  # a progress bar puts a proxy in the stream's place
     file: Any = None if stream is None else _Lossy(stream)
-    return Console(file=file, stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    return Console(
+        file=file,
+        stderr=stderr,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=True,
+        force_jupyter=False,
+        force_terminal=False if in_notebook() else None,
+    )
+
+
+def is_seen(console: Console) -> bool:
+    """Whether a console is one of `terminal`, and not one that writes to a file or a text."""
+    return isinstance(console.file, _Lossy)
 
 
 def narrow_table(title: str, caption: str | None = None) -> Table:

@@ -119,7 +119,7 @@ def test_a_score_that_is_exactly_the_threshold_counts() -> None:
 def test_one_picture_gives_detections_and_a_list_gives_a_list() -> None:
     predictor = Predictor(FixedDetector())
     assert isinstance(predictor(picture(20, 20)), sv.Detections)
-    assert [type(result) for result in predictor([picture(20, 20)])] == [sv.Detections]
+    assert [isinstance(result, sv.Detections) for result in predictor([picture(20, 20)])] == [True]
     assert predictor([]) == []
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.prediction.mask_drawing import paint_masks
+from detrkit.prediction.picture_detections import PictureDetections
 from detrkit.prediction.quiet_supervision import sv
 
 BACKGROUND = (255, 255, 255)
@@ -92,8 +94,8 @@ def _resized(detections: sv.Detections, scale: float, size: tuple[int, int]) -> 
     return dataclasses.replace(detections, xyxy=detections.xyxy * scale, mask=mask)
 
 
-def truth_of(dataset: DetectionDataset, index: int) -> sv.Detections:
-    """The annotated objects of an image, ready to be drawn; the names of crowd regions end in "(crowd)".
+def truth_of(dataset: DetectionDataset, index: int) -> PictureDetections:
+    """The annotated objects of an image, which notebooks show with the image; the names of crowd regions end in "(crowd)".
 
     Args:
         dataset: the data set that contains the image.
@@ -104,11 +106,12 @@ def truth_of(dataset: DetectionDataset, index: int) -> sv.Detections:
     names = [
         f"{entry.name} (crowd)" if crowd else entry.name for entry, crowd in zip(categories, objects.crowd, strict=True)
     ]
-    return sv.Detections(
+    truth = PictureDetections(
         xyxy=objects.boxes_xyxy.reshape(-1, 4),
         class_id=np.array([category.id for category in categories], dtype=np.int64),
         data={"class_name": np.array(names, dtype=str)},
     )
+    return PictureDetections.of(truth, partial(dataset.image, index))
 
 
 def labels_of(detections: sv.Detections) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from detrkit.data.images import to_pil
 from detrkit.errors import ConfigurationError
 from detrkit.prediction.choosing import ChoiceOptions
+from detrkit.prediction.picture_detections import DetectionsOfPictures, PictureDetections
 from detrkit.prediction.predictor import Predictor
 from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import (
@@ -85,21 +86,25 @@ class SlicedPredictor:
         return other
 
     @overload
-    def __call__(self, images: PictureFile, **choice: Unpack[ChoiceOptions]) -> sv.Detections: ...
+    def __call__(self, images: PictureFile, **choice: Unpack[ChoiceOptions]) -> PictureDetections: ...
     @overload
     def __call__(
         self, images: list[Picture] | tuple[Picture, ...], **choice: Unpack[ChoiceOptions]
-    ) -> list[sv.Detections]: ...
+    ) -> DetectionsOfPictures: ...
     @overload
     def __call__(self, images: np.ndarray | Tensor, **choice: Unpack[ChoiceOptions]) -> Any: ...
 
     def __call__(
         self, images: Picture | list[Picture] | tuple[Picture, ...], **choice: Unpack[ChoiceOptions]
-    ) -> sv.Detections | list[sv.Detections]:
+    ) -> PictureDetections | DetectionsOfPictures:
         """The detections that count, best first; see `Predictor.__call__` for what is taken."""
         chosen = self.changed(**choice)
         pictures, several = listed(images)
-        results = [chosen.detect([self.prepare(picture)])[0].detections for picture in pictures]
+        found = ((picture, chosen.detect([self.prepare(picture)])[0].detections) for picture in pictures)
+        results = DetectionsOfPictures(
+            PictureDetections.in_picture(detections, picture, stretch_16bit=self.predictor.stretch_16bit)
+            for picture, detections in found
+        )
         return results if several else results[0]
 
     def stream(self, images: Iterable[Picture], *, skip_unreadable: bool = False) -> Generator[Prediction, None, None]:
@@ -172,4 +177,4 @@ def _best_first(detections: sv.Detections) -> sv.Detections:
     """Detections in the order and precision in which a predictor gives them."""
     confidence = np.asarray(detections.confidence, dtype=np.float32)
     single = dataclasses.replace(detections, xyxy=detections.xyxy.astype(np.float32), confidence=confidence)
-    return cast(sv.Detections, single[np.argsort(-confidence, kind="stable")])
+    return PictureDetections.of(cast(sv.Detections, single[np.argsort(-confidence, kind="stable")]))

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from detrkit.data.wording import counted
 from detrkit.models.catalog import config_of
+from detrkit.notebooks import paragraph, shown, table
 from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
 from detrkit.structures import ImageBatch, Target
@@ -43,16 +44,41 @@ class DryRun:
     memory: float
     seconds: float
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        return f"<DryRun {self.options.variant} on {self.options.data}: {self._length()}, about {duration(self.seconds)}, {self.memory:.1f} GB>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: length, time and memory, and every option."""
+        figures = [
+            ("length", self._length()),
+            ("memory", f"about {self.memory:.1f} GB"),
+            ("time", f"about {duration(self.seconds)}"),
+        ]
+        options = [(name, str(value)) for name, value in dataclasses.asdict(self.options).items() if value is not None]
+        words = "Time is without evaluations. Both are estimates: memory for a CPU in float32, time from a few steps."
+        return shown(
+            f"{self.options.variant} on {self.options.data}",
+            table(("what", "value"), figures),
+            paragraph(words),
+            table(("option", "value"), options, longest=len(options)),
+        )
+
+    def _length(self) -> str:
+        """Epochs and steps, and how batches are split."""
         schedule = self.schedule
-        values = [f"  {name} = {value}" for name, value in dataclasses.asdict(self.options).items()]
         pieces = f", each in {schedule.accumulate} pieces" if schedule.accumulate > 1 else ""
+        return (
+            f"{counted(schedule.epochs, 'epoch')}, {counted(schedule.steps, 'step')} with batches of "
+            f"{counted(schedule.batch_size, 'image')}{pieces}"
+        )
+
+    def __str__(self) -> str:
+        values = [f"  {name} = {value}" for name, value in dataclasses.asdict(self.options).items()]
         return "\n".join(
             (
                 "Options:",
                 *values,
-                f"Length: {counted(schedule.epochs, 'epoch')}, {counted(schedule.steps, 'step')} with batches of "
-                f"{counted(schedule.batch_size, 'image')}{pieces}",
+                f"Length: {self._length()}",
                 f"Memory: about {self.memory:.1f} GB (an estimate for a CPU in float32)",
                 f"Time: about {duration(self.seconds)}, without evaluations (an estimate from {counted(_TIMED, 'forward and backward pass', 'forward and backward passes')})",
                 "Everything was checked, nothing was written.",

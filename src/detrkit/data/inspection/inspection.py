@@ -44,6 +44,9 @@ class Inspection:
     decoded: int = 0
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        return f"<Inspection {self.verdict()}>"
+
     @property
     def exit_code(self) -> int:
         """2 if a split cannot be read, 1 if training would refuse the data or be spoilt, otherwise 0."""
