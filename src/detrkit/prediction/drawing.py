@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.dataset import DetectionDataset
+from detrkit.prediction.labels import draw_labels
 from detrkit.prediction.quiet_supervision import sv
 
 BACKGROUND = (255, 255, 255)
+INK = (255, 255, 255)  # of labels
 CAPTION = (60, 60, 60)
 # Colours of the classes, by id; neighbours in the list differ clearly. Dark enough for white text, light enough for dark photos.
 COLORS = sv.ColorPalette.from_hex(
@@ -35,7 +37,8 @@ COLORS = sv.ColorPalette.from_hex(
 def draw(image: Image.Image, detections: sv.Detections) -> Image.Image:
     """A copy of a picture with each detection as a box and a label such as "dog 0.87".
 
-    Lines and text grow with the picture. A class has the same colour in every picture.
+    Lines and text grow with the picture. A class has the same colour in every picture. No label covers another: letters are smaller in dense
+    pictures, and boxes without room for a label show their class by their colour alone.
 
     Args:
         image: in any mode.
@@ -44,20 +47,32 @@ def draw(image: Image.Image, detections: sv.Detections) -> Image.Image:
     scene = image.convert("RGB")  # always a copy
     side = (scene.width * scene.height) ** 0.5
     _draw_boxes(scene, detections, thickness=max(2, round(side / 280)))
-    label_annotator = sv.RichLabelAnnotator(
-        COLORS, font_size=max(10, round(side / 44)), text_padding=max(2, round(side / 185)), smart_position=True
+    fills = [COLORS.by_idx(number).as_rgb() for number in _color_numbers(detections)]
+    surest = np.arange(len(detections)) if detections.confidence is None else np.argsort(-detections.confidence)
+    texts = labels_of(detections)
+    draw_labels(
+        scene,
+        detections.xyxy[surest],
+        [texts[place] for place in surest],
+        [fills[place] for place in surest],
+        ink=INK,
+        size=max(10, round(side / 44)),
     )
-    label_annotator.annotate(scene, detections, labels=labels_of(detections))
     return scene
 
 
 def _draw_boxes(scene: Image.Image, detections: sv.Detections, thickness: int) -> None:
     """Boxes with their lines centred on the edges. supervision's annotator converts whole pictures to OpenCV's form and back for this."""
     canvas, outwards = ImageDraw.Draw(scene), (thickness - 1) // 2
-    classes = np.arange(len(detections)) if detections.class_id is None else detections.class_id
-    for (left, top, right, bottom), class_id in zip(detections.xyxy.astype(int).tolist(), classes, strict=True):
+    numbers = _color_numbers(detections)
+    for (left, top, right, bottom), number in zip(detections.xyxy.astype(int).tolist(), numbers, strict=True):
         edges = (left - outwards, top - outwards, max(left, right) + outwards, max(top, bottom) + outwards)
-        canvas.rectangle(edges, outline=COLORS.by_idx(int(class_id)).as_rgb(), width=thickness)
+        canvas.rectangle(edges, outline=COLORS.by_idx(number).as_rgb(), width=thickness)
+
+
+def _color_numbers(detections: sv.Detections) -> list[int]:
+    """The number of each box's colour: that of its class, or where there are none, its own."""
+    return list(range(len(detections))) if detections.class_id is None else list(map(int, detections.class_id))
 
 
 def truth_of(dataset: DetectionDataset, index: int) -> sv.Detections:
