@@ -22,6 +22,7 @@ COMMANDS = {
     "help of train": ("train --help", NONE),
     "help of convert": ("convert --help", NONE),
     "version": ("--version", NONE),
+    "completion of a variant": ("__complete train li", NONE),
     "models": ("models", NONE),
     "predict: no such file": ("predict missing.safetensors train/0001.png", FILES),
     "predict: no such picture": ("predict MODEL missing.png", FILES),

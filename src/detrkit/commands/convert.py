@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from detrkit.commands.values import PathText
+
 if TYPE_CHECKING:
     from detrkit.data import DetectionDataset
     from detrkit.data.coco_frames import Orientation
 
 
 def convert(
-    path: str,
+    path: PathText,
     *,
     to: Literal["coco", "yolo", "voc"],
     output: Path,
@@ -49,7 +51,7 @@ def convert(
             lines += [f"Note: {note}" for note in (*dataset.notes, *notes)]
     for line in dict.fromkeys(lines):  # a reader that goes away must not take the folder with it
         console.print(line)
-    console.print(f"Written to {output}\nNext: {_next_command(output, list(opened))}")
+    console.print(f"Written to {output}\nNext: {_next_command(output, list(opened))}", soft_wrap=True)
 
 
 def _next_command(output: Path, splits: list[str]) -> str:
@@ -73,7 +75,7 @@ def _next_command(output: Path, splits: list[str]) -> str:
 
 
 def _open_splits(
-    path: str, asked: list[str] | None, orientation: Orientation
+    path: PathText, asked: list[str] | None, orientation: Orientation
 ) -> tuple[dict[str, DetectionDataset], list[str]]:
     """All splits by the names they are written with, opened and checked before the first is written, and sentences about those without pictures."""
     from detrkit.data import NoImagesError, open_dataset

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from detrkit.coco_limits import MAX_DETECTIONS, check_max_detections
+from detrkit.commands.values import PathText, VariantText
 from detrkit.errors import ConfigurationError
 from detrkit.files import check_folder, created_folders_note, expanded, prepare_files
 from detrkit.terminal import terminal
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 def evaluate(
     checkpoint: Path,
     *,
-    data: str,
+    data: PathText,
     split: Annotated[str | None, Parameter(show_default=lambda _: "val")] = None,
-    variant: str | None = None,
+    variant: VariantText = None,
     batch_size: Annotated[int | None, Parameter(show_default=lambda _: "1")] = None,
     workers: Annotated[int | None, Parameter(show_default=lambda _: "0")] = None,
     device: Annotated[str | None, Parameter(show_default=lambda _: "auto")] = None,

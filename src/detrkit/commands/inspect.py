@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from detrkit.commands.values import PathText, VariantText
+
 
 def inspect(
-    path: str,
+    path: PathText,
     *,
     split: Annotated[list[str] | None, Parameter(negative=())] = None,
     quick: Annotated[bool, Parameter(negative=())] = False,
-    variant: str | None = None,
+    variant: VariantText = None,
     queries: int | None = None,
     json: Path | None = None,
     picture: Path | None = None,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from cyclopts import Parameter
 
+from detrkit.commands.values import PathText, VariantText
+
 if TYPE_CHECKING:
     from detrkit.prediction import Outcome, Predictor, SlicedPredictor
     from detrkit.prediction.result_files import ResultFormat
@@ -25,7 +27,7 @@ _MERGE: Merging = "nms"
 
 def predict(
     checkpoint: Path,
-    *images: str,
+    *images: PathText,
     recursive: bool = False,
     threshold: float | None = None,
     classes: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
@@ -41,7 +43,7 @@ def predict(
     overlap: float = _OVERLAP,
     merge: Merging = _MERGE,
     batch_size: int = 1,
-    variant: str | None = None,
+    variant: VariantText = None,
     device: str = "auto",
     stretch_16bit: bool = False,
 ) -> None:
@@ -91,7 +93,7 @@ def predict(
     output = expanded(output or _OUTPUT)
     if written:
         prepare_folder(output)
-    searched = recursive or any("**" in image for image in images)
+    searched = recursive or any("**" in str(image) for image in images)
     found = find_images(images, recursive=recursive)
     paths, notes = without_results(found, output, searched=searched, drawn="images" in written)
     with _all_but_json_to_errors(json) as stream:

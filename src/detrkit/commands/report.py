@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detrkit.commands.values import OptionalPathText
 
-def report(run: Path, *, data: str | None = None, device: str | None = None) -> None:
+
+def report(run: Path, *, data: OptionalPathText = None, device: str | None = None) -> None:
     """Write a run's curves, report, charts and pictures again, without training.
 
     The run may be finished or have been stopped; its own options and data apply. Where the data are gone, the report has what does not

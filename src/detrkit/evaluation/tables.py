@@ -15,7 +15,7 @@ from detrkit.evaluation.errors import KIND_NAMES, KINDS
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation, shown_value
 from detrkit.evaluation.groups import Group
 from detrkit.evaluation.thresholds import LEAST_OBJECTS, ClassOperation
-from detrkit.terminal import add_numbers, add_texts, narrow_table
+from detrkit.terminal import Prose, add_numbers, add_texts, narrow_table
 
 _UNKNOWN = "–"
 _IMAGES_NAMED = 5
@@ -37,7 +37,8 @@ def detailed_table(evaluation: Evaluation, analysis: Analysis) -> Lines:
         _groups(analysis),
         *_images_in_words(analysis),
     ]
-    return Lines(*parts, *(f"Note: {note}" for note in (*evaluation.notes, *analysis.notes)))
+    parts += [f"Note: {note}" for note in (*evaluation.notes, *analysis.notes)]
+    return Lines(*(Prose(part) if isinstance(part, str) else part for part in parts))
 
 
 def _figures(evaluation: Evaluation, analysis: Analysis) -> Table:

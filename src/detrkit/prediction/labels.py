@@ -63,9 +63,7 @@ def draw_labels(
             canvas.text(middle, text, font=font, fill=ink, anchor="lm")
 
 
-def place_labels(
-    boxes_xyxy: NDArray[np.number], texts: Sequence[str], frame: tuple[int, int], *, size: int
-) -> Labels:
+def place_labels(boxes_xyxy: NDArray[np.number], texts: Sequence[str], frame: tuple[int, int], *, size: int) -> Labels:
     """Finds places beside the boxes, inside the picture, of which none covers another.
 
     A label lies above the left corner of its box if it can. Letters shrink, down to `_LEAST_SIZE`, while some label has no room; what has
