@@ -37,9 +37,11 @@ def convert(
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
     """
+    from detrkit.data.places import find_data
     from detrkit.files import expanded, new_folder
     from detrkit.terminal import terminal
 
+    find_data(path)  # before anything is created
     console = terminal()
     output = expanded(output)
     with new_folder(output) as folder:

@@ -67,6 +67,7 @@ def evaluate(
             NMS value is stored with them: that of --nms, or 0.7 if it raises AP by more than chance.
     """
     from detrkit.checkpoints.places import find_weights
+    from detrkit.data.places import find_data
     from detrkit.models.listing import check_name
     from detrkit.prediction.suppression import check_nms
 
@@ -90,6 +91,7 @@ def evaluate(
         check_name(variant)
     if not is_result_file:
         find_weights(checkpoint)  # before PyTorch is loaded
+    find_data(data)
     missing = prepare_files({"--output": output, "--results": results, "--report": report}, (checkpoint, Path(data)))
     missing += [] if charts is None else check_folder(charts)
 

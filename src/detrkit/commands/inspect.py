@@ -41,9 +41,11 @@ def inspect(
     """
     import sys
 
+    from detrkit.data.places import find_data
     from detrkit.files import created_folders_note, prepare_files, write_json
     from detrkit.terminal import terminal
 
+    find_data(path)
     missing = prepare_files({"--json": json, "--picture": picture}, kept=(Path(path),))
     from detrkit.evaluation import inspect_data
 

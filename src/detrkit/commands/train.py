@@ -22,10 +22,16 @@ def train(variant: VariantText = None, data: OptionalPathText = None, **given: A
     The run's folder gets the configuration, a log with one row per epoch, the best and the last checkpoint, and a report. Options that
     are not given follow the variant's recipe.
     """
+    from detrkit.data.places import find_data
     from detrkit.models.listing import check_name
+    from detrkit.training.run_places import check_is_run
 
     if variant is not None:
         check_name(variant)  # before PyTorch is loaded
+    if given.get("resume") is not None:
+        check_is_run(given["resume"])
+    elif data is not None:
+        find_data(data)
     from detrkit.evaluation.tables import detailed_table
     from detrkit.terminal import terminal
     from detrkit.training import train as run

@@ -22,7 +22,7 @@ from torch import Tensor
 from detrkit.boxes import xyxy_to_cxcywh
 from detrkit.cards import Preprocessing
 from detrkit.data.dataset import Objects
-from detrkit.errors import ConfigurationError
+from detrkit.errors import ConfigurationError, OptionError
 from detrkit.structures import Target
 
 _CROP_PROBABILITY = 0.5
@@ -84,8 +84,8 @@ class Augmentation:
             raise ConfigurationError("An augmentation needs sides of at least 1 pixel, and one or more short sides.")
         for name in ("flip", "vertical_flip"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigurationError(
-                    f"The probability {name}={getattr(self, name)} is not within 0..1: choose one that is."
+                raise OptionError(
+                    f"The probability {name}={getattr(self, name)} is not within 0..1: choose one that is.", name
                 )
         smallest, largest = self.crop_range
         if smallest > largest or smallest > min(self.crop_short_sides):

@@ -115,8 +115,9 @@ class Settings:
             ConfigurationError: settings that do not fit together.
         """
         if self.width % self.attention_heads or self.width % 4:
-            raise ConfigurationError(
-                f"width {self.width} must be a multiple of 4 (sine and cosine of two axes) and of the {self.attention_heads} attention heads"
+            raise OptionError(
+                f"width {self.width} must be a multiple of 4 (sine and cosine of two axes) and of the {self.attention_heads} attention heads",
+                "width",
             )
 
 
@@ -179,8 +180,9 @@ class MultiScaleSettings(Settings):
     def check(self) -> None:
         """See `Settings.check`."""
         if self.width % self.attention_heads or self.width % 32 or self.width < 64:
-            raise ConfigurationError(
-                f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.attention_heads} attention heads"
+            raise OptionError(
+                f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.attention_heads} attention heads",
+                "width",
             )
 
 

@@ -217,4 +217,4 @@ def _check(options: TrainingOptions) -> None:
         if not 0 <= getattr(options, name) <= 1:
             raise OptionError(f"{name} is a probability, from 0 to 1, not {getattr(options, name)}", name)
     if "class_count" in options.settings:
-        raise ConfigurationError("settings.class_count follows from the data set: leave it out")
+        raise OptionError("class_count follows from the data set: leave it out", "class_count")
