@@ -86,7 +86,10 @@ def refusals() -> list[ast.Call]:
         if isinstance(node, ast.FunctionDef) and node.name in ("check", "check_anchors", "check_type", "build_levels")
     ]
     return [
-        node.exc for check in checks for node in ast.walk(check) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+        node.exc
+        for check in checks
+        for node in ast.walk(check)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
     ]
 
 

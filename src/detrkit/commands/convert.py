@@ -98,7 +98,7 @@ def _open_splits(
     except DataError as problem:
         if asked or len(splits) == 1:
             raise
-        raise DataError(f"{problem} (To write only some of {', '.join(splits)}, give --split.)") from problem
+        raise DataError(f"{problem} To write only some of {', '.join(splits)}, give --split.") from problem
     if not opened:
         raise empty[0]
     together = [] if asked else _drop_together(opened)

@@ -45,8 +45,8 @@ def inspect(
     from detrkit.files import created_folders_note, prepare_files, write_json
     from detrkit.terminal import terminal
 
-    find_data(path)
     missing = prepare_files({"--json": json, "--picture": picture}, kept=(Path(path),))
+    find_data(path)  # what can be wrong is said before anything big is loaded
     from detrkit.evaluation import inspect_data
 
     inspection = inspect_data(

@@ -86,7 +86,7 @@ def predict(
     if variant is not None:
         check_name(variant)
     if slice_size is None and (overlap, merge) != (_OVERLAP, _MERGE):
-        raise ConfigurationError("--overlap and --merge are about slices: add --slice with their size in pixels.")
+        raise ConfigurationError("--overlap and --merge are about slices: add --slice with their size in pixels")
     check_nms(nms)
     find_weights(checkpoint)  # whatever can be wrong is said before PyTorch is loaded
     written = _written(formats, crops=crops, anyway=json is None or output is not None)

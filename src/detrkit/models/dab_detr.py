@@ -310,7 +310,8 @@ def check_anchors(queries: int, patterns: int, centers: str = "learned") -> None
     if centers == "grid" and side**2 != anchors:
         fitting = [each**2 * max(patterns, 1) for each in (side, side + 1)]
         raise OptionError(
-            f"{anchors} anchors do not fill a square grid: choose queries={fitting[0]} or queries={fitting[1]}", "queries"
+            f"{anchors} anchors do not fill a square grid: choose queries={fitting[0]} or queries={fitting[1]}",
+            "queries",
         )
 
 
