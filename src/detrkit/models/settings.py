@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-from detrkit.errors import ConfigurationError, OptionError
+from detrkit.errors import OptionError
 
 _LONGEST_SHOWN = 60  # characters of a wrong value in a message
 
