@@ -105,7 +105,7 @@ def _open_splits(
     return opened, [*(f"{note} This split was left out." for note in (*empty, *_left_out(path, asked))), *together]
 
 
-def _splits_to_write(path: str, asked: list[str] | None) -> list[str]:
+def _splits_to_write(path: PathText, asked: list[str] | None) -> list[str]:
     """The splits, each once, although it may be asked for by several names."""
     from detrkit.data import available_splits
     from detrkit.data.opening import name_in_data
@@ -118,7 +118,7 @@ def _splits_to_write(path: str, asked: list[str] | None) -> list[str]:
     return list(reversed(splits.values()))
 
 
-def _left_out(path: str, asked: list[str] | None) -> list[str]:
+def _left_out(path: PathText, asked: list[str] | None) -> list[str]:
     from detrkit.data.opening import splits_without_pictures
 
     return [] if asked else list(splits_without_pictures(path).values())

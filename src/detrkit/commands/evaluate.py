@@ -116,7 +116,7 @@ def evaluate(
         )
     stored = None
     try:
-        _write_files(compared, dataset, checkpoint.name, output=output, results=results, report=report, charts=charts)
+        _write_files(compared, dataset, checkpoint, data, output=output, results=results, report=report, charts=charts)
         stored = _stored(checkpoint, compared) if store_thresholds else None
     finally:  # after the files, since nobody may be there to read it, but also where one of them cannot be written
         console = terminal()
@@ -162,7 +162,8 @@ def _refuse_given(options: dict[str, Any], needed: str, but: str) -> None:
 def _write_files(
     compared: _Compared,
     dataset: DetectionDataset | None,
-    name: str,
+    checkpoint: Path,
+    data: PathText,
     *,
     output: Path | None,
     results: Path | None,
@@ -185,10 +186,22 @@ def _write_files(
     if charts is not None:
         write_charts(charts, sections)
     if report is not None:
-        write_report(report, f"Evaluation of {name}", sections)
+        write_report(
+            report, f"Evaluation of {checkpoint.name}", sections, subtitle=_subtitle(compared, checkpoint, data)
+        )
 
 
-def _is_annotation_file(data: str) -> bool:
+def _subtitle(compared: _Compared, checkpoint: Path, data: PathText) -> str:
+    """What was compared with what, when, and by which version."""
+    from datetime import datetime
+
+    from detrkit import __version__
+
+    variant = "" if compared.card is None else f"{compared.card.variant}, "
+    return f"{variant}{checkpoint} on {data}, {datetime.now():%Y-%m-%d %H:%M}, detrkit {__version__}"
+
+
+def _is_annotation_file(data: PathText) -> bool:
     """Whether a result file can be compared with these data without any pictures."""
     file = expanded(data)
     return file.suffix.lower() == ".json" and not file.is_dir()
