@@ -300,7 +300,7 @@ def test_the_model_is_in_eval_mode_and_has_to_stay_there(real_model: Detector) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"threshold": 1.5}, "The threshold 1.5 is not a score: choose one from 0 to 1."),
+        ({"threshold": 1.5}, "The threshold 1.5 is not a score: choose one from 0 to 1"),
         ({"threshold": -0.1}, "The threshold -0.1"),
         ({"threshold": float("nan")}, "The threshold nan"),
         ({"batch_size": 0}, "The batch size 0 is too small"),

@@ -161,9 +161,9 @@ def analyze(
     """
     check_max_detections(max_detections)
     if resamples is not None and resamples < 1:
-        raise ConfigurationError(f"{resamples} resamples give no interval: choose at least 1, or better 1000.")
+        raise ConfigurationError(f"{resamples} resamples give no interval: choose at least 1, or better 1000")
     if not 0 < confidence < 1:
-        raise ConfigurationError(f"The confidence {confidence} is not between 0 and 1: choose one such as 0.95.")
+        raise ConfigurationError(f"The confidence {confidence} is not between 0 and 1: choose one such as 0.95")
     inputs = read_inputs(ground_truth, detections, name=name)
     return analysis_of(
         inputs,

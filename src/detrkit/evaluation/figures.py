@@ -15,7 +15,7 @@ from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError
 from detrkit.evaluation.repeats import Suppression
 from detrkit.notebooks import paragraph, shown, table
-from detrkit.terminal import add_numbers, add_texts, narrow_table
+from detrkit.terminal import Prose, add_numbers, add_texts, narrow_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -235,14 +235,16 @@ class Evaluation:
         add_texts(figures, "meaning")
         for name in self.figures:
             figures.add_row(name, *self.shown_values(name), MEANINGS[name])
-        parts: list[Table | str] = [figures]
+        parts: list[Table | Prose] = [figures]
         if classes:
             parts.append(self._class_table())
         if self.best_threshold is not None:
             parts.append(
-                f"Best mean F1 over the classes (IoU 0.50): keep detections from score {self.best_threshold:.3f}."
+                Prose(
+                    f"Best mean F1 over the classes (IoU 0.50): keep detections from score {self.best_threshold:.3f}."
+                )
             )
-        return Group(*parts, *(f"Note: {note}" for note in self.notes))
+        return Group(*parts, *(Prose(f"Note: {note}") for note in self.notes))
 
     def _repr_html_(self) -> str:
         """What notebooks show: the figures, then the classes with the lowest AP first."""

@@ -113,12 +113,13 @@ def _fitting(variant: str) -> Callable[[int], int]:
 
 
 def _looks(splits: Sequence[Split], progress: bool) -> list[Look]:
-    looks = []
     with watched(progress) as follow:
-        for split in splits:
-            what = f"decoding {split.name}"
-            looks.append(look_at_pictures(split, partial(follow, what=what, unit="picture", total=len(split.dataset))))
-    return looks
+        return [
+            look_at_pictures(
+                split, partial(follow, what=f"decoding {split.name}", unit="picture", total=len(split.dataset))
+            )
+            for split in splits
+        ]
 
 
 def _round_trips(splits: Sequence[Split]) -> tuple[dict[str, float | None], list[Finding]]:

@@ -81,7 +81,7 @@ class Predictor:
         categories = detector.card.categories
         self.choice = Choice.of_card(detector.card).changed(categories, threshold=threshold, nms=nms, classes=classes)
         if batch_size < 1:
-            raise ConfigurationError(f"The batch size {batch_size} is too small: choose 1 or more.")
+            raise ConfigurationError(f"The batch size {batch_size} is too small: choose 1 or more")
         self.batch_size = batch_size
         self.stretch_16bit = stretch_16bit
         self.model = (detector if device is None else detector.to(choose_device(str(device)))).eval()
@@ -320,7 +320,7 @@ class Predictor:
         """Pictures of one shape as the model gets them."""
         if self.model.training:
             raise ConfigurationError(
-                "The model was put in training mode after its predictor was created: call model.eval() first."
+                "The model was put in training mode after its predictor was created: call model.eval() first"
             )
         pixels, padding = pad_images(
             [each.pixels for each in group if each.pixels is not None],

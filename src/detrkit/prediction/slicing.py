@@ -56,14 +56,14 @@ class SlicedPredictor:
 
     def __init__(self, predictor: Predictor, slice_size: int, *, overlap: float = 0.2, merge: Merging = "nms") -> None:
         if slice_size < 1:
-            raise ConfigurationError(f"A slice of {slice_size} pixels is too small: choose 1 or more.")
+            raise ConfigurationError(f"A slice of {slice_size} pixels is too small: choose 1 or more")
         if not 0 <= overlap < slice_size:
             raise ConfigurationError(
                 f"The overlap {overlap:g} does not fit slices of {slice_size} pixels: choose a share from 0 to below 1, "
-                f"or less than {slice_size} pixels."
+                f"or less than {slice_size} pixels"
             )
         if merge not in _FILTERS:
-            raise ConfigurationError(f"Detections cannot be merged by '{merge}': choose 'nms' or 'nmm'.")
+            raise ConfigurationError(f"Detections cannot be merged by '{merge}': choose 'nms' or 'nmm'")
         self.predictor = predictor
         self.slice_size = slice_size
         self.overlap_pixels = int(overlap * slice_size if overlap < 1 else overlap)

@@ -104,7 +104,7 @@ def _say(options: TrainingOptions, splits: Sequence[Split], findings: Sequence[F
     for each in warnings:
         console.print(f"Warning: {each.split}: {each.message}")
     if warnings:
-        console.print(f"What to do about it: detrkit inspect {options.data}")
+        console.print(f"What to do about it: detrkit inspect {options.data}", soft_wrap=True)
 
 
 def _is_said(found: Finding, splits: Sequence[Split]) -> bool:

@@ -228,4 +228,4 @@ def _check(options: TrainingOptions) -> None:
             "detector_from",
         )
     if "class_count" in options.settings:
-        raise ConfigurationError("settings.class_count follows from the data set: leave it out")
+        raise OptionError("class_count follows from the data set: leave it out", "class_count")

@@ -56,12 +56,12 @@ class Look:
         return len(self.blank)
 
 
-def look_at_pictures(split: Split, follow: Callable[[Iterable[None]], Iterable[None]] = iter) -> Look:
+def look_at_pictures(split: Split, progress: Callable[[Iterable[None]], Iterable[None]] = iter) -> Look:
     """Decodes every picture of a split, several at a time.
 
     Args:
         split: the pictures.
-        follow: wraps what is done, to show how far it is.
+        progress: gets something for each of them, to show how far they are.
     """
     begin, count = time.perf_counter(), len(split.dataset)
     look = Look(
@@ -86,7 +86,7 @@ def look_at_pictures(split: Split, follow: Callable[[Iterable[None]], Iterable[N
         look.digests[index] = _digest(split, index)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in follow(pool.map(look_at, range(count))):
+        for _ in progress(pool.map(look_at, range(count))):
             pass
     return replace(look, seconds=time.perf_counter() - begin)
 
