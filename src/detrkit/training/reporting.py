@@ -12,11 +12,19 @@ from rich.console import Console
 
 from detrkit.checkpoints import load
 from detrkit.errors import ConfigurationError, DataError
-from detrkit.evaluation import Analysis, Evaluation, compare_in_detail, detect
+from detrkit.evaluation import (
+    Analysis,
+    Evaluation,
+    PanopticEvaluation,
+    compare_in_detail,
+    detect,
+    evaluate_panoptic,
+)
 from detrkit.evaluation.report import (
     Section,
     curves_figure,
     evaluation_sections,
+    panoptic_sections,
     write_charts,
     write_photos,
     write_report,
@@ -99,10 +107,19 @@ def write_everything(folder: RunFolder, data: RunData, options: TrainingOptions,
                 progress=line.follow,
             )
             evaluation, analysis = compare_in_detail(model, data.validation, entries)
+            segments = None
+            if data.validation.is_panoptic:
+                segments = evaluate_panoptic(
+                    model,
+                    data.validation,
+                    batch_size=evaluation_batch(options),
+                    workers=options.workers or 0,
+                    progress=line.follow,
+                )
             line.show(_WRITING)
             summary, *details = evaluation_sections(evaluation, analysis, data.validation, entries)
-            sections = [summary, *sections, *details]
-            _store(folder, evaluation, analysis)
+            sections = [summary, *_segment_sections(segments), *sections, *details]
+            _store(folder, evaluation, analysis, segments)
         line.show(_WRITING)
         _write(folder, options, sections)
     return TrainingResult(folder.path, best, evaluation, analysis)
@@ -120,11 +137,17 @@ def write_without_evaluation(folder: RunFolder, data: RunData | None, options: T
         OutputError: a file cannot be written.
     """
     sections = _training_sections(folder, data, options)
-    stored = _metrics(folder).get("evaluation")
+    measured = _metrics(folder)
+    stored, of_segments = measured.get("evaluation"), measured.get("panoptic")
     if stored is not None:
         summary, *details = evaluation_sections(Evaluation.from_json(stored))
-        sections = [summary, *sections, *details]
+        segments = None if of_segments is None else PanopticEvaluation.from_json(of_segments)
+        sections = [summary, *_segment_sections(segments), *sections, *details]
     _write(folder, options, sections)
+
+
+def _segment_sections(segments: PanopticEvaluation | None) -> list[Section]:
+    return [] if segments is None else panoptic_sections(segments)
 
 
 def _training_sections(folder: RunFolder, data: RunData | None, options: TrainingOptions) -> list[Section]:
@@ -155,8 +178,10 @@ def _metrics(folder: RunFolder) -> dict[str, Any]:
     return content
 
 
-def _store(folder: RunFolder, evaluation: Evaluation, analysis: Analysis) -> None:
-    write_json(folder.metrics, {**_metrics(folder), "evaluation": evaluation.to_json(), "analysis": analysis.to_json()})
+def _store(folder: RunFolder, evaluation: Evaluation, analysis: Analysis, segments: PanopticEvaluation | None) -> None:
+    measured = {"evaluation": evaluation.to_json(), "analysis": analysis.to_json()}
+    panoptic = {} if segments is None else {"panoptic": segments.to_json()}
+    write_json(folder.metrics, {**_metrics(folder), **measured, **panoptic})
 
 
 def _device(options: TrainingOptions, given: str | None) -> str:
