@@ -12,8 +12,9 @@ import pytest
 import detrkit
 
 PUBLIC = [
-    "Category", "DetectionDataset", "Detector", "Evaluation", "ImageBatch", "Inspection", "Losses", "Output", "Predictor", "Preprocessing",
-    "Target", "TrainingOptions", "build", "checkpoints", "criterion_for", "errors", "evaluate", "inspect_data", "load", "open_dataset", "save", "train",
+    "Category", "DetectionDataset", "Detector", "Evaluation", "ImageBatch", "Inspection", "Losses", "Output",
+    "PanopticEvaluation", "PanopticSegmentation", "Predictor", "Preprocessing", "Target", "TrainingOptions", "build", "checkpoints", "criterion_for",
+    "errors", "evaluate", "evaluate_panoptic", "inspect_data", "load", "open_dataset", "save", "train",
 ]  # fmt: skip
 
 

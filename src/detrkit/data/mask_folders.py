@@ -193,7 +193,7 @@ def _read_classes(split: MaskSplit) -> _Classes:
     source = split.root / _CLASSES
     if not source.is_file():
         raise DataError(
-            f"{source} does not exist: write the names of the classes into it, one per line, in the order of the values 1, 2, …"
+            f"{source} does not exist: write the names of the classes into it, one per line, in the order of the values 1, 2 and so on."
         )
     lines = [line.strip() for line in read_lines(source)]
     names = [line for line in lines if line]
