@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/
 
-.PHONY: setup demo test test-slow test-processor check site format variants lock
+.PHONY: setup demo test test-slow test-processor check site format variants notebook lock
 
 setup: $(VENV)/.ready
 
@@ -57,6 +57,10 @@ site: setup
 format: setup
 	$(RUN)ruff check --fix .
 	$(RUN)ruff format .
+
+# Runs the notebook in docs anew and stores what its cells show.
+notebook: setup
+	$(RUN)python tests/notebook_runs.py docs/first_detector.ipynb
 
 # The list of variants that is read without loading PyTorch.
 variants: setup

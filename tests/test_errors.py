@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import detrkit
 from detrkit import errors
+from detrkit.data.dataset import NoImagesError
+from detrkit.data.inspection import KINDS as FINDINGS
 
 KINDS = [
     kind
@@ -70,3 +76,28 @@ def test_an_error_from_a_worker_process_keeps_only_its_sentence() -> None:
         '  File "fetch.py", line 1, in fetch\n    raise\ndetrkit.errors.DataError: a.jpg: is cut off, remove it\n'
     )
     assert str(errors.DataError(traceback)) == "a.jpg: is cut off, remove it"
+
+
+def raised(*kinds: str) -> Iterator[tuple[str, str]]:
+    """Place and last words of every message in the source whose end is written there."""
+    for file in sorted(Path(detrkit.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in kinds and node.args:
+                message = node.args[0]
+                last = message.values[-1] if isinstance(message, ast.JoinedStr) else message
+                if isinstance(last, ast.Constant):
+                    yield f"{file.name}:{node.lineno}", str(last.value)[-40:]
+
+
+def test_what_is_said_of_data_ends_with_a_period_and_what_refuses_options_and_files_does_not() -> None:
+    of_data = list(raised("DataError", NoImagesError.__name__, "NonFiniteError", "WorkerError"))
+    of_options = list(raised("ConfigurationError", "OptionError", "CheckpointError", "OutputError"))
+    assert len(of_data) > 100
+    assert len(of_options) > 140
+    assert [found for found in of_data if not found[1].endswith(".")] == []
+    assert [found for found in of_options if found[1].endswith(".")] == []
+
+
+def test_findings_end_with_a_period() -> None:
+    sentences = [sentence for kind in FINDINGS.values() for sentence in (kind.meaning, kind.remedy)]
+    assert [sentence for sentence in sentences if not sentence.endswith(".")] == []

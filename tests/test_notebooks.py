@@ -11,13 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from evaluation.made_analysis import made_analysis, made_evaluation
+from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
+import detrkit
 from detrkit.cards import Category, ModelCard
 from detrkit.data import DetectionDataset, read_digits
-from detrkit.notebooks import paragraph, shown, table
-from detrkit.training import TrainingResult
+from detrkit.errors import ConfigurationError
+from detrkit.evaluation import Evaluation
+from detrkit.notebooks import in_notebook, paragraph, shown, table
+from detrkit.prediction import Outcome
+from detrkit.training import TrainingResult, dry_run
 
 NASTY = '<b onclick="x">&amp;</b>'
 
@@ -151,3 +157,95 @@ def test_long_tables_are_cut() -> None:
     page = Page(shown("Numbers", paragraph(""), text))
     assert page.rows[-1] == ["19", "–"]
     assert page.paragraphs == ["and 5 more"]
+
+
+def test_a_model_shows_its_size_and_its_card() -> None:
+    model = detrkit.build("light-detr-compact", classes=["cat", "dog"])
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert (
+        repr(model) == f"<Detector light-detr-compact: 2 classes, threshold 0.500, {millions:.1f} million parameters>"
+    )
+    assert str(model) == torch.nn.Module.__repr__(model)
+    page = Page(model._repr_html_())
+    assert page.paragraphs[0] == f"A detector with {millions:.1f} million parameters:"
+    assert page.rows[-2:] == [["cat", "0", "0.500"], ["dog", "1", "0.500"]]
+
+
+def test_a_dry_run_shows_what_a_run_would_take(digits_folder: Path) -> None:
+    outcome = dry_run("light-detr-compact", digits_folder, steps=10, batch_size=2, short_side=64, flip=0.0)
+    assert re.fullmatch(
+        rf"<DryRun light-detr-compact on {digits_folder}: 2 epochs, 10 steps with batches of 2 images, about \d+ s, \d\.\d GB>",
+        repr(outcome),
+    )
+    page = Page(outcome._repr_html_())
+    assert ["length", "2 epochs, 10 steps with batches of 2 images"] in page.rows
+    assert ["short_side", "64"] in page.rows
+    assert [row for row in page.rows if row[0] == "val_split"] == [
+        ["val_split", "val"]
+    ]  # the last option is there, too
+
+
+def test_every_result_is_one_line_of_text(digits_folder: Path) -> None:
+    digits = read_digits("val", images=3, size=64)
+    model = detrkit.build("light-detr-compact")
+    batch = detrkit.ImageBatch(torch.zeros(1, 3, 64, 64), original_sizes=torch.tensor([[64, 64]]))
+    targets = [detrkit.Target(torch.tensor([1]), torch.full((1, 4), 0.5))]
+    output = model(batch, targets)
+    losses = detrkit.criterion_for(model)(output, targets)
+    expected = {
+        f"<Inspection {digits_folder}: fine": detrkit.inspect_data(digits_folder, quick=True),
+        f"<ModelCard light-detr-compact: 80 classes, threshold {model.card.threshold:.3f}>": model.card,
+        f"<Objects {len(digits.objects(0))} objects, 0 crowd regions>": digits.objects(0),
+        "<ArrayImages 3 images of 64 × 64 pixels>": digits.images,
+        f"<ImageFiles 5 files in {digits_folder}": detrkit.open_dataset(digits_folder, "val").images,
+        "<Outcome 3 of 5 images done, 7 detections, 1 problem, stopped>": Outcome(
+            5, 3, 7, problems=["a\nb"], stopped=True
+        ),
+        "ImageBatch(pixels=<(1, 3, 64, 64) float32>, padding=None, image_ids=None, original_sizes=<(1, 2) int64>)": batch,
+        "Target(labels=<(1,) int64>, boxes_cxcywh=<(1, 4) float32>)": targets[0],
+        "Output(logits=<(2, 1, 30, 91) float32>, boxes_cxcywh=<(2, 1, 30, 4) float32>, proposals=Proposals(": output,
+        f"<Losses total {losses.total.item():.3f}, {len(losses.terms)} terms>": losses,
+    }
+    for begins, result in expected.items():
+        assert repr(result).startswith(begins)
+        assert "\n" not in repr(result)
+
+
+def test_an_evaluation_draws_precision_over_recall() -> None:
+    evaluation = made_evaluation()
+    (axes,) = evaluation.plot().axes
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+    assert list(lines) == ["cat", "dog", "mean of the classes"]
+    np.testing.assert_allclose(lines["cat"][:, 0], np.linspace(0, 1, 101))
+    np.testing.assert_allclose(lines["cat"][:, 1], evaluation.classes[0].precisions)
+    np.testing.assert_allclose(lines["mean of the classes"][-1], (1.0, 0.3))  # of 0.2 and 0.4
+
+
+def test_an_evaluation_without_precisions_says_so() -> None:
+    stored = Evaluation.from_json(made_evaluation().to_json())
+    with pytest.raises(ConfigurationError, match="pets val: there is no precision to draw"):
+        stored.plot()
+
+
+def test_an_analysis_draws_what_thresholds_do() -> None:
+    analysis = made_analysis()
+    (axes,) = analysis.plot().axes
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+    np.testing.assert_allclose(lines["recall"][:, 1], analysis.curve.recall)
+    np.testing.assert_allclose(lines["mean F1 of the classes"][:, 1], analysis.mean_f1)
+    assert any(np.allclose(points[:, 0], analysis.threshold) for points in lines.values())
+
+
+def test_figures_show_themselves_on_white_whoever_has_imported_what() -> None:
+    """IPython knows matplotlib's figures only where pyplot is in use, so these know it themselves."""
+    figures = [made_evaluation().plot(), made_analysis().plot(), TrainingResult(Path("a"), Path("a/b"), None).plot()]
+    for figure in figures:
+        content = DisplayFormatter().format(figure)[0]["image/png"]
+        with Image.open(io.BytesIO(content)) as picture:
+            assert picture.width == 500
+            assert picture.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
+        assert figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)  # as pyplot's own formatter takes it
+
+
+def test_a_program_is_no_notebook() -> None:
+    assert not in_notebook()

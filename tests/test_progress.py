@@ -10,7 +10,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from detrkit.notebooks import CellLine
 from detrkit.progress import Activity, ProgressLine, clock_time, duration, fitted, watched
+from detrkit.terminal import terminal
 
 TRAINING = Activity(
     "epoch 12/50",
@@ -149,6 +151,73 @@ def test_items_are_followed() -> None:
         clock.now += 10.0
     assert seen == [(2, "image 0/5, 0:00 so far"), (2, "image 2/5, 0:15 left"), (1, "image 4/5, 0:05 left")]
     assert drawn(line).endswith("image 5/5, 0:30 so far")
+
+
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """What a notebook's cell shows, one state after the other."""
+    states: list[dict[str, str]] = []
+
+    class Handle:
+        def update(self, content: dict[str, str], *, raw: bool) -> None:
+            assert raw
+            states.append(content)
+
+    def display(content: dict[str, str], *, raw: bool, display_id: bool) -> Handle:
+        assert raw
+        assert display_id
+        assert states == []  # one output, which changes
+        states.append(content)
+        return Handle()
+
+    monkeypatch.setattr("detrkit.progress.cell_line", lambda: CellLine(display))
+    return states
+
+
+def test_a_cell_shows_a_bar_that_changes_four_times_a_second_at_most(cell: list[dict[str, str]]) -> None:
+    clock = Clock()
+    with ProgressLine(terminal(), clock) as line:
+        assert cell == []
+        for step in range(8):
+            line.show(Activity("epoch 1/2", "step", step, 8, left=10.0 - step, extras=("loss 3.00",)))
+            clock.now += 0.1
+        line.show(Activity("<epoch> 2/2", "step", 8, 8))
+        line.show(Activity("writing the report", "", 0, 0))
+    assert [state["text/plain"] for state in cell] == [
+        "epoch 1/2, step 0/8, 0:10 left, loss 3.00",
+        "epoch 1/2, step 3/8, 0:07 left, loss 3.00",
+        "epoch 1/2, step 6/8, 0:04 left, loss 3.00",
+        "<epoch> 2/2, step 8/8, 0:01 so far",
+        "writing the report, 0:01 so far",
+        "",
+    ]
+    assert cell[1]["text/html"] == (
+        '<div><progress value="3" max="8" style="vertical-align: middle"></progress> epoch 1/2, step 3/8, 0:07 left, loss 3.00</div>'
+    )
+    assert "&lt;epoch&gt; 2/2" in cell[3]["text/html"]
+    assert cell[4]["text/html"] == "<div>writing the report, 0:01 so far</div>"
+    assert cell[5]["text/html"] == ""
+
+
+def test_a_cell_says_nothing_else_however_long_it_takes(
+    cell: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    with ProgressLine(terminal(stderr=True), clock) as line:
+        for _ in line.follow(range(3), "evaluating", unit="image", total=3):
+            clock.now += 100.0
+    assert len(cell) == 5
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_console_of_ones_own_gets_lines_in_a_notebook_too(cell: list[dict[str, str]]) -> None:
+    clock, text = Clock(), io.StringIO()
+    with ProgressLine(Console(file=text, width=200), clock) as line:
+        line.show(TRAINING)
+        clock.now += 61.0
+        line.show(TRAINING)
+    assert cell == []
+    assert text.getvalue() == f"{TRAINING.sentence()}\n"
 
 
 def test_work_is_watched_only_where_that_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

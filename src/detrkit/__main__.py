@@ -34,8 +34,17 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             traceback.print_exception(end.__cause__)
         if str(end):  # a run that was stopped may have said so
-            print(end, file=sys.stderr)
+            _print_error(str(end))
         sys.exit(end.code)
+
+
+def _print_error(sentence: str) -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        from detrkit.terminal import terminal
+
+        terminal(stderr=True).print(sentence)
+    else:
+        print(sentence, file=sys.stderr)
 
 
 class _ExplainedError(Exception):

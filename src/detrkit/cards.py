@@ -102,6 +102,19 @@ class ModelCard:
     nms: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<ModelCard {self.summary()}>"
+
+    def summary(self) -> str:
+        """The card in one line of text."""
+        number = len(self.categories)
+        figures = "".join(
+            f", {name} {value:.3f}" for name in ("AP", "AP50") if (value := self.metrics.get(name)) is not None
+        )
+        return (
+            f"{self.variant}: {number} {'class' if number == 1 else 'classes'}, threshold {self.threshold:.3f}{figures}"
+        )
+
     def _repr_html_(self) -> str:
         """What notebooks show: the variant, its figures, and its classes with their thresholds."""
         size = self.preprocessing

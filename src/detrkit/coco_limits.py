@@ -25,5 +25,5 @@ def check_max_detections(number: int) -> None:
     """
     if number < 1:
         raise ConfigurationError(
-            f"{number} detections per image count nothing: choose at least 1 (COCO counts {MAX_DETECTIONS} of each class)."
+            f"{number} detections per image count nothing: choose at least 1 (COCO counts {MAX_DETECTIONS} of each class)"
         )

@@ -9,8 +9,9 @@
     ├── NonFiniteError       a model or its loss that produced NaN or infinity
     └── WorkerError          a process that reads images and was ended by the system
 
-Every message is one sentence (or two) that names the file or value and says what is wrong with it and what to do. The command line prints
-it and exits with code 2. A bug in detrkit itself is never a `DetrkitError`.
+Every message is one sentence (or two) that names the file or value and says what is wrong with it and what to do. What is said of data
+ends with a period, as findings and notes do, since there may be more to say; what refuses an option, a checkpoint or a file for results
+does not. The command line prints it and exits with code 2. A bug in detrkit itself is never a `DetrkitError`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from detrkit.notebooks import import_tqdm_quietly
+
 
 def lazy_names(
     package: str, homes: Mapping[str, Sequence[str]]
@@ -26,6 +28,7 @@ def lazy_names(
     def get(name: str) -> Any:
         if name not in home_of:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        import_tqdm_quietly()
         module = importlib.import_module(f"{package}.{home_of[name]}")
         return module if name == home_of[name] else getattr(module, name)
 

@@ -53,6 +53,7 @@ REPEATED_SHARE = Measure(
     "repeated share",
     "of the detections from the best thresholds on, those that repeat a better one of their class (IoU above 0.7), on the validation split",
 )
+THRESHOLD = Measure("threshold", "score from which a detection counts; by default the one with the best F1")
 
 MEASURES = (
     Measure("epoch", "passes over the training images"),

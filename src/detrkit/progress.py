@@ -1,4 +1,4 @@
-"""One line that says how far work is: in a terminal it changes in place, elsewhere a line is printed now and then."""
+"""One line that says how far work is: in terminals and notebooks it changes in place, elsewhere a line is printed now and then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from detrkit.terminal import terminal
+from detrkit.notebooks import CellLine, cell_line
+from detrkit.terminal import is_seen, terminal
 
 _Item = TypeVar("_Item")
 
@@ -63,15 +64,19 @@ class Activity:
     left: float | None = None
     extras: tuple[str, ...] = ()
 
-    def sentence(self) -> str:
-        """All of it as a line of text."""
+    def sentence(self, times: str | None = None) -> str:
+        """All of it as a line of text.
+
+        Args:
+            times: what it says of time; by default about how much is left, if that is known.
+        """
         left = [] if self.left is None else [f"about {duration(self.left)} left"]
         count = [f"{self.unit} {self.done}/{self.total}"] if self.total else []
-        return ", ".join([self.what, *count, *left, *self.extras])
+        return ", ".join([self.what, *count, *(left if times is None else [times]), *self.extras])
 
 
 class ProgressLine:
-    """The line. It is shown from entering to leaving a `with` block, and always leaves the terminal as it was.
+    """The line. It is shown from entering to leaving a `with` block, and always leaves the terminal, or the output of the cell, as it was.
 
     Args:
         console: what shows it; other text that is printed there meanwhile appears above the line.
@@ -84,10 +89,12 @@ class ProgressLine:
         self._activity: Activity | None = None
         self._started = self._began = self._changed = self._said = clock()
         self._live: Live | None = None
+        self._cell: CellLine | None = None
+        self._put = float("-inf")  # when the line of the cell was last changed
 
     @property
     def in_place(self) -> bool:
-        """Whether the line changes in place, which notebooks, files and simple terminals cannot do."""
+        """Whether the line changes in place in a terminal, which files and simple terminals cannot do."""
         return self.console.is_terminal and not self.console.is_dumb_terminal
 
     def __enter__(self) -> ProgressLine:
@@ -112,16 +119,26 @@ class ProgressLine:
                 redirect_stderr=_is_terminal(sys.stderr),
             )
             self._live.start()
+        elif is_seen(self.console):
+            self._cell = cell_line()
 
     def stop(self) -> None:
         """Takes the line away, if it is there."""
         if self._live is not None:
             self._live.stop()
+        if self._cell is not None:
+            self._cell.clear()
 
     def show(self, activity: Activity) -> None:
-        """Shows this from now on; without a terminal, says it if nothing was said for a while."""
+        """Shows this from now on; where no line changes in place, says it if nothing was said for a while."""
+        is_new = self._activity is None or self._activity.what != activity.what
         self._activity, self._changed = activity, self._clock()
         if self.in_place:
+            return
+        if self._cell is not None:
+            if is_new or self._changed - self._put >= 1 / _REDRAWN:
+                self._put = self._changed
+                self._cell.show(activity.sentence(self._time(self._changed)), activity.done, activity.total)
             return
         expected = self._changed - self._started + (activity.left or 0.0)
         if self._changed - self._said >= max(_SAID_EVERY, expected / _SAID_TIMES):
@@ -214,7 +231,7 @@ def fitted(activity: Activity, width: int, times: str, *, now: float, ascii_only
 
 @contextmanager
 def watched(progress: bool | Follow) -> Iterator[Follow]:
-    """How work is followed that may be watched: True makes a line on the error stream, False none.
+    """How work is followed that may be watched: True makes a line on the error stream or below the cell of a notebook, False none.
 
     Args:
         progress: that, or what follows it instead.

@@ -24,13 +24,17 @@ _Type = TypeVar("_Type")
 @dataclass_transform(frozen_default=True)
 def record(cls: type[_Type]) -> type[_Type]:
     """Turns a class into a frozen dataclass and a pytree, so that `torch.export` accepts it as a model's input or output."""
-    frozen = dataclass(frozen=True)(cls)
+    frozen = dataclass(frozen=True, repr=False)(cls)
     torch.export.register_dataclass(frozen, serialized_type_name=f"detrkit.{cls.__name__}")
     return frozen
 
 
 class TensorRecord:
-    """Moves every tensor of a dataclass at once: `.to(...)` and `.pin_memory()`, as for a single tensor."""
+    """Moves every tensor of a dataclass at once: `.to(...)` and `.pin_memory()`, as for a single tensor. Its `repr` is a line with shapes."""
+
+    def __repr__(self) -> str:
+        values = ((part.name, getattr(self, part.name)) for part in dataclasses.fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={_in_short(value)}' for name, value in values)})"
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         def visit(value: Any) -> Any:
@@ -61,6 +65,16 @@ class TensorRecord:
     def pin_memory(self) -> Self:
         """A copy whose tensors lie in page-locked memory, from which copies to a GPU can overlap with computation."""
         return self._map(lambda tensor: tensor.pin_memory())
+
+
+def _in_short(value: Any) -> str:
+    """A value of a record in a line: of tensors only shape and type."""
+    if isinstance(value, Tensor):
+        where = "" if value.device.type == "cpu" else f" {value.device}"
+        return f"<{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}{where}>"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_in_short, value))})"
+    return repr(value)
 
 
 @record
@@ -389,6 +403,9 @@ class Losses:
     total: Tensor
     terms: dict[str, Tensor]
     shown: dict[str, Shown]
+
+    def __repr__(self) -> str:
+        return f"<Losses total {self.total.item():.3f}, {len(self.terms)} terms>"
 
 
 @record

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from typing import TYPE_CHECKING, Any
+import textwrap
+from typing import TYPE_CHECKING, Any, cast
+
+from detrkit.notebooks import in_notebook
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
 # What Python does by itself with characters that a stream's encoding lacks, where it must not simply fail.
@@ -16,9 +19,12 @@ _FAILING = ("strict", "surrogateescape")
 
 
 def terminal(*, stderr: bool = False) -> Console:
-    """A console that prints text unchanged: names of classes and files may contain brackets, and paths are not wrapped.
+    """A console that prints text unchanged: names of classes and files may contain brackets.
 
-    Characters that the stream's encoding lacks are printed as question marks, since no work should be lost for them.
+    A person reads lines that break between words, and never within a path. What is to be copied, such as a command, is printed with
+    `soft_wrap=True`: then nothing is broken, and the terminal folds it. In files no line is broken. Characters that the stream's encoding lacks
+    are printed as question marks, since no work should be lost for them. In notebooks the text goes to the stream, too, whose lines stay
+    together, where Rich would make a piece of HTML of each. That stream says that it is a terminal, and is none.
 
     Args:
         stderr: whether to print to the error stream.
@@ -28,7 +34,65 @@ def terminal(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     stream = getattr(stream, "rich_proxied_file", stream)  # a progress bar puts a proxy in the stream's place
     file: Any = None if stream is None else _Lossy(stream)
-    return Console(file=file, stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    class Terminal(Console):
+        def print(self, *objects: Any, soft_wrap: bool | None = None, **rest: Any) -> None:
+            if soft_wrap is None:
+                objects = tuple(Prose(each) if isinstance(each, str) else each for each in objects)
+            super().print(*objects, soft_wrap=soft_wrap, **rest)
+
+    return Terminal(
+        file=file,
+        stderr=stderr,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=True,
+        force_jupyter=False,
+        force_terminal=False if in_notebook() else None,
+    )
+
+
+def is_seen(console: Console) -> bool:
+    """Whether a console is one of `terminal`, and not one that writes to a file or a text."""
+    return isinstance(console.file, _Lossy)
+
+
+class Prose:
+    """A text whose lines break between words where a person reads it, and keep their indentation; in files it is printed as it is.
+
+    Args:
+        text: of one or more lines.
+        style: of Rich.
+    """
+
+    def __init__(self, text: str, style: str = "") -> None:
+        self.text, self.style = text, style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        if console.is_terminal:
+            yield Text(_broken(self.text, options.max_width), style=self.style, no_wrap=True, overflow="ignore")
+        else:
+            yield Text(self.text, style=self.style)
+
+
+def _broken(text: str, width: int) -> str:
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip(" "))]
+        lines.append(
+            textwrap.fill(
+                line,
+                width,
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+                replace_whitespace=False,
+            )
+        )
+    return "\n".join(lines)
 
 
 def narrow_table(title: str, caption: str | None = None) -> Table:
@@ -38,7 +102,7 @@ def narrow_table(title: str, caption: str | None = None) -> Table:
 
     return Table(
         title=title,
-        caption=caption,
+        caption=cast("Any", None if caption is None else Prose(caption, "table.caption")),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -37,7 +37,7 @@ def test_dilation_counts_in_every_paper(variant: str, dilation: bool, tmp_path: 
     options: dict[str, Any] = VARIANTS[variant]
     path = write(tmp_path / "file.pth", hollow(variant), nheads=4, dilation=dilation, **options)
     if dilation and variant == "smca-detr-r50-multiscale":  # whose levels must halve from one to the next
-        assert "has levels of stride 8, 16, 16" in complaint(path)
+        assert "has maps of stride 8, 16, 16" in complaint(path)
         return
     model = load(path)
     assert model.card.config["backbone"] == "resnet50" + "-dc5" * dilation

@@ -67,6 +67,8 @@ def test_train_evaluate_predict(data: Path, tmp_path: Path) -> None:
         assert reported.returncode == 0, reported.stderr
         text = (tmp_path / "file.html").read_text()
         assert "Evaluation of results.json" in text
+        assert f"results.json on {truth_of_file}, " in text
+        assert f"detrkit {detrkit.__version__}" in text
         assert ("data:image/jpeg" in text) == photos
 
     predicted = detrkit_command("predict", best, data / "val", "--threshold", 0, "--output", "seen", folder=tmp_path)

@@ -179,7 +179,7 @@ def test_thresholds_are_stored_in_nothing_else(checkpoint: Path, data: Path, tmp
 def test_a_number_of_detections_that_counts_nothing(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     sentence = refusal("evaluate", checkpoint, "--data", data, "--max-detections", 0, folder=tmp_path)
     assert (
-        sentence == "detrkit: 0 detections per image count nothing: choose at least 1 (COCO counts 100 of each class)."
+        sentence == "detrkit: 0 detections per image count nothing: choose at least 1 (COCO counts 100 of each class)"
     )
 
 

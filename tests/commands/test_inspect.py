@@ -185,7 +185,7 @@ def test_files_are_checked_before_the_data_are_read(tmp_path: Path) -> None:
     sentence = f"detrkit: {tmp_path}/folder is a folder, and a file is to be written: name a file, such as one in this folder\n"
     for option in ("--json", "--picture"):
         assert run("nowhere", option, tmp_path / "folder") == (2, sentence)
-    code, printed = run("nowhere", "--picture", tmp_path / "a.txt")
+    code, printed = run(tmp_path / "folder", "--picture", tmp_path / "a.txt")
     assert (code, "a.txt does not end like an image file" in printed) == (2, True)
     code, printed = run("nowhere", "--json", tmp_path / "a.png", "--picture", tmp_path / "a.png")
     assert printed == f"detrkit: --picture and --json name the same file, {tmp_path}/a.png: choose two\n"

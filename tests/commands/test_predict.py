@@ -156,7 +156,7 @@ def test_slices(checkpoint: Path, folder: Path) -> None:
     assert len(expected) != len(whole("photos/a.png"))
     for option in (("--overlap", 0.1), ("--merge", "nmm")):
         assert refusal(checkpoint, "photos/a.png", *option) == (
-            "detrkit: --overlap and --merge are about slices: add --slice with their size in pixels."
+            "detrkit: --overlap and --merge are about slices: add --slice with their size in pixels"
         )
     assert "A slice of 0 pixels is too small" in refusal(checkpoint, "photos/a.png", "--slice", 0)
 

@@ -130,7 +130,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(digits_folder: Path, tmp_path: Path) 
         os.kill(run.process.pid, signal.SIGTERM)
         printed, errors = run.process.communicate()
         assert (run.process.returncode, errors) == (130, "")
-        assert printed.splitlines()[-2].startswith("Stopped. Continue with: ")
+        assert printed.splitlines()[-2].startswith("Stopped; kept up to the end of epoch ")
         assert printed.splitlines()[-1].startswith("Report so far: ")
 
 

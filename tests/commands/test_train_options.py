@@ -56,6 +56,8 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(data: Path, tmp
     for words in (
         "  lr = 0.0006",
         "'width': 32",
+        "  epochs = 1 (as many as the steps take)",
+        "  steps = 2",
         "1 epoch, 2 steps with batches of 4 images",
         "GB",
         "nothing was written",
@@ -82,6 +84,8 @@ def test_options_are_checked_before_data_are_read(options: tuple[object, ...], w
 
 
 def test_resume_names_options_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
     sentence = refusal("train", "--resume", "run", "--batch-size", 3, folder=tmp_path)
     assert sentence.endswith("of which only --data, --epochs and --steps may be given anew: leave out --batch-size")
     assert "leave out --resume, or --dry-run" in refusal("train", "--resume", "run", "--dry-run", folder=tmp_path)

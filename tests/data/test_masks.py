@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as reference
 
 from detrkit.boxes import cxcywh_to_xyxy
 from detrkit.cards import Preprocessing
@@ -253,6 +254,12 @@ class TestPhotos:
         targets = [target for _, batch in loader for target in batch]
         for index, target in enumerate(targets):
             assert torch.equal(masks_of(target), masks_of(data[index].target))
+
+    def test_run_lengths_are_the_same_masks(self, photos: DetectionDataset) -> None:
+        masks, (height, width) = photos.objects(0).masks, photos.sizes[0]
+        decoded = [reference.decode(runs) for runs in masks.run_lengths()]
+        assert np.array_equal(decoded, masks.picked(np.arange(height), np.arange(width)))
+        assert photos.objects(0).masks.subset(np.zeros(0, np.int64)).run_lengths() == []
 
     def test_a_subset_keeps_masks_with_their_objects(self, photos: DetectionDataset) -> None:
         part = photos.subset([5, 2]).subset([1, 0, 0])

@@ -76,11 +76,11 @@ def test_a_class_list_without_images_of_it_keeps_its_place() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resamples": 0}, "0 resamples give no interval: choose at least 1, or better 1000."),
-        ({"confidence": 1.0}, "The confidence 1.0 is not between 0 and 1: choose one such as 0.95."),
+        ({"resamples": 0}, "0 resamples give no interval: choose at least 1, or better 1000"),
+        ({"confidence": 1.0}, "The confidence 1.0 is not between 0 and 1: choose one such as 0.95"),
         (
             {"max_detections": 0},
-            "0 detections per image count nothing: choose at least 1 (COCO counts 100 of each class).",
+            "0 detections per image count nothing: choose at least 1 (COCO counts 100 of each class)",
         ),
     ],
 )

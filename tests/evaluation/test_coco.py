@@ -171,7 +171,7 @@ def test_a_number_of_detections_that_counts_nothing_is_refused(number: int) -> N
         evaluate_detections(small_truth(), [], max_detections=number)
     assert (
         str(caught.value)
-        == f"{number} detections per image count nothing: choose at least 1 (COCO counts 100 of each class)."
+        == f"{number} detections per image count nothing: choose at least 1 (COCO counts 100 of each class)"
     )
 
 

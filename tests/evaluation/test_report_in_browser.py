@@ -33,6 +33,10 @@ document.getElementById("frame").onload = (event) => {
   const facts = { width: page.defaultView.innerWidth, scroll: page.documentElement.scrollWidth };
   facts.wide = all("body *").filter((part) => part.getBoundingClientRect().right > facts.width + 1)
     .filter((part) => !part.closest(".scroll, nav, svg, details:not([open])")).map((part) => part.outerHTML.slice(0, 80));
+  facts.scrolled = all("table:not(.numbers)").filter((table) => table.checkVisibility())
+    .filter((table) => table.tHead.textContent.includes("meaning"))
+    .filter((table) => table.closest(".scroll").scrollWidth > table.closest(".scroll").clientWidth + 1)
+    .map((table) => table.outerHTML.slice(0, 80));
   facts.broken = all("img").filter((image) => !image.naturalWidth).length;
   facts.images = all("img").length;
   facts.flat = all("svg").filter((svg) => svg.checkVisibility() && svg.getBoundingClientRect().height < 40).length;
@@ -106,6 +110,7 @@ def test_a_report_fits_and_works(browser: str, tmp_path: Path, width: int, count
     assert facts["width"] == width
     assert facts["scroll"] == width
     assert facts["wide"] == []
+    assert facts["scrolled"] == []  # sentences can be read without scrolling to the side
     assert (facts["images"], facts["broken"], facts["flat"]) == (4, 0, 0)
     assert facts["text"] > 8  # pixels, on a phone as well
     classes, numbers = facts["tables"]

@@ -19,6 +19,7 @@ from detrkit.evaluation.errors import KINDS, Mark
 from detrkit.evaluation.report import Photo, evaluation_sections, example_pictures, worst_pictures, write_report
 from detrkit.evaluation.report import pictures as pictures_module
 from detrkit.evaluation.report.pictures import MARK_COLORS, MARK_WORDS, draw_marks, enlarged
+from detrkit.prediction.labels import draw_labels
 
 
 def has_color(picture: Image.Image, color: str) -> bool:
@@ -41,28 +42,25 @@ def test_a_box_has_the_colour_of_its_kind(kind: str) -> None:
 
 def test_labels_name_the_class_the_score_and_the_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    annotate = pictures_module.sv.RichLabelAnnotator.annotate
 
-    def record(self: Any, scene: Any, detections: Any, labels: list[str]) -> Any:
-        shown.extend(labels)
-        return annotate(self, scene, detections, labels=labels)
+    def record(scene: Any, boxes: Any, texts: list[str], fills: Any, **rest: Any) -> None:
+        shown.extend(texts)
+        draw_labels(scene, boxes, texts, fills, **rest)
 
-    monkeypatch.setattr(pictures_module.sv.RichLabelAnnotator, "annotate", record)
+    monkeypatch.setattr(pictures_module, "draw_labels", record)
     draw_marks(Image.new("RGB", (300, 300)), made_images()[0].marks, {5: "cat", 6: "dog"}, 1.0)
     assert shown == [
-        "cat missed", "dog not found", "cat 0.50 wrong class", "cat 0.55 wrong place", "cat 0.60 wrong class, place",
-        "cat 0.65 duplicate", "cat 0.70 nothing there",
+        "cat 0.70 nothing there", "cat 0.65 duplicate", "cat 0.60 wrong class, place", "cat 0.55 wrong place",
+        "cat 0.50 wrong class", "dog not found", "cat missed",
     ]  # fmt: skip
 
 
 def test_many_errors_are_drawn_but_only_the_surest_are_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[list[str]] = []
-    monkeypatch.setattr(
-        pictures_module.sv.RichLabelAnnotator, "annotate", lambda self, scene, detections, labels: shown.append(labels)
-    )
+    monkeypatch.setattr(pictures_module, "draw_labels", lambda scene, boxes, texts, fills, **rest: shown.append(texts))
     marks = [Mark("background", (5.0 * number, 5.0, 4.0, 4.0), 5, number / 100) for number in range(30)]
     draw_marks(Image.new("RGB", (300, 300)), marks, {5: "cat"}, 1.0)
-    assert [label.split()[1] for label in shown[0]] == [f"{number / 100:.2f}" for number in range(16, 30)]
+    assert [label.split()[1] for label in shown[0]] == [f"{number / 100:.2f}" for number in range(29, 15, -1)]
 
 
 def test_the_worst_images_come_first_with_what_is_wrong() -> None:

@@ -46,7 +46,7 @@ def test_real_detections(shared: Path) -> None:
     for sentence in (
         "120 images, 1084 objects, 16 crowd regions (where detections are ignored), 12000 detections; 4.2% of those from the best thresholds "
         "on repeat a better one. Intervals: 95%, bootstrap over images, 1000 draws.",
-        "936 detections from these scores: 514 correct, 422 wrong; 76 more objects have only a detection of the wrong class or place.",
+        "936 detections from these thresholds: 514 correct, 422 wrong; 76 more objects have only a detection of the wrong class or place.",
         "* the same, for classes with fewer than 20 objects or no correct detection.",
         "Most errors: 000000376322.jpg (37), 000000560256.jpg (36), 000000357888.jpg (34),",
         "objects are in fewer than 5 images.",
@@ -59,7 +59,7 @@ def test_missing_sizes_thresholds_and_names_are_said() -> None:
     text = printed(detailed_table(evaluation, analysis))
     assert ["AP_large", "no ground truth of this size", "AP, from 96 × 96 pixels"] in rows(text)
     assert ["large (from 96 × 96 pixels)", "0", "0", "–", "–"] in rows(text)
-    assert "Precision, recall and F1: IoU 0.50, from the score in the last column." in text
+    assert "Precision, recall and F1: IoU 0.50, from the threshold in the last column." in text
     assert "Most errors: 1 (3), 2 (1)." in text  # without file names
     assert "interval " not in text  # neither of figures nor of classes
     assert "bootstrap" not in text
@@ -92,7 +92,9 @@ def test_nothing_is_cut_in_the_width_of_a_file(names: list[str]) -> None:
     assert "…" not in text
     tables = text[: text.index("Best mean F1")] if "Best mean F1" in text else text
     assert max(map(len, tables.splitlines())) <= 80
-    assert re.search(r"^class +objects +AP +interval +AP50 +precision +recall +F1 +score *$", text, flags=re.MULTILINE)
+    assert re.search(
+        r"^class +objects +AP +interval +AP50 +precision +recall +F1 +threshold *$", text, flags=re.MULTILINE
+    )
     lines = [line.split() for line in text.splitlines()]
     for operation in analysis.classes:
         score = f"{operation.threshold:.3f}{'' if operation.own else '*'}"

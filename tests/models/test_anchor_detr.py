@@ -80,7 +80,7 @@ class TestPublishedModels:
     [
         (
             {"queries": 10},
-            "3 patterns do not divide 10 queries: every point comes once with each pattern, so give a multiple of 3",
+            "queries must be a multiple of patterns (3), not 10: every point comes once with each pattern",
         ),
         ({"patterns": 0}, "patterns must be at least 1, not 0"),
         ({"width": 80, "attention_heads": 4}, "width 80 must be a multiple of 32 (groups of the neck's norm)"),

@@ -67,7 +67,7 @@ def test_the_defaults_are_the_papers() -> None:
     [
         (
             {"patterns": 7},
-            "7 patterns do not divide 300 queries: every anchor comes once with each pattern, so give a multiple of 7",
+            "queries must be a multiple of patterns (7), not 300: every anchor comes once with each pattern",
         ),
         ({"patterns": -1}, "patterns must be at least 0, not -1"),
         ({"class_cost": -2.0}, "class_cost must be at least 0, not -2.0"),

@@ -97,7 +97,7 @@ class TestPublishedModels:
     [
         (
             {"patterns": 3, "queries": 10},
-            "3 patterns do not divide 10 queries: every anchor comes once with each pattern, so give a multiple of 3",
+            "queries must be a multiple of patterns (3), not 10: every anchor comes once with each pattern",
         ),
         ({"centers": "grid", "queries": 10}, "10 anchors do not fill a square grid: choose queries=9 or queries=16"),
         (

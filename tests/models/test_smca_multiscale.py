@@ -84,8 +84,8 @@ def test_a_dilated_backbone_has_no_level_of_twice_the_stride() -> None:
     with torch.device("meta"), pytest.raises(ConfigurationError) as caught:
         build("smca-detr-r50-multiscale", backbone="resnet50-dc5")
     assert str(caught.value) == (
-        "the backbone 'resnet50-dc5' has levels of stride 8, 16, 16, but each level must have twice the stride of "
-        "the one before: choose a backbone without dilation"
+        "'resnet50-dc5' has maps of stride 8, 16, 16, but each must have twice the stride of the one before: choose another backbone, "
+        "without dilation"
     )
 
 

@@ -30,6 +30,7 @@ from detrkit.prediction.result_files import (
     result_places,
     yolo_lines,
 )
+from detrkit.prediction.results import save_image
 
 CATEGORIES = (Category(90, "tooth brush", 0), Category(3, 'car, "old"', 1), Category(7, "two\nlines", 2))
 IMAGES = [Path("a/dog.jpg"), Path("b/dog.png"), Path("c/cat.jpg")]
@@ -222,6 +223,20 @@ def test_results_of_an_earlier_run_are_named(tmp_path: Path) -> None:
     (tmp_path / "dog_2.png").touch()
     assert replaced_results(tmp_path, ["json", "images"], IMAGES) == [
         "There are results of an earlier run (1 picture with boxes); files of the same names are replaced."
+    ]
+
+
+def test_crops_of_an_earlier_run_are_said_to_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "crops"
+    (folder / "dog").mkdir(parents=True)
+    assert replaced_results(tmp_path, ["json"], IMAGES) == []
+    Image.new("RGB", (8, 8)).save(folder / "dog" / "mine.png")  # whoever owns it has other results than ours
+    assert replaced_results(tmp_path, ["json"], IMAGES) == []
+    save_image(folder / "dog" / "dog_2_3.png", Image.new("RGB", (8, 8)))
+    assert replaced_results(tmp_path, ["json"], IMAGES) == [f"{folder} stays as it is, with objects of an earlier run."]
+    assert replaced_results(tmp_path, ["crops"], IMAGES) == [
+        f"There are results of an earlier run ({folder}); files of the same names are replaced.",
+        f"Nothing is deleted in {folder}, so it may also have objects that only the earlier run found.",
     ]
 
 

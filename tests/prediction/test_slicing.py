@@ -117,12 +117,12 @@ def test_boxes_beyond_a_slice_end_at_its_edge_without_a_warning(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("size", "options", "message"),
     [
-        (0, {}, "A slice of 0 pixels is too small: choose 1 or more."),
+        (0, {}, "A slice of 0 pixels is too small: choose 1 or more"),
         (100, {"overlap": 100}, r"The overlap 100 does not fit slices of 100 pixels: choose a share from 0 to below 1, or less than 100"),
         (100, {"overlap": -0.1}, "The overlap -0.1 does not fit"),
         (100, {"overlap": float("nan")}, "The overlap nan does not fit"),
         (100, {"overlap": float("inf")}, "The overlap inf does not fit"),
-        (100, {"merge": "wbf"}, "Detections cannot be merged by 'wbf': choose 'nms' or 'nmm'."),
+        (100, {"merge": "wbf"}, "Detections cannot be merged by 'wbf': choose 'nms' or 'nmm'"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused(size: int, options: dict[str, Any], message: str) -> None:

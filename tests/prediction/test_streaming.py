@@ -330,13 +330,16 @@ def test_a_prediction_shows_itself_in_one_line_and_as_a_picture(tmp_path: Path) 
     (tmp_path / "b.png").write_text("hello")
     good, bad = Predictor(BrightDetector()).stream([tmp_path / "a.png", tmp_path / "b.png"], skip_unreadable=True)
     assert repr(good) == f"Prediction({tmp_path / 'a.png'}, 1 detection, best score {good.best_score:.2f})"
-    content = good._repr_png_()
+    assert good.plot().size == (80, 60)
+    assert not np.array_equal(np.asarray(good.plot()), np.asarray(picture))
+    content = good._repr_jpeg_()
     assert content is not None
-    shown = Image.open(io.BytesIO(content))
-    assert shown.size == (80, 60)
-    assert np.array_equal(np.asarray(shown), np.asarray(good.plot()))
-    assert not np.array_equal(np.asarray(shown), np.asarray(picture))
+    assert Image.open(io.BytesIO(content)).size == (
+        480,
+        360,
+    )  # labels can be read, and large photos do not fill the notebook
+    assert repr(good.detections) == f"<PictureDetections 1 detection: car {good.best_score:.2f}>"
     assert repr(bad) == f"Prediction({tmp_path / 'b.png'}, not read: {bad.problem})"
-    assert bad._repr_png_() is None
+    assert bad._repr_jpeg_() is None
     with pytest.raises(DataError, match="is not a readable image file"):
         bad.plot()

@@ -207,6 +207,14 @@ def test_a_class_that_training_lists_but_does_not_have(tmp_path: Path) -> None:
     assert warned(tmp_path)[0] == "Warning: val: 1 class has objects in 'val', but none in 'train' (owl)."
 
 
+def test_classes_without_objects_are_said_before_a_run(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", GOOD, classes=[CAT, "owl", DOG, "elk"])
+    write_split(tmp_path, "val", GOOD, classes=[CAT, DOG])
+    assert warned(tmp_path) == [
+        "Note: 2 of 4 classes have no objects in train, val (owl, elk). Nothing can be learned of them.",
+    ]
+
+
 def test_a_picture_of_both_splits_is_seen_before_a_run(tmp_path: Path) -> None:
     write_split(tmp_path, "train", GOOD)
     write_split(tmp_path, "val", GOOD)

@@ -10,8 +10,19 @@ from torch import nn
 import detrkit
 from detrkit.backbones import BACKBONES, build_backbone
 from detrkit.models.catalog import CATALOG
+from detrkit.models.detr_segmentation import MaskDetector
 from detrkit.structures import ImageBatch
-from detrkit.training.pieces import BACKBONE_COSTS, BACKWARD, LIBRARIES, LIMIT, _parameter_bytes, pieces, step_memory
+from detrkit.training.pieces import (
+    BACKBONE_COSTS,
+    BACKWARD,
+    LIBRARIES,
+    LIMIT,
+    MASK_OBJECTS,
+    _mask_bytes,
+    _parameter_bytes,
+    pieces,
+    step_memory,
+)
 
 
 def kept_bytes(backbone: nn.Module, side: int) -> int:
@@ -58,6 +69,25 @@ def test_more_tokens_layers_or_images_take_more() -> None:
     assert step_memory(plain, 1, *size) < step_memory(two_stage, 1, *size)
     # Batches with portrait and landscape images are padded to squares.
     assert step_memory(many, 2, *size) == step_memory(many, 2, 1333, 1333)
+
+
+def test_what_masks_keep_is_about_what_the_estimate_says() -> None:
+    model = detrkit.build("detr-r50-panoptic", backbone="resnet18", encoder_layers=1, decoder_layers=1)
+    assert isinstance(model, MaskDetector)
+    inputs = model(ImageBatch(torch.zeros(1, 3, 256, 320))).mask_inputs
+    kept: dict[int, dict[int, int]] = {}
+    for objects in (0, MASK_OBJECTS):
+        sizes = kept.setdefault(objects, {})
+
+        def keep(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            masks = model.mask_logits(inputs, torch.zeros(objects, dtype=torch.int64), torch.arange(objects))
+        assert len(masks) == objects
+    measured = sum(kept[MASK_OBJECTS].values()) - sum(kept[0].values())
+    assert 0.9 < _mask_bytes(CATALOG["detr-r50-panoptic"].config, 256 * 320) / measured < 1.1
 
 
 @pytest.mark.parametrize(

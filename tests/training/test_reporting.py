@@ -74,7 +74,7 @@ def test_a_stopped_run_has_a_report_of_what_was_done(
             "detr-compact", digits_folder, output=str(folder), console=Console(file=text, width=300), **options
         )
     lines = text.getvalue().splitlines()
-    assert lines[-2] == f"Stopped. Continue with: detrkit train --resume {folder}"
+    assert lines[-2] == f"Stopped; kept up to the end of epoch 1 of 3. Continue with: detrkit train --resume {folder}"
     assert lines[-1].startswith(f"Report so far: {folder / 'report.html'}")
     assert "not finished: 1 of 3 epochs done" in (folder / "report.html").read_text()
     assert (folder / "curves.png").is_file()

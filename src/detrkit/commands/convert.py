@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from detrkit.commands.values import PathText
+
 if TYPE_CHECKING:
     from detrkit.data import DetectionDataset
     from detrkit.data.coco_frames import Orientation
 
 
 def convert(
-    path: str,
+    path: PathText,
     *,
     to: Literal["coco", "yolo", "voc"],
     output: Path,
@@ -35,9 +37,11 @@ def convert(
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
     """
+    from detrkit.data.places import find_data
     from detrkit.files import expanded, new_folder
     from detrkit.terminal import terminal
 
+    find_data(path)  # before anything is created
     console = terminal()
     output = expanded(output)
     with new_folder(output) as folder:
@@ -49,7 +53,7 @@ def convert(
             lines += [f"Note: {note}" for note in (*dataset.notes, *notes)]
     for line in dict.fromkeys(lines):  # a reader that goes away must not take the folder with it
         console.print(line)
-    console.print(f"Written to {output}\nNext: {_next_command(output, list(opened))}")
+    console.print(f"Written to {output}\nNext: {_next_command(output, list(opened))}", soft_wrap=True)
 
 
 def _next_command(output: Path, splits: list[str]) -> str:
@@ -73,7 +77,7 @@ def _next_command(output: Path, splits: list[str]) -> str:
 
 
 def _open_splits(
-    path: str, asked: list[str] | None, orientation: Orientation
+    path: PathText, asked: list[str] | None, orientation: Orientation
 ) -> tuple[dict[str, DetectionDataset], list[str]]:
     """All splits by the names they are written with, opened and checked before the first is written, and sentences about those without pictures."""
     from detrkit.data import NoImagesError, open_dataset
@@ -94,14 +98,14 @@ def _open_splits(
     except DataError as problem:
         if asked or len(splits) == 1:
             raise
-        raise DataError(f"{problem} (To write only some of {', '.join(splits)}, give --split.)") from problem
+        raise DataError(f"{problem} To write only some of {', '.join(splits)}, give --split.") from problem
     if not opened:
         raise empty[0]
     together = [] if asked else _drop_together(opened)
     return opened, [*(f"{note} This split was left out." for note in (*empty, *_left_out(path, asked))), *together]
 
 
-def _splits_to_write(path: str, asked: list[str] | None) -> list[str]:
+def _splits_to_write(path: PathText, asked: list[str] | None) -> list[str]:
     """The splits, each once, although it may be asked for by several names."""
     from detrkit.data import available_splits
     from detrkit.data.opening import name_in_data
@@ -114,7 +118,7 @@ def _splits_to_write(path: str, asked: list[str] | None) -> list[str]:
     return list(reversed(splits.values()))
 
 
-def _left_out(path: str, asked: list[str] | None) -> list[str]:
+def _left_out(path: PathText, asked: list[str] | None) -> list[str]:
     from detrkit.data.opening import splits_without_pictures
 
     return [] if asked else list(splits_without_pictures(path).values())

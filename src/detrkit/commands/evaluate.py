@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from detrkit.coco_limits import MAX_DETECTIONS, check_max_detections
+from detrkit.commands.values import PathText, VariantText
 from detrkit.errors import ConfigurationError
 from detrkit.files import check_folder, created_folders_note, expanded, prepare_files
 from detrkit.terminal import terminal
@@ -30,9 +31,9 @@ _BLANKS = b"\xef\xbb\xbf \t\r\n"
 def evaluate(
     checkpoint: Path,
     *,
-    data: str,
+    data: PathText,
     split: Annotated[str | None, Parameter(show_default=lambda _: "val")] = None,
-    variant: str | None = None,
+    variant: VariantText = None,
     batch_size: Annotated[int | None, Parameter(show_default=lambda _: "1")] = None,
     workers: Annotated[int | None, Parameter(show_default=lambda _: "0")] = None,
     device: Annotated[str | None, Parameter(show_default=lambda _: "auto")] = None,
@@ -79,6 +80,7 @@ def evaluate(
             NMS value is stored with them: that of --nms, or 0.7 if it raises AP by more than chance.
     """
     from detrkit.checkpoints.places import find_weights
+    from detrkit.data.places import find_data
     from detrkit.models.listing import check_name
     from detrkit.prediction.suppression import check_nms
 
@@ -103,6 +105,7 @@ def evaluate(
         check_name(variant)
     if not is_result_file:
         find_weights(checkpoint)  # before PyTorch is loaded
+    find_data(data)
     missing = prepare_files({"--output": output, "--results": results, "--report": report}, (checkpoint, Path(data)))
     missing += [] if charts is None else check_folder(charts)
 
@@ -137,7 +140,7 @@ def evaluate(
         )
     stored = None
     try:
-        _write_files(compared, dataset, checkpoint.name, output=output, results=results, report=report, charts=charts)
+        _write_files(compared, dataset, checkpoint, data, output=output, results=results, report=report, charts=charts)
         stored = _stored(checkpoint, compared) if store_thresholds else None
     finally:  # after the files, since nobody may be there to read it, but also where one of them cannot be written
         console = terminal()
@@ -186,7 +189,8 @@ def _refuse_given(options: dict[str, Any], needed: str, but: str) -> None:
 def _write_files(
     compared: _Compared,
     dataset: DetectionDataset | None,
-    name: str,
+    checkpoint: Path,
+    data: PathText,
     *,
     output: Path | None,
     results: Path | None,
@@ -212,10 +216,22 @@ def _write_files(
     if charts is not None:
         write_charts(charts, sections)
     if report is not None:
-        write_report(report, f"Evaluation of {name}", sections)
+        write_report(
+            report, f"Evaluation of {checkpoint.name}", sections, subtitle=_subtitle(compared, checkpoint, data)
+        )
 
 
-def _is_annotation_file(data: str) -> bool:
+def _subtitle(compared: _Compared, checkpoint: Path, data: PathText) -> str:
+    """What was compared with what, when, and by which version."""
+    from datetime import datetime
+
+    from detrkit import __version__
+
+    variant = "" if compared.card is None else f"{compared.card.variant}, "
+    return f"{variant}{checkpoint} on {data}, {datetime.now():%Y-%m-%d %H:%M}, detrkit {__version__}"
+
+
+def _is_annotation_file(data: PathText) -> bool:
     """Whether a result file can be compared with these data without any pictures."""
     file = expanded(data)
     return file.suffix.lower() == ".json" and not file.is_dir()
@@ -248,7 +264,7 @@ def _is_panoptic(file: Path) -> bool:
 
 
 def _evaluate_segments(
-    results: Path, data: str, split: str | None, *, output: Path | None, report: Path | None
+    results: Path, data: str | Path, split: str | None, *, output: Path | None, report: Path | None
 ) -> None:
     """Panoptic quality of a result file, printed and written."""
     from detrkit.data import open_dataset
@@ -296,7 +312,7 @@ def _of_result_file(results: Path, data: DetectionDataset | Path, max_detections
 
 
 def _with_masks(
-    model: Detector, data: str, masks: Masks | None, opening: Callable[..., DetectionDataset]
+    model: Detector, data: str | Path, masks: Masks | None, opening: Callable[..., DetectionDataset]
 ) -> DetectionDataset:
     """The data set for a model: with masks if the model has some."""
     from detrkit.data.opening import kind_of_masks

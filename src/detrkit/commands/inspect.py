@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from detrkit.commands.values import PathText, VariantText
+
 
 def inspect(
-    path: str,
+    path: PathText,
     *,
     split: Annotated[list[str] | None, Parameter(negative=())] = None,
     quick: Annotated[bool, Parameter(negative=())] = False,
-    variant: str | None = None,
+    variant: VariantText = None,
     queries: int | None = None,
     json: Path | None = None,
     picture: Path | None = None,
@@ -41,10 +43,12 @@ def inspect(
     """
     import sys
 
+    from detrkit.data.places import find_data
     from detrkit.files import created_folders_note, prepare_files, write_json
     from detrkit.terminal import terminal
 
     missing = prepare_files({"--json": json, "--picture": picture}, kept=(Path(path),))
+    find_data(path)  # what can be wrong is said before anything big is loaded
     from detrkit.evaluation import inspect_data
 
     inspection = inspect_data(

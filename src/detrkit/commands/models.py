@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from detrkit.commands.values import VariantText
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def models(variant: str | None = None) -> None:
+def models(variant: VariantText = None) -> None:
     """List everything that can be built, with the authors' published AP on COCO val2017 if there is one; or show all about one variant.
 
     Args:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from cyclopts import Parameter
 
+from detrkit.commands.values import PathText, VariantText
+
 if TYPE_CHECKING:
     from detrkit.prediction import Outcome, Predictor, SlicedPredictor
     from detrkit.prediction.result_files import ResultFormat
@@ -25,7 +27,7 @@ _MERGE: Merging = "nms"
 
 def predict(
     checkpoint: Path,
-    *images: str,
+    *images: PathText,
     recursive: bool = False,
     threshold: float | None = None,
     classes: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
@@ -41,7 +43,7 @@ def predict(
     overlap: float = _OVERLAP,
     merge: Merging = _MERGE,
     batch_size: int = 1,
-    variant: str | None = None,
+    variant: VariantText = None,
     device: str = "auto",
     stretch_16bit: bool = False,
 ) -> None:
@@ -85,14 +87,14 @@ def predict(
     if variant is not None:
         check_name(variant)
     if slice_size is None and (overlap, merge) != (_OVERLAP, _MERGE):
-        raise ConfigurationError("--overlap and --merge are about slices: add --slice with their size in pixels.")
+        raise ConfigurationError("--overlap and --merge are about slices: add --slice with their size in pixels")
     check_nms(nms)
     find_weights(checkpoint)  # whatever can be wrong is said before PyTorch is loaded
     written = _written(formats, crops=crops, anyway=json is None or output is not None)
     output = expanded(output or _OUTPUT)
     if written:
         prepare_folder(output)
-    searched = recursive or any("**" in image for image in images)
+    searched = recursive or any("**" in str(image) for image in images)
     found = find_images(images, recursive=recursive)
     paths, notes = without_results(found, output, searched=searched, drawn="images" in written)
     with _all_but_json_to_errors(json) as stream:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
+from detrkit.commands.values import OptionalPathText, VariantText
 from detrkit.training.training_options import UNLESS_GIVEN, TrainingOptions
 
 
-def train(variant: str | None = None, data: str | None = None, **given: Any) -> None:
+def train(variant: VariantText = None, data: OptionalPathText = None, **given: Any) -> None:
     """Train a detector on a data set, or resume a run.
 
     For example: detrkit train light-detr-mobilenetv2 my_data --backbone-weights mobilenet_v2.pth --epochs 100
@@ -20,10 +22,16 @@ def train(variant: str | None = None, data: str | None = None, **given: Any) -> 
     The run's folder gets the configuration, a log with one row per epoch, the best and the last checkpoint, and a report. Options that
     are not given follow the variant's recipe.
     """
+    from detrkit.data.places import find_data
     from detrkit.models.listing import check_name
+    from detrkit.training.run_places import check_is_run
 
     if variant is not None:
         check_name(variant)  # before PyTorch is loaded
+    if given.get("resume") is not None:
+        check_is_run(given["resume"])
+    elif data is not None:
+        find_data(data)
     from detrkit.evaluation.tables import detailed_table
     from detrkit.terminal import terminal
     from detrkit.training import train as run
@@ -37,11 +45,11 @@ def train(variant: str | None = None, data: str | None = None, **given: Any) -> 
     result = run(variant, data, **given, console=console)
     if result.evaluation is not None and result.analysis is not None:
         console.print(detailed_table(result.evaluation, result.analysis))
-    console.print(f"Best model: {result.best}\nReport: {result.folder / 'report.html'}")
-    console.print(f"Next: detrkit predict {result.best} IMAGES")
+    console.print(f"Best model: {result.best}\nReport: {result.folder / 'report.html'}", soft_wrap=True)
+    console.print(f"Next: detrkit predict {result.best} IMAGES", soft_wrap=True)
 
 
-def _show_dry_run(variant: str | None, data: str | None, given: dict[str, Any]) -> None:
+def _show_dry_run(variant: str | None, data: str | Path | None, given: dict[str, Any]) -> None:
     from detrkit.errors import ConfigurationError
     from detrkit.terminal import terminal
     from detrkit.training import dry_run
@@ -69,6 +77,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 _OTHER_NAMES = {"detector_from": ("--detector-from", "--from")}  # `from` is a keyword of Python
 _BY_PLACE = ("variant", "data")
+_PATHS = ("backbone_weights", "queries_from", "detector_from", "output")
 
 
 def _signature() -> inspect.Signature:
@@ -80,7 +89,7 @@ def _signature() -> inspect.Signature:
     fields = {field.name: field for field in dataclasses.fields(TrainingOptions)}
     options = {name: _parameter(fields[name], hints[name], group) for name, group in groups.items() if name in fields}
     help_text = "folder of a run to continue with its own options; only data, epochs and steps may be given anew."
-    resumed = Annotated[str | None, Parameter(help=help_text, group=groups["resume"])]
+    resumed = Annotated[OptionalPathText, Parameter(help=help_text, group=groups["resume"])]
     options["resume"] = inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=resumed)
     dry = Annotated[
         bool,
@@ -104,8 +113,9 @@ def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group) -> inspec
     if field.name == "settings":  # strings until the variant is known, and without --no-settings
         annotation: Any = Annotated[dict[str, str] | None, Parameter(negative=(), group=group)]
     else:
+        kind = OptionalPathText if field.name in _PATHS else hint | None
         names = _OTHER_NAMES.get(field.name)
-        annotation = Annotated[hint | None, Parameter(name=names, show_default=default, group=group)]
+        annotation = Annotated[kind, Parameter(name=names, show_default=default, group=group)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

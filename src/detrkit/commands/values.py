@@ -1,11 +1,25 @@
-"""Texts of the command line become values, for all commands."""
+"""Texts of the command line become values, for all commands, and what shells complete them to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_origin
+from pathlib import Path
+from typing import Annotated, Any, get_origin
 
-from cyclopts import Token, convert
+from cyclopts import Parameter, Token, convert
+
+
+def variant_names(_: object = None) -> dict[str, str]:
+    """Names of variants and their families, for shells."""
+    from detrkit.models.listing import listed_variants
+
+    return {name: variant.family for name, variant in listed_variants().items()}
+
+
+# A text that shells complete to a file or folder: patterns, and names such as "digits", stay as they were written.
+PathText = Annotated[str | Path, Parameter(metavar="PATH")]
+OptionalPathText = Annotated[str | Path | None, Parameter(metavar="PATH")]
+VariantText = Annotated[str | None, Parameter(completer=variant_names)]
 
 
 def converted(kind: Any, tokens: Sequence[Token] | dict[str, Any]) -> Any:

@@ -118,6 +118,10 @@ class ObjectOutlines:
             mask[:] = self.outlines.decoded(place, self.size).T[columns][:, rows].T
         return picked
 
+    def run_lengths(self) -> list[dict[str, Any]]:
+        """The masks in COCO's compressed run lengths; those of the file stay as they are."""
+        return [self.outlines.run_lengths(place, self.size) for place in self.places.tolist()]
+
 
 def read_masks(
     records: Sequence[Record], table: Table, sizes: np.ndarray, names: Sequence[str], source: str

@@ -47,6 +47,9 @@ class ImageFiles:
     files: np.ndarray | None = None
     stretch_16bit: bool = False
 
+    def __repr__(self) -> str:
+        return f"<ImageFiles {counted(len(self), 'file')} in {self.folder}>"
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -81,6 +84,10 @@ class ArrayImages:
 
     pixels: np.ndarray
 
+    def __repr__(self) -> str:
+        _, height, width, _ = self.pixels.shape
+        return f"<ArrayImages {counted(len(self), 'image')} of {height} × {width} pixels>"
+
     def __len__(self) -> int:
         return len(self.pixels)
 
@@ -114,6 +121,10 @@ class Objects:
     crowd: np.ndarray
     areas: np.ndarray
     masks: ObjectMasks | None = None
+
+    def __repr__(self) -> str:
+        crowds = int(self.crowd.sum())
+        return f"<Objects {counted(len(self) - crowds, 'object')}, {counted(crowds, 'crowd region')}>"
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ from detrkit.errors import DataError
 from detrkit.panoptic import VOID
 
 _HIGHEST_ID = 256**3 - 1
+_ROWS = 64  # that are converted at a time
 _COLOURS = ("RGB", "RGBA", "RGBX")
 
 
@@ -66,8 +67,7 @@ class ColourMaps:
             problem = colour_problem(image.mode)
             if problem:
                 raise DataError(f"{path} {problem}")
-            numbers = np.asarray(image.convert("RGBA")).view("<u4")[..., 0]  # red is the lowest byte
-        return (chosen(numbers, rows, columns) & _HIGHEST_ID).astype(np.int32)
+            return _numbers(image, np.arange(image.height) if rows is None else rows, columns)
 
     def subset(self, images: np.ndarray) -> ColourMaps:
         """Those of some images."""
@@ -124,6 +124,25 @@ class SegmentMasks:
             return np.zeros((0, len(rows), len(columns)), np.bool_)
         picked: np.ndarray = self.maps.read(self.index, rows, columns) == self.ids[:, None, None]
         return picked
+
+    def run_lengths(self) -> list[dict[str, Any]]:
+        """The masks in COCO's compressed run lengths."""
+        from faster_coco_eval.core import mask as masks  # needed by evaluation alone
+
+        id_map = self.maps.read(self.index) if len(self) else np.zeros((0, 0), np.int32)
+        return [masks.encode(np.asfortranarray(id_map == identifier, np.uint8)) for identifier in self.ids.tolist()]
+
+
+def _numbers(image: Image.Image, rows: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
+    """(h, w) int32, the colours of an image as numbers: some rows at a time, since a copy of a large photo's map would be larger than all masks."""
+    numbers: np.ndarray = np.empty((len(rows), image.width if columns is None else len(columns)), np.int32)
+    for start in range(0, len(rows), _ROWS):
+        band = rows[start : start + _ROWS]
+        top = int(band.min())
+        part = image.crop((0, top, image.width, int(band.max()) + 1)).convert("RGBA")
+        values = np.asarray(part).view("<u4")[..., 0]  # red is the lowest byte
+        numbers[start : start + _ROWS] = chosen(values, band - top, columns) & _HIGHEST_ID
+    return numbers
 
 
 def chosen(values: np.ndarray, rows: np.ndarray | None, columns: np.ndarray | None) -> np.ndarray:

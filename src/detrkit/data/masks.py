@@ -7,7 +7,7 @@ at once from the masks as they are stored. No mask of the photo's size has to ex
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -29,6 +29,13 @@ class ObjectMasks(Protocol):
 
         Returns:
             (N, h, w) bool.
+
+        Raises:
+            DataError: a mask cannot be read.
+        """
+
+    def run_lengths(self) -> list[dict[str, Any]]:
+        """The N masks in COCO's compressed run lengths, each `{"size": [H, W], "counts": bytes}`, as its evaluation takes them.
 
         Raises:
             DataError: a mask cannot be read.

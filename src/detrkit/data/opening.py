@@ -19,13 +19,12 @@ from detrkit.data import coco_layout, coco_panoptic, image_folder, mask_folders,
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.digits import DIGIT_SPLITS, read_digits
+from detrkit.data.places import BUILT_IN, existing
 from detrkit.data.split_names import in_usual_order, plain_split, plain_where_unique, spellings
-from detrkit.data.yolo_description import DESCRIPTION_SUFFIXES, what_is_missing
+from detrkit.data.yolo_description import what_is_missing
 from detrkit.errors import DataError, closest
-from detrkit.files import expanded
 
 Masks = Literal["instances", "panoptic"]
-BUILT_IN = "digits"
 _ENTRIES_SHOWN = 8
 
 
@@ -117,7 +116,7 @@ def open_dataset(
     _check_masks(data, masks)
     if str(data) == BUILT_IN:
         return read_digits(split)
-    path = _existing(data)
+    path = existing(data)
     if _is_annotation_file(path):
         return _open_file(path, split, masks, given)
     form, files = _format_of(path, masks)
@@ -142,7 +141,7 @@ def kind_of_masks(data: str | Path) -> Masks:
     """
     if str(data) == BUILT_IN:
         return "instances"
-    path = _existing(data)
+    path = existing(data)
     if path.is_file():
         return "panoptic" if path.name.startswith(coco_panoptic.PREFIX) else "instances"
     return "panoptic" if coco_panoptic.find_splits(path) else "instances"
@@ -192,7 +191,7 @@ def available_splits(data: str | Path, masks: Masks | None = None) -> list[str]:
     """
     if str(data) == BUILT_IN:
         return list(DIGIT_SPLITS)
-    path = _existing(data)
+    path = existing(data)
     if _is_annotation_file(path):
         file_split = coco_layout.split_of_file(path)
         return [] if file_split is None else [plain_split(file_split)]
@@ -209,7 +208,7 @@ def splits_without_pictures(data: str | Path, masks: Masks | None = None) -> dic
     Raises:
         DataError: there is no readable data set at this path.
     """
-    if str(data) == BUILT_IN or _is_annotation_file(path := _existing(data)):
+    if str(data) == BUILT_IN or _is_annotation_file(path := existing(data)):
         return {}
     form, files = _format_of(path, masks)
     return form.without_pictures(files)
@@ -228,21 +227,10 @@ def name_in_data(data: str | Path, split: str, masks: Masks | None = None) -> st
     """
     if str(data) == BUILT_IN:
         return plain_split(split)
-    path = _existing(data)
+    path = existing(data)
     if _is_annotation_file(path):
         return coco_layout.split_of_file(path) or plain_split(split)
     return _spelling(split, _format_of(path, masks)[1]) or split
-
-
-def _existing(data: str | Path) -> Path:
-    path = expanded(data)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in (".json", *DESCRIPTION_SUFFIXES)):
-        return path
-    state = "is neither a .json, a .yaml nor a .data file" if path.is_file() else "does not exist"
-    raise DataError(
-        f"{path} {state}: give a data set's folder, a COCO annotation file (.json), the .yaml or .data file of a YOLO data set, or '{BUILT_IN}' for "
-        "the built-in set."
-    )
 
 
 def _is_annotation_file(path: Path) -> bool:

@@ -26,7 +26,7 @@ from detrkit.boxes import xyxy_to_cxcywh
 from detrkit.cards import Preprocessing
 from detrkit.data.dataset import Objects
 from detrkit.data.masks import Axis, ObjectMasks
-from detrkit.errors import ConfigurationError
+from detrkit.errors import ConfigurationError, OptionError
 from detrkit.structures import Target
 
 _CROP_PROBABILITY = 0.5
@@ -85,16 +85,16 @@ class Augmentation:
     def __post_init__(self) -> None:
         sides = (*self.short_sides, *self.crop_short_sides, *self.crop_range, self.long_side)
         if not self.short_sides or not self.crop_short_sides or min(sides) < 1:
-            raise ConfigurationError("An augmentation needs sides of at least 1 pixel, and one or more short sides.")
+            raise ConfigurationError("An augmentation needs sides of at least 1 pixel, and one or more short sides")
         for name in ("flip", "vertical_flip"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigurationError(
-                    f"The probability {name}={getattr(self, name)} is not within 0..1: choose one that is."
+                raise OptionError(
+                    f"The probability {name}={getattr(self, name)} is not within 0..1: choose one that is", name
                 )
         smallest, largest = self.crop_range
         if smallest > largest or smallest > min(self.crop_short_sides):
             raise ConfigurationError(
-                f"crop_range={self.crop_range} must rise and begin no higher than the smallest of crop_short_sides={self.crop_short_sides}."
+                f"crop_range={self.crop_range} must rise and begin no higher than the smallest of crop_short_sides={self.crop_short_sides}"
             )
 
     @classmethod
@@ -110,7 +110,7 @@ class Augmentation:
         """
         if short_side < 16 or long_side < short_side:
             raise ConfigurationError(
-                f"Training needs 16 ≤ short side ≤ long side, not {short_side} and {long_side} pixels: choose larger ones."
+                f"Training needs 16 ≤ short side ≤ long side, not {short_side} and {long_side} pixels: choose larger ones"
             )
         step = 32 if short_side >= 256 else 16 if short_side >= 96 else 8
         lowest = -(-short_side * 480 // 800 // step) * step  # rounded up to a multiple of the step

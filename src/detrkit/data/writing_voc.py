@@ -64,7 +64,7 @@ def write_voc(dataset: DetectionDataset, folder: str | Path, split: str, *, link
     _check_classes(dataset)
     list_file = folder / SPLIT_LISTS / f"{split}.txt"
     if list_file.exists():
-        raise OutputError(f"{list_file} exists already: choose another folder or another name for the split.")
+        raise OutputError(f"{list_file} exists already: choose another folder or another name for the split")
     for part in (_ANNOTATIONS, _PICTURES, SPLIT_LISTS):
         prepare_folder(folder / part)
     names = _Names(folder)
@@ -104,7 +104,7 @@ class _Picture:
                 place.symlink_to(source.resolve())
             except OSError as error:
                 raise OutputError(
-                    f"{place} cannot be made a link ({error.strerror}): copy the pictures instead."
+                    f"{place} cannot be made a link ({error.strerror}): copy the pictures instead"
                 ) from error
         else:
             write_atomically(place, lambda temporary: _copy(source, temporary))

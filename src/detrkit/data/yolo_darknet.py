@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from detrkit.data.places import DARKNET_SUFFIX
 from detrkit.data.split_names import plain_split
 from detrkit.data.text_files import read_lines
 from detrkit.data.yolo_places import Places
 from detrkit.errors import DataError
 
-DARKNET_SUFFIX = ".data"
 _USUAL_NAME = "obj.data"
 _SPLITS = ("train", "val", "test")
 

@@ -16,16 +16,15 @@ import yaml
 
 from detrkit.data.findings import Faults
 from detrkit.data.pictures import has_pictures, is_picture
+from detrkit.data.places import DARKNET_SUFFIX, YAML_SUFFIXES
 from detrkit.data.split_names import plain_split
 from detrkit.data.text_files import read_lines, read_text
 from detrkit.data.wording import first_few, some_of
 from detrkit.data.yaml_files import parse_yaml
-from detrkit.data.yolo_darknet import DARKNET_SUFFIX, darknet_file, parse_darknet, read_class_file, with_names
+from detrkit.data.yolo_darknet import darknet_file, parse_darknet, read_class_file, with_names
 from detrkit.data.yolo_places import Places
 from detrkit.errors import DataError
 
-YAML_SUFFIXES = (".yaml", ".yml")
-DESCRIPTION_SUFFIXES = (*YAML_SUFFIXES, DARKNET_SUFFIX)
 _USUAL_NAMES = ("data", "dataset")
 _SPLITS = ("train", "val", "test")
 _OTHER_KEYS = (

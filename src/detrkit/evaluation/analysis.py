@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,6 +45,9 @@ from detrkit.evaluation.thresholds import (
     threshold_curves,
 )
 from detrkit.notebooks import paragraph, shown, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,13 @@ class Analysis:
             *(paragraph(f"Note: {note}") for note in self.notes),
         )
 
+    def plot(self) -> Figure:
+        """Precision, recall and F1 of all classes together against the threshold. Notebooks show the figure."""
+        from detrkit.evaluation.report.analysis_charts import overall_curve_figure  # not above: it needs matplotlib
+        from detrkit.evaluation.report.drawing import on_white
+
+        return on_white(overall_curve_figure(self))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file: the attributes by their names, without the boxes of `images`; what is unknown is null."""
         value = asdict(self)
@@ -151,9 +161,9 @@ def analyze(
     """
     check_max_detections(max_detections)
     if resamples is not None and resamples < 1:
-        raise ConfigurationError(f"{resamples} resamples give no interval: choose at least 1, or better 1000.")
+        raise ConfigurationError(f"{resamples} resamples give no interval: choose at least 1, or better 1000")
     if not 0 < confidence < 1:
-        raise ConfigurationError(f"The confidence {confidence} is not between 0 and 1: choose one such as 0.95.")
+        raise ConfigurationError(f"The confidence {confidence} is not between 0 and 1: choose one such as 0.95")
     inputs = read_inputs(ground_truth, detections, name=name)
     return analysis_of(
         inputs,

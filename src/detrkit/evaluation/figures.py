@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Table
@@ -12,9 +12,13 @@ from rich.table import Table
 from detrkit.coco_limits import AREA_WORDS, MAX_DETECTIONS
 from detrkit.coco_limits import check_max_detections as check_max_detections
 from detrkit.data.wording import counted
+from detrkit.errors import ConfigurationError
 from detrkit.evaluation.repeats import Suppression
 from detrkit.notebooks import paragraph, shown, table
-from detrkit.terminal import add_numbers, add_texts, narrow_table
+from detrkit.terminal import Prose, add_numbers, add_texts, narrow_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class _Meanings(dict[str, str]):
@@ -202,6 +206,22 @@ class Evaluation:
         """The AP of the masks of each class by category id, as the additional cell of a row; empty without masks."""
         return {} if self.masks is None else {entry.id: (entry.ap,) for entry in self.masks.classes}
 
+    def plot(self) -> Figure:
+        """Precision over recall at IoU 0.50, of each class and in the mean. Notebooks show the figure.
+
+        Raises:
+            ConfigurationError: there is nothing to draw, since the ground truth is empty or the evaluation was read from a file.
+        """
+        from detrkit.evaluation.report.charts import precision_recall_figure  # not above: it needs matplotlib
+        from detrkit.evaluation.report.drawing import on_white
+
+        if not any(entry.precisions for entry in self.classes):
+            raise ConfigurationError(
+                f"{self.name}: there is no precision to draw, since there are no objects or only the figures were stored; evaluate data with "
+                "objects (anew)."
+            )
+        return on_white(precision_recall_figure(self))
+
     def table(self, *, classes: bool = True) -> Group:
         """The form for a terminal: the figures, then a row per class, then the notes.
 
@@ -215,14 +235,16 @@ class Evaluation:
         add_texts(figures, "meaning")
         for name in self.figures:
             figures.add_row(name, *self.shown_values(name), MEANINGS[name])
-        parts: list[Table | str] = [figures]
+        parts: list[Table | Prose] = [figures]
         if classes:
             parts.append(self._class_table())
         if self.best_threshold is not None:
             parts.append(
-                f"Best mean F1 over the classes (IoU 0.50): keep detections from score {self.best_threshold:.3f}."
+                Prose(
+                    f"Best mean F1 over the classes (IoU 0.50): keep detections from score {self.best_threshold:.3f}."
+                )
             )
-        return Group(*parts, *(f"Note: {note}" for note in self.notes))
+        return Group(*parts, *(Prose(f"Note: {note}") for note in self.notes))
 
     def _repr_html_(self) -> str:
         """What notebooks show: the figures, then the classes with the lowest AP first."""

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from rich.progress import Progress
-
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.inspection import (
     Finding,
@@ -28,7 +26,7 @@ from detrkit.data.opening import Masks
 from detrkit.errors import ConfigurationError, DataError
 from detrkit.models.listing import check_name, listed_variants
 from detrkit.prediction.results import check_picture_file, save_image
-from detrkit.terminal import terminal
+from detrkit.progress import watched
 
 USUAL_QUERIES = 100
 
@@ -58,7 +56,7 @@ def inspect_data(
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown", as for `open_dataset`.
         stretch_16bit: whether 16-bit grey is stretched to the whole range, as for `open_dataset`.
         masks: "instances" or "panoptic", as for `open_dataset`; None looks at boxes only.
-        progress: whether to show a progress bar on the error stream.
+        progress: whether to show on the error stream how far it is.
 
     Raises:
         ConfigurationError: an unknown variant, or queries below 1.
@@ -115,13 +113,13 @@ def _fitting(variant: str) -> Callable[[int], int]:
 
 
 def _looks(splits: Sequence[Split], progress: bool) -> list[Look]:
-    errors = terminal(stderr=True)
-    with Progress(console=errors, transient=True, disable=not (progress and errors.is_terminal)) as bar:
-        looks = []
-        for split in splits:
-            task = bar.add_task(f"decoding {split.name}", total=len(split.dataset))
-            looks.append(look_at_pictures(split, lambda task=task: bar.advance(task)))  # type: ignore[misc]
-    return looks
+    with watched(progress) as follow:
+        return [
+            look_at_pictures(
+                split, partial(follow, what=f"decoding {split.name}", unit="picture", total=len(split.dataset))
+            )
+            for split in splits
+        ]
 
 
 def _round_trips(splits: Sequence[Split]) -> tuple[dict[str, float | None], list[Finding]]:

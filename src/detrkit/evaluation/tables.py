@@ -15,11 +15,12 @@ from detrkit.evaluation.errors import KIND_NAMES, KINDS
 from detrkit.evaluation.figures import MEANINGS, ClassFigures, Evaluation
 from detrkit.evaluation.groups import Group
 from detrkit.evaluation.thresholds import LEAST_OBJECTS, ClassOperation
-from detrkit.terminal import add_numbers, add_texts, narrow_table
+from detrkit.measures import THRESHOLD
+from detrkit.terminal import Prose, add_numbers, add_texts, narrow_table
 
 _UNKNOWN = "–"
 _IMAGES_NAMED = 5
-_LEAST_NAME = 10  # characters of a class name before it folds
+_LEAST_NAME = 9  # characters of a class name before it folds
 
 
 def detailed_table(evaluation: Evaluation, analysis: Analysis) -> Lines:
@@ -37,7 +38,8 @@ def detailed_table(evaluation: Evaluation, analysis: Analysis) -> Lines:
         _groups(analysis),
         *_images_in_words(analysis),
     ]
-    return Lines(*parts, *(f"Note: {note}" for note in (*evaluation.notes, *analysis.notes)))
+    parts += [f"Note: {note}" for note in (*evaluation.notes, *analysis.notes)]
+    return Lines(*(Prose(part) if isinstance(part, str) else part for part in parts))
 
 
 def _figures(evaluation: Evaluation, analysis: Analysis) -> Table:
@@ -68,7 +70,7 @@ def _classes(evaluation: Evaluation, analysis: Analysis) -> Table:
     interval = ["interval"] if own else []
     of_masks = evaluation.mask_ap()
     masks = ["masks"] if of_masks else []
-    add_numbers(table, "objects", "AP", *interval, *masks, "AP50", "precision", "recall", "F1", "score")
+    add_numbers(table, "objects", "AP", *interval, *masks, "AP50", "precision", "recall", "F1", THRESHOLD.name)
     for figures, operation in zip(evaluation.classes, analysis.classes, strict=True):
         shown = [_narrow_interval(own.get(figures.id))] if own else []
         shown += map(_share, of_masks.get(figures.id, ()))
@@ -92,9 +94,9 @@ def _class_cells(figures: ClassFigures, operation: ClassOperation, beside_ap: Se
 
 def _thresholds_in_words(evaluation: Evaluation, analysis: Analysis) -> str:
     if evaluation.best_threshold is None:
-        return "Precision, recall and F1: IoU 0.50, from the score in the last column. * No detection is correct, so there is no best one."
+        return "Precision, recall and F1: IoU 0.50, from the threshold in the last column. * No detection is correct, so there is no best one."
     text = (
-        "Precision, recall and F1: IoU 0.50, from the score in the last column, the best for the class. "
+        "Precision, recall and F1: IoU 0.50, from the threshold in the last column, the best for the class. "
         f"Best mean F1 over the classes: keep detections from score {evaluation.best_threshold:.3f}."
     )
     if all(entry.own for entry in analysis.classes):
@@ -105,7 +107,7 @@ def _thresholds_in_words(evaluation: Evaluation, analysis: Analysis) -> str:
 def _errors(analysis: Analysis) -> Table:
     errors = analysis.errors
     caption = (
-        f"{counted(errors.detections, 'detection')} from these scores: {errors.correct} correct, "
+        f"{counted(errors.detections, 'detection')} from these thresholds: {errors.correct} correct, "
         f"{errors.detections - errors.correct} wrong; {counted(errors.mistaken, 'more object')} {have(errors.mistaken)} only a detection of the wrong class or place. "
         "Shares are of the detections, that of missed of the objects."
     )

@@ -67,7 +67,9 @@ class MaskSelection:
         results = []
         for image, found in enumerate(detections):
             size, own_size = _height_and_width(original_sizes[image]), _height_and_width(image_sizes[image].flip(0))
-            queries, places = torch.unique(found.queries, return_inverse=True)  # some papers report a query with several classes
+            queries, places = torch.unique(
+                found.queries, return_inverse=True
+            )  # some papers report a query with several classes
             masks = [
                 _resized(self.on_image(part, output.mask_inputs.image_size, own_size) > 0, size, centre=0.0)
                 for part in self._logits(output, image, queries)

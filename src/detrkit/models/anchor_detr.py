@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
 from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Variant
-from detrkit.errors import ConfigurationError
+from detrkit.errors import OptionError
 from detrkit.layers.attention import MultiHeadAttention
 from detrkit.layers.dropout import Dropout
 from detrkit.layers.heads import MLP, DetectionHeads
@@ -71,10 +71,11 @@ class Config(Settings):
         """See `Settings.check`."""
         super().check()
         if self.width % 32:
-            raise ConfigurationError(f"width {self.width} must be a multiple of 32 (groups of the neck's norm)")
+            raise OptionError(f"width {self.width} must be a multiple of 32 (groups of the neck's norm)", "width")
         if self.queries % self.patterns:
-            raise ConfigurationError(
-                f"{self.patterns} patterns do not divide {self.queries} queries: every point comes once with each pattern, so give a multiple of {self.patterns}"
+            raise OptionError(
+                f"queries must be a multiple of patterns ({self.patterns}), not {self.queries}: every point comes once with each pattern",
+                *("queries", "patterns"),
             )
 
 

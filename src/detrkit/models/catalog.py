@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from detrkit.cards import Category, ModelCard, Preprocessing, Variant
-from detrkit.errors import ConfigurationError, closest
+from detrkit.errors import ConfigurationError, OptionError, closest
 from detrkit.losses.criterion import Criterion
 from detrkit.models import (
     anchor_detr,
@@ -104,7 +104,7 @@ def build(
     """
     entry = find_variant(variant)
     if classes is not None and "class_count" in changes:
-        raise ConfigurationError("class_count follows from classes: leave it out")
+        raise OptionError("class_count follows from classes: leave it out", "class_count")
     config = changed_config(entry.config, changes)
     if classes is None:
         categories = coco_categories(config.class_count)

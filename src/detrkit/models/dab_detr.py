@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
 from detrkit.cards import Category, ModelCard, PublishedWeights, Recipe, Variant
-from detrkit.errors import ConfigurationError
+from detrkit.errors import ConfigurationError, OptionError
 from detrkit.layers.attention import padding_mask
 from detrkit.layers.heads import MLP, DetectionHeads, inverse_sigmoid, precisely, predictions
 from detrkit.layers.initialization import start_heads, xavier_matrices
@@ -92,7 +92,9 @@ class Config(CostSettings):
         super().check()
         check_anchors(self.queries, self.patterns, self.centers)
         if not self.least_side < 1:
-            raise ConfigurationError(f"least_side must be a fraction of the image below 1, not {self.least_side}")
+            raise OptionError(
+                f"least_side must be a fraction of the image below 1, not {self.least_side}", "least_side"
+            )
 
 
 class AnchorQueries(nn.Module):
@@ -297,17 +299,19 @@ def check_anchors(queries: int, patterns: int, centers: str = "learned") -> None
         ConfigurationError: they are not.
     """
     if patterns and queries % patterns:
-        raise ConfigurationError(
-            f"{patterns} patterns do not divide {queries} queries: every anchor comes once with each pattern, so give a multiple of {patterns}"
+        raise OptionError(
+            f"queries must be a multiple of patterns ({patterns}), not {queries}: every anchor comes once with each pattern",
+            *("queries", "patterns"),
         )
     if centers not in ("learned", "random", "grid"):
-        raise ConfigurationError(f"centers must be learned, random or grid, not '{centers}'")
+        raise OptionError(f"centers must be learned, random or grid, not '{centers}'", "centers")
     anchors = queries // max(patterns, 1)
     side = math.isqrt(anchors)
     if centers == "grid" and side**2 != anchors:
         fitting = [each**2 * max(patterns, 1) for each in (side, side + 1)]
-        raise ConfigurationError(
-            f"{anchors} anchors do not fill a square grid: choose queries={fitting[0]} or queries={fitting[1]}"
+        raise OptionError(
+            f"{anchors} anchors do not fill a square grid: choose queries={fitting[0]} or queries={fitting[1]}",
+            "queries",
         )
 
 

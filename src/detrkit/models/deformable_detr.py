@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import Backbone, build_backbone
 from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Variant
-from detrkit.errors import ConfigurationError
+from detrkit.errors import OptionError
 from detrkit.layers.deformable_attention import DeformableAttention
 from detrkit.layers.deformable_transformer import DeformableDecoderLayer, DeformableEncoderLayer
 from detrkit.layers.heads import DetectionHeads, LayerwiseHeads, precisely
@@ -239,9 +239,10 @@ def build_levels(config: MultiScaleSettings) -> Backbone:
         return build_backbone(config.backbone)
     backbone = build_backbone(config.backbone, levels=min(config.levels, 3))
     if config.levels > 2 and backbone.strides[0] != 8:
-        raise ConfigurationError(
-            f"the backbone '{config.backbone}' has levels of stride {', '.join(map(str, backbone.strides))}, but {config.levels} levels "
-            "begin at strides 8, 16 and 32: choose a backbone that has these, or levels=1"
+        raise OptionError(
+            f"'{config.backbone}' has maps of stride {', '.join(map(str, backbone.strides))}, and those of stride 8, 16 and 32 are needed: "
+            "choose another backbone, or levels=1",
+            *("backbone", "levels"),
         )
     return backbone
 

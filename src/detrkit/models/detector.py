@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from detrkit.backbones import Backbone
 from detrkit.cards import ModelCard
 from detrkit.errors import ConfigurationError
+from detrkit.notebooks import paragraph
 from detrkit.structures import GroupOutput, ImageBatch, Levels, Memory, Output, Queries, Stages, Target
 
 
@@ -39,6 +40,20 @@ class Detector(nn.Module, ABC):
     def __init__(self, *, backbone: Backbone, card: ModelCard) -> None:
         super().__init__()
         self.backbone, self.card = backbone, card
+
+    def __repr__(self) -> str:
+        return f"<Detector {self.card.summary()}, {self._size()}>"
+
+    def __str__(self) -> str:
+        """All modules with their names, as PyTorch prints them."""
+        return super().__repr__()
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the number of parameters, and the card."""
+        return f"{paragraph(f'A detector with {self._size()}:')}{self.card._repr_html_()}"
+
+    def _size(self) -> str:
+        return f"{sum(parameter.numel() for parameter in self.parameters()) / 1e6:.1f} million parameters"
 
     @abstractmethod
     def forward(self, batch: ImageBatch, targets: Sequence[Target] | None = None) -> Output:

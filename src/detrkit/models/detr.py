@@ -18,7 +18,7 @@ from torch import nn
 
 from detrkit.backbones import Backbone, build_backbone
 from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Variant
-from detrkit.errors import ConfigurationError
+from detrkit.errors import OptionError
 from detrkit.layers.heads import DetectionHeads
 from detrkit.layers.initialization import xavier_matrices
 from detrkit.layers.position_encoding import SinePositionEncoding
@@ -57,8 +57,9 @@ class Config(Settings):
         """See `Settings.check`."""
         super().check()
         if not self.no_object_weight > 0:
-            raise ConfigurationError(
-                f"no_object_weight must be above 0, not {self.no_object_weight}: images without objects would have no loss"
+            raise OptionError(
+                f"no_object_weight must be above 0, not {self.no_object_weight}: images without objects would have no loss",
+                "no_object_weight",
             )
 
 

@@ -61,6 +61,11 @@ class MaskSettings(Settings):
         ("mask_weight", "dice_weight", "attention_gain"), 0
     )
 
+    @property
+    def mask_width(self) -> int:
+        """See `Settings.mask_width`."""
+        return self.width
+
     def check_mask_head(self) -> None:
         """Checks that the mask head's norms can be built.
 

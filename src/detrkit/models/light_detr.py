@@ -21,7 +21,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from detrkit.cards import Category, ModelCard, Preprocessing, Recipe, Variant
-from detrkit.errors import ConfigurationError
+from detrkit.errors import OptionError
 from detrkit.layers.attention import combine_masks
 from detrkit.layers.box_relation import BoxRelation
 from detrkit.layers.denoising import ContrastiveDenoising
@@ -81,7 +81,9 @@ class Config(MultiScaleSettings):
         """See `Settings.check`."""
         super().check()
         if not 0 < self.distinct_overlap < 1:
-            raise ConfigurationError(f"distinct_overlap must be an IoU between 0 and 1, not {self.distinct_overlap}")
+            raise OptionError(
+                f"distinct_overlap must be an IoU between 0 and 1, not {self.distinct_overlap}", "distinct_overlap"
+            )
 
 
 class DistinctQueries(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
 from detrkit.cards import ModelCard, PublishedWeights, Recipe, Variant
-from detrkit.errors import ConfigurationError
+from detrkit.errors import OptionError
 from detrkit.layers.attention import attend_heads, attention_weights, merge_heads, split_heads
 from detrkit.layers.dropout import Dropout
 from detrkit.layers.heads import MLP, LayerwiseHeads, inverse_sigmoid
@@ -89,10 +89,11 @@ class Config(MultiScaleSettings):
         """See `Settings.check`."""
         super().check()
         if self.levels > 3:
-            raise ConfigurationError(f"levels must be at most 3, all from the backbone, not {self.levels}")
+            raise OptionError(f"levels must be at most 3, all from the backbone, not {self.levels}", "levels")
         if self.gaussian and not self.cross_attention:
-            raise ConfigurationError(
-                "gaussian=True needs cross-attention: leave it out, or leave out cross_attention=False"
+            raise OptionError(
+                "gaussian=True needs cross-attention: leave it out, or leave out cross_attention=False",
+                *("gaussian", "cross_attention"),
             )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-from detrkit.errors import ConfigurationError, OptionError
+from detrkit.errors import OptionError
 
 _LONGEST_SHOWN = 60  # characters of a wrong value in a message
 
@@ -104,6 +104,11 @@ class Settings:
         """Whether each head of the decoder's attention has queries and keys as wide as the model."""
         return False
 
+    @property
+    def mask_width(self) -> int:
+        """Channels of the features that masks are made from; 0 for models without masks."""
+        return 0
+
     def attended(self, tokens: float) -> float:
         """How many tokens a decoder layer looks at, of so many that the encoder has; the mean over the layers."""
         return tokens
@@ -115,8 +120,9 @@ class Settings:
             ConfigurationError: settings that do not fit together.
         """
         if self.width % self.attention_heads or self.width % 4:
-            raise ConfigurationError(
-                f"width {self.width} must be a multiple of 4 (sine and cosine of two axes) and of the {self.attention_heads} attention heads"
+            raise OptionError(
+                f"width {self.width} must be a multiple of 4 (sine and cosine of two axes) and of the {self.attention_heads} attention heads",
+                "width",
             )
 
 
@@ -179,8 +185,9 @@ class MultiScaleSettings(Settings):
     def check(self) -> None:
         """See `Settings.check`."""
         if self.width % self.attention_heads or self.width % 32 or self.width < 64:
-            raise ConfigurationError(
-                f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.attention_heads} attention heads"
+            raise OptionError(
+                f"width {self.width} must be a multiple of 32 (groups of the neck's norms), at least 64, and a multiple of the {self.attention_heads} attention heads",
+                "width",
             )
 
 

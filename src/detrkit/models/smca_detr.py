@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
 from detrkit.cards import Category, ModelCard, Preprocessing, Recipe, Variant
-from detrkit.errors import ConfigurationError
+from detrkit.errors import OptionError
 from detrkit.layers.attention import MultiHeadAttention
 from detrkit.layers.dropout import Dropout
 from detrkit.layers.heads import MLP, DetectionHeads, precisely
@@ -67,9 +67,9 @@ class Config(Settings):
         """See `Settings.check`."""
         super().check()
         if self.scales > 3:
-            raise ConfigurationError(f"scales must be 0, 1, 2 or 3, not {self.scales}")
+            raise OptionError(f"scales must be 0, 1, 2 or 3, not {self.scales}", "scales")
         if not self.smooth > 0:
-            raise ConfigurationError(f"smooth must be above 0, not {self.smooth}: distances are divided by it")
+            raise OptionError(f"smooth must be above 0, not {self.smooth}: distances are divided by it", "smooth")
 
 
 class Guide(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import Backbone, build_backbone
 from detrkit.cards import Category, ModelCard, Variant
-from detrkit.errors import ConfigurationError
+from detrkit.errors import OptionError
 from detrkit.layers.dropout import Dropout
 from detrkit.layers.heads import DetectionHeads
 from detrkit.layers.initialization import PRIOR_LOGIT, xavier_matrices
@@ -252,9 +252,10 @@ def build_levels(config: Config) -> Backbone:
     backbone = build_backbone(config.backbone, levels=min(config.levels, 3))
     strides = backbone.strides
     if any(2 * finer != coarser for finer, coarser in itertools.pairwise(strides)):
-        raise ConfigurationError(
-            f"the backbone '{config.backbone}' has levels of stride {', '.join(map(str, strides))}, but each level must have twice the stride of "
-            "the one before: choose a backbone without dilation"
+        raise OptionError(
+            f"'{config.backbone}' has maps of stride {', '.join(map(str, strides))}, but each must have twice the stride of the one before: "
+            "choose another backbone, without dilation",
+            "backbone",
         )
     return backbone
 

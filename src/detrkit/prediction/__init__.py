@@ -12,14 +12,17 @@ if TYPE_CHECKING:
     from detrkit.prediction.inputs import find_images
     from detrkit.prediction.mask_drawing import draw_panoptic
     from detrkit.prediction.panoptic_files import PanopticFile, read_panoptic, write_panoptic
+    from detrkit.prediction.picture_detections import DetectionsOfPictures, PictureDetections
     from detrkit.prediction.predictor import Predictor
     from detrkit.prediction.results import output_names, save_image, to_entries, to_file_entries
     from detrkit.prediction.slicing import SlicedPredictor
     from detrkit.prediction.streaming import Prediction
 
 __all__ = [
+    "DetectionsOfPictures",
     "Outcome",
     "PanopticFile",
+    "PictureDetections",
     "Prediction",
     "Predictor",
     "SlicedPredictor",
@@ -46,6 +49,7 @@ __getattr__, __dir__ = lazy_names(
         "inputs": ("find_images",),
         "mask_drawing": ("draw_panoptic",),
         "panoptic_files": ("PanopticFile", "read_panoptic", "write_panoptic"),
+        "picture_detections": ("DetectionsOfPictures", "PictureDetections"),
         "predictor": ("Predictor",),
         "results": ("output_names", "save_image", "to_entries", "to_file_entries"),
         "slicing": ("SlicedPredictor",),

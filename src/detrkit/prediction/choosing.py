@@ -78,7 +78,7 @@ class Choice:
         choice = self
         if threshold is not None:
             if not 0 <= threshold <= 1:
-                raise ConfigurationError(f"The threshold {threshold} is not a score: choose one from 0 to 1.")
+                raise ConfigurationError(f"The threshold {threshold} is not a score: choose one from 0 to 1")
             choice = dataclasses.replace(choice, threshold=threshold, class_thresholds={})
         if nms is not None:
             choice = dataclasses.replace(choice, nms=check_nms(nms))
@@ -107,7 +107,7 @@ def _ids_of(classes: Sequence[str], categories: Sequence[Category]) -> frozenset
     """The ids of classes by their names, in any case."""
     names = [classes] if isinstance(classes, str) else classes
     if not names:
-        raise ConfigurationError("No classes were chosen: name at least one, or leave the choice out for all of them.")
+        raise ConfigurationError("No classes were chosen: name at least one, or leave the choice out for all of them")
     known = {category.name.casefold(): category.id for category in categories}
     for name in names:
         if name.casefold() not in known:

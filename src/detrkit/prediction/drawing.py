@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.dataset import DetectionDataset
+from detrkit.prediction.labels import draw_labels
 from detrkit.prediction.mask_drawing import paint_masks
+from detrkit.prediction.picture_detections import PictureDetections
 from detrkit.prediction.quiet_supervision import sv
 
 BACKGROUND = (255, 255, 255)
+INK = (255, 255, 255)  # of labels
 CAPTION = (60, 60, 60)
 # Colours of the classes, by id; neighbours in the list differ clearly. Dark enough for white text, light enough for dark photos.
 COLORS = sv.ColorPalette.from_hex(
@@ -36,7 +40,8 @@ COLORS = sv.ColorPalette.from_hex(
 def draw(image: Image.Image, detections: sv.Detections) -> Image.Image:
     """A copy of a picture with each detection as a box, or as a mask where there are masks, and a label such as "dog 0.87".
 
-    Lines and text grow with the picture. A class has the same colour in every picture.
+    Lines and text grow with the picture. A class has the same colour in every picture. No label covers another: letters are smaller in dense
+    pictures, and boxes without room for a label show their class by their colour alone.
 
     Args:
         image: in any mode.
@@ -46,17 +51,22 @@ def draw(image: Image.Image, detections: sv.Detections) -> Image.Image:
     scene = image.convert("RGB")  # always a copy
     side = (scene.width * scene.height) ** 0.5
     thickness = max(2, round(side / 280))
+    fills = _colors(detections)
     if detections.mask is None:
         _draw_boxes(scene, detections, thickness)
     else:
         worst_first = slice(None, None, -1)  # so that the best lie above the others
-        paint_masks(
-            scene, np.asarray(detections.mask)[worst_first], _colors(detections)[worst_first], thickness=thickness
-        )
-    label_annotator = sv.RichLabelAnnotator(
-        COLORS, font_size=max(10, round(side / 44)), text_padding=max(2, round(side / 185)), smart_position=True
+        paint_masks(scene, np.asarray(detections.mask)[worst_first], fills[worst_first], thickness=thickness)
+    surest = np.arange(len(detections)) if detections.confidence is None else np.argsort(-detections.confidence)
+    texts = labels_of(detections)
+    draw_labels(
+        scene,
+        detections.xyxy[surest],
+        [texts[place] for place in surest],
+        [fills[place] for place in surest],
+        ink=INK,
+        size=max(10, round(side / 44)),
     )
-    label_annotator.annotate(scene, detections, labels=labels_of(detections))
     return scene
 
 
@@ -92,8 +102,8 @@ def _resized(detections: sv.Detections, scale: float, size: tuple[int, int]) -> 
     return dataclasses.replace(detections, xyxy=detections.xyxy * scale, mask=mask)
 
 
-def truth_of(dataset: DetectionDataset, index: int) -> sv.Detections:
-    """The annotated objects of an image, ready to be drawn; the names of crowd regions end in "(crowd)".
+def truth_of(dataset: DetectionDataset, index: int) -> PictureDetections:
+    """The annotated objects of an image, which notebooks show with the image; the names of crowd regions end in "(crowd)".
 
     Args:
         dataset: the data set that contains the image.
@@ -104,11 +114,12 @@ def truth_of(dataset: DetectionDataset, index: int) -> sv.Detections:
     names = [
         f"{entry.name} (crowd)" if crowd else entry.name for entry, crowd in zip(categories, objects.crowd, strict=True)
     ]
-    return sv.Detections(
+    truth = PictureDetections(
         xyxy=objects.boxes_xyxy.reshape(-1, 4),
         class_id=np.array([category.id for category in categories], dtype=np.int64),
         data={"class_name": np.array(names, dtype=str)},
     )
+    return PictureDetections.of(truth, partial(dataset.image, index))
 
 
 def labels_of(detections: sv.Detections) -> list[str]:

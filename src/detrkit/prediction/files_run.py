@@ -46,6 +46,13 @@ class Outcome:
     seconds: float = 0.0
     stopped: bool = False
 
+    def __repr__(self) -> str:
+        stopped = ", stopped" if self.stopped else ""
+        return (
+            f"<Outcome {some_of(self.done, self.total, 'image')} done, {counted(self.detections, 'detection')}, "
+            f"{counted(len(self.problems), 'problem')}{stopped}>"
+        )
+
     @property
     def looked_at(self) -> int:
         """Images that are done or could not be read."""

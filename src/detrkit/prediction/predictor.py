@@ -25,6 +25,7 @@ from detrkit.panoptic import PanopticSegmentation
 from detrkit.prediction.choosing import Choice, ChoiceOptions
 from detrkit.prediction.devices import choose_device
 from detrkit.prediction.looking import detect_batch, knows_stuff, look
+from detrkit.prediction.picture_detections import DetectionsOfPictures, PictureDetections
 from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import (
     Found,
@@ -80,7 +81,7 @@ class Predictor:
         categories = detector.card.categories
         self.choice = Choice.of_card(detector.card).changed(categories, threshold=threshold, nms=nms, classes=classes)
         if batch_size < 1:
-            raise ConfigurationError(f"The batch size {batch_size} is too small: choose 1 or more.")
+            raise ConfigurationError(f"The batch size {batch_size} is too small: choose 1 or more")
         self.batch_size = batch_size
         self.stretch_16bit = stretch_16bit
         self.model = (detector if device is None else detector.to(choose_device(str(device)))).eval()
@@ -126,11 +127,11 @@ class Predictor:
         return other
 
     @overload
-    def __call__(self, images: PictureFile, **choice: Unpack[ChoiceOptions]) -> sv.Detections: ...
+    def __call__(self, images: PictureFile, **choice: Unpack[ChoiceOptions]) -> PictureDetections: ...
     @overload
     def __call__(
         self, images: list[Picture] | tuple[Picture, ...], **choice: Unpack[ChoiceOptions]
-    ) -> list[sv.Detections]: ...
+    ) -> DetectionsOfPictures: ...
     @overload
     def __call__(self, images: np.ndarray | Tensor, **choice: Unpack[ChoiceOptions]) -> Any: ...
 
@@ -141,7 +142,7 @@ class Predictor:
         threshold: float | None = None,
         nms: float | None = None,
         classes: Sequence[str] | None = None,
-    ) -> sv.Detections | list[sv.Detections]:
+    ) -> PictureDetections | DetectionsOfPictures:
         """The detections that count, best first.
 
         Args:
@@ -155,7 +156,8 @@ class Predictor:
         Returns:
             The detections of the one picture, or a list of them in the order of the pictures: `xyxy` in pixels of the picture (boxes may
             extend slightly beyond it), `confidence`, `class_id` with the categories' ids, `data["class_name"]`, and from models with masks
-            `mask` (N, H, W) at the size of the picture.
+            `mask` (N, H, W) at the size of the picture. They are `supervision.Detections` that notebooks show with their picture, which they
+            keep unless it was given by its file name; see `PictureDetections`.
 
         Raises:
             DataError: a file cannot be read, or an array has the wrong type, shape or values.
@@ -163,7 +165,10 @@ class Predictor:
         """
         chosen = self.changed(threshold=threshold, nms=nms, classes=classes)
         pictures, several = listed(images)
-        results = chosen._in_batches(pictures, chosen._reported)
+        results = DetectionsOfPictures(
+            PictureDetections.in_picture(detections, picture, stretch_16bit=self.stretch_16bit)
+            for picture, detections in zip(pictures, chosen._in_batches(pictures, chosen._reported), strict=True)
+        )
         return results if several else results[0]
 
     def raw(self, images: Iterable[Picture]) -> list[sv.Detections]:
@@ -315,7 +320,7 @@ class Predictor:
         """Pictures of one shape as the model gets them."""
         if self.model.training:
             raise ConfigurationError(
-                "The model was put in training mode after its predictor was created: call model.eval() first."
+                "The model was put in training mode after its predictor was created: call model.eval() first"
             )
         pixels, padding = pad_images(
             [each.pixels for each in group if each.pixels is not None],
@@ -326,7 +331,7 @@ class Predictor:
 
     def _named(self, detections: Detections) -> sv.Detections:
         categories = [self._categories[label] for label in detections.labels.tolist()]
-        return sv.Detections(
+        return PictureDetections(
             xyxy=detections.boxes_xyxy.float().numpy(),
             mask=None if detections.masks is None else detections.masks.numpy(),
             confidence=detections.scores.float().numpy(),

@@ -24,7 +24,7 @@ from detrkit.files import write_text
 from detrkit.panoptic import PanopticSegmentation
 from detrkit.prediction.growing import GrowingList, opened, written
 from detrkit.prediction.panoptic_files import category_records, write_map
-from detrkit.prediction.results import image_ids, named_entries, output_names, save_image, to_entries
+from detrkit.prediction.results import image_ids, is_drawing, named_entries, output_names, save_image, to_entries
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -349,7 +349,7 @@ def result_places(output: Path, formats: Sequence[ResultFormat]) -> list[Path]:
 
 
 def replaced_results(output: Path, formats: Sequence[ResultFormat], images: Sequence[Path]) -> list[str]:
-    """A note if files or folders of an earlier run are there, which a new one replaces; to be said before it.
+    """Notes on files and folders of an earlier run: which are replaced, and what stays; to be said before a new one.
 
     Args:
         output: the folder for the results.
@@ -360,6 +360,16 @@ def replaced_results(output: Path, formats: Sequence[ResultFormat], images: Sequ
     if "images" in formats:
         drawn = sum((output / name).exists() for name in output_names(images))
         there += [f"{counted(drawn, 'picture')} with boxes"] if drawn else []
-    if not there:
+    notes = []
+    if there:
+        notes.append(f"There are results of an earlier run ({', '.join(there)}); files of the same names are replaced.")
+    return notes + _earlier_crops(output / CROPS, renewed="crops" in formats)
+
+
+def _earlier_crops(folder: Path, *, renewed: bool) -> list[str]:
+    """A note on objects of an earlier run, which are replaced only where an object of the same class and rank is found in their image."""
+    if not any(map(is_drawing, folder.glob("*/*"))):
         return []
-    return [f"There are results of an earlier run ({', '.join(there)}); files of the same names are replaced."]
+    if renewed:
+        return [f"Nothing is deleted in {folder}, so it may also have objects that only the earlier run found."]
+    return [f"{folder} stays as it is, with objects of an earlier run."]

@@ -172,7 +172,7 @@ def _format_of(path: Path) -> str:
     """Pillow's name for the format of a file that is to be written."""
     file_format = Image.registered_extensions().get(path.suffix.lower())
     if file_format is None or file_format not in Image.SAVE:
-        raise OutputError(f"{path} does not end like an image file that can be written: use .jpg or .png.")
+        raise OutputError(f"{path} does not end like an image file that can be written: use .jpg or .png")
     return file_format
 
 

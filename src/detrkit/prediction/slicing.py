@@ -14,6 +14,7 @@ from torch import Tensor
 from detrkit.data.images import to_pil
 from detrkit.errors import ConfigurationError
 from detrkit.prediction.choosing import ChoiceOptions
+from detrkit.prediction.picture_detections import DetectionsOfPictures, PictureDetections
 from detrkit.prediction.predictor import Predictor
 from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.streaming import (
@@ -55,14 +56,14 @@ class SlicedPredictor:
 
     def __init__(self, predictor: Predictor, slice_size: int, *, overlap: float = 0.2, merge: Merging = "nms") -> None:
         if slice_size < 1:
-            raise ConfigurationError(f"A slice of {slice_size} pixels is too small: choose 1 or more.")
+            raise ConfigurationError(f"A slice of {slice_size} pixels is too small: choose 1 or more")
         if not 0 <= overlap < slice_size:
             raise ConfigurationError(
                 f"The overlap {overlap:g} does not fit slices of {slice_size} pixels: choose a share from 0 to below 1, "
-                f"or less than {slice_size} pixels."
+                f"or less than {slice_size} pixels"
             )
         if merge not in _FILTERS:
-            raise ConfigurationError(f"Detections cannot be merged by '{merge}': choose 'nms' or 'nmm'.")
+            raise ConfigurationError(f"Detections cannot be merged by '{merge}': choose 'nms' or 'nmm'")
         self.predictor = predictor
         self.slice_size = slice_size
         self.overlap_pixels = int(overlap * slice_size if overlap < 1 else overlap)
@@ -85,21 +86,25 @@ class SlicedPredictor:
         return other
 
     @overload
-    def __call__(self, images: PictureFile, **choice: Unpack[ChoiceOptions]) -> sv.Detections: ...
+    def __call__(self, images: PictureFile, **choice: Unpack[ChoiceOptions]) -> PictureDetections: ...
     @overload
     def __call__(
         self, images: list[Picture] | tuple[Picture, ...], **choice: Unpack[ChoiceOptions]
-    ) -> list[sv.Detections]: ...
+    ) -> DetectionsOfPictures: ...
     @overload
     def __call__(self, images: np.ndarray | Tensor, **choice: Unpack[ChoiceOptions]) -> Any: ...
 
     def __call__(
         self, images: Picture | list[Picture] | tuple[Picture, ...], **choice: Unpack[ChoiceOptions]
-    ) -> sv.Detections | list[sv.Detections]:
+    ) -> PictureDetections | DetectionsOfPictures:
         """The detections that count, best first; see `Predictor.__call__` for what is taken."""
         chosen = self.changed(**choice)
         pictures, several = listed(images)
-        results = [chosen.detect([self.prepare(picture)])[0].detections for picture in pictures]
+        found = ((picture, chosen.detect([self.prepare(picture)])[0].detections) for picture in pictures)
+        results = DetectionsOfPictures(
+            PictureDetections.in_picture(detections, picture, stretch_16bit=self.predictor.stretch_16bit)
+            for picture, detections in found
+        )
         return results if several else results[0]
 
     def stream(self, images: Iterable[Picture], *, skip_unreadable: bool = False) -> Generator[Prediction, None, None]:
@@ -172,4 +177,4 @@ def _best_first(detections: sv.Detections) -> sv.Detections:
     """Detections in the order and precision in which a predictor gives them."""
     confidence = np.asarray(detections.confidence, dtype=np.float32)
     single = dataclasses.replace(detections, xyxy=detections.xyxy.astype(np.float32), confidence=confidence)
-    return cast(sv.Detections, single[np.argsort(-confidence, kind="stable")])
+    return PictureDetections.of(cast(sv.Detections, single[np.argsort(-confidence, kind="stable")]))

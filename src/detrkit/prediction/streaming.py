@@ -6,7 +6,6 @@ after every layer; while other threads read and draw, they would wait most of th
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -94,7 +93,7 @@ class Prediction:
         return f"Prediction({_named(self.source)}, {found}, best score {self.best_score:.2f})"
 
     def plot(self) -> Image.Image:
-        """The picture with its segments, or with its masks or boxes where there are no segments.
+        """The picture with its segments, or with its masks or boxes where there are no segments, in its own size.
 
         Raises:
             DataError: the picture could not be read.
@@ -108,13 +107,11 @@ class Prediction:
             return draw_panoptic(self.picture, self.segmentation)
         return draw(self.picture, self.detections)
 
-    def _repr_png_(self) -> bytes | None:
+    def _repr_jpeg_(self) -> bytes | None:
         """What notebooks show; nothing where the picture could not be read, whose `repr` says why."""
-        if self.picture is None:
-            return None
-        content = io.BytesIO()
-        self.plot().save(content, format="PNG")
-        return content.getvalue()
+        from detrkit.prediction.picture_detections import jpeg_of
+
+        return None if self.picture is None or self.detections is None else jpeg_of(self.picture, self.detections)
 
 
 class Streamed(Protocol):

@@ -27,7 +27,7 @@ def check_nms(iou: float | None) -> float | None:
     """
     if iou is not None and not 0 < iou <= KEEP_ALL:
         raise ConfigurationError(
-            f"The NMS value {iou:g} is no IoU for suppression: choose one above 0, such as {REPEATS_FROM}, up to 1, which keeps all detections."
+            f"The NMS value {iou:g} is no IoU for suppression: choose one above 0, such as {REPEATS_FROM}, up to 1, which keeps all detections"
         )
     return iou
 

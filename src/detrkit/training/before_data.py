@@ -8,7 +8,7 @@ from detrkit.backbones import build_backbone
 from detrkit.checkpoints import load_backbone_weights
 from detrkit.checkpoints.places import find_weights
 from detrkit.data import Augmentation
-from detrkit.errors import ConfigurationError
+from detrkit.errors import OptionError
 from detrkit.files import expanded
 from detrkit.prediction.devices import choose_device
 from detrkit.training.run_folder import RunFolder, check_free
@@ -34,9 +34,10 @@ def check_before_data(options: TrainingOptions) -> None:
     if options.backbone_weights is not None:
         load_backbone_weights(backbone, options.backbone_weights)
     elif backbone.frozen_norms and options.detector_from is None:
-        raise ConfigurationError(
-            f"{options.variant} has frozen norms, and such a backbone cannot learn from random weights: give pretrained weights with "
-            "--backbone-weights FILE, or train light-detr-compact, whose norms are trained"
+        raise OptionError(
+            f"{options.variant} has frozen norms, and such a backbone cannot learn from random weights: give a file of pretrained weights as "
+            "backbone_weights, or train light-detr-compact, whose norms are trained",
+            "backbone_weights",
         )
     for path in (options.queries_from, options.detector_from):
         if path is not None:

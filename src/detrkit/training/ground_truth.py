@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from rich.console import Console
@@ -104,7 +104,7 @@ def _say(options: TrainingOptions, splits: Sequence[Split], findings: Sequence[F
     for each in warnings:
         console.print(f"Warning: {each.split}: {each.message}")
     if warnings:
-        console.print(f"What to do about it: detrkit inspect {options.data}")
+        console.print(f"What to do about it: detrkit inspect {options.data}", soft_wrap=True)
 
 
 def _is_said(found: Finding, splits: Sequence[Split]) -> bool:
@@ -151,19 +151,20 @@ def _validation(options: TrainingOptions, console: Console) -> DetectionDataset 
 
 
 def _opened(options: TrainingOptions, split: str) -> DetectionDataset:
-    return open_dataset(
+    dataset = open_dataset(
         options.data,
         split,
         orientation=options.orientation,
         stretch_16bit=options.stretch_16bit,
         masks=masks_of(options),
     )
+    return dataset if has_masks(options.variant) else replace(dataset, masks=None)
 
 
 def masks_of(options: TrainingOptions) -> Masks | None:
-    """The kind of masks that a run learns from; None for a model without masks."""
+    """The kind of masks whose objects a run learns; None for those of the data set's boxes."""
     if not has_masks(options.variant):
-        return None
+        return options.masks
     return options.masks or kind_of_masks(options.data)
 
 

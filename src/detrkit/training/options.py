@@ -217,9 +217,9 @@ def _check(options: TrainingOptions) -> None:
     for name in ("flip", "vertical_flip"):
         if not 0 <= getattr(options, name) <= 1:
             raise OptionError(f"{name} is a probability, from 0 to 1, not {getattr(options, name)}", name)
-    if options.masks is not None and not has_masks(options.variant):
+    if options.masks == "instances" and not has_masks(options.variant):
         raise OptionError(
-            f"masks is for models with masks, such as detr-r50-panoptic, and {options.variant} has none: leave it out",
+            f"masks=instances is for models with masks, such as detr-r50-panoptic, and {options.variant} has none: leave it out",
             "masks",
         )
     if options.detector_from is not None and not has_masks(options.variant):
@@ -228,4 +228,4 @@ def _check(options: TrainingOptions) -> None:
             "detector_from",
         )
     if "class_count" in options.settings:
-        raise ConfigurationError("settings.class_count follows from the data set: leave it out")
+        raise OptionError("class_count follows from the data set: leave it out", "class_count")

@@ -15,6 +15,9 @@ LIMIT = 6.5
 # GB that Python and the libraries take without a model.
 LIBRARIES = 0.95
 
+# Objects of an image whose masks are computed; COCO's panoptic images have 11 on average, crowded ones three times as many.
+MASK_OBJECTS = 16
+
 # Factor for what the backward pass holds in addition to what the forward pass kept: gradients of activations, buffers of convolutions.
 BACKWARD = 1.3
 
@@ -84,7 +87,9 @@ def step_memory(config: Settings, images: int, height: int, width: int) -> float
     pixels = height * width if images == 1 else max(height, width) ** 2
     backbone = BACKBONE_COSTS.get(config.backbone, LARGEST)
     tokens = sum(pixels / stride**2 for stride in _strides(config, backbone.stride))
-    kept: float = images * (backbone.bytes_per_pixel * pixels + _transformer_bytes(config, tokens))
+    kept: float = images * (
+        backbone.bytes_per_pixel * pixels + _transformer_bytes(config, tokens) + _mask_bytes(config, pixels)
+    )
     if config.dropout > 0:
         kept += _map_bytes(config, tokens, images)
     return LIBRARIES + (_parameter_bytes(config, backbone) + BACKWARD * kept) / 1e9
@@ -114,6 +119,14 @@ def _transformer_bytes(config: Settings, tokens: float) -> float:
     proposals = tokens * (8 * width + 8 * config.class_count) if config.proposes else 0.0
     layers = config.encoder_layers * encoder + config.decoder_layers * decoder
     return float(4 * (layers + 6 * width * tokens + proposals))
+
+
+def _mask_bytes(config: Settings, pixels: float) -> float:
+    """Bytes of the activations that the mask head keeps for one image."""
+    # What convolutions, norms and ReLU keep, in widths of the model by the area of a cell, at strides 32, 16, 8 and 4: 31 bytes per pixel and
+    # object were counted at width 256.
+    numbers = 3.06 / 32**2 + 1 / 16**2 + 0.5 / 8**2 + 0.25 / 4**2
+    return float(4 * MASK_OBJECTS * config.mask_width * numbers * pixels)
 
 
 def _map_bytes(config: Settings, tokens: float, images: int) -> float:

@@ -20,6 +20,7 @@ _Item = TypeVar("_Item")
 
 _ESTIMATE_AFTER = 50
 _READ_EVERY = 1.0  # seconds, since reading losses from a GPU makes it wait
+_SOON = 120.0  # seconds; whoever stops a run earlier loses little
 _WINDOW = 50  # steps that the means are taken over
 
 
@@ -112,5 +113,14 @@ class ProgressLines(Callback):
         without = "" if self.pace.knows_evaluations else " (without evaluations)"
         return (
             f"{counted(module.schedule.steps, 'step')} in all, {self.pace.images_per_second() or 0.0:.3g} images/s: "
-            f"about {left} left{without}"
+            f"about {left} left{without}{self._keeps_nothing(trainer)}"
         )
+
+    def _keeps_nothing(self, trainer: Trainer) -> str:
+        """A warning where the first checkpoint is minutes away."""
+        assert self.pace is not None
+        steps = self.pace.schedule.steps_per_epoch - self._step
+        seconds = steps * (self.pace.seconds_per_step() or 0.0)
+        if self._first_step or trainer.current_epoch or seconds < _SOON:
+            return ""
+        return f"; a stop before the first epoch ends, in about {duration(seconds)}, keeps nothing"

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from detrkit.data.wording import counted
 from detrkit.models.catalog import config_of
+from detrkit.notebooks import paragraph, shown, table
 from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
 from detrkit.structures import ImageBatch, Target
@@ -35,29 +36,64 @@ class DryRun:
         options: every option with its value.
         schedule: epochs, steps and how batches are split.
         memory: estimated peak of a step in GB, as for a CPU in float32.
+        gpu_memory: peak of a step on the GPU in GB, measured but for the optimizer's numbers; None without a GPU.
         seconds: estimated length without evaluations, from a few steps.
     """
 
     options: TrainingOptions
     schedule: Schedule
     memory: float
+    gpu_memory: float | None
     seconds: float
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        return f"<DryRun {self.options.variant} on {self.options.data}: {self._length()}, about {duration(self.seconds)}, {self.memory:.1f} GB>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: length, time and memory, and every option."""
+        figures = [
+            ("length", self._length()),
+            ("memory", self._memory()),
+            ("time", f"about {duration(self.seconds)}"),
+        ]
+        options = [(name, str(value)) for name, value in dataclasses.asdict(self.options).items() if value is not None]
+        words = "Time is without evaluations. Both are estimates: memory for a CPU in float32, time from a few steps."
+        return shown(
+            f"{self.options.variant} on {self.options.data}",
+            table(("what", "value"), figures),
+            paragraph(words),
+            table(("option", "value"), options, longest=len(options)),
+        )
+
+    def _length(self) -> str:
+        """Epochs and steps, and how batches are split."""
         schedule = self.schedule
-        values = [f"  {name} = {value}" for name, value in dataclasses.asdict(self.options).items()]
         pieces = f", each in {schedule.accumulate} pieces" if schedule.accumulate > 1 else ""
+        return (
+            f"{counted(schedule.epochs, 'epoch')}, {counted(schedule.steps, 'step')} with batches of "
+            f"{counted(schedule.batch_size, 'image')}{pieces}"
+        )
+
+    def __str__(self) -> str:
+        given = dataclasses.asdict(self.options)
+        if self.options.steps is not None:
+            given["epochs"] = f"{self.schedule.epochs} (as many as the steps take)"
+        values = [f"  {name} = {value}" for name, value in given.items()]
         return "\n".join(
             (
                 "Options:",
                 *values,
-                f"Length: {counted(schedule.epochs, 'epoch')}, {counted(schedule.steps, 'step')} with batches of "
-                f"{counted(schedule.batch_size, 'image')}{pieces}",
-                f"Memory: about {self.memory:.1f} GB (an estimate for a CPU in float32)",
+                f"Length: {self._length()}",
+                f"Memory: {self._memory()}",
                 f"Time: about {duration(self.seconds)}, without evaluations (an estimate from {counted(_TIMED, 'forward and backward pass', 'forward and backward passes')})",
                 "Everything was checked, nothing was written.",
             )
         )
+
+    def _memory(self) -> str:
+        if self.gpu_memory is None:
+            return f"about {self.memory:.1f} GB (an estimate for a CPU in float32)"
+        return f"about {self.gpu_memory:.1f} GB on the GPU (measured, with room for the optimizer)"
 
 
 def dry_run(
@@ -82,8 +118,20 @@ def dry_run(
     assert resolved.short_side is not None
     assert resolved.long_side is not None
     memory = step_memory(config_of(module.model), module.schedule.piece_size, resolved.short_side, resolved.long_side)
-    seconds = _seconds_per_piece(module, choose_device(resolved.device))
-    return DryRun(resolved, module.schedule, memory, seconds * module.schedule.accumulate * module.schedule.steps)
+    device = choose_device(resolved.device)
+    seconds = _seconds_per_piece(module, device)
+    schedule = module.schedule
+    return DryRun(
+        resolved, schedule, memory, _gpu_memory(module, device), seconds * schedule.accumulate * schedule.steps
+    )
+
+
+def _gpu_memory(module: TrainingModule, device: str) -> float | None:
+    """The peak of what was done on a GPU so far, in GB, and two numbers more for each parameter, which AdamW keeps."""
+    if torch.device(device).type != "cuda":
+        return None
+    learned = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return (torch.cuda.max_memory_allocated(torch.device(device)) + 2 * 4 * learned) / 1e9
 
 
 def _seconds_per_piece(module: TrainingModule, device: str) -> float:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from detrkit.evaluation import Analysis, Evaluation
 from detrkit.evaluation.report import curves_figure
-from detrkit.evaluation.report.drawing import png_of
+from detrkit.evaluation.report.drawing import on_white, small_png_of
 from detrkit.notebooks import image, shown, table
 from detrkit.training.run_folder import RunFolder, read_log
 
@@ -33,7 +33,7 @@ class TrainingResult:
 
     def plot(self) -> Figure:
         """The curves of the run: losses, AP and learning rate over the epochs. Notebooks show the figure."""
-        return curves_figure(read_log(RunFolder(self.folder).log))
+        return on_white(curves_figure(read_log(RunFolder(self.folder).log)))
 
     def __repr__(self) -> str:
         figures = {} if self.evaluation is None else self.evaluation.figures
@@ -48,5 +48,5 @@ class TrainingResult:
         evaluated = "" if self.evaluation is None else self.evaluation._repr_html_()
         figure = self.plot()
         words = "Losses, AP and learning rate over the epochs"
-        curves = image(png_of(figure, dpi=100), words) if figure.axes else ""
+        curves = image(small_png_of(figure), words) if figure.axes else ""
         return shown(f"Run {self.folder.name}", table(("what", "where"), places), curves, evaluated)

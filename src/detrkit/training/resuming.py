@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from detrkit.data.opening import BUILT_IN
+from detrkit.data.places import BUILT_IN
 from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded, write_json

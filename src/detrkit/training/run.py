@@ -209,7 +209,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) ->
     finally:
         end_session(folder.config)
     if not is_over:
-        _end_early(folder, data, options, console)
+        _end_early(folder, data, options, console, epochs=module.schedule.epochs)
         raise KeyboardInterrupt("")  # said there
     return _end(folder, data, options, console)
 
@@ -312,23 +312,30 @@ def _end(folder: RunFolder, data: RunData, options: TrainingOptions, console: Co
         return write_everything(folder, data, options, console)
     except KeyboardInterrupt as stop:
         console.print(
-            f"Stopped. The training itself is finished; write its report with: detrkit report {shlex.quote(str(folder.path))}"
+            f"Stopped. The training itself is finished; write its report with: detrkit report {shlex.quote(str(folder.path))}",
+            soft_wrap=True,
         )
         raise KeyboardInterrupt("") from stop  # said above
 
 
-def _end_early(folder: RunFolder, data: RunData, options: TrainingOptions, console: Console) -> None:
+def _end_early(folder: RunFolder, data: RunData, options: TrainingOptions, console: Console, *, epochs: int) -> None:
     """Says how a run that was stopped goes on, and writes the report of what was done so far."""
     path = shlex.quote(str(folder.path))
     if not folder.state.is_file():
         console.print(
-            f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}"
+            f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}",
+            soft_wrap=True,
         )
         return
     # First, since the system may give a process that it ends little time.
-    console.print(f"Stopped. Continue with: detrkit train --resume {path}")
+    console.print(
+        f"Stopped; kept up to the end of epoch {progress_of(folder).epochs} of {epochs}. Continue with: detrkit train --resume {path}",
+        soft_wrap=True,
+    )
     write_without_evaluation(folder, data, options)
-    console.print(f"Report so far: {folder.report} (with evaluation and pictures: detrkit report {path})")
+    console.print(
+        f"Report so far: {folder.report} (with evaluation and pictures: detrkit report {path})", soft_wrap=True
+    )
 
 
 @contextmanager
@@ -344,6 +351,7 @@ def _quiet_lightning() -> Iterator[None]:
             for message in (
                 ".*does not have many workers.*",
                 ".*number of training batches.*",
+                ".*module\\(s\\) in eval mode.*",  # a frozen detector
                 ".*`isinstance\\(treespec.*",
             ):
                 warnings.filterwarnings("ignore", message)

@@ -18,6 +18,7 @@ from detrkit.errors import ConfigurationError
 from detrkit.files import expanded, prepare_folder, write_json, write_text
 from detrkit.measures import FORMER_COLUMNS
 from detrkit.models.catalog import CATALOG
+from detrkit.training.run_places import CONFIG, no_run
 from detrkit.training.sessions import current_versions
 from detrkit.training.training_options import TrainingOptions
 
@@ -35,7 +36,7 @@ class RunFolder:
     @property
     def config(self) -> Path:
         """Every option with its value, and the versions of the software."""
-        return self.path / "config.json"
+        return self.path / CONFIG
 
     @property
     def log(self) -> Path:
@@ -185,9 +186,7 @@ def read_run(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
         given["settings"] = {name: frozen(value) for name, value in given["settings"].items()}
         options = TrainingOptions(**given)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as problem:
-        raise ConfigurationError(
-            f"{path} is not the folder of a run (no readable config.json): name the folder that training wrote to"
-        ) from problem
+        raise no_run(path) from problem
     return folder, options
 
 

@@ -62,8 +62,8 @@ class TrainingOptions:
         evaluate_every: epochs between two evaluations.
         train_split: split to train on.
         val_split: split to evaluate on.
-        masks: what a model with masks learns: "instances" (objects with outlines) or "panoptic" (all segments, stuff included); for models
-            without masks, leave it out.
+        masks: what a model with masks learns: "instances" (objects with outlines) or "panoptic" (all segments, stuff included). With "panoptic",
+            a model without masks learns the boxes of all segments, as the first step towards their masks.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.

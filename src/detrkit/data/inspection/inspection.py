@@ -14,7 +14,7 @@ from detrkit.data.inspection.finding import Finding
 from detrkit.data.inspection.kinds import SEVERITIES
 from detrkit.data.inspection.statistics import ClassStatistics, SplitStatistics
 from detrkit.data.wording import counted
-from detrkit.terminal import add_texts, narrow_table, terminal
+from detrkit.terminal import Prose, add_texts, narrow_table, terminal
 
 _CLASSES_SHOWN = 20
 _GAP = 2  # characters between columns
@@ -44,6 +44,9 @@ class Inspection:
     decoded: int = 0
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        return f"<Inspection {self.verdict()}>"
+
     @property
     def exit_code(self) -> int:
         """2 if a split cannot be read, 1 if training would refuse the data or be spoilt, otherwise 0."""
@@ -69,7 +72,7 @@ class Inspection:
         parts: list[Table | str] = []
         for some in self._beside_each_other(terminal().width):
             parts += [self._figure_table(some), self._class_table(some)]
-        return Group(*parts, *self._findings(), self.verdict())
+        return Group(*parts, *map(Prose, self.lines()))
 
     def _beside_each_other(self, width: int) -> list[list[SplitStatistics]]:
         """The splits in groups that fit into the width beside the names of figures and classes, so that no number is folded."""

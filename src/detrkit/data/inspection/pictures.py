@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -56,12 +56,12 @@ class Look:
         return len(self.blank)
 
 
-def look_at_pictures(split: Split, progress: Callable[[], None] = lambda: None) -> Look:
+def look_at_pictures(split: Split, progress: Callable[[Iterable[None]], Iterable[None]] = iter) -> Look:
     """Decodes every picture of a split, several at a time.
 
     Args:
         split: the pictures.
-        progress: called after each of them.
+        progress: gets something for each of them, to show how far they are.
     """
     begin, count = time.perf_counter(), len(split.dataset)
     look = Look(
@@ -86,8 +86,8 @@ def look_at_pictures(split: Split, progress: Callable[[], None] = lambda: None) 
         look.digests[index] = _digest(split, index)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(look_at, range(count)):
-            progress()
+        for _ in progress(pool.map(look_at, range(count))):
+            pass
     return replace(look, seconds=time.perf_counter() - begin)
 
 

@@ -13,12 +13,22 @@ import matplotlib
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from detrkit.evaluation.report.colors import INK, PAPER
 
 CHART_WIDTH = 5.0  # inches of a chart: so narrow that its text can be read on a phone
 _TEXT = 10.0  # points
 _LONGEST_NAME = 26
+_SCREEN = 100  # pixels per inch in a notebook,
+_COLORS = 128  # and how many colours lines and letters have there
+
+
+class ShownFigure(Figure):
+    """A figure that notebooks show; others they show only if `matplotlib.pyplot` is in use."""
+
+    def _repr_png_(self) -> bytes:
+        return small_png_of(self)
 
 
 def chart(height: float = 3.4, *, width: float = CHART_WIDTH) -> Figure:
@@ -28,7 +38,13 @@ def chart(height: float = 3.4, *, width: float = CHART_WIDTH) -> Figure:
         height: in inches.
         width: in inches.
     """
-    return Figure(figsize=(width, height), layout="constrained", facecolor="none")
+    return ShownFigure(figsize=(width, height), layout="constrained", facecolor="none")
+
+
+def on_white(figure: Figure) -> Figure:
+    """The same figure on white, for whoever shows or saves it: its ink is dark, and a notebook may be dark, too."""
+    figure.set_facecolor("white")
+    return figure
 
 
 def finish(axes: Axes, horizontal: str, vertical: str) -> None:
@@ -67,6 +83,14 @@ def png_of(figure: Figure, dpi: int = 150) -> bytes:
     buffer = BytesIO()
     with _without_warnings():
         figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
+
+
+def small_png_of(figure: Figure) -> bytes:
+    """A figure for the screen, with few colours: a third of the bytes, which notebooks store."""
+    buffer = BytesIO()
+    with Image.open(BytesIO(png_of(figure, dpi=_SCREEN))) as picture:
+        picture.convert("RGB").quantize(_COLORS).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -16,6 +16,7 @@ from detrkit.evaluation.errors import KIND_NAMES, ImageErrors, Mark
 from detrkit.evaluation.report import colors
 from detrkit.evaluation.report.page import Photo
 from detrkit.prediction.drawing import draw, truth_of
+from detrkit.prediction.labels import draw_labels
 from detrkit.prediction.quiet_supervision import sv
 
 PICTURE_WIDTH = 800  # pixels of a picture; smaller ones are enlarged towards it, so that labels can be read
@@ -122,15 +123,15 @@ def draw_marks(image: Image.Image, marks: Sequence[Mark], names: Mapping[int, st
     thin, thick = max(1, round(side / 500)), max(3, round(side / 200))
     for group, thickness in ((quiet, thin), (errors, thick)):
         sv.BoxAnnotator(palette, thickness=thickness).annotate(scene, _boxes(group, scale))
-    labelled = errors[-_MOST_LABELS:]
-    annotator = sv.RichLabelAnnotator(
-        palette,
-        text_color=sv.Color.BLACK,
-        font_size=max(11, round(side / 42)),
-        text_padding=max(2, round(side / 250)),
-        smart_position=True,
+    labelled = errors[: -_MOST_LABELS - 1 : -1]
+    draw_labels(
+        scene,
+        _boxes(labelled, scale).xyxy,
+        [_label(mark, names) for mark in labelled],
+        [MARK_COLORS[mark.kind] for mark in labelled],
+        ink=colors.INK,
+        size=max(11, round(side / 42)),
     )
-    annotator.annotate(scene, _boxes(labelled, scale), labels=[_label(mark, names) for mark in labelled])
     return scene
 
 

@@ -33,6 +33,7 @@ from detrkit.evaluation.report.page import (
     Tiles,
 )
 from detrkit.evaluation.report.pictures import example_pictures
+from detrkit.measures import THRESHOLD
 
 _FOLDED_FROM = 30  # classes whose chart is longer than a screen
 _WORST_CLASSES = 3
@@ -224,7 +225,7 @@ def _class_table(
     columns = ["class", "objects", "AP", *(["mask AP"] if of_masks else []), "AP50"]
     caption = ""
     if analysis:
-        columns += ["interval of AP", "precision", "recall", "F1", "threshold"]
+        columns += ["interval of AP", "precision", "recall", "F1", THRESHOLD.name]
         caption = "Precision, recall and F1 at the threshold of the class (IoU 0.50)."
         if any(not entry.own for entry in analysis.classes):
             caption += " A star marks classes with too few objects, or no correct detection, for a threshold of their own: the one for all is used."

@@ -1,0 +1,35 @@
+"""What a run says while it trains."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from detrkit.training.options import Schedule
+from detrkit.training.pace import Pace
+from detrkit.training.progress import ProgressLines
+
+
+@pytest.mark.parametrize(
+    ("first_step", "epoch", "seconds", "expected"),
+    [
+        (0, 0, 20.0, "; a stop before the first epoch ends, in about 3 min, keeps nothing"),
+        (0, 0, 10.0, ""),  # 90 seconds are soon over
+        (0, 1, 20.0, ""),  # there is a checkpoint
+        (5, 0, 20.0, ""),  # a run that was resumed has one, too
+    ],
+)
+def test_a_long_first_epoch_is_said_to_keep_nothing(first_step: int, epoch: int, seconds: float, expected: str) -> None:
+    now = [0.0]
+    lines = ProgressLines(Console(file=io.StringIO()), clock=lambda: now[0])
+    schedule = Schedule(epochs=5, steps=50, steps_per_epoch=10, piece_size=4, accumulate=1)
+    lines.pace = Pace(schedule, None, 0, lambda: now[0])
+    now[0] = seconds
+    lines.pace.add(1)
+    lines._step, lines._first_step = 1, first_step
+    trainer: Any = SimpleNamespace(current_epoch=epoch)
+    assert lines._keeps_nothing(trainer) == expected
