@@ -8,12 +8,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 from training.small_runs import SMALL, run
 
 import detrkit
+from detrkit.cards import Category
 from detrkit.errors import ConfigurationError
+from detrkit.panoptic import PanopticSegmentation, Segment
+from detrkit.prediction import write_panoptic
 from detrkit.training.module import TrainingModule
 from detrkit.training.reporting import report_again
 
@@ -80,3 +85,38 @@ def test_a_stopped_run_has_a_report_of_what_was_done(
 def test_folders_that_have_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"is not the folder of a run \(no readable config\.json\)"):
         again(tmp_path)
+
+
+def panoptic_data(folder: Path) -> Path:
+    """A square on grass in each of four pictures, two of which are for validation."""
+    categories = (Category(1, "square", 0), Category(193, "grass", 1, thing=False))
+    for split, first in (("train", 1), ("val", 3)):
+        (folder / split).mkdir(parents=True)
+        images = []
+        for number in (first, first + 1):
+            ids = np.full((48, 64), 2, dtype=np.int32)
+            ids[8 * number : 8 * number + 10, 20:40] = 1
+            segments = tuple(
+                Segment(place, category, int((ids == place).sum()))
+                for place, category in enumerate(categories, start=1)
+            )
+            images.append((number, f"{number}.png", PanopticSegmentation(ids, segments)))
+            colors = np.where(ids[..., None] == 1, np.uint8(220), np.uint8(60)).repeat(3, axis=2)
+            Image.fromarray(colors).save(folder / split / f"{number}.png")
+        write_panoptic(folder / "annotations" / f"panoptic_{split}.json", images, categories)
+    return folder
+
+
+def test_a_run_on_segments_reports_their_quality_also_without_its_data(tmp_path: Path) -> None:
+    data, folder = panoptic_data(tmp_path / "data"), tmp_path / "run"
+    options = SMALL | {"epochs": 1, "settings": {}}
+    detrkit.train("detr-compact-panoptic", data, output=str(folder), console=Console(file=io.StringIO()), **options)
+    measured = json.loads((folder / "metrics.json").read_text())["panoptic"]
+    assert measured["images"] == 2
+    assert [entry["name"] for entry in measured["classes"]] == ["square", "grass"]
+    report = (folder / "report.html").read_text()
+    assert "PQ, stuff" in report
+    assert "<td" in report.partition("class, lowest PQ first")[2]
+    shutil.move(data, tmp_path / "moved")
+    again(folder)
+    assert "PQ, stuff" in (folder / "report.html").read_text()
