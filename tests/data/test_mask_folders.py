@@ -189,7 +189,7 @@ class TestRefused:
     def test_no_classes(self, folder: Path) -> None:
         (folder / "classes.txt").unlink()
         assert self.refused(folder) == (
-            "…/classes.txt does not exist: write the names of the classes into it, one per line, in the order of the values 1, 2, …"
+            "…/classes.txt does not exist: write the names of the classes into it, one per line, in the order of the values 1, 2 and so on."
         )
         (folder / "classes.txt").write_text("background\n")
         assert self.refused(folder).startswith("…/classes.txt names no classes: write each name once")

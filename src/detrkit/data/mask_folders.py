@@ -201,7 +201,9 @@ def _read_classes(split: MaskSplit) -> _Classes:
     by_value = {value: name for value, name in enumerate(names, start=first) if value}
     if not by_value or len(set(by_value.values())) < len(by_value):
         problem = "names no classes" if not by_value else "has a name twice"
-        raise DataError(f"{source} {problem}: write each name once, one per line, in the order of the values 1, 2, …")
+        raise DataError(
+            f"{source} {problem}: write each name once, one per line, in the order of the values 1, 2 and so on."
+        )
     stuff_file, stuff = split.root / _STUFF, set(by_value.values())
     if split.objects is not None:
         stuff = {line.strip() for line in read_lines(stuff_file) if line.strip()} if stuff_file.is_file() else set()
