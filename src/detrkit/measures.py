@@ -48,6 +48,7 @@ LEARNING_RATE = Measure("learning rate", "of everything except the backbone, aft
 SECONDS = Measure("seconds", "that the epoch's steps took, without its evaluation")
 IMAGES_PER_SECOND = Measure("images per second", "in the epoch's steps")
 AP = Measure("AP", "COCO's mean AP over IoU 0.50 to 0.95, on the validation split")
+MASK_AP = Measure("mask AP", "the same of masks, where the model and the data have some")
 PQ = Measure("PQ", "panoptic quality of all classes on the validation split, of queries from the model's threshold on")
 REPEATED_SHARE = Measure(
     "repeated share",
@@ -69,6 +70,7 @@ MEASURES = (
     SECONDS,
     IMAGES_PER_SECOND,
     AP,
+    MASK_AP,
     PQ,
     REPEATED_SHARE,
 )

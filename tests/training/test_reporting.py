@@ -113,6 +113,8 @@ def test_a_run_on_segments_reports_their_quality_also_without_its_data(tmp_path:
     detrkit.train("detr-compact-panoptic", data, output=str(folder), console=Console(file=io.StringIO()), **options)
     measured = json.loads((folder / "metrics.json").read_text())["panoptic"]
     assert measured["images"] == 2
+    assert {"mask_AP", "PQ"} <= json.loads((folder / "metrics.json").read_text())["last"].keys()
+    assert (folder / "charts" / "training_PQ.png").is_file()
     assert [entry["name"] for entry in measured["classes"]] == ["square", "grass"]
     report = (folder / "report.html").read_text()
     assert "PQ, stuff" in report

@@ -22,6 +22,7 @@ from detrkit.measures import (
     IMAGES_PER_SECOND,
     LEARNING_RATE,
     LOSS,
+    MASK_AP,
     MATCHED_CLASS_ACCURACY,
     PQ,
     REPEATED_SHARE,
@@ -126,12 +127,14 @@ class EpochEnds(Callback):
                 progress=self.progress.follow,
             )
         row |= {name: value for name, value in evaluation.figures.items() if value is not None}
+        if evaluation.masks is not None:
+            row[MASK_AP.column] = evaluation.masks.figures["AP"] or 0.0
         if evaluation.repeated_share is not None:
             row[REPEATED_SHARE.column] = evaluation.repeated_share
         module.model.card = _with_figures(module.model.card, self.validation, evaluation)
-        quality = ""
+        quality = f", mask AP {row[MASK_AP.column]:.3f}" if MASK_AP.column in row else ""
         if self.validation.is_panoptic:
-            quality = f", PQ {self._panoptic_quality(module, row):.3f}"
+            quality += f", PQ {self._panoptic_quality(module, row):.3f}"
         best = (self._best() or {}).get("AP", -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
         repeats = ""

@@ -25,7 +25,7 @@ from detrkit.evaluation.report import (
 )
 from detrkit.evaluation.report.charts import LAST_LAYER
 from detrkit.evaluation.report.page import MISSING
-from detrkit.measures import AP, LEARNING_RATE, LOSS, MEASURES, REPEATED_SHARE, name_of
+from detrkit.measures import AP, LEARNING_RATE, LOSS, MEASURES, PQ, REPEATED_SHARE, name_of
 from detrkit.progress import duration
 from detrkit.training.options import resolve
 from detrkit.training.sessions import Session
@@ -37,10 +37,11 @@ _CURVE_WORDS = {
     LOSS.name: "Training loss over the epochs.",
     LAST_LAYER: "The parts of the loss, of the last decoder layer.",
     AP.name: "AP on the validation split.",
+    PQ.name: "Panoptic quality on the validation split.",
     REPEATED_SHARE.name: "Share of the detections that repeat a better one of their class, on the validation split. It falls as training goes on.",
     LEARNING_RATE.name: "Learning rate of everything except the backbone.",
 }
-_CURVE_COLUMNS = {measure.name: measure.column for measure in (LOSS, AP, REPEATED_SHARE, LEARNING_RATE)}
+_CURVE_COLUMNS = {measure.name: measure.column for measure in (LOSS, AP, PQ, REPEATED_SHARE, LEARNING_RATE)}
 _DATE = "%Y-%m-%d %H:%M"
 
 Rows = Sequence[Mapping[str, float]]

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from detrkit.evaluation.figures import Evaluation
 from detrkit.evaluation.report.colors import INK, LINE_COLORS, MARKERS, line_color, line_style
 from detrkit.evaluation.report.drawing import chart, finish, legend, plain
-from detrkit.measures import AP, LEARNING_RATE, LOSS, REPEATED_SHARE, name_of
+from detrkit.measures import AP, LEARNING_RATE, LOSS, MASK_AP, PQ, REPEATED_SHARE, name_of
 
 MAX_NAMED_CURVES = len(LINE_COLORS)
 _CLOSEST_LABELS = 0.075  # of the height of a chart
@@ -23,7 +23,8 @@ LAST_LAYER = "loss of the last layer"
 _PANELS: dict[str, Callable[[str], bool]] = {
     LOSS.name: lambda name: name == LOSS.column,
     LAST_LAYER: lambda name: name.endswith("_loss"),
-    AP.name: lambda name: name in (AP.column, "AP50", "AP75"),
+    AP.name: lambda name: name in (AP.column, "AP50", "AP75", MASK_AP.column),
+    PQ.name: lambda name: name == PQ.column,
     REPEATED_SHARE.name: lambda name: name == REPEATED_SHARE.column,
     LEARNING_RATE.name: lambda name: name == LEARNING_RATE.column,
 }
@@ -32,12 +33,11 @@ Rows = Sequence[Mapping[str, float | None]]
 
 
 def curves_figure(rows: Rows) -> Figure:
-    """The total loss, its parts, AP, repeated detections and the learning rate over the epochs, below each other in one picture that a phone has room for.
+    """The total loss, its parts, AP, panoptic quality, repeated detections and the learning rate over the epochs, below each other in one picture that a phone has room for.
 
     Args:
-        rows: one per epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50`, `AP75`, `repeated_share` and
-            `learning_rate`; all but `epoch`
-            may be missing or None. Other columns are not drawn.
+        rows: one per epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50`, `AP75`, `mask_AP`, `PQ`,
+            `repeated_share` and `learning_rate`; all but `epoch` may be missing or None. Other columns are not drawn.
     """
     panels = _panels(rows)
     figure = chart(2.5 * max(1, len(panels)))
