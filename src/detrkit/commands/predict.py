@@ -129,10 +129,10 @@ def _check_segments(predictor: Predictor, slice_size: int | None) -> None:
     if not predictor.has_segments:
         raise ConfigurationError(
             f"--format panoptic needs a model that finds things and stuff with masks, and {predictor.model.card.variant} does not: leave "
-            "panoptic out, or use a panoptic model."
+            "panoptic out, or use a panoptic model"
         )
     if slice_size is not None:
-        raise ConfigurationError("--slice gives boxes alone, without segments: leave panoptic out of --format.")
+        raise ConfigurationError("--slice gives boxes alone, without segments: leave panoptic out of --format")
 
 
 def _written(formats: Sequence[Format] | None, *, crops: bool, anyway: bool) -> tuple[ResultFormat, ...]:

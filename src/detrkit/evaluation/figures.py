@@ -218,7 +218,7 @@ class Evaluation:
         if not any(entry.precisions for entry in self.classes):
             raise ConfigurationError(
                 f"{self.name}: there is no precision to draw, since there are no objects or only the figures were stored; evaluate data with "
-                "objects (anew)."
+                "objects (anew)"
             )
         return on_white(precision_recall_figure(self))
 

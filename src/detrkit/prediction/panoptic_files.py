@@ -48,7 +48,7 @@ def write_panoptic(
         name = f"{Path(file_name).stem}.png"
         if name.casefold() in names:
             raise OutputError(
-                f"Two images would be written to {path.with_suffix('') / name}: give them different names."
+                f"Two images would be written to {path.with_suffix('') / name}: give them different names"
             )
         names.add(name.casefold())
         entries.append(write_map(path, segmentation, image_id, name))
@@ -75,7 +75,7 @@ def write_map(path: Path, segmentation: PanopticSegmentation, image_id: int, nam
     file = path.with_suffix("") / name
     if segmentation.ids.size and not 0 <= int(segmentation.ids.min()) <= int(segmentation.ids.max()) < _MOST_SEGMENTS:
         raise OutputError(
-            f"{file} cannot hold the ids of {segmentation!r}: COCO's PNG files have room for ids up to {_MOST_SEGMENTS - 1}; number segments from 1."
+            f"{file} cannot hold the ids of {segmentation!r}: COCO's PNG files have room for ids up to {_MOST_SEGMENTS - 1}; number segments from 1"
         )
     picture = Image.fromarray(colors_of_ids(segmentation.ids))
     write_atomically(file, lambda temporary: picture.save(temporary, format="PNG"))

@@ -290,7 +290,7 @@ class Predictor:
         """
         if not isinstance(self._select, MaskSelection):
             raise ConfigurationError(
-                f"A {self.model.card.variant} has no masks, so it gives no segments: use a model with masks, such as detr-r50-panoptic."
+                f"A {self.model.card.variant} has no masks, so it gives no segments: use a model with masks, such as detr-r50-panoptic"
             )
         least = self.changed(threshold=threshold).choice.threshold
         pictures, several = listed(images)
