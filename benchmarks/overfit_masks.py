@@ -2,6 +2,7 @@
 
     python benchmarks/overfit_masks.py --data COCO --masks panoptic --output runs/overfit_panoptic
     python benchmarks/overfit_masks.py --data COCO --masks instances --output runs/overfit_instances
+    python benchmarks/overfit_masks.py --data COCO --photos 2 --steps 200 --attention-gain 1 --output runs/overfit_two
 
 `--data` is a folder in COCO's layout whose training split holds these photos of train2017. They are learned and looked at without any
 augmentation, so PQ and mask AP say whether model, loss, data and evaluation fit together, not how good it would be on other photos.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,12 @@ from detrkit.training import train
 SPLITS = ("train", "val")
 
 
-def cut_out(data: Path, folder: Path, kind: Masks) -> Path:
-    """Writes the sixteen photos' annotations as a data set of its own, whose splits are the same."""
+def cut_out(data: Path, folder: Path, kind: Masks, photos: Sequence[int]) -> Path:
+    """Writes these photos' annotations as a data set of its own, whose splits are the same."""
     source = data / "annotations" / f"{kind}_train.json"
     content: dict[str, Any] = json.loads(source.read_text())
-    content["images"] = [entry for entry in content["images"] if entry["id"] in PHOTOS]
-    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in PHOTOS]
+    content["images"] = [entry for entry in content["images"] if entry["id"] in photos]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in photos]
     for entry in content["images"]:
         entry["file_name"] = str((data / "train" / entry["file_name"]).resolve())
     segments = [segment for entry in content["annotations"] for segment in entry.get("segments_info", [entry])]
@@ -54,7 +56,7 @@ def picture(model: detrkit.Detector, data: Path, kind: Masks) -> Image.Image:
     predictor, dataset = Predictor(model), detrkit.open_dataset(data, "val", masks=kind)
     places = {int(image_id): place for place, image_id in enumerate(dataset.image_ids)}
     drawn = []
-    for photo in SHOWN:
+    for photo in (each for each in SHOWN if each in places):
         image = dataset.image(places[photo])
         drawn.append(
             draw_panoptic(image, predictor.panoptic(image)) if kind == "panoptic" else draw(image, predictor(image))
@@ -70,18 +72,23 @@ def main() -> None:
     parser.add_argument("--variant", default="deformable-detr-compact-panoptic")
     parser.add_argument("--output", type=Path, default=Path("runs/overfit_masks"))
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--photos", type=int, default=len(PHOTOS), help="only the first of them")
+    parser.add_argument("--attention-gain", type=float, help="another than the variant's, see MaskSettings")
     options = parser.parse_args()
     console = Console()
-    data = cut_out(options.data, options.output / "data", options.masks)
+    data = cut_out(options.data, options.output / "data", options.masks, PHOTOS[: options.photos])
+    settings: dict[str, Any] = {"queries": 30}
+    if options.attention_gain is not None:
+        settings["attention_gain"] = options.attention_gain
     began = time.perf_counter()
     result = train(
         options.variant,
         data,
         output=str(options.output / "run"),
         masks=options.masks,
-        settings={"queries": 30},
+        settings=settings,
         steps=options.steps,
-        batch_size=4,
+        batch_size=min(4, options.photos),
         accumulate=1,
         short_side=160,
         long_side=256,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detrkit.cards import Category
+from detrkit.notebooks import shown, table
 
 VOID = 0  # the id of pixels that belong to no segment, as in COCO's files
 
@@ -50,6 +51,14 @@ class PanopticSegmentation:
         height, width = self.ids.shape
         things = sum(segment.category.thing for segment in self.segments)
         return f"<PanopticSegmentation {width} x {height} pixels, {things} things, {len(self.segments) - things} stuff>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the segments, the largest first."""
+        rows = [
+            (each.category.name, "thing" if each.category.thing else "stuff", each.area, each.score, each.id)
+            for each in sorted(self.segments, key=lambda segment: -segment.area)
+        ]
+        return shown(repr(self)[1:-1], table(("class", "kind", "pixels", "score", "id"), rows))
 
 
 def colors_of_ids(ids: np.ndarray) -> np.ndarray:
