@@ -32,3 +32,9 @@ def test_ids_survive_as_colours() -> None:
     colors = colors_of_ids(ids)
     assert colors[1, 0].tolist() == [0, 1, 0]  # red, 256 green, 65536 blue
     assert np.array_equal(ids_of_colors(colors), ids)
+
+
+def test_some_classes_alone() -> None:
+    found = segmentation().of_classes([18])
+    assert [segment.category.name for segment in found.segments] == ["dog"]
+    assert np.unique(found.ids, return_counts=True)[1].tolist() == [500, 100]  # void, and the dog

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +52,16 @@ class PanopticSegmentation:
         height, width = self.ids.shape
         things = sum(segment.category.thing for segment in self.segments)
         return f"<PanopticSegmentation {width} x {height} pixels, {things} things, {len(self.segments) - things} stuff>"
+
+    def of_classes(self, ids: Collection[int]) -> PanopticSegmentation:
+        """The segments of some classes alone; the pixels of the others become void.
+
+        Args:
+            ids: `Category.id` of the classes.
+        """
+        kept = tuple(each for each in self.segments if each.category.id in ids)
+        shown = np.isin(self.ids, [each.id for each in kept])
+        return PanopticSegmentation(np.where(shown, self.ids, VOID).astype(self.ids.dtype), kept)
 
     def _repr_html_(self) -> str:
         """What notebooks show: the segments, the largest first."""

@@ -64,3 +64,10 @@ def test_half_precision_is_computed_in_float32() -> None:
     found = mask_losses(logits, wanted(), [0], size=SIZE)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, mask_losses(logits.float(), wanted(), [0], size=SIZE))
+
+
+def test_second_derivatives_are_refused() -> None:
+    logits = torch.randn(1, 6, 9, requires_grad=True)
+    (slope,) = torch.autograd.grad(mask_losses(logits, wanted(), [0], size=SIZE).sum(), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        slope.sum().backward()

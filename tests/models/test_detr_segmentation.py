@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import detrkit
-from detrkit.errors import ConfigurationError
+from detrkit.errors import ConfigurationError, NonFiniteError
 from detrkit.models.detr_segmentation import MaskDetector, WithMasks
 from detrkit.structures import ImageBatch, Target
 
@@ -130,3 +131,31 @@ def test_attention_gain_multiplies_the_weights_that_read_attention() -> None:
     own, other = plain.mask_head.first.convolution.weight, strong.mask_head.first.convolution.weight
     torch.testing.assert_close(other[:, 128:], 3 * own[:, 128:])
     torch.testing.assert_close(other[:, :128], own[:, :128])
+
+
+def test_masks_that_are_not_finite_are_told() -> None:
+    """Boxes of a frozen detector stay finite whatever its head does."""
+    model = build("detr-compact-panoptic").freeze_detector()
+    with torch.no_grad():
+        model.mask_head.output.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="image 0 of the batch: the loss is not finite, because its masks are not"):
+        detrkit.criterion_for(model)(model(images()), objects())
+    with pytest.raises(NonFiniteError, match="masks that are NaN or infinite"):
+        detrkit.Predictor(model, threshold=0.0)(np.zeros((96, 96, 3), dtype=np.uint8))
+
+
+def test_masks_follow_the_features_where_norms_stay_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA, autocast runs norms in float32: then only the finer features are in half precision."""
+    own = torch.nn.functional.group_norm
+
+    def in_float32(values: torch.Tensor, groups: int, weight: Any, bias: Any, epsilon: float) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return own(values.float(), groups, weight, bias, epsilon)
+
+    monkeypatch.setattr(torch.nn.functional, "group_norm", in_float32)
+    model = build("deformable-detr-compact-panoptic").train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inputs = model(images()).mask_inputs
+        output = model(images())
+    assert (inputs.projected.dtype, inputs.features[0].dtype) == (torch.float32, torch.bfloat16)
+    assert detrkit.criterion_for(model)(output, objects()).total.isfinite()

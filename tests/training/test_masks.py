@@ -16,6 +16,9 @@ from training.small_runs import rows
 
 import detrkit
 from detrkit.errors import CheckpointError, OptionError
+from detrkit.training.epochs import EpochEnds
+from detrkit.training.progress import ProgressLines
+from detrkit.training.run_folder import RunFolder
 
 HEIGHT, WIDTH = 96, 128
 CATEGORIES = [
@@ -128,6 +131,35 @@ def test_a_detector_of_another_paper_is_refused(folder: Path, tmp_path: Path) ->
         CheckpointError, match="holds a deformable-detr-compact, whose parts a detr-compact-panoptic does not have"
     ):
         train(MASKS, folder, tmp_path / "run", detector_from=tmp_path / "other.safetensors")
+
+
+def test_a_detector_with_other_settings_is_refused(folder: Path, tmp_path: Path) -> None:
+    model = detrkit.build(MASKS, classes=["cat", "dog", "sky"], **SETTINGS, attention_heads=16)
+    detrkit.save(model, tmp_path / "other.safetensors")
+    with pytest.raises(
+        CheckpointError, match="has attention_heads=16 and this detr-compact-panoptic 8: train with the same settings"
+    ):
+        train(MASKS, folder, tmp_path / "run", detector_from=tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("other", ["backbone_weights", "queries_from"])
+def test_a_frozen_detector_is_not_changed(folder: Path, tmp_path: Path, other: str) -> None:
+    files = {"detector_from": tmp_path / "a.safetensors", other: tmp_path / "b.safetensors"}
+    with pytest.raises(OptionError, match=f"detector_from gives the whole detector, so {other} would change"):
+        train(MASKS, folder, tmp_path / "run", **files)
+
+
+def test_the_best_epoch_of_a_frozen_detector_is_that_of_its_masks(folder: Path, tmp_path: Path) -> None:
+    """Box AP is the same in every epoch, so it cannot decide."""
+    detrkit.save(detrkit.build(MASKS, classes=["cat", "dog", "sky"], **SETTINGS), tmp_path / "detector.safetensors")
+    detector = tmp_path / "detector.safetensors"
+    result = train(MASKS, folder, tmp_path / "run", masks="instances", detector_from=detector)
+    best = json.loads((result.folder / "metrics.json").read_text())["best"]
+    assert "mask_AP" in best
+    validation = detrkit.open_dataset(folder, "val", masks="instances")
+    ends = EpochEnds(RunFolder(result.folder), validation, ProgressLines(Console()))
+    assert ends._is_better(best | {"mask_AP": 0.5}, best | {"mask_AP": 0.4})
+    assert not ends._is_better(best | {"mask_AP": 0.3}, best | {"mask_AP": 0.4})
 
 
 @pytest.mark.parametrize("options", [{"masks": "instances"}, {"detector_from": "boxes.safetensors"}])

@@ -10,6 +10,11 @@ from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
 
 _HEAD = "mask_"  # what the names of a mask head's parts begin with
+# Settings without an effect on what a trained detector gives.
+_FOR_TRAINING = {
+    *("dropout", "learn_queries", "no_object_weight", "class_weight", "l1_weight", "giou_weight"),
+    *("class_cost", "l1_cost", "giou_cost"),
+}
 
 
 def load_detector(model: Detector, path: str | Path) -> None:
@@ -29,6 +34,11 @@ def load_detector(model: Detector, path: str | Path) -> None:
         raise CheckpointError(
             f"{path} holds a {trained.card.variant}, whose parts a {model.card.variant} does not have: give a detector of the same paper and backbone"
         )
+    for name, value in model.card.config.items():
+        if name not in _FOR_TRAINING and trained.card.config.get(name, value) != value and name != "class_count":
+            raise CheckpointError(
+                f"{path} has {name}={trained.card.config[name]!r} and this {model.card.variant} {value!r}: train with the same settings"
+            )
     names, learned = ([category.name for category in each.card.categories] for each in (model, trained))
     if names != learned:
         raise CheckpointError(

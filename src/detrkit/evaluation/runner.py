@@ -284,8 +284,9 @@ def detect(
     category_ids = match_categories(model.card.categories, dataset, match_by).ids
     loader = loader_of(model, dataset, batch_size=batch_size, workers=workers)
     select = selection_for(model if device is None else model.to(device))
-    if isinstance(select, TopKSelection):  # the papers' 100 are a choice for COCO, not a limit of the models
-        select.limit = max(select.limit, max_detections)
+    boxes = getattr(select, "boxes", select)  # of a selection with masks
+    if isinstance(boxes, TopKSelection):  # the papers' 100 are a choice for COCO, not a limit of the models
+        boxes.limit = max(boxes.limit, max_detections)
     entries: dict[int, list[dict[str, Any]]] = {}
     with eval_mode(model), watched(progress) as follow:
         images = follow(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrkit.cards import Category
+from detrkit.errors import NonFiniteError
 from detrkit.layers.precision import at_least_float32
 from detrkit.panoptic import VOID, PanopticSegmentation, Segment
 from detrkit.structures import Detections, LayerOutput, Output
@@ -27,7 +28,7 @@ class BoxSelection(Protocol):
         """The detections of each image."""
 
     def best_classes(self, output: Output) -> tuple[Tensor, Tensor]:
-        """(B, Q) score and label of each query's best class; the score is 0 where no-object is more probable."""
+        """(B, Q) score and label of each query's best class; of papers with a no-object class, 0 where that is more probable."""
 
 
 class MaskSelection:
@@ -71,7 +72,7 @@ class MaskSelection:
                 found.queries, return_inverse=True
             )  # some papers report a query with several classes
             masks = [
-                _resized(self.on_image(part, output.mask_inputs.image_size, own_size) > 0, size, centre=0.0)
+                _resized(self.on_image(part, output.mask_inputs.image_size, own_size) > 0, size, at_centre=False)
                 for part in self._logits(output, image, queries)
             ]
             empty = torch.zeros((0, *size), dtype=torch.bool, device=found.scores.device)
@@ -124,11 +125,20 @@ class MaskSelection:
         return large[:, : own_size[0], : own_size[1]]
 
     def _logits(self, output: Any, image: int, queries: Tensor) -> list[Tensor]:
-        """The masks of one image's queries, a few at a time."""
+        """The masks of one image's queries, a few at a time.
+
+        Raises:
+            NonFiniteError: they are NaN or infinite.
+        """
         parts = torch.split(queries, _MASKS_AT_ONCE) if len(queries) else ()
-        return [
+        masks = [
             at_least_float32(self.mask_logits(output.mask_inputs, torch.full_like(part, image), part)) for part in parts
         ]
+        if not all(part.isfinite().all() for part in masks):
+            raise NonFiniteError(
+                "The model produces masks that are NaN or infinite: its weights are damaged; load others."
+            )
+        return masks
 
     def _segmentation(
         self, masks: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]
@@ -139,7 +149,7 @@ class MaskSelection:
         while len(masks):
             groups = self.groups(labels.tolist(), first=first)
             segments = torch.tensor(groups, device=masks.device)
-            owners = _resized(segments[masks.argmax(0)][None], size, centre=0.5)[0]
+            owners = _resized(segments[masks.argmax(0)][None], size, at_centre=True)[0]
             areas = torch.bincount(owners.flatten(), minlength=len(masks))
             small = self.areas_of_queries(areas, segments) < _SMALLEST_SEGMENT
             if not small.any():
@@ -184,10 +194,11 @@ def _height_and_width(size: Tensor) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _resized(values: Tensor, size: tuple[int, int], *, centre: float) -> Tensor:
-    """(P, h, w) integers or bools at another size. The authors take a pixel's value at its corner (0) in masks, at its centre (0.5) in segments."""
+def _resized(values: Tensor, size: tuple[int, int], *, at_centre: bool) -> Tensor:
+    """(P, h, w) integers or bools at another size. The authors take a pixel's value at its corner in masks, at its centre in segments."""
+    half = int(at_centre)
     rows, columns = (
-        ((torch.arange(new, device=values.device, dtype=torch.float64) + centre) * old / new).long().clamp(max=old - 1)
+        (2 * torch.arange(new, device=values.device) + half) * old // (2 * new)
         for old, new in zip(values.shape[1:], size, strict=True)
     )
     return values[:, rows[:, None], columns]

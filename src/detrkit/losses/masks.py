@@ -8,8 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from detrkit.errors import ConfigurationError
+from detrkit.errors import ConfigurationError, NonFiniteError
 from detrkit.layers.precision import at_least_float32
 from detrkit.losses.criterion import SetCriterion
 from detrkit.losses.matched import Matched
@@ -22,6 +23,9 @@ _PIXELS_AT_ONCE = 2**20
 
 class MaskCriterion(nn.Module):
     """A paper's loss, and two more terms of its last layer: the focal and the Dice loss of the matched queries' masks.
+
+    It belongs to one model, whose mask head it calls: a copy of the model needs a criterion of its own. In DistributedDataParallel leave
+    `find_unused_parameters` off, since the head runs after the forward pass.
 
     Args:
         boxes: the paper's loss, whose matches it takes.
@@ -72,6 +76,13 @@ class MaskCriterion(nn.Module):
         )
         logits = self.mask_logits(inputs, images, queries)
         values = mask_losses(logits, _wanted(targets), objects.tolist(), size=inputs.image_size)
+        if not values.isfinite().all():
+            image = next(
+                (int(row) for row, mask in zip(images, logits, strict=True) if not mask.isfinite().all()), None
+            )
+            raise NonFiniteError(
+                f"image {image} of the batch: the loss is not finite, because its masks are not", image
+            )
         return self._added(losses, matched, dict(zip(("mask", "dice"), values, strict=True)))
 
     def _added(self, losses: Losses, matched: Matched, sums: Mapping[str, Tensor]) -> Losses:
@@ -129,6 +140,7 @@ class _MaskLosses(torch.autograd.Function):
         return sums
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (slopes,) = ctx.saved_tensors
         return torch.einsum("t,tphw->phw", gradients[0], slopes), None, None

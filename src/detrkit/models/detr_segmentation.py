@@ -322,9 +322,11 @@ class MaskDetector(EncoderDecoder):
         Returns:
             (P, h, w) logits over the padded batch, at the size of the backbone's finest level.
         """
-        weight_type, values = self.mask_head.output.weight.dtype, inputs.projected
+        own_type = self.mask_head.output.weight.dtype
+        types = [values.dtype for values in (inputs.projected, inputs.memory, *inputs.features)]
+        lower = next((each for each in types if each != own_type), None)  # norms may have left some of them in float32
         # Losses are computed outside of autocast, but masks are a part of the model.
-        with torch.autocast(values.device.type, values.dtype, enabled=values.dtype != weight_type):
+        with torch.autocast(inputs.projected.device.type, lower or own_type, enabled=lower is not None):
             attention = self.mask_attention(inputs.states, inputs.memory, inputs.padding)[images, queries]
             return self.mask_head(attention, inputs, images)  # type: ignore[no-any-return]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from detrkit.cards import Category, ModelCard
 from detrkit.errors import ConfigurationError, closest
+from detrkit.panoptic import PanopticSegmentation
 from detrkit.prediction.suppression import check_nms, kept_by_nms
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ class Choice:
             # Suppression is within classes, so what thresholds and classes leave out suppresses nothing that stays.
             stays[stays] = kept_by_nms(detections.xyxy[stays], ids[stays], self.nms)
         return cast("sv.Detections", detections[stays])
+
+    def of_segments(self, segmentation: PanopticSegmentation) -> PanopticSegmentation:
+        """The segments of the classes that are reported."""
+        return segmentation if self.class_ids is None else segmentation.of_classes(self.class_ids)
 
 
 def _ids_of(classes: Sequence[str], categories: Sequence[Category]) -> frozenset[int]:

@@ -257,7 +257,9 @@ class Predictor:
             segments_from=self.choice.threshold if knows_stuff(self.model.card) else None,
         )
         named = [self._named(each) for each in looked.detections]
-        segmentations: Sequence[PanopticSegmentation | None] = looked.segmentations or [None] * len(named)
+        segmentations: Sequence[PanopticSegmentation | None] = [None] * len(named)
+        if looked.segmentations is not None:
+            segmentations = [self.choice.of_segments(each) for each in looked.segmentations]
         return [
             Found(self.choice.of(each), best_score(each), segmentation)
             for each, segmentation in zip(named, segmentations, strict=True)
@@ -279,7 +281,8 @@ class Predictor:
 
         Args:
             images: as for calling the predictor.
-            threshold: score from which a query becomes a segment; None as for the predictor. The authors of panoptic DETR take 0.85.
+            threshold: score above which a query becomes a segment, of any class; None means the predictor's. The authors of panoptic DETR
+                take 0.85. Segments of classes that the predictor leaves out are void.
 
         Returns:
             The segments of the one picture, or a list of them in the order of the pictures.
@@ -299,7 +302,7 @@ class Predictor:
             looked = look(
                 self.model, self._select, self._batch([self.prepare(picture)]), segments_from=least, masks=False
             )
-            results += looked.segmentations or []
+            results += [self.choice.of_segments(each) for each in looked.segmentations or []]
         return results if several else results[0]
 
     @property

@@ -10,6 +10,7 @@ from detrkit.checkpoints.places import find_weights
 from detrkit.data import Augmentation
 from detrkit.errors import OptionError
 from detrkit.files import expanded
+from detrkit.models.catalog import has_masks
 from detrkit.prediction.devices import choose_device
 from detrkit.training.run_folder import RunFolder, check_free
 from detrkit.training.training_options import TrainingOptions
@@ -34,9 +35,10 @@ def check_before_data(options: TrainingOptions) -> None:
     if options.backbone_weights is not None:
         load_backbone_weights(backbone, options.backbone_weights)
     elif backbone.frozen_norms and options.detector_from is None:
+        trained = "deformable-detr-compact-panoptic" if has_masks(options.variant) else "light-detr-compact"
         raise OptionError(
             f"{options.variant} has frozen norms, and such a backbone cannot learn from random weights: give a file of pretrained weights as "
-            "backbone_weights, or train light-detr-compact, whose norms are trained",
+            f"backbone_weights, or train {trained}, whose norms are trained",
             "backbone_weights",
         )
     for path in (options.queries_from, options.detector_from):

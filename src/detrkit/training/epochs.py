@@ -27,6 +27,7 @@ from detrkit.measures import (
     PQ,
     REPEATED_SHARE,
     SECONDS,
+    Measure,
 )
 from detrkit.progress import duration
 from detrkit.training.learning import LearningWindow
@@ -135,13 +136,14 @@ class EpochEnds(Callback):
         quality = f", mask AP {row[MASK_AP.column]:.3f}" if MASK_AP.column in row else ""
         if self.validation.is_panoptic:
             quality += f", PQ {self._panoptic_quality(module, row):.3f}"
-        best = (self._best() or {}).get("AP", -1.0)
+        measure = _decisive(row)
+        best = (self._best() or {}).get(measure.column, -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
         repeats = ""
         if evaluation.suppression is not None and evaluation.suppression.helps:
             repeats = f"; {evaluation.repeated_share:.0%} of detections repeat a better one"
         return f"; AP {ap:.3f}, AP50 {ap50:.3f}{quality}{repeats}" + (
-            f" (best AP so far {best:.3f})" if best > ap else ""
+            f" (best {measure.name} so far {best:.3f})" if best > row.get(measure.column, 0.0) else ""
         )
 
     def _panoptic_quality(self, module: TrainingModule, row: dict[str, float]) -> float:
@@ -190,14 +192,19 @@ class EpochEnds(Callback):
         write_json(self.folder.metrics, {"best": best, "last": row})
 
     def _is_better(self, row: dict[str, float], best: dict[str, float] | None) -> bool:
-        """Whether an epoch beats the best one so far: by AP or, where segments are learned, PQ; by loss without a validation split."""
+        """Whether an epoch beats the best one so far: by PQ, mask AP or AP, whichever comes first in it; by loss without a validation split."""
         metric, sign = LOSS.column, -1.0
         if self.validation is not None:
-            metric, sign = PQ.column if self.validation.is_panoptic else AP.column, 1.0
+            metric, sign = _decisive(row).column, 1.0
         if metric not in row:
             return False
         # If the validation split was added during the run, the best epoch so far was chosen by its loss and has no AP: any AP beats it.
         return best is None or metric not in best or sign * row[metric] > sign * best[metric]
+
+
+def _decisive(row: Mapping[str, float]) -> Measure:
+    """The figure that decides which epoch is best. Where only a mask head learns, box AP stays the same."""
+    return next((measure for measure in (PQ, MASK_AP) if measure.column in row), AP)
 
 
 def _with_figures(card: ModelCard, validation: DetectionDataset, evaluation: Evaluation) -> ModelCard:

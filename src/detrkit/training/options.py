@@ -227,5 +227,12 @@ def _check(options: TrainingOptions) -> None:
             f"detector_from is for models with masks, such as detr-r50-panoptic, and {options.variant} has none: leave it out",
             "detector_from",
         )
+    beginnings = [name for name in ("backbone_weights", "queries_from") if getattr(options, name) is not None]
+    if options.detector_from is not None and beginnings:
+        raise OptionError(
+            f"detector_from gives the whole detector, so {beginnings[0]} would change what must stay as it is: leave one of them out",
+            "detector_from",
+            beginnings[0],
+        )
     if "class_count" in options.settings:
         raise OptionError("class_count follows from the data set: leave it out", "class_count")
