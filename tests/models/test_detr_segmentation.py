@@ -10,6 +10,7 @@ import torch
 
 import detrkit
 from detrkit.errors import ConfigurationError, NonFiniteError
+from detrkit.models.catalog import config_of
 from detrkit.models.detr_segmentation import MaskDetector, WithMasks
 from detrkit.structures import ImageBatch, Target
 
@@ -51,7 +52,7 @@ class TestEveryPaper:
 
     def test_boxes_are_those_of_the_paper_without_masks(self, variant: str) -> None:
         model = build(variant)
-        settings = {name: getattr(detrkit.models.catalog.config_of(model), name) for name in ("width", "hidden")}
+        settings = {name: getattr(config_of(model), name) for name in ("width", "hidden")}
         plain = detrkit.build(
             BOXES[variant.split("-")[0]], classes=["cat", "sky"], queries=6, backbone="compact", attention_heads=8,
             encoder_layers=1, decoder_layers=3, **settings,
@@ -109,6 +110,12 @@ def test_a_backbone_without_fine_levels_is_refused() -> None:
         ConfigurationError, match=r"'compact-c4' has levels of stride 4, 8, 16, but masks need a level and three finer"
     ):
         detrkit.build("detr-compact-panoptic", classes=["cat"], backbone="compact-c4")
+
+
+def test_a_detector_with_steps_of_its_own_is_refused() -> None:
+    detector = detrkit.build("anchor-detr-compact", classes=["cat"])
+    with pytest.raises(ConfigurationError, match="AnchorDetector has steps of its own"):
+        MaskDetector.around(detector, config_of(build("detr-compact-panoptic")))
 
 
 def test_a_width_that_norms_cannot_split_is_refused() -> None:

@@ -264,8 +264,12 @@ class MaskDetector(EncoderDecoder):
         """The detector of a paper with a mask head, and with a backbone that also returns the levels that this head needs.
 
         Raises:
-            ConfigurationError: the backbone does not have them.
+            ConfigurationError: the backbone does not have them, or the detector has steps of its own.
         """
+        if type(detector) is not EncoderDecoder:
+            raise ConfigurationError(
+                f"a mask head goes on an EncoderDecoder, and {type(detector).__name__} has steps of its own: subclass MaskDetector with them"
+            )
         backbone = build_backbone(config.backbone, levels=_FINER_LEVELS + 1)
         if len(backbone.channels) <= _FINER_LEVELS:
             raise ConfigurationError(
