@@ -292,7 +292,9 @@ def test_export(heavy: detrkit.Detector) -> None:
     shallow = detrkit.build(model.card.variant, classes=["cat", "dog", "bird"], **fewer).eval()
     given = model.state_dict()
     wanted = {
-        name: value for name, value in shallow.state_dict().items() if not name.startswith(("backbone.", "neck."))
+        name: value
+        for name, value in shallow.state_dict().items()
+        if not name.startswith(("backbone.", "neck.", "mask_head.adapters."))
     }
     assert all(given[name].shape == value.shape for name, value in wanted.items())
     shallow.load_state_dict({**shallow.state_dict(), **{name: given[name] for name in wanted}})

@@ -202,7 +202,7 @@ def test_every_result_is_one_line_of_text(digits_folder: Path) -> None:
             5, 3, 7, problems=["a\nb"], stopped=True
         ),
         "ImageBatch(pixels=<(1, 3, 64, 64) float32>, padding=None, image_ids=None, original_sizes=<(1, 2) int64>)": batch,
-        "Target(labels=<(1,) int64>, boxes_cxcywh=<(1, 4) float32>)": targets[0],
+        "Target(labels=<(1,) int64>, boxes_cxcywh=<(1, 4) float32>, masks=None)": targets[0],
         "Output(logits=<(2, 1, 30, 91) float32>, boxes_cxcywh=<(2, 1, 30, 4) float32>, proposals=Proposals(": output,
         f"<Losses total {losses.total.item():.3f}, {len(losses.terms)} terms>": losses,
     }

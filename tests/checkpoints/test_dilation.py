@@ -22,6 +22,10 @@ VARIANTS = {
     "sam-detr-r50": {},
     "deformable-detr-r50": {},
     "dab-deformable-detr-r50": {},
+    # With the heads that their mask heads have channels for.
+    "detr-r50-panoptic": {"nheads": 8},
+    "conditional-detr-r50-panoptic": {"nheads": 8},
+    "deformable-detr-r50-panoptic": {"nheads": 8},
 }
 
 
@@ -34,8 +38,8 @@ def test_every_paper_is_here() -> None:
 @pytest.mark.parametrize("dilation", [True, False])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_dilation_counts_in_every_paper(variant: str, dilation: bool, tmp_path: Path) -> None:
-    options: dict[str, Any] = VARIANTS[variant]
-    path = write(tmp_path / "file.pth", hollow(variant), nheads=4, dilation=dilation, **options)
+    options: dict[str, Any] = {"nheads": 4, **VARIANTS[variant]}
+    path = write(tmp_path / "file.pth", hollow(variant), dilation=dilation, **options)
     if dilation and variant == "smca-detr-r50-multiscale":  # whose levels must halve from one to the next
         assert "has maps of stride 8, 16, 16" in complaint(path)
         return

@@ -130,7 +130,7 @@ def test_the_header_can_be_read_by_anyone(tmp_path: Path) -> None:
     assert (header["format"], header["family"], header["variant"]) == (2, "detr", "detr-compact")
     assert header["config"]["queries"] == 5
     assert header["config"]["l1_weight"] == 3.5
-    assert header["categories"][1] == {"id": 3, "name": "é × car", "index": 1}
+    assert header["categories"][1] == {"id": 3, "name": "é × car", "index": 1, "thing": True}
     assert header["preprocessing"]["short_side"] == 128
     assert header["threshold"] == 0.37
     assert header["metrics"] == {"AP": 0.123, "AP50": 0.5}
