@@ -39,7 +39,8 @@ def test_every_paper_is_here() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_dilation_counts_in_every_paper(variant: str, dilation: bool, tmp_path: Path) -> None:
     options: dict[str, Any] = {"nheads": 4, **VARIANTS[variant]}
-    path = write(tmp_path / "file.pth", hollow(variant), dilation=dilation, **options)
+    weights = hollow(variant, attention_heads=options["nheads"])
+    path = write(tmp_path / "file.pth", weights, dilation=dilation, **options)
     if dilation and variant == "smca-detr-r50-multiscale":  # whose levels must halve from one to the next
         assert "has maps of stride 8, 16, 16" in complaint(path)
         return
