@@ -81,7 +81,8 @@ class MaskCriterion(nn.Module):
                 (int(row) for row, mask in zip(images, logits, strict=True) if not mask.isfinite().all()), None
             )
             raise NonFiniteError(
-                f"image {image} of the batch: the loss is not finite, because its masks are not", image
+                f"image {image} of the batch: the loss is not finite, because its masks are not; lower the learning rate.",
+                image,
             )
         return self._added(losses, matched, dict(zip(("mask", "dice"), values, strict=True)))
 
