@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -155,24 +155,23 @@ def agreement(ours: MaskDetector, theirs: Any) -> None:
         raise SystemExit("the two models do not agree, so their times cannot be compared")
 
 
-def alternate(rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of each kind of work, side by side."""
+def alternate(rounds: int) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """Each kind of work with its seconds, side by side."""
     theirs = make_theirs()
     models = {"theirs": theirs, "ours": make_ours(theirs, variant="detr-r50-panoptic")}
     agreement(models["ours"], theirs)
-    seconds: dict[str, dict[str, list[float]]] = {}
     for name, prepare in WORK.items():
         runs = {side: prepare(side, models[side]) for side in SIDES}
         for run in runs.values():
             run()
-        seconds[name] = {side: [] for side in SIDES}
+        seconds: dict[str, list[float]] = {side: [] for side in SIDES}
         for number in range(rounds):
             for side in SIDES if number % 2 == 0 else reversed(SIDES):
                 gc.collect()
                 began = time.perf_counter()
                 runs[side]()
-                seconds[name][side].append(time.perf_counter() - began)
-    return seconds
+                seconds[side].append(time.perf_counter() - began)
+        yield name, seconds
 
 
 def alone(side: str, name: str) -> None:
@@ -211,7 +210,7 @@ def main() -> None:
         return
     print(f"detr-r50-panoptic, {options.threads} threads, float32, {HEIGHT} x {WIDTH}, {OBJECTS} objects")
     print(f"{'':28}{'ours':>12}{'theirs':>12}{'ratio':>8}   (pair by pair)")
-    for name, sides in alternate(options.rounds).items():
+    for name, sides in alternate(options.rounds):
         ours, theirs = (statistics.median(sides[side]) for side in SIDES)
         ratios = [a / b for a, b in zip(sides["ours"], sides["theirs"], strict=True)]
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
