@@ -159,7 +159,8 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
     return SoftmaxSelection([category.index for category in categories])
 
 
-def _published(file: str, ap: float) -> tuple[PublishedWeights, ...]:
+def published(file: str, ap: float) -> tuple[PublishedWeights, ...]:
+    """The file of this name that the authors offer, with its AP on COCO val2017 in [0, 1]; its name ends with the beginning of its SHA-256."""
     address = f"https://dl.fbaipublicfiles.com/detr/{file}"
     prefix = file.removesuffix(".pth").rpartition("-")[2]
     return (PublishedWeights(address, ap, "Apache-2.0", sha256_prefix=prefix),)
@@ -190,13 +191,13 @@ _COMPACT = Variant(
     Preprocessing(short_side=128, long_side=208),
 )
 VARIANTS: dict[str, Variant] = {
-    "detr-r50": Variant(Config(), RECIPE, weights=_published("detr-r50-e632da11.pth", 0.420)),
+    "detr-r50": Variant(Config(), RECIPE, weights=published("detr-r50-e632da11.pth", 0.420)),
     "detr-r50-dc5": Variant(
-        Config(backbone="resnet50-dc5"), RECIPE, weights=_published("detr-r50-dc5-f0fb7ef5.pth", 0.433)
+        Config(backbone="resnet50-dc5"), RECIPE, weights=published("detr-r50-dc5-f0fb7ef5.pth", 0.433)
     ),
-    "detr-r101": Variant(Config(backbone="resnet101"), RECIPE, weights=_published("detr-r101-2c7b67e5.pth", 0.435)),
+    "detr-r101": Variant(Config(backbone="resnet101"), RECIPE, weights=published("detr-r101-2c7b67e5.pth", 0.435)),
     "detr-r101-dc5": Variant(
-        Config(backbone="resnet101-dc5"), RECIPE, weights=_published("detr-r101-dc5-a2e86def.pth", 0.449)
+        Config(backbone="resnet101-dc5"), RECIPE, weights=published("detr-r101-dc5-a2e86def.pth", 0.449)
     ),
     "detr-r34": Variant(Config(backbone="resnet34"), RECIPE),
     "detr-r18": Variant(Config(backbone="resnet18"), RECIPE),

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
-from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Variant
+from detrkit.cards import Category, ModelCard, Preprocessing, Recipe, Variant
 from detrkit.errors import ConfigurationError
 from detrkit.layers.attention import split_heads
 from detrkit.layers.initialization import xavier_matrices
@@ -308,7 +308,8 @@ class MaskDetector(EncoderDecoder):
             features=tuple(level.features for level in features[-2::-1]),
             image_size=(batch.pixels.shape[-2], batch.pixels.shape[-1]),
         )
-        return MaskOutput(**_fields(output), mask_inputs=inputs)
+        predicted = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+        return MaskOutput(**predicted, mask_inputs=inputs)
 
     @property
     def levels_taken(self) -> int:
@@ -371,10 +372,6 @@ class WithMasks(nn.Module):
         return output.logits[-1], output.boxes_cxcywh[-1], torch.unflatten(masks, 0, (count, queries))
 
 
-def _fields(output: Output) -> dict[str, Any]:
-    return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
-
-
 def build(config: Config, card: ModelCard) -> MaskDetector:
     """DETR with a mask head."""
     return MaskDetector.around(detr.build(config, card), config)
@@ -416,12 +413,6 @@ def _logits_of(model: Detector | None) -> Callable[[MaskInputs, Tensor, Tensor],
     return model.mask_logits
 
 
-def _published(file: str, ap: float) -> tuple[PublishedWeights, ...]:
-    address = f"https://dl.fbaipublicfiles.com/detr/{file}"
-    prefix = file.removesuffix(".pth").rpartition("-")[2]
-    return (PublishedWeights(address, ap, "Apache-2.0", sha256_prefix=prefix),)
-
-
 RECIPE = Recipe(epochs=300, batch_size=64)  # boxes; the head then takes 25 epochs with the detector frozen
 # For images of about 200 pixels: widths that the norms of the mask head can split.
 COMPACT: dict[str, Any] = {
@@ -445,12 +436,12 @@ COMPACT_RECIPE = Recipe(
 )
 COMPACT_PREPROCESSING = Preprocessing(short_side=160, long_side=256)
 VARIANTS: dict[str, Variant] = {
-    "detr-r50-panoptic": Variant(Config(), RECIPE, weights=_published("detr-r50-panoptic-00ce5173.pth", 0.388)),
+    "detr-r50-panoptic": Variant(Config(), RECIPE, weights=detr.published("detr-r50-panoptic-00ce5173.pth", 0.388)),
     "detr-r50-dc5-panoptic": Variant(
-        Config(backbone="resnet50-dc5"), RECIPE, weights=_published("detr-r50-dc5-panoptic-da08f1b1.pth", 0.402)
+        Config(backbone="resnet50-dc5"), RECIPE, weights=detr.published("detr-r50-dc5-panoptic-da08f1b1.pth", 0.402)
     ),
     "detr-r101-panoptic": Variant(
-        Config(backbone="resnet101"), RECIPE, weights=_published("detr-r101-panoptic-40021d53.pth", 0.401)
+        Config(backbone="resnet101"), RECIPE, weights=detr.published("detr-r101-panoptic-40021d53.pth", 0.401)
     ),
     "detr-mobilenetv2-panoptic": Variant(Config(backbone="mobilenet_v2"), RECIPE),
     "detr-compact-panoptic": Variant(Config(**COMPACT), COMPACT_RECIPE, COMPACT_PREPROCESSING),
