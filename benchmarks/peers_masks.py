@@ -201,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=("times", "memory"), help="one half of the table; memory does not depend on other work")
     parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--work", choices=list(WORK), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -209,12 +210,24 @@ def main() -> None:
         alone(options.alone, options.work)
         return
     print(f"detr-r50-panoptic, {options.threads} threads, float32, {HEIGHT} x {WIDTH}, {OBJECTS} objects")
+    if options.only != "memory":
+        print_times(options.rounds)
+    if options.only != "times":
+        print_memory()
+
+
+def print_times(rounds: int) -> None:
+    """A row for each kind of work as soon as it is known."""
     print(f"{'':28}{'ours':>12}{'theirs':>12}{'ratio':>8}   (pair by pair)")
-    for name, sides in alternate(options.rounds):
+    for name, sides in alternate(rounds):
         ours, theirs = (statistics.median(sides[side]) for side in SIDES)
         ratios = [a / b for a, b in zip(sides["ours"], sides["theirs"], strict=True)]
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"{name:28}{ours:10.2f} s{theirs:10.2f} s{statistics.median(ratios):8.2f}   {spread}", flush=True)
+
+
+def print_memory() -> None:
+    """Peaks of the forward pass and of the training step."""
     for name in ("forward, 25 masks", "training step, 25 objects"):
         own, others = peaks("ours", name), peaks("theirs", name)
         for part, ours, theirs in zip(("whole", "above libraries"), own, others, strict=True):
