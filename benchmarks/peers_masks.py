@@ -201,7 +201,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=("times", "memory"), help="one half of the table; memory does not depend on other work")
+    parser.add_argument(
+        "--only", choices=("times", "memory"), help="one half of the table; memory does not depend on other work"
+    )
     parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--work", choices=list(WORK), help=argparse.SUPPRESS)
     options = parser.parse_args()

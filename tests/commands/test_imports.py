@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import detrkit
+
 HEAVY = (
     "torch", "torchvision", "lightning", "torchmetrics", "tensorboard", "matplotlib", "supervision", "scipy", "numba", "faster_coco_eval",
     "numpy", "PIL", "safetensors",
@@ -42,6 +44,7 @@ COMMANDS = {
     "evaluate: no such option of a result file": ("evaluate found.json --data x.json --device cpu", ("numpy",)),
     "convert": ("convert . --to yolo --output yolo", FILES),
     "predict": ("predict MODEL train/0001.png --output found", MODEL),
+    "predict with MobileNetV2 and deformable attention": ("predict LIGHT train/0001.png --output found", MODEL),
     "evaluate": ("evaluate MODEL --data .", ("faster_coco_eval", *MODEL)),
 }
 CODE = """
@@ -56,10 +59,20 @@ print("LOADED", *[name for name in HEAVY if name in sys.modules])
 """
 
 
+@pytest.fixture(scope="module")
+def light_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model of the kind that most users train first."""
+    model = detrkit.build(
+        "light-detr-mobilenetv2", classes=["digit"], preprocessing=detrkit.Preprocessing(64, 64), queries=6
+    )
+    return detrkit.save(model, tmp_path_factory.mktemp("light") / "light.safetensors")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_loads_what_it_uses(name: str, checkpoint: Path, data: Path) -> None:
+def test_a_command_loads_what_it_uses(name: str, checkpoint: Path, light_checkpoint: Path, data: Path) -> None:
     line, allowed = COMMANDS[name]
-    arguments = [str(checkpoint) if word == "MODEL" else word for word in line.split()]
+    models = {"MODEL": str(checkpoint), "LIGHT": str(light_checkpoint)}
+    arguments = [models.get(word, word) for word in line.split()]
     result = subprocess.run(
         [sys.executable, "-c", CODE.replace("HEAVY", repr(HEAVY)), *arguments],
         capture_output=True,

@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,24 @@ def test_threads_are_shared_out_to_pictures() -> None:
         list(stream(Counting(), iter(range(len(wanted))), skip_unreadable=False))  # type: ignore[arg-type]
         assert sorted(counts) == wanted
     torch.set_num_threads(torch_threads)
+
+
+def test_what_the_caller_chose_holds_in_other_threads() -> None:
+    chosen: ContextVar[str] = ContextVar("chosen", default="nothing")
+    seen: list[str] = []
+
+    class Looking(_Quick):
+        def detect(self, group: Any) -> list[Any]:
+            seen.append(chosen.get())
+            return super().detect(group)
+
+    token = chosen.set("something")
+    try:
+        results = list(stream(Looking(), iter(range(6)), skip_unreadable=False))  # type: ignore[arg-type]
+    finally:
+        chosen.reset(token)
+    assert len(results) == 6
+    assert set(seen) == {"something"}
 
 
 def test_compiled_models_stay_in_the_thread_of_the_caller() -> None:

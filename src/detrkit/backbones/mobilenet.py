@@ -1,7 +1,12 @@
-"""MobileNetV2 (Sandler et al. 2018) in torchvision's layout, with frozen batch norms."""
+"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381) with frozen batch norms.
+
+Names and structure are those of torchvision's network, so that its weight files can be loaded. torchvision itself is not imported, because
+that takes a second and more memory than the network.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,12 +16,66 @@ from torch import Tensor, nn
 from detrkit.backbones.backbone import Backbone, freeze
 from detrkit.layers.frozen_batch_norm import FrozenBatchNorm2d, normalized_convolution
 
+# Table 2: expansion, channels, number of blocks, and stride of the first of them.
+_GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+_STEM, _LAST = 32, 1280  # channels of the first and the last convolution
 # The last block at each stride, with its channels. The last one is the 1 x 1 convolution that ImageNet's classifier reads.
-_ENDS = {4: (3, 24), 8: (6, 32), 16: (13, 96), 32: (18, 1280)}
+_ENDS = {4: (3, 24), 8: (6, 32), 16: (13, 96), 32: (18, _LAST)}
+
+
+class ActivatedConvolution(nn.Sequential):
+    """A convolution, its norm and ReLU6.
+
+    Args:
+        channels: of the input.
+        outputs: of the result.
+        kernel: side of the convolution's kernel.
+        stride: of the convolution.
+        groups: of the convolution; as many as channels where each is filtered alone.
+    """
+
+    def __init__(self, channels: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(
+            _convolution(channels, outputs, kernel=kernel, stride=stride, groups=groups), FrozenBatchNorm2d(outputs)
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, channels, h, w) to (B, outputs, h / stride, w / stride)."""
+        return _relu6(normalized_convolution(values, *self))
+
+
+class InvertedResidual(nn.Module):
+    """More channels, a 3 x 3 convolution of each alone, fewer channels again without activation (section 3.3, figure 4).
+
+    Args:
+        channels: of the input.
+        outputs: of the result.
+        stride: of the 3 x 3 convolution.
+        expansion: how many times as many channels there are inside.
+    """
+
+    def __init__(self, channels: int, outputs: int, *, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = channels * expansion
+        wider = [ActivatedConvolution(channels, inner, kernel=1)] if expansion > 1 else []
+        each_alone = ActivatedConvolution(inner, inner, kernel=3, stride=stride, groups=inner)
+        self.conv = nn.Sequential(
+            *wider, each_alone, _convolution(inner, outputs, kernel=1), FrozenBatchNorm2d(outputs)
+        )
+        self.has_shortcut = stride == 1 and channels == outputs
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, channels, h, w) to (B, outputs, h / stride, w / stride)."""
+        *activated, convolution, norm = self.conv
+        result = values
+        for part in activated:
+            result = part(result)
+        result = normalized_convolution(result, convolution, norm)
+        return values + result if self.has_shortcut else result
 
 
 class MobileNetV2(Backbone):
-    """torchvision's network without its classifier; parameter names are torchvision's.
+    """The network without its classifier; parameter names are torchvision's.
 
     The stem and the first block do not train. All norms are frozen and folded into the convolutions when the forward runs.
 
@@ -26,44 +85,39 @@ class MobileNetV2(Backbone):
 
     def __init__(self, *, levels: int = 1) -> None:
         super().__init__()
-        import torchvision  # imported here so that other backbones do not have to wait for it
-
-        network = torchvision.models.mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d)
-        blocks: nn.Sequential = network.features
-        self.blocks = blocks
+        self.blocks = nn.Sequential(*_blocks())
         self.strides = tuple(_ENDS)[-levels:]
         self.channels = tuple(_ENDS[stride][1] for stride in self.strides)
         self.frozen_norms, self.unused_weights = True, ("classifier.",)
-        freeze(blocks[0], blocks[1])
+        freeze(self.blocks[0], self.blocks[1])
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """See `Backbone.features`."""
         ends = {_ENDS[stride][0] for stride in self.strides}
         values, maps = pixels, []
         for index, block in enumerate(self.blocks):
-            values = _folded(block, values)
+            values = block(values)
             if index in ends:
                 maps.append(values)
         return maps
 
 
-def _folded(block: Any, values: Tensor) -> Tensor:
-    """A block of torchvision's network, with every norm folded into the convolution before it."""
-    if hasattr(block, "use_res_connect"):
-        result = _folded(block.conv, values)
-        return values + result if block.use_res_connect else result
-    parts = list(block) if isinstance(block, nn.Sequential) else [block]
-    while parts:
-        part = parts.pop(0)
-        if isinstance(part, nn.Conv2d):
-            values = normalized_convolution(values, part, parts.pop(0))
-        elif isinstance(part, nn.Sequential):
-            values = _folded(part, values)
-        elif isinstance(part, nn.ReLU6):
-            values = _relu6(values)
-        else:
-            values = part(values)
-    return values
+def _blocks() -> Iterator[nn.Module]:
+    """The stem, the blocks of all groups, and the last convolution."""
+    yield ActivatedConvolution(3, _STEM, kernel=3, stride=2)
+    channels = _STEM
+    for expansion, outputs, count, stride in _GROUPS:
+        for place in range(count):
+            yield InvertedResidual(channels, outputs, stride=stride if place == 0 else 1, expansion=expansion)
+            channels = outputs
+    yield ActivatedConvolution(channels, _LAST, kernel=1)
+
+
+def _convolution(channels: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Without bias, which the norm after it has; its weights begin as those of torchvision's network do."""
+    convolution = nn.Conv2d(channels, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out")
+    return convolution
 
 
 def _relu6(values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from detrkit.cards import Category
+from detrkit.checkpoints.blank import WithoutRandomValues
 from detrkit.checkpoints.key_mapping import KeyMapping
 from detrkit.checkpoints.mistaken import other_network
 from detrkit.checkpoints.names import as_in_files, by_prefix
@@ -154,7 +155,8 @@ def _assemble(
     try:
         config = TABLES[family].fit_config(entry.config, weights, file.arguments)
         categories = _categories(file, config.class_count, given)
-        model = build_from_config(family, name, config, categories=categories, preprocessing=entry.preprocessing)
+        with WithoutRandomValues():
+            model = build_from_config(family, name, config, categories=categories, preprocessing=entry.preprocessing)
     except ConfigurationError as problem:
         raise CheckpointError(
             f"{file.path} has settings that detrkit cannot build ({problem}): correct those stored with the weights"

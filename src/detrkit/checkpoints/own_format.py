@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detrkit.cards import Category, ModelCard, Preprocessing
+from detrkit.checkpoints.blank import WithoutRandomValues
 from detrkit.checkpoints.places import find_weights
 from detrkit.checkpoints.reading import WeightFile, read_weights
 from detrkit.errors import CheckpointError, ConfigurationError
@@ -111,9 +112,10 @@ def restore(file: WeightFile) -> Detector:
         )
     try:
         config = changed_config(FAMILIES[card.family].Config(), dict(card.config))
-        model = build_from_config(
-            card.family, card.variant, config, categories=card.categories, preprocessing=card.preprocessing
-        )
+        with WithoutRandomValues():
+            model = build_from_config(
+                card.family, card.variant, config, categories=card.categories, preprocessing=card.preprocessing
+            )
     except (ConfigurationError, TypeError) as problem:
         raise CheckpointError(
             f"{file.path} has settings that this detrkit cannot use ({problem}): install a newer detrkit"

@@ -23,6 +23,9 @@ _OUTPUT = Path("predictions")
 _FORMATS: tuple[Format, ...] = ("json", "images")
 _OVERLAP = 0.2
 _MERGE: Merging = "nms"
+_SMALL_WORK = (
+    1_000_000  # pixels in all for which it does not pay to load compiled kernels, which takes a second and 100 MB
+)
 
 
 def predict(
@@ -175,16 +178,26 @@ def _run(
 
     from PIL import Image
 
+    from detrkit.layers.sampling.operator import without_compiled_kernels
     from detrkit.prediction import predict_files
     from detrkit.prediction.result_files import JsonStream
     from detrkit.progress import watched
 
-    with warnings.catch_warnings(), watched(progress=True) as follow:
+    quick = without_compiled_kernels() if _is_small_work(predictor, len(paths)) else nullcontext()
+    with warnings.catch_warnings(), quick, watched(progress=True) as follow:
         progress = partial(follow, what="detecting", unit="image", total=len(paths))
         # From half the size on that Pillow refuses, it warns of attacks.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         more = [] if stream is None else [JsonStream(stream, paths)]
         return predict_files(predictor, paths, output, formats=formats, progress=progress, more=more)
+
+
+def _is_small_work(predictor: Predictor | SlicedPredictor, images: int) -> bool:
+    """Whether plain PyTorch is done with these images before kernels would be loaded; slices are many."""
+    from detrkit.prediction import Predictor
+
+    size = predictor.model.card.preprocessing
+    return isinstance(predictor, Predictor) and images * size.short_side * size.long_side <= _SMALL_WORK
 
 
 def _report(

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
@@ -251,6 +252,9 @@ class _Queue:
         self.choosing = threading.Lock()  # held by whoever looks at the slots or changes them
         self.ended = False
         self.error: Exception | None = None  # of the source
+        self.context = (
+            copy_context()
+        )  # what the caller has chosen, such as an implementation, holds in other threads, too
 
     def refill(self) -> bool:
         """Begins to read further pictures, and says whether there is still a result to take; then raises an error of the source."""
@@ -295,7 +299,7 @@ class _Queue:
         """Sends every group that is complete to the threads that look; called whenever a picture has been read."""
         while self.detectors is not None and (group := self._next_group()):
             try:
-                self.detectors.submit(self._look, group)
+                self.detectors.submit(self.context.copy().run, self._look, group)
             except RuntimeError:  # the stream is being closed
                 return
 

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-import torchvision
 
 import detrkit
 from detrkit.files import write_json
@@ -76,7 +76,7 @@ def current_versions() -> dict[str, str]:
         "detrkit": detrkit.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),
         "lightning": lightning.__version__,
     }
 

@@ -66,6 +66,21 @@ print(choice(torch.device("cpu"), torch.float32).name, "torch._dynamo" in sys.mo
     assert output.split() == ["numba", "False"]
 
 
+@pytest.mark.parametrize("name", ["reference", "bags"])
+def test_who_asks_for_plain_pytorch_waits_for_nothing_else(name: str) -> None:
+    code = """
+import sys, torch
+from detrkit.layers.sampling.operator import choice, multi_scale_deformable_attention
+values, locations = torch.rand(1, 6, 2, 4), torch.rand(1, 5, 2, 1, 3, 2)
+multi_scale_deformable_attention(values, ((2, 3),), locations, torch.rand(1, 5, 2, 1, 3))
+print(choice(torch.device("cpu"), torch.float32).name, *[name for name in ("numba", "triton", "torch._dynamo") if name in sys.modules])
+"""
+    environment = {**os.environ, ENVIRONMENT_VARIABLE: name}
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert output.split() == [name]
+
+
 def test_frames_that_the_compiler_gives_up_on() -> None:
     """Frames that run uncompiled inside compiled code must not have their kernels compiled."""
     code = """

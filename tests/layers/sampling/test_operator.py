@@ -21,6 +21,7 @@ from detrkit.layers.sampling.operator import (
     deformable_attention_reference,
     implementations,
     multi_scale_deformable_attention,
+    without_compiled_kernels,
 )
 
 CPU = torch.device("cpu")
@@ -308,6 +309,19 @@ def test_context_comes_before_environment(monkeypatch: pytest.MonkeyPatch) -> No
         other.join()
         assert seen == ["bags"]  # the block applies to its own thread only
     assert choice(CPU, torch.float32).name == "bags"
+
+
+def test_plain_pytorch_where_nothing_should_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_implementation", without("nothing"))
+    with without_compiled_kernels():
+        assert choice(CPU, torch.float32).name == "reference"
+        assert choice(torch.device("cuda"), torch.float32).name == "triton"
+        with deformable_attention_by("bags"):  # what is requested comes first
+            assert choice(CPU, torch.float32).name == "bags"
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, "numba")
+        assert choice(CPU, torch.float32).name == "numba"
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE)
+    assert choice(CPU, torch.float32).name == "numba"
 
 
 def test_names_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

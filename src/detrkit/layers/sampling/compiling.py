@@ -1,10 +1,13 @@
-"""The choice of the implementation, for `torch.compile`. Importing this module imports the compiler."""
+"""Implementations inside `torch.compile`. Importing this module imports the compiler."""
 
 from __future__ import annotations
 
 import torch
 
 from detrkit.layers.sampling.operator import choice
+from detrkit.layers.sampling.without_numba import deformable_attention_bags
+
+bags_outside_of_graphs = torch.compiler.disable(deformable_attention_bags)  # SciPy's product cannot be traced
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

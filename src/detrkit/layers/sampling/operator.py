@@ -24,6 +24,7 @@ ENVIRONMENT_VARIABLE = "DETRKIT_DEFORMABLE_ATTENTION"
 NAMES = ("reference", "bags", "numba", "triton")
 
 _chosen_name: contextvars.ContextVar[str | None] = contextvars.ContextVar("deformable_attention_by", default=None)
+_starts_quickly: contextvars.ContextVar[bool] = contextvars.ContextVar("without_compiled_kernels", default=False)
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,11 @@ def multi_scale_deformable_attention(
         return deformable_attention_reference(values, level_sizes, locations, weights)
     _check(values, level_sizes, locations, weights)
     if torch.compiler.is_compiling():  # imports the compiler, which costs a second and 150 MB
-        from detrkit.layers.sampling.compiling import name_as_constant
+        from detrkit.layers.sampling.compiling import bags_outside_of_graphs, name_as_constant
 
-        return _operator(name_as_constant(values.device, values.dtype))(values, level_sizes, locations, weights)
+        name = name_as_constant(values.device, values.dtype)
+        compiled = bags_outside_of_graphs if name == "bags" else _operator(name)
+        return compiled(values, level_sizes, locations, weights)
     operator = _operator(choice(values.device, values.dtype).name)
     return operator(values, level_sizes, locations, weights)
 
@@ -130,6 +133,19 @@ def deformable_attention_by(name: str) -> Iterator[None]:
         _chosen_name.reset(token)
 
 
+@contextlib.contextmanager
+def without_compiled_kernels() -> Iterator[None]:
+    """On the CPU, plain PyTorch runs inside a `with` block of this thread, unless an implementation was requested.
+
+    For a few small pictures that takes less time than loading numba does, and 100 MB less.
+    """
+    token = _starts_quickly.set(True)
+    try:
+        yield
+    finally:
+        _starts_quickly.reset(token)
+
+
 def implementations() -> list[Implementation]:
     """All implementations, whether they can be used on this computer, and why."""
     return [_implementation(name) for name in NAMES]
@@ -139,7 +155,8 @@ def choice(device: torch.device, dtype: torch.dtype) -> Implementation:
     """The implementation that would run now, and why.
 
     A `deformable_attention_by` block comes first, then the environment variable DETRKIT_DEFORMABLE_ATTENTION, then the fastest: 'triton'
-    on CUDA, 'numba' on the CPU or 'bags' where numba is missing, and 'reference' everywhere else.
+    on CUDA, 'numba' on the CPU or 'bags' where numba is missing, and 'reference' everywhere else, and on the CPU in a block
+    `without_compiled_kernels`.
 
     Args:
         device: of the values.
@@ -155,6 +172,8 @@ def choice(device: torch.device, dtype: torch.dtype) -> Implementation:
         if name:
             requested = _usable(name, source, device, dtype)
             return replace(requested, reason=f"requested by {source}")
+    if device.type == "cpu" and _starts_quickly.get():
+        return replace(_implementation("reference"), reason="needs nothing loaded")
     passed_over: list[str] = []
     for name in {"cpu": ("numba", "bags"), "cuda": ("triton",)}.get(device.type, ()):
         candidate = _implementation(name)
@@ -188,10 +207,12 @@ def _operator(name: str) -> Operator:
 def _usable(
     name: str, source: str, device: torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> Implementation:
-    candidates = [each for each in implementations() if (each.usable if device is None else each.fits(device, dtype))]
-    for each in candidates:
-        if each.name == name:
-            return each
+    def can_be_used(each: Implementation) -> bool:
+        return each.usable if device is None else each.fits(device, dtype)
+
+    if name in NAMES and can_be_used(_implementation(name)):
+        return _implementation(name)  # the others need not be loaded
+    candidates = [each for each in implementations() if can_be_used(each)]
     where = "on this computer" if device is None else f"with {str(dtype).removeprefix('torch.')} on '{device.type}'"
     usable = ", ".join(f"'{each.name}'" for each in candidates)
     if name not in NAMES:

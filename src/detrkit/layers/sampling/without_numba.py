@@ -13,7 +13,6 @@ from torch import Tensor
 from detrkit.layers.precision import at_least_float32
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # scipy's product cannot be traced
 def deformable_attention_bags(
     values: Tensor, level_sizes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor
 ) -> Tensor:
