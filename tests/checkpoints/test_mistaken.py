@@ -21,7 +21,9 @@ def complaint(path: Path | str) -> str:
 
 @pytest.mark.parametrize("given", ["https://example.org/a/b.pth", "http://example.org/b.safetensors"])
 def test_an_address(given: str) -> None:
-    wanted = f"{given} is an address, and detrkit downloads nothing: download the file and give its path"
+    wanted = (
+        f"{given} is an address, and detrkit downloads only what it lists itself: download the file and give its path"
+    )
     assert complaint(given) == wanted
     assert complaint(Path(given)) == wanted  # paths have one slash of two
 

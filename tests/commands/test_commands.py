@@ -285,7 +285,7 @@ def test_an_unwritable_output_folder(checkpoint: Path, data: Path, tmp_path: Pat
         (("train", "detr-compact", "--data", "digits", "--schedule", "linear"), "--schedule"),
         (("train", "detr-compact", "nowhere"), "nowhere"),
         (("train", "detr-compact", "--data", "digits", "--device", "gpu"), "device"),
-        (("train", "detr-r18", "--data", "digits"), "--backbone-weights"),
+        (("train", "detr-r18", "--data", "digits", "--weights", "none"), "choose --weights=backbone, give a file"),
         (("train",), "variant"),
         (("train", "detr-compact", "--data", "nowhere"), "nowhere"),
         (("train", "detr-compact", "--data", "digits", "--batch-size", "6", "--accumulate", "4"), "6"),

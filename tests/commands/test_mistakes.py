@@ -19,7 +19,8 @@ TRAIN = ("train", "detr-compact", "--data", "digits")
     [
         ((*TRAIN, "--imgsz", "640"), "unknown option --imgsz: here it is --short-side and --long-side"),
         ((*TRAIN, "--img_size=640"), "unknown option --img_size: here it is --short-side and --long-side"),
-        ((*TRAIN, "--weights", "x.pth"), "unknown option --weights: here it is --backbone-weights"),
+        ((*TRAIN, "--pretrained", "x.pth"), "unknown option --pretrained: here it is --weights"),
+        ((*TRAIN, "--weights", "imagenet"), "--weights must be coco, backbone, none, or a file or run folder that exists, not 'imagenet'"),
         ((*TRAIN, "--model", "x"), "unknown option --model: here it is VARIANT, a name that `detrkit models` lists"),
         ((*TRAIN, "--epoch", "3"), "unknown option --epoch: did you mean --epochs? `detrkit train --help` lists all options"),
         ((*TRAIN, "--eval", "3"), "unknown option --eval: did you mean --evaluate-every? `detrkit train --help` lists all options"),

@@ -70,6 +70,7 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(data: Path, tmp
     [
         (("--short-side", 8), "16 ≤ short side"),
         (("--backbone-weights", "gone.pth"), "gone.pth"),
+        (("--weights", "gone.pth"), "gone.pth"),
         (("--queries-from", "gone.pth"), "gone.pth"),
         (("--output", "before"), "holds models of an earlier run"),
     ],

@@ -12,7 +12,7 @@ import detrkit
 from detrkit.errors import DetrkitError
 from detrkit.training.keywords import TrainingKeywords
 
-PATHS = ("output", "backbone_weights", "queries_from", "detector_from")
+PATHS = ("output", "weights", "backbone_weights", "queries_from", "detector_from")
 
 
 def test_the_keywords_are_the_options() -> None:

@@ -309,8 +309,8 @@ def test_more_batch_than_images_is_said(digits_folder: Path, tmp_path: Path) -> 
 
 
 def test_frozen_norms_over_random_weights_are_refused(digits_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"cannot learn from random weights: .*, or train light-detr-compact"):
-        detrkit.train("detr-r18", digits_folder, output=str(tmp_path / "run"))
+    with pytest.raises(ConfigurationError, match=r"cannot learn from random numbers: .*, or train light-detr-compact"):
+        detrkit.train("detr-r18", digits_folder, output=str(tmp_path / "run"), weights="none")
     assert not (tmp_path / "run").exists()
 
 

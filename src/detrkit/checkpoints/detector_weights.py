@@ -11,7 +11,7 @@ from detrkit.models.detector import Detector
 
 _HEAD = "mask_"  # what the names of a mask head's parts begin with
 # Settings without an effect on what a trained detector gives.
-_FOR_TRAINING = {
+FOR_TRAINING = {
     *("dropout", "learn_queries", "no_object_weight", "class_weight", "l1_weight", "giou_weight"),
     *("class_cost", "l1_cost", "giou_cost"),
 }
@@ -35,7 +35,7 @@ def load_detector(model: Detector, path: str | Path) -> None:
             f"{path} holds a {trained.card.variant}, whose parts a {model.card.variant} does not have: give a detector of the same paper and backbone"
         )
     for name, value in model.card.config.items():
-        if name not in _FOR_TRAINING and trained.card.config.get(name, value) != value and name != "class_count":
+        if name not in FOR_TRAINING and trained.card.config.get(name, value) != value and name != "class_count":
             raise CheckpointError(
                 f"{path} has {name}={trained.card.config[name]!r} and this {model.card.variant} {value!r}: train with the same settings"
             )

@@ -36,7 +36,7 @@ def no_such_file(given: str, path: Path) -> str:
     """
     if re.match(r"https?:/", given):
         address = re.sub(r"^(https?:)/+", r"\1//", given)
-        return f"{address} is an address, and detrkit downloads nothing: download the file and give its path"
+        return f"{address} is an address, and detrkit downloads only what it lists itself: download the file and give its path"
     variants = listed_variants()
     if given in variants:
         return (

@@ -54,6 +54,6 @@ def demo(*, steps: int = 1600, output: Path = Path("runs/demo"), seed: int = 0, 
         f"Figures    {output / 'metrics.json'}\n"
         f"Checkpoint {result.best}\n"
         f"Next       detrkit evaluate {result.best} --data digits\n"
-        "Your data  detrkit train light-detr-mobilenetv2 --data YOUR_FOLDER --backbone-weights WEIGHTS",
+        "Your data  detrkit train light-detr-mobilenetv2 --data YOUR_FOLDER",
         soft_wrap=True,
     )

@@ -11,7 +11,7 @@ COUNTERPARTS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("--batch", "--batchsize", "--train-batch-size"), "--batch-size"),
         **dict.fromkeys(("--lr0", "--learning-rate", "--base-lr"), "--lr"),
         **dict.fromkeys(("--lr-backbone", "--backbone-learning-rate"), "--backbone-lr"),
-        **dict.fromkeys(("--weights", "--pretrained", "--pretrain", "--load-from"), "--backbone-weights"),
+        **dict.fromkeys(("--pretrained", "--pretrain", "--load-from", "--checkpoint", "--ckpt"), "--weights"),
         **dict.fromkeys(("--project", "--name", "--save-dir", "--work-dir", "--output-dir"), "--output"),
         **dict.fromkeys(("--model", "--cfg", "--config", "--arch"), "VARIANT, a name that `detrkit models` lists"),
         **dict.fromkeys(("--num-workers", "--dataloader-num-workers"), "--workers"),

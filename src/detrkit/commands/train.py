@@ -17,7 +17,7 @@ from detrkit.training.training_options import UNLESS_GIVEN, TrainingOptions
 def train(variant: VariantText = None, data: OptionalPathText = None, **given: Any) -> None:
     """Train a detector on a data set, or resume a run.
 
-    For example: detrkit train light-detr-mobilenetv2 my_data --backbone-weights mobilenet_v2.pth --epochs 100
+    For example: detrkit train light-detr-mobilenetv2 my_data --epochs 100
 
     The run's folder gets the configuration, a log with one row per epoch, the best and the last checkpoint, and a report. Options that
     are not given follow the variant's recipe.
@@ -64,7 +64,7 @@ def _show_dry_run(variant: str | None, data: str | Path | None, given: dict[str,
 
 # The parts of the help, in this order; a test sees to it that every option is in one of them.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Model": ("variant", "settings", "backbone_weights", "queries_from", "detector_from"),
+    "Model": ("variant", "settings", "weights", "backbone_weights", "queries_from", "detector_from"),
     "Data": ("data", "train_split", "val_split", "masks", "orientation", "stretch_16bit"),
     "Length": ("epochs", "steps", "evaluate_every"),
     "Learning": (
@@ -77,7 +77,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 _OTHER_NAMES = {"detector_from": ("--detector-from", "--from")}  # `from` is a keyword of Python
 _BY_PLACE = ("variant", "data")
-_PATHS = ("backbone_weights", "queries_from", "detector_from", "output")
+_PATHS = ("weights", "backbone_weights", "queries_from", "detector_from", "output")
 
 
 def _signature() -> inspect.Signature:

@@ -35,6 +35,7 @@ class TrainingKeywords(TypedDict, total=False):
     vertical_flip: float
     crop: bool
     multi_scale: bool
+    weights: str | Path | None
     backbone_weights: str | Path | None
     queries_from: str | Path | None
     detector_from: str | Path | None

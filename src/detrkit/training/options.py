@@ -18,6 +18,7 @@ from detrkit.models.catalog import changed_config, find_variant, has_masks
 from detrkit.models.settings import check_type
 from detrkit.prediction.devices import choose_device
 from detrkit.training.pieces import pieces
+from detrkit.training.starting import IMAGENET, NONE, check_start, chosen_weights, located_weights
 from detrkit.training.training_options import TrainingOptions
 
 _Value = TypeVar("_Value")
@@ -80,9 +81,10 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
     resolved = dataclasses.replace(
         options,
         data=located(options.data),
-        backbone_weights=None if options.backbone_weights is None else _absolute(options.backbone_weights),
-        queries_from=None if options.queries_from is None else _absolute(options.queries_from),
-        detector_from=None if options.detector_from is None else _absolute(options.detector_from),
+        weights=chosen_weights(options, config),
+        backbone_weights=_located(options.backbone_weights),
+        queries_from=_located(options.queries_from),
+        detector_from=_located(options.detector_from),
         batch_size=batch_size,
         accumulate=_or(options.accumulate, pieces(config, batch_size, short_side, long_side)),
         **{name: _or(getattr(options, name), getattr(recipe, source)) for name, source in _FROM_RECIPE.items()},
@@ -165,6 +167,10 @@ def _absolute(path: str) -> str:
     return str(expanded(path).absolute())
 
 
+def _located(weights: str | None) -> str | None:
+    return weights if weights in (None, IMAGENET) else located_weights(weights)
+
+
 def _or(given: _Value | None, otherwise: _Value) -> _Value:
     return otherwise if given is None else given
 
@@ -179,7 +185,7 @@ def _check_types(options: TrainingOptions) -> None:
         choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
         if choices and value not in choices:
             raise OptionError(f"{name} must be one of {', '.join(choices)}, not '{value}'", name)
-        if name in ("queries_from", "detector_from") and isinstance(value, torch.nn.Module):
+        if name in ("weights", "queries_from", "detector_from") and isinstance(value, torch.nn.Module):
             raise ConfigurationError(
                 f"{name} must be a file, not a model: save the model with detrkit.save and give its path"
             )
@@ -227,12 +233,15 @@ def _check(options: TrainingOptions) -> None:
             f"detector_from is for models with masks, such as detr-r50-panoptic, and {options.variant} has none: leave it out",
             "detector_from",
         )
-    beginnings = [name for name in ("backbone_weights", "queries_from") if getattr(options, name) is not None]
+    beginnings = [
+        name for name in ("weights", "backbone_weights", "queries_from") if getattr(options, name) not in (None, NONE)
+    ]
     if options.detector_from is not None and beginnings:
         raise OptionError(
             f"detector_from gives the whole detector, so {beginnings[0]} would change what must stay as it is: leave one of them out",
             "detector_from",
             beginnings[0],
         )
+    check_start(options)
     if "class_count" in options.settings:
         raise OptionError("class_count follows from the data set: leave it out", "class_count")

@@ -11,6 +11,7 @@ from typing import Unpack
 import torch
 from rich.console import Console
 
+from detrkit.checkpoints.downloads import place_of
 from detrkit.data.wording import counted
 from detrkit.models.catalog import config_of
 from detrkit.notebooks import paragraph, shown, table
@@ -23,6 +24,7 @@ from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule
 from detrkit.training.pieces import step_memory
 from detrkit.training.run import new_options, prepare
+from detrkit.training.starting import missing_offer
 from detrkit.training.training_options import TrainingOptions
 
 _TIMED = 3  # pieces of batches, after one that is not counted
@@ -38,6 +40,7 @@ class DryRun:
         memory: estimated peak of a step in GB, as for a CPU in float32.
         gpu_memory: peak of a step on the GPU in GB, measured but for the optimizer's numbers; None without a GPU.
         seconds: estimated length without evaluations, from a few steps.
+        missing: what the run downloads first, in words; empty where nothing is missing.
     """
 
     options: TrainingOptions
@@ -45,6 +48,7 @@ class DryRun:
     memory: float
     gpu_memory: float | None
     seconds: float
+    missing: str = ""
 
     def __repr__(self) -> str:
         return f"<DryRun {self.options.variant} on {self.options.data}: {self._length()}, about {duration(self.seconds)}, {self.memory:.1f} GB>"
@@ -57,7 +61,7 @@ class DryRun:
             ("time", f"about {duration(self.seconds)}"),
         ]
         options = [(name, str(value)) for name, value in dataclasses.asdict(self.options).items() if value is not None]
-        words = "Time is without evaluations. Both are estimates: memory for a CPU in float32, time from a few steps."
+        words = f"Time is without evaluations. Both are estimates: memory for a CPU in float32, time from a few steps. {self._unchecked()}".rstrip()
         return shown(
             f"{self.options.variant} on {self.options.data}",
             table(("what", "value"), figures),
@@ -86,8 +90,14 @@ class DryRun:
                 f"Length: {self._length()}",
                 f"Memory: {self._memory()}",
                 f"Time: about {duration(self.seconds)}, without evaluations (an estimate from {counted(_TIMED, 'forward and backward pass', 'forward and backward passes')})",
-                "Everything was checked, nothing was written.",
+                self._unchecked() or "Everything was checked, nothing was written.",
             )
+        )
+
+    def _unchecked(self) -> str:
+        return (
+            self.missing
+            and f"Everything else was checked, nothing was written: the run first downloads {self.missing}."
         )
 
     def _memory(self) -> str:
@@ -114,15 +124,21 @@ def dry_run(
         DetrkitError: what `train` would raise before its first step.
     """
     resolved = new_options(variant, data, dict(options))
-    module, _ = prepare(resolved, None, console or terminal())
+    module, _ = prepare(resolved, None, console or terminal(), download=False)
     assert resolved.short_side is not None
     assert resolved.long_side is not None
     memory = step_memory(config_of(module.model), module.schedule.piece_size, resolved.short_side, resolved.long_side)
     device = choose_device(resolved.device)
     seconds = _seconds_per_piece(module, device)
     schedule = module.schedule
+    missing = missing_offer(resolved)
     return DryRun(
-        resolved, schedule, memory, _gpu_memory(module, device), seconds * schedule.accumulate * schedule.steps
+        resolved,
+        schedule,
+        memory,
+        _gpu_memory(module, device),
+        seconds * schedule.accumulate * schedule.steps,
+        "" if missing is None else f"the {missing.what} from {missing.address} to {place_of(missing)}",
     )
 
 

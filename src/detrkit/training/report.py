@@ -29,6 +29,7 @@ from detrkit.measures import AP, LEARNING_RATE, LOSS, MEASURES, PQ, REPEATED_SHA
 from detrkit.progress import duration
 from detrkit.training.options import resolve
 from detrkit.training.sessions import Session
+from detrkit.training.starting import began_with
 from detrkit.training.training_options import TrainingOptions
 
 # Shown elsewhere, or about the machine and its folders: no departure from a recipe.
@@ -87,14 +88,6 @@ def run_section(
     for each in dict.fromkeys(tuple(some.items()) for some in (versions, *(session.versions for session in sessions))):
         lines.append(("versions", ", ".join(f"{name} {version}" for name, version in each)))
     return Section("Run", (Table(("what", "value"), tuple(lines)),))
-
-
-def began_with(options: TrainingOptions) -> str:
-    """The weights that a run began with."""
-    parts = [] if options.backbone_weights is None else [f"the backbone's weights in {options.backbone_weights}"]
-    if options.queries_from is not None:
-        parts.append(f"the queries in {options.queries_from}")
-    return f"{' and '.join(parts)}; everything else at random" if parts else "random weights"
 
 
 def state_in_words(options: TrainingOptions, rows: Rows) -> str:

@@ -22,7 +22,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from detrkit.checkpoints import load_backbone_weights, load_detector, load_queries
 from detrkit.data import DetectionDataset, TrainingData, TrainingTransform
 from detrkit.data.wording import are, counted
 from detrkit.errors import ConfigurationError, NonFiniteError, closest
@@ -54,6 +53,7 @@ from detrkit.training.resuming import (
 )
 from detrkit.training.run_folder import RunFolder, create, reopen
 from detrkit.training.sessions import begin_session, end_session
+from detrkit.training.starting import begin, has_own_queries
 from detrkit.training.training_options import TrainingOptions
 
 
@@ -163,19 +163,23 @@ def new_options(variant: str, data: str | Path, given: dict[str, Any]) -> Traini
     return resolve(TrainingOptions(variant=variant, data=str(data), **given))
 
 
-def prepare(options: TrainingOptions, earlier: Resumed | None, console: Console) -> tuple[TrainingModule, RunData]:
+def prepare(
+    options: TrainingOptions, earlier: Resumed | None, console: Console, *, download: bool = True
+) -> tuple[TrainingModule, RunData]:
     """Everything that a run needs before its first step: checks, opens the data and builds the model; writes nothing.
 
     Args:
         options: the resolved options.
         earlier: what is resumed; None for a new run.
         console: where notes and warnings about the data are printed.
+        download: False to leave the download of published weights to the run.
 
     Raises:
         DetrkitError: something cannot be used.
     """
+    files = None  # a run that goes on has its weights from its folder
     if earlier is None:
-        check_before_data(options)
+        files = check_before_data(options, console, download=download)
     else:
         choose_device(options.device)
         check_data_are_there(options, earlier.folder, earlier.options)
@@ -183,6 +187,8 @@ def prepare(options: TrainingOptions, earlier: Resumed | None, console: Console)
     training = data.training
     torch.manual_seed(options.seed)
     model = _build(options, training, resumed=earlier is not None)
+    if files is not None:
+        console.print(begin(model, options, files))
     transform = TrainingTransform(augmentation(options), model.card.preprocessing)
     if earlier is None:
         schedule = plan(options, len(training))
@@ -272,14 +278,6 @@ def _build(options: TrainingOptions, training: DetectionDataset, *, resumed: boo
     if options.detector_from is not None:
         assert isinstance(model, MaskDetector)  # otherwise the option was refused
         model.freeze_detector()
-    if resumed:
-        return model  # all weights come from the run
-    if options.detector_from is not None:
-        load_detector(model, options.detector_from)
-    if options.backbone_weights is not None:
-        load_backbone_weights(model.backbone, options.backbone_weights)
-    if options.queries_from is not None:
-        load_queries(model, options.queries_from)
     return model
 
 
@@ -299,7 +297,7 @@ def _announce(
         console.print(
             f"Note: there {are(len(module.data))} only {counted(len(module.data), 'image')}, so batches are smaller than {options.batch_size}."
         )
-    if not resumed and not options.settings.get("learn_queries", True) and options.queries_from is None:
+    if not resumed and not options.settings.get("learn_queries", True) and has_own_queries(options):
         console.print(
             "Note: queries stay as they were drawn, since learn_queries is off and queries_from was not given."
         )

@@ -16,6 +16,7 @@ UNLESS_GIVEN: dict[str, str] = {
     "accumulate": "as few as fit into memory",
     "short_side": "the variant's",
     "long_side": "in proportion to the shorter side",
+    "weights": "coco where the authors' file can be downloaded, otherwise backbone; none for compact variants, and where a part is given",
     "masks": "panoptic where the data set has such files, otherwise instances",
     "output": "a new folder under runs/",
     "workers": "0 on a CPU, otherwise up to 8",
@@ -49,7 +50,10 @@ class TrainingOptions:
         vertical_flip: probability of flipping an image upside down, for images in which up and down do not matter.
         crop: whether half of the images are cropped, as in DETR.
         multi_scale: whether each image is resized to one of several sizes instead of the largest.
-        backbone_weights: file with pretrained weights of the backbone, with torchvision's names.
+        weights: what the model starts from: "coco" (what the authors trained on COCO), "backbone" (ImageNet weights of the backbone), "none"
+            (random numbers), or the file or run folder of a trained detector of the same paper, also for other classes. What is published
+            is downloaded into a cache.
+        backbone_weights: file with pretrained weights of the backbone, with torchvision's names, or "imagenet" for torchvision's, which are downloaded.
         queries_from: file of a trained detector of the same paper, whose queries the new one starts with (and keeps, with the setting
             learn_queries=False).
         detector_from: file or run folder of a trained detector of the same paper and classes, for a model with masks: it stays as it is,
@@ -89,6 +93,7 @@ class TrainingOptions:
     vertical_flip: float = 0.0
     crop: bool = True
     multi_scale: bool = True
+    weights: str | None = None
     backbone_weights: str | None = None
     queries_from: str | None = None
     detector_from: str | None = None

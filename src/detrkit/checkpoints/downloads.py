@@ -1,0 +1,336 @@
+"""Downloads published files into a cache: a file gets its name when it is whole and checked, and goes on where it was cut."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import math
+import os
+import socket
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+import detrkit
+from detrkit.checkpoints.published import Offer
+from detrkit.errors import CheckpointError, OutputError
+from detrkit.files import expanded, prepare_folder
+from detrkit.progress import Activity, ProgressLine
+
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new try
+TIMEOUT = 30.0  # seconds without a byte
+_PIECE = 1 << 16  # bytes read at once
+_MEGABYTE = 1_000_000
+# Answers that may be others a moment later.
+_BUSY = (408, 425, 429, 500, 502, 503, 504)
+
+Show = Callable[[int, int | None], None]  # bytes that are there, and in all
+
+
+class _CutError(Exception):
+    """A download ended early, and may go on."""
+
+
+class _PageError(Exception):
+    """A server sent a page in the place of a file."""
+
+
+def cache_folder() -> Path:
+    """The folder of downloads: that of `DETRKIT_CACHE`, otherwise where the system keeps what can be downloaded again."""
+    given = os.environ.get("DETRKIT_CACHE")
+    if given:
+        return expanded(given).absolute()
+    if sys.platform == "darwin":
+        parent = "~/Library/Caches"
+    elif sys.platform == "win32":
+        parent = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    else:
+        parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return expanded(parent) / "detrkit"
+
+
+def place_of(offer: Offer) -> Path:
+    """Where the file of an offer is, or will be."""
+    return cache_folder() / offer.file
+
+
+def fetch(offer: Offer, console: Console, *, waits: Sequence[float] = WAITS, timeout: float = TIMEOUT) -> Path:
+    """The file of an offer in the cache, downloaded if it is not there.
+
+    Args:
+        offer: the file.
+        console: shows how far the download is.
+        waits: seconds before each new try after a cut; they begin anew whenever more of the file is there than ever before.
+        timeout: seconds without a byte that count as a cut.
+
+    Returns:
+        The file; what it begins its SHA-256 with was checked, if that is published.
+
+    Raises:
+        CheckpointError: it cannot be downloaded, or is another file than the published one.
+        OutputError: the cache cannot be written.
+    """
+    path = place_of(offer)
+    if path.is_file():
+        _check_kept(offer, path)
+        return path
+    if not offer.downloadable:
+        raise CheckpointError(
+            f"the {offer.what} are on Google Drive, which gives them to browsers only: get them from {offer.address} and put the file as {path}"
+        )
+    _prepare(path.parent)
+    with _alone(path, console):
+        if not path.is_file():
+            _download(offer, path, console, waits, timeout)
+    return path
+
+
+def _prepare(folder: Path) -> None:
+    try:
+        prepare_folder(folder)
+    except OutputError as problem:
+        raise OutputError(f"{problem}, with the environment variable DETRKIT_CACHE") from problem
+
+
+@contextmanager
+def _alone(path: Path, console: Console) -> Iterator[None]:
+    """Keeps other processes from the same file meanwhile; waits for one that came first."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.print(f"Waiting for another process that downloads {path}.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download(offer: Offer, path: Path, console: Console, waits: Sequence[float], timeout: float) -> None:
+    """Fills a file beside the place, checks it, and gives it its name."""
+    part = path.with_name(f"{path.name}.part")
+    if offer.sha256_prefix is None:  # nothing would tell that its beginning is that of another version of the file
+        part.unlink(missing_ok=True)
+    begun = _size(part)
+    console.print(
+        f"{'Going on with' if begun else 'Downloading'} the {offer.what} from {offer.address} to {path} ({offer.licence})."
+    )
+    _fill(part, offer, path, console, waits, timeout)
+    if begun and not _is_published(offer, part):
+        console.print("The beginning that was there did not fit: it is deleted, and the download starts again.")
+        part.unlink()
+        _fill(part, offer, path, console, waits, timeout)
+    digest = _sha256(part)
+    if offer.sha256_prefix is None:
+        console.print(f"The SHA-256 of {path.name} is {digest}; its authors published none to compare it with.")
+    elif not digest.startswith(offer.sha256_prefix):
+        part.unlink()
+        raise CheckpointError(
+            f"what {offer.address} sent has the SHA-256 {digest}, which does not begin with {offer.sha256_prefix} as that of the published file does, "
+            f"and was deleted: try again, or get the file elsewhere and put it as {path}"
+        )
+    part.replace(path)
+
+
+def _fill(part: Path, offer: Offer, path: Path, console: Console, waits: Sequence[float], timeout: float) -> None:
+    """Receives a file until it is whole; goes on where it was cut, as long as tries are left."""
+    left, most = iter(waits), _size(part)
+    with ProgressLine(console) as line:
+        show = _shown_by(line, path.name, _size(part))
+        while True:
+            try:
+                with _in_words(offer, path):
+                    _receive(offer.address, part, timeout, show)
+                return
+            except _CutError as cut:
+                if _size(part) > most:
+                    left, most = iter(waits), _size(part)
+                wait = next(left, None)
+                if wait is None:
+                    here = _size(part) if offer.sha256_prefix is not None else 0
+                    kept = f"; {here / _MEGABYTE:.1f} MB are kept" if here else ""
+                    raise CheckpointError(
+                        f"the download of {offer.address} was cut again and again ({cut}){kept}: try again later, or get the file elsewhere and put it as {path}"
+                    ) from cut
+                line.print(f"The download was cut ({cut}); it goes on in {wait:g} s.")
+                time.sleep(wait)
+
+
+def _shown_by(line: ProgressLine, name: str, begun: int) -> Show:
+    started = time.monotonic()
+
+    def show(done: int, total: int | None) -> None:
+        rate = max(1, done - begun) / max(1e-3, time.monotonic() - started)
+        left = None if total is None else (total - done) / rate
+        count = 0 if total is None else math.ceil(total / _MEGABYTE)
+        line.show(Activity(f"Downloading {name}", "MB", done // _MEGABYTE, count, left))
+
+    return show
+
+
+def _receive(address: str, part: Path, timeout: float, show: Show) -> None:
+    """Receives what a file still lacks, or all of it from a server that cannot begin in the middle.
+
+    Raises:
+        _CutError: it ended early.
+        _PageError: the server sent a page.
+        OSError, http.client.HTTPException: of the network.
+        OutputError: the file cannot be written.
+    """
+    done = _size(part)
+    with _answer(address, done, timeout) as response:
+        if response is None:  # nothing is lacking
+            return
+        if response.headers.get_content_type() == "text/html":
+            raise _PageError(f"{address} gives a web page, not a file of weights")
+        goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
+            part.unlink()
+            raise _CutError("the server sent another part than it was asked for")
+        done = done if goes_on else 0
+        length = response.headers.get("Content-Length")
+        total = None if length is None else done + int(length)
+        with _written(part, "ab" if done else "wb") as write:
+            while piece := response.read1(_PIECE):
+                write(piece)
+                done += len(piece)
+                show(done, total)
+    if total is not None and done < total:
+        raise _CutError(f"after {done} of {total} bytes")
+
+
+@contextmanager
+def _answer(address: str, done: int, timeout: float) -> Iterator[http.client.HTTPResponse | None]:
+    """What a server answers when it is asked for a file from its byte `done` on; None if the file has no more."""
+    headers = {"User-Agent": f"detrkit/{detrkit.__version__}", "Accept-Encoding": "identity"}
+    if done:
+        headers["Range"] = f"bytes={done}-"
+    try:
+        response = _opener().open(urllib.request.Request(address, headers=headers), timeout=timeout)
+    except urllib.error.HTTPError as problem:
+        if problem.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not done:
+            raise
+        problem.close()
+        yield None  # its checksum decides
+        return
+    with response:
+        yield response
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Opens addresses of HTTP and HTTPS, and follows them to such addresses only."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+@contextmanager
+def _written(part: Path, mode: str) -> Iterator[Callable[[bytes], object]]:
+    """What writes to a file; its errors are not those of the network."""
+
+    def refused(problem: OSError) -> OutputError:
+        return OutputError(
+            f"{part} cannot be written ({problem.strerror or problem}): make room, or name another folder with the environment variable "
+            "DETRKIT_CACHE"
+        )
+
+    try:
+        file = part.open(mode)
+    except OSError as problem:
+        raise refused(problem) from problem
+
+    def write(piece: bytes) -> None:
+        try:
+            file.write(piece)
+        except OSError as problem:
+            raise refused(problem) from problem
+
+    try:
+        yield write
+    finally:
+        try:
+            file.close()
+        except OSError as problem:
+            raise refused(problem) from problem
+
+
+@contextmanager
+def _in_words(offer: Offer, path: Path) -> Iterator[None]:
+    """Errors of the network become one sentence, or a cut after which a download goes on."""
+    remedy = f"get the file elsewhere and put it as {path}"
+    try:
+        yield
+    except OutputError:
+        raise
+    except _PageError as problem:
+        raise CheckpointError(f"{problem}: {remedy}") from problem
+    except urllib.error.HTTPError as problem:
+        problem.close()
+        if problem.code in _BUSY:
+            raise _CutError(f"the server answers {problem.code} {problem.reason}") from problem
+        raise CheckpointError(
+            f"the {offer.what} cannot be downloaded, since {offer.address} answers {problem.code} {problem.reason}: {remedy}"
+        ) from problem
+    except urllib.error.URLError as problem:
+        if _passes(problem.reason):
+            raise _CutError(_reason(problem.reason)) from problem
+        raise CheckpointError(
+            f"the {offer.what} cannot be downloaded ({_reason(problem.reason)}): where there is a network, get {offer.address} and put the file as "
+            f"{path}"
+        ) from problem
+    except (OSError, http.client.HTTPException) as problem:  # of a connection that there was
+        raise _CutError(_reason(problem)) from problem
+
+
+def _passes(problem: object) -> bool:
+    """Whether a connection may succeed a moment later."""
+    if isinstance(problem, ssl.SSLError):
+        return not isinstance(problem, ssl.SSLCertVerificationError)
+    return isinstance(problem, TimeoutError | ConnectionResetError | ConnectionAbortedError | BrokenPipeError)
+
+
+def _reason(problem: object) -> str:
+    if isinstance(problem, TimeoutError):
+        return "nothing came in time"
+    if isinstance(problem, socket.gaierror):
+        return "no network, or no such computer in it"
+    return str(getattr(problem, "strerror", None) or problem or type(problem).__name__)
+
+
+def _check_kept(offer: Offer, path: Path) -> None:
+    """Refuses a file in the cache that is not the published one."""
+    if not _is_published(offer, path):
+        raise CheckpointError(
+            f"{path} is not the file that {offer.address} offers, whose SHA-256 begins with {offer.sha256_prefix}: delete it, and it is downloaded again"
+        )
+
+
+def _is_published(offer: Offer, path: Path) -> bool:
+    return offer.sha256_prefix is None or _sha256(path).startswith(offer.sha256_prefix)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
