@@ -61,7 +61,16 @@ def test_two_nodes(digits_folder: Path, tmp_path: Path, launcher: str) -> None:
     nodes = []
     for node in ("0", "1"):
         if launcher == "torchrun":
-            place = ["--nnodes", "2", "--node-rank", node, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+            place = [
+                "--nnodes",
+                "2",
+                "--node-rank",
+                node,
+                "--rdzv-backend",
+                "c10d",
+                "--rdzv-endpoint",
+                f"127.0.0.1:{port}",
+            ]
             nodes.append(start([*TORCHRUN, *place, "--nproc-per-node", "2", *train], tmp_path))
         else:
             variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": node}

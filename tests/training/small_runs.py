@@ -53,5 +53,7 @@ def check_same_run(whole: Path, other: Path) -> None:
     assert [entry | clock for entry in figures[0].values()] == [entry | clock for entry in figures[1].values()]
     states = [torch.load(folder / "resume.ckpt", weights_only=True) for folder in (whole, other)]
     moments = [state["optimizer_states"][0]["state"] for state in states]
-    assert all(torch.equal(moments[0][key][name], moments[1][key][name]) for key in moments[0] for name in moments[0][key])
+    assert all(
+        torch.equal(moments[0][key][name], moments[1][key][name]) for key in moments[0] for name in moments[0][key]
+    )
     assert states[0]["lr_schedulers"] == states[1]["lr_schedulers"]

@@ -26,7 +26,14 @@ from detrkit.training.processes import (
     with_processes,
 )
 
-TORCHRUN = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+TORCHRUN = {
+    "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "2",
+    "RANK": "3",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "a",
+    "MASTER_PORT": "1",
+}
 SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "2", "SLURM_LOCALID": "0"}
 
 
@@ -72,11 +79,18 @@ def test_environments_that_are_refused(environment: dict[str, str], message: str
 
 def test_a_launcher_says_how_many() -> None:
     processes = processes_of(TORCHRUN)
-    assert (processes.nodes, processes.is_first, processes.device("cuda"), processes.device("cpu")) == (2, False, "cuda:1", "cpu")
+    assert (processes.nodes, processes.is_first, processes.device("cuda"), processes.device("cpu")) == (
+        2,
+        False,
+        "cuda:1",
+        "cpu",
+    )
     assert with_processes({"lr": 1.0}, processes) == {"lr": 1.0, "devices": 2, "nodes": 2}
     assert with_processes({"devices": 2}, processes) == {"devices": 2, "nodes": 2}
     assert with_processes({"devices": 3}, ALONE) == {"devices": 3}
-    with pytest.raises(OptionError, match=r"^nodes is 1, but torchrun started 4 processes on 2 nodes: leave nodes out$"):
+    with pytest.raises(
+        OptionError, match=r"^nodes is 1, but torchrun started 4 processes on 2 nodes: leave nodes out$"
+    ):
         with_processes({"nodes": 1}, processes)
 
 
@@ -86,7 +100,11 @@ def test_parts_make_up_the_batches_of_one_process(images: int, count: int) -> No
     order = [(7 * position) % images for position in range(images)] if images % 7 else list(range(images))
     whole = list(EpochBatches(order, 5))
     parts = [EpochBatches(order, 5, Processes(count, rank, count, rank)) for rank in range(count)]
-    assert [sum(batch, []) for batch in zip(*parts, strict=True)] == whole == [order[0:5], order[5:10], order[10:15]][: images // 5]
+    assert (
+        [sum(batch, []) for batch in zip(*parts, strict=True)]
+        == whole
+        == [order[0:5], order[5:10], order[10:15]][: images // 5]
+    )
     sizes = [len(part) for part in next(iter(zip(*parts, strict=True)))]
     assert max(sizes) - min(sizes) <= 1
     parts[0].first = 1
@@ -101,9 +119,17 @@ def options(**changes: Any) -> TrainingOptions:
     ("given", "device", "message"),
     [
         ({"devices": 2}, "mps", "2 processes cannot share the device mps: give device=cpu, or train in one process"),
-        ({"devices": 2, "nodes": 2}, "cuda:1", "device=cuda:1 is one device, and each of 4 processes needs its own: give device=cuda"),
+        (
+            {"devices": 2, "nodes": 2},
+            "cuda:1",
+            "device=cuda:1 is one device, and each of 4 processes needs its own: give device=cuda",
+        ),
         ({"devices": 3}, "cuda", "devices is 3, but this machine has 2 CUDA devices: give at most that many"),
-        ({"devices": 3, "batch_size": 2}, "cpu", "a batch of 2 images cannot be split among 3 processes: give a larger batch_size, or fewer devices"),
+        (
+            {"devices": 3, "batch_size": 2},
+            "cpu",
+            "a batch of 2 images cannot be split among 3 processes: give a larger batch_size, or fewer devices",
+        ),
         (
             {"devices": 3, "batch_size": 8, "accumulate": 4},
             "cpu",
@@ -123,7 +149,9 @@ def test_what_processes_cannot_do(
 
 def test_too_few_images() -> None:
     check_images(3, 3)
-    with pytest.raises(ConfigurationError, match=r"^the training split has 2 images, too few for 3 processes: train in one process$"):
+    with pytest.raises(
+        ConfigurationError, match=r"^the training split has 2 images, too few for 3 processes: train in one process$"
+    ):
         check_images(2, 3)
 
 
@@ -179,9 +207,15 @@ def test_where_nothing_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_nodes_need_their_numbers() -> None:
     environment = {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    with pytest.raises(ConfigurationError, match=r"for 2 nodes the environment of each needs NODE_RANK"), other_processes(1, 2, environment):
+    with (
+        pytest.raises(ConfigurationError, match=r"for 2 nodes the environment of each needs NODE_RANK"),
+        other_processes(1, 2, environment),
+    ):
         pass
-    with pytest.raises(ConfigurationError, match="NODE_RANK is 2: give a number from 0 to 1"), other_processes(1, 2, {**environment, "NODE_RANK": "2"}):
+    with (
+        pytest.raises(ConfigurationError, match="NODE_RANK is 2: give a number from 0 to 1"),
+        other_processes(1, 2, {**environment, "NODE_RANK": "2"}),
+    ):
         pass
     with other_processes(1, 2, {**environment, "NODE_RANK": "1"}) as processes:
         assert processes == Processes(2, 1, 1, 0, "detrkit")

@@ -24,7 +24,9 @@ from detrkit.training.progress import ProgressLines
         (5, 0, 20.0, ""),  # a run that was resumed has one, too
     ],
 )
-def test_a_long_way_to_the_first_checkpoint_is_said_to_keep_nothing(first_step: int, epoch: int, seconds: float, expected: str) -> None:
+def test_a_long_way_to_the_first_checkpoint_is_said_to_keep_nothing(
+    first_step: int, epoch: int, seconds: float, expected: str
+) -> None:
     now = [0.0]
     lines = ProgressLines(Console(file=io.StringIO()), clock=lambda: now[0])
     schedule = Schedule(epochs=5, steps=50, steps_per_epoch=10, piece_size=4, accumulate=1)

@@ -46,6 +46,7 @@ class Diagnosis(Callback):
         self._say, self._folder, self._size = say, folder, window
         self._window = LearningWindow(window)
         self._course: list[Learning] = []
+        self._beginning: list[Tensor] = []  # losses of the first steps
         self._batch: tuple[ImageBatch, list[Target]] | None = None
         self._step = 0
         self._said: set[str] = set()
@@ -62,6 +63,8 @@ class Diagnosis(Callback):
         """Looks, if it is time to."""
         assert pl_module.losses is not None
         self._window.add(pl_module.losses)
+        if len(self._beginning) < max(1, self._size // 5):
+            self._beginning.append(pl_module.losses.total.detach())
         if trainer.global_step == self._step:
             return  # only a piece of a batch
         self._step = trainer.global_step
@@ -93,7 +96,8 @@ class Diagnosis(Callback):
 
     def _look(self, module: TrainingModule) -> None:
         options, batch_size = module.options, module.schedule.batch_size
-        self._warn("rate", too_high(self._course, lr=options.lr or 0.0, batch_size=batch_size))
+        beginning = min(torch.stack(self._beginning).mean().item(), self._course[0].total)
+        self._warn("rate", too_high(beginning, self._course, lr=options.lr or 0.0, batch_size=batch_size))
         self._warn("accuracy", flat_accuracy(self._course, chance_of(module.data.dataset)))
         if len(self._course) % _ENOUGH == 0 and "same" not in self._said and self._batch is not None:
             self._warn("same", same_predictions(module.model, self._batch[0]))
@@ -104,18 +108,19 @@ class Diagnosis(Callback):
             self._say(f"Warning: {problem}")
 
 
-def too_high(course: Sequence[Learning], *, lr: float, batch_size: int) -> str | None:
+def too_high(beginning: float, course: Sequence[Learning], *, lr: float, batch_size: int) -> str | None:
     """What to do about a learning rate that is too high for the batch: the loss is, twice in a row, far above that of the beginning.
 
     Args:
+        beginning: the loss before anything was learned.
         course: means over windows of steps, from the end of the warm-up on.
         lr: learning rate.
         batch_size: images of a batch.
     """
-    if len(course) < 3 or min(each.total for each in course[-2:]) <= _MUCH_HIGHER * course[0].total:
+    if len(course) < 2 or min(each.total for each in course[-2:]) <= _MUCH_HIGHER * beginning:
         return None
     return (
-        f"the loss has risen from {course[0].total:.3g} to {course[-1].total:.3g}, so the learning rate {lr:g} is too high for batches of "
+        f"the loss has risen from {beginning:.3g} to {course[-1].total:.3g}, so the learning rate {lr:g} is too high for batches of "
         f"{counted(batch_size, 'image')}: stop, and train anew with --lr {lr / 5:.1g} or larger batches"
     )
 
@@ -160,8 +165,8 @@ def same_predictions(model: Detector, images: ImageBatch) -> str | None:
     if _spread(boxes) > _SAME_BOX or _spread(scores) > _SAME_SCORE:
         return None
     return (
-        "the predictions are the same for all images, so the model does not use what it sees: lower the learning rate (--lr), and begin with "
-        "pretrained weights (--backbone-weights)"
+        "the predictions are still the same for all images: a DETR from random weights takes thousands of steps until it looks at them; "
+        "otherwise lower the learning rate (--lr), or begin with pretrained weights (--backbone-weights)"
     )
 
 

@@ -219,9 +219,7 @@ def prepare(
     return TrainingModule(model, criterion_for(model), learned, options, schedule, processes), data
 
 
-def _run(
-    options: TrainingOptions, earlier: Resumed | None, console: Console, agreement: Agreement
-) -> TrainingResult:
+def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, agreement: Agreement) -> TrainingResult:
     processes = agreement.processes
     if options.devices * options.nodes > processes.count:
         return _run_in_processes(options, earlier, console)
@@ -267,9 +265,7 @@ def _run_in_processes(options: TrainingOptions, earlier: Resumed | None, console
     return result
 
 
-def _accompany(
-    module: TrainingModule, folder: RunFolder, data: RunData, earlier: Resumed | None
-) -> TrainingResult:
+def _accompany(module: TrainingModule, folder: RunFolder, data: RunData, earlier: Resumed | None) -> TrainingResult:
     """Trains as one of several processes that neither print nor write."""
     if not _fit(module, folder, data.validation, module.processes.console(Console()), earlier):
         raise KeyboardInterrupt("")
@@ -407,11 +403,11 @@ def _end_early(folder: RunFolder, data: RunData, options: TrainingOptions, conso
     # First, since the system may give a process that it ends little time.
     done = progress_of(folder)
     where = (
-        f"step {done.steps}, in epoch {done.epochs + 1}"
-        if done.steps_into_epoch
-        else f"the end of epoch {done.epochs}"
+        f"step {done.steps}, in epoch {done.epochs + 1}" if done.steps_into_epoch else f"the end of epoch {done.epochs}"
     )
-    console.print(f"Stopped; kept up to {where} of {epochs}. Continue with: detrkit train --resume {path}", soft_wrap=True)
+    console.print(
+        f"Stopped; kept up to {where} of {epochs}. Continue with: detrkit train --resume {path}", soft_wrap=True
+    )
     if not folder.log.is_file():
         return
     write_without_evaluation(folder, data, options)
