@@ -7,7 +7,8 @@
     ├── CheckpointError      a weight file that cannot be read or does not fit the model
     ├── OutputError          a file or folder that cannot be written
     ├── NonFiniteError       a model or its loss that produced NaN or infinity
-    └── WorkerError          a process that reads images and was ended by the system
+    ├── WorkerError          a process that reads images and was ended by the system
+    └── LostProcessError     one of several processes that train together has ended
 
 Every message is one sentence (or two) that names the file or value and says what is wrong with it and what to do. What is said of data
 ends with a period, as findings and notes do, since there may be more to say; what refuses an option, a checkpoint or a file for results
@@ -77,6 +78,10 @@ class NonFiniteError(DetrkitError, ArithmeticError):
 
 class WorkerError(DetrkitError, RuntimeError):
     """A process that reads images was ended by the system, mostly for lack of memory."""
+
+
+class LostProcessError(DetrkitError, RuntimeError):
+    """One of several processes that train together has ended, so the others cannot go on."""
 
 
 def closest(name: str, allowed: Iterable[str], *, listing: str | None = None) -> str:

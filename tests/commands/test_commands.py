@@ -129,8 +129,15 @@ def test_several_processes_are_refused_before_a_demo_is_replaced(
     folder.mkdir(parents=True)
     for name in ("demo", "best.safetensors", "resume.ckpt"):
         (folder / name).write_text("of an earlier demo")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "in one process, but 2 were started" in refusal("demo", folder=tmp_path)
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert "the demo trains in one process, but 2 were started" in refusal("demo", folder=tmp_path)
     assert {path.name for path in folder.iterdir()} == {"demo", "best.safetensors", "resume.ckpt"}
 
 

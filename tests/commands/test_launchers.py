@@ -1,38 +1,110 @@
-"""Training under what starts several processes: refused in one sentence before a folder is touched, or trained as one."""
+"""Training under what starts several processes, as a user starts it."""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
-SMALL = ("--steps", "1", "--batch-size", "4", "--short-side", "64", "--output", "run")
+import pytest
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+
+TRAIN = ("-m", "detrkit", "train", "detr-compact", "--short-side", "64", "--batch-size", "4", "--output", "run")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
 
-def test_two_processes_of_torchrun(digits_folder: Path, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command = [*launcher, "-m", "detrkit", "train", "detr-compact", "--data", str(digits_folder), *SMALL]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode != 0
-    said = {line for line in result.stderr.splitlines() if line.startswith("detrkit: ")}
-    assert said == {
-        "detrkit: detrkit trains in one process, but 2 were started (WORLD_SIZE=2): start it without torchrun, or with one process"
-    }
-    assert "exitcode  : 2" in result.stderr  # torchrun's own report of the worker that ended first
-    assert list(tmp_path.iterdir()) == []
+def start(command: list[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+
+
+def check_run(folder: Path, printed: str, *, devices: int, nodes: int = 1) -> None:
+    """A run of several processes that printed and wrote everything once."""
+    assert printed.count("Run folder: ") == printed.count("Best model: ") == 1
+    assert f"shared by {devices * nodes} processes" in printed
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert {"best.safetensors", "last.safetensors", "resume.ckpt", "report.html", "log.csv"} <= names
+    options = json.loads((folder / "run" / "config.json").read_text())["options"]
+    assert (options["devices"], options["nodes"]) == (devices, nodes)
+
+
+@pytest.mark.slow
+def test_devices(digits_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, *TRAIN, "--data", str(digits_folder), "--steps", "1", "--devices", "2"]
+    process = start(command, tmp_path)
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    assert said == ""
+    check_run(tmp_path, printed, devices=2)
+
+
+@pytest.mark.slow
+def test_torchrun(digits_folder: Path, tmp_path: Path) -> None:
+    command = [*TORCHRUN, "--nproc-per-node", "2", "--standalone", *TRAIN, "--data", str(digits_folder), "--steps", "1"]
+    process = start(command, tmp_path)
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    check_run(tmp_path, printed, devices=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "detrkit"])
+def test_two_nodes(digits_folder: Path, tmp_path: Path, launcher: str) -> None:
+    """Two machines with two processes each, which reach each other over the loopback."""
+    port, train = str(find_free_network_port()), [*TRAIN, "--data", str(digits_folder), "--steps", "2"]
+    nodes = []
+    for node in ("0", "1"):
+        if launcher == "torchrun":
+            place = [
+                "--nnodes",
+                "2",
+                "--node-rank",
+                node,
+                "--rdzv-backend",
+                "c10d",
+                "--rdzv-endpoint",
+                f"127.0.0.1:{port}",
+            ]
+            nodes.append(start([*TORCHRUN, *place, "--nproc-per-node", "2", *train], tmp_path))
+        else:
+            variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": node}
+            command = [sys.executable, *train, "--devices", "2", "--nodes", "2"]
+            nodes.append(start(command, tmp_path, **variables))
+    outputs = [node.communicate() for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    check_run(tmp_path, "".join(printed for printed, _ in outputs), devices=2, nodes=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["started", "starting"])
+def test_one_of_the_processes_is_killed(digits_folder: Path, tmp_path: Path, which: str) -> None:
+    """The other one ends with a sentence and an exit code, whichever of the two it is."""
+    command = [sys.executable, *TRAIN, "--data", str(digits_folder), "--epochs", "10000", "--devices", "2"]
+    process = start(command, tmp_path)
+    while not (tmp_path / "run" / "resume.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]) if which == "started" else process.pid, signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode == (2 if which == "started" else -signal.SIGKILL)
+    sentence = (
+        "detrkit: One of the 2 processes ended, so training cannot go on: its own message says why; continue, also with another number of "
+        "processes, with: detrkit train --resume run"
+    )
+    assert [line for line in said.splitlines() if line.startswith("detrkit: ")] == [sentence]
 
 
 def test_one_process_in_an_allocation_of_slurm_for_two(digits_folder: Path, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "SLURM_NTASKS": "2",
-        "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NAME": "train",
-        "SLURM_PROCID": "0",
-    }
-    command = [sys.executable, "-m", "detrkit", "train", "detr-compact", "--data", str(digits_folder), *SMALL]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert result.returncode == 0, result.stderr
+    numbers = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
+    process = start([sys.executable, *TRAIN, "--data", str(digits_folder), "--steps", "1"], tmp_path, **numbers)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
     assert (tmp_path / "run" / "best.safetensors").is_file()
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in said

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 import detrkit
 
@@ -36,3 +39,21 @@ def run(data: Path, output: Path, variant: str = "detr-compact", **options: Any)
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "log.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def check_same_run(whole: Path, other: Path) -> None:
+    """Models, optimizer, log and figures are the same, but for the clock."""
+    for name in ("last", "best"):
+        first, second = (load_file(folder / f"{name}.safetensors") for folder in (whole, other))
+        assert list(first) == list(second)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    clock = {"seconds": "", "images_per_second": ""}
+    assert [row | clock for row in rows(whole)] == [row | clock for row in rows(other)]
+    figures = [json.loads((folder / "metrics.json").read_text()) for folder in (whole, other)]
+    assert [entry | clock for entry in figures[0].values()] == [entry | clock for entry in figures[1].values()]
+    states = [torch.load(folder / "resume.ckpt", weights_only=True) for folder in (whole, other)]
+    moments = [state["optimizer_states"][0]["state"] for state in states]
+    assert all(
+        torch.equal(moments[0][key][name], moments[1][key][name]) for key in moments[0] for name in moments[0][key]
+    )
+    assert states[0]["lr_schedulers"] == states[1]["lr_schedulers"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 
 from detrkit.structures import Losses, Shown
@@ -47,3 +49,18 @@ def test_names_are_the_criterions() -> None:
     learning = window.learning()
     assert learning.in_words() == "loss 1.50, centerness 1.50"
     assert learning.row() == {"loss": 1.5, "centerness": 1.5}
+
+
+def test_means_go_on_exactly_where_they_were_interrupted() -> None:
+    """Also after several interruptions: float sums depend on their order."""
+    steps = [step(0.1 * number + 1e-3, number % 4, number % 3) for number in range(1, 30)]
+    whole, parts = LearningWindow(None), LearningWindow(None)
+    for number, losses in enumerate(steps):
+        whole.add(losses)
+        if number in (3, 4, 17):
+            state = json.loads(json.dumps(parts.state()))
+            parts = LearningWindow(None)
+            parts.restore(state)
+        parts.add(losses)
+    assert len(parts) == len(whole) == 29
+    assert parts.learning() == whole.learning()

@@ -10,7 +10,7 @@ import pytest
 from detrkit.errors import ConfigurationError
 from detrkit.models.catalog import find_variant
 from detrkit.prediction.devices import choose_device
-from detrkit.training.options import check_single_process, plan, resolve
+from detrkit.training.options import plan, resolve
 from detrkit.training.pieces import pieces
 from detrkit.training.training_options import TrainingOptions
 
@@ -100,22 +100,6 @@ def test_values_of_a_wrong_type_are_refused(options: dict[str, Any], message: st
 def test_whole_numbers_are_fine_where_fractions_are() -> None:
     options = resolved(lr=1, flip=0, drop_after=1)
     assert (options.lr, options.flip, options.drop_after) == (1, 0, 1)
-
-
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])
-def test_several_processes_are_refused(variable: str) -> None:
-    with pytest.raises(
-        ConfigurationError, match=f"in one process, but 4 were started .{variable}=4.: start it without"
-    ):
-        check_single_process({variable: "4"})
-
-
-def test_one_process_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_single_process({"WORLD_SIZE": "1", "SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_SIZE": ""})
-    check_single_process({"SLURM_NTASKS": "4"})  # of the allocation: a batch script without srun is one process
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigurationError, match="without torchrun"):
-        resolved()
 
 
 def test_plan_counts_steps_and_epochs() -> None:

@@ -17,13 +17,16 @@ from detrkit.training.progress import ProgressLines
 @pytest.mark.parametrize(
     ("first_step", "epoch", "seconds", "expected"),
     [
-        (0, 0, 20.0, "; a stop before the first epoch ends, in about 3 min, keeps nothing"),
+        (0, 0, 20.0, "; a stop before the first checkpoint, in about 3 min, keeps nothing"),
+        (0, 0, 200.0, "; a stop before the first checkpoint, in about 17 min, keeps nothing"),  # not after 30
         (0, 0, 10.0, ""),  # 90 seconds are soon over
         (0, 1, 20.0, ""),  # there is a checkpoint
         (5, 0, 20.0, ""),  # a run that was resumed has one, too
     ],
 )
-def test_a_long_first_epoch_is_said_to_keep_nothing(first_step: int, epoch: int, seconds: float, expected: str) -> None:
+def test_a_long_way_to_the_first_checkpoint_is_said_to_keep_nothing(
+    first_step: int, epoch: int, seconds: float, expected: str
+) -> None:
     now = [0.0]
     lines = ProgressLines(Console(file=io.StringIO()), clock=lambda: now[0])
     schedule = Schedule(epochs=5, steps=50, steps_per_epoch=10, piece_size=4, accumulate=1)
@@ -32,4 +35,4 @@ def test_a_long_first_epoch_is_said_to_keep_nothing(first_step: int, epoch: int,
     lines.pace.add(1)
     lines._step, lines._first_step = 1, first_step
     trainer: Any = SimpleNamespace(current_epoch=epoch)
-    assert lines._keeps_nothing(trainer) == expected
+    assert lines._keeps_nothing(trainer, 20.0) == expected

@@ -44,7 +44,7 @@ def test_the_log_grows_and_an_interrupted_epoch_is_replaced(tmp_path: Path) -> N
 def test_options_come_back(tmp_path: Path) -> None:
     data = read_digits("val", images=2, size=64)
     folder = create(options(tmp_path / "run"), data)
-    with pytest.raises(ConfigurationError, match="first epoch was not finished"):
+    with pytest.raises(ConfigurationError, match="ended before the first one was written"):
         reopen(folder.path)
     create(options(tmp_path / "run"), data)  # a run without a checkpoint may start again
     folder.state.write_text("")

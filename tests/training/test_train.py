@@ -95,7 +95,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         with pytest.raises(RuntimeError, match="power cut"):
             run(digits_folder, tmp_path / "cut", epochs=3, **options)
     if dies_at < 3:
-        with pytest.raises(ConfigurationError, match="first epoch was not finished"):
+        with pytest.raises(ConfigurationError, match="ended before the first one was written"):
             detrkit.train(resume=tmp_path / "cut")
         return
     detrkit.train(resume=tmp_path / "cut", console=Console(file=io.StringIO()))
@@ -106,22 +106,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         assert first | clock == second | clock
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
 def test_an_evaluation_that_fails_costs_no_epoch(
-    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:
     def failing(*_: Any, **__: Any) -> None:
         raise DataError("a.png is damaged")
 
-    run(digits_folder, tmp_path / "whole", epochs=2)
+    run(digits_folder, tmp_path / "whole", epochs=epochs)
     with monkeypatch.context() as patch:
         patch.setattr("detrkit.training.epochs.evaluate", failing)
         with pytest.raises(DataError, match=r"a\.png is damaged"):
-            run(digits_folder, tmp_path / "cut", epochs=2)
+            run(digits_folder, tmp_path / "cut", epochs=epochs)
     assert len(detrkit.load(tmp_path / "cut" / "last.safetensors").card.categories) == 10
     detrkit.train(resume=tmp_path / "cut", console=Console(file=io.StringIO()))
     whole, resumed = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert [row["AP"] != "" for row in rows(tmp_path / "cut")] == [False, True]  # the first epoch was never evaluated
+    clock = {"images_per_second": "", "seconds": ""}
+    assert [row | clock for row in rows(tmp_path / "whole")] == [row | clock for row in rows(tmp_path / "cut")]
+    assert [row["AP"] != "" for row in rows(tmp_path / "cut")] == [True] * epochs
+    assert (tmp_path / "cut" / "report.html").is_file()
 
 
 def test_splits_whose_classes_differ(digits_folder: Path, tmp_path: Path) -> None:
@@ -169,7 +173,7 @@ def test_a_run_that_is_stopped_says_whether_it_can_be_continued(
         detrkit.train(
             "detr-compact", digits_folder, output=str(tmp_path / "run"), console=Console(file=text, width=200), **SMALL
         )
-    assert "Stopped before the first epoch was finished, so nothing was kept" in text.getvalue()
+    assert "Stopped before the first checkpoint was written, so nothing was kept" in text.getvalue()
     assert "--resume" not in text.getvalue()
 
 
@@ -353,16 +357,17 @@ def test_weights_that_end_in_nan_blame_the_learning_rate(digits_folder: Path, tm
         run(digits_folder, tmp_path / "run", steps=1, lr=1e30)
 
 
-def test_several_processes_are_refused_before_anything_is_written(
+def test_processes_without_numbers_are_refused_before_anything_is_written(
     digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(digits_folder, tmp_path / "earlier", epochs=1)
     before = {path: path.read_bytes() for path in (tmp_path / "earlier").rglob("*") if path.is_file()}
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigurationError, match="in one process, but 2 were started"):
+    message = "WORLD_SIZE says that there are 2 processes, but RANK is not set: start them with torchrun"
+    with pytest.raises(ConfigurationError, match=message):
         run(digits_folder, tmp_path / "run", epochs=1)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigurationError, match="in one process, but 2 were started"):
+    with pytest.raises(ConfigurationError, match=message):
         detrkit.train(resume=tmp_path / "earlier")
     assert before == {path: path.read_bytes() for path in (tmp_path / "earlier").rglob("*") if path.is_file()}
 
@@ -379,7 +384,7 @@ def test_resume_takes_no_other_options(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         detrkit.train("detr-r50", resume=tmp_path, lr=0.1, epochs=3)
     assert str(caught.value) == (
-        "resume continues a run with its own options, of which only data, epochs and steps may be given anew: leave out variant, lr"
+        "resume continues a run with its own options, of which only data, epochs, steps, devices and nodes may be given anew: leave out variant, lr"
     )
     with pytest.raises(ConfigurationError, match="not the folder of a run"):
         detrkit.train(resume=tmp_path)

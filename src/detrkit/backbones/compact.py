@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.backbones.backbone import Backbone
+from detrkit.layers.shared_batch_norm import SharedBatchNorm2d
 
 
 class Compact(Backbone):
@@ -58,4 +59,4 @@ class _Block(nn.Module):
 
 def _convolution(inputs: int, outputs: int, stride: int, kernel: int = 3) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+    return nn.Sequential(convolution, SharedBatchNorm2d(outputs))

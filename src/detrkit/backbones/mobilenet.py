@@ -7,7 +7,7 @@ that takes a second and more memory than the network.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class InvertedResidual(nn.Module):
         result = values
         for part in activated:
             result = part(result)
-        result = normalized_convolution(result, convolution, norm)
+        result = normalized_convolution(result, cast(nn.Conv2d, convolution), norm)
         return values + result if self.has_shortcut else result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,19 @@ def demo(*, steps: int = 1600, output: Path = Path("runs/demo"), seed: int = 0, 
         seed: seed of weights, order, augmentation, dropout and noise.
         device: auto, cpu, cuda, cuda:1 or mps.
     """
+    from detrkit.errors import ConfigurationError
     from detrkit.files import expanded
     from detrkit.terminal import terminal
     from detrkit.training import TrainingOptions, train
     from detrkit.training.options import resolve
+    from detrkit.training.processes import processes_of
     from detrkit.training.run_folder import remove_earlier_demo
 
+    count = processes_of(os.environ).count
+    if count > 1:
+        raise ConfigurationError(
+            f"the demo trains in one process, but {count} were started: start it without torchrun or srun"
+        )
     console = terminal()
     output = expanded(output)
     console.print(

@@ -196,8 +196,10 @@ def _is_small_work(predictor: Predictor | SlicedPredictor, images: int) -> bool:
     """Whether plain PyTorch is done with these images before kernels would be loaded; slices are many."""
     from detrkit.prediction import Predictor
 
+    if not isinstance(predictor, Predictor):
+        return False
     size = predictor.model.card.preprocessing
-    return isinstance(predictor, Predictor) and images * size.short_side * size.long_side <= _SMALL_WORK
+    return images * size.short_side * size.long_side <= _SMALL_WORK
 
 
 def _report(

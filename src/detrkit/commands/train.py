@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -35,8 +36,9 @@ def train(variant: VariantText = None, data: OptionalPathText = None, **given: A
     from detrkit.evaluation.tables import detailed_table
     from detrkit.terminal import terminal
     from detrkit.training import train as run
+    from detrkit.training.processes import processes_of
 
-    console = terminal()
+    console = processes_of(os.environ).console(terminal())
     if "settings" in given:
         given["settings"] = _typed(variant, given["settings"])
     if given.pop("dry_run", False):
@@ -66,13 +68,13 @@ def _show_dry_run(variant: str | None, data: str | Path | None, given: dict[str,
 GROUPS: dict[str, tuple[str, ...]] = {
     "Model": ("variant", "settings", "weights", "backbone_weights", "queries_from", "detector_from"),
     "Data": ("data", "train_split", "val_split", "masks", "orientation", "stretch_16bit"),
-    "Length": ("epochs", "steps", "evaluate_every"),
+    "Length": ("epochs", "steps", "evaluate_every", "checkpoint_minutes"),
     "Learning": (
         *("batch_size", "lr", "backbone_lr", "weight_decay", "gradient_clip"),
         *("schedule", "drop_after", "warmup_steps", "seed"),
     ),
     "Images and augmentation": ("short_side", "long_side", "flip", "vertical_flip", "crop", "multi_scale"),
-    "Speed and memory": ("accumulate", "precision", "device", "workers"),
+    "Speed and memory": ("accumulate", "precision", "device", "devices", "nodes", "workers"),
     "Output": ("output", "resume", "dry_run"),
 }
 _OTHER_NAMES = {"detector_from": ("--detector-from", "--from")}  # `from` is a keyword of Python
@@ -88,7 +90,7 @@ def _signature() -> inspect.Signature:
     hints = get_type_hints(TrainingOptions)
     fields = {field.name: field for field in dataclasses.fields(TrainingOptions)}
     options = {name: _parameter(fields[name], hints[name], group) for name, group in groups.items() if name in fields}
-    help_text = "folder of a run to continue with its own options; only data, epochs and steps may be given anew."
+    help_text = "folder of a run to continue with its own options; only data, epochs, steps, devices and nodes may be given anew."
     resumed = Annotated[OptionalPathText, Parameter(help=help_text, group=groups["resume"])]
     options["resume"] = inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=resumed)
     dry = Annotated[

@@ -261,6 +261,7 @@ def detect(
     max_detections: int = MAX_DETECTIONS,
     match_by: MatchBy = "auto",
     nms: float | None = None,
+    images: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """The detections of a model in a data set, as COCO result entries with the data set's ids: the best of each image, without a threshold.
 
@@ -274,6 +275,7 @@ def detect(
         max_detections: number of detections of each image, at most; the model's paper may select fewer.
         match_by: as for `evaluate`.
         nms: as for `evaluate`.
+        images: positions of the images to look at; None means all.
 
     Returns:
         Entries image by image in the order of the data set, best first.
@@ -282,41 +284,52 @@ def detect(
     check_max_detections(max_detections)
     check_nms(nms)
     category_ids = match_categories(model.card.categories, dataset, match_by).ids
-    loader = loader_of(model, dataset, batch_size=batch_size, workers=workers)
+    positions = range(len(dataset)) if images is None else images
+    loader = loader_of(model, dataset, batch_size=batch_size, workers=workers, images=positions)
     select = selection_for(model if device is None else model.to(device))
     boxes = getattr(select, "boxes", select)  # of a selection with masks
     if isinstance(boxes, TopKSelection):  # the papers' 100 are a choice for COCO, not a limit of the models
         boxes.limit = max(boxes.limit, max_detections)
     entries: dict[int, list[dict[str, Any]]] = {}
     with eval_mode(model), watched(progress) as follow:
-        images = follow(
-            loader, "evaluating", unit="image", total=len(dataset), size=lambda loaded: len(loaded[0].image_ids)
+        loaded = follow(
+            loader, "evaluating", unit="image", total=len(positions), size=lambda each: len(each[0].image_ids)
         )
-        for batch, _ in images:
+        for batch, _ in loaded:
             # Masks take time, so they are computed only where there is something to compare them with.
             detections_of_images = look(model, select, batch, masks=dataset.masks is not None).detections
             for image_id, detections in zip(batch.image_ids.tolist(), detections_of_images, strict=True):
                 kept = detections if nms is None else _without_repeats(detections, nms)
                 entries[image_id] = _entries(kept, image_id, category_ids, max_detections)
-    return [entry for image_id in dataset.image_ids.tolist() for entry in entries[image_id]]
+    return [entry for image_id in dataset.image_ids[list(positions)].tolist() for entry in entries[image_id]]
 
 
-def loader_of(model: Detector, dataset: DetectionDataset, *, batch_size: int, workers: int) -> BatchLoader:
-    """Every image of a data set as a model needs it, in batches of equal size.
+def loader_of(
+    model: Detector,
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    images: Sequence[int] | None = None,
+) -> BatchLoader:
+    """The images of a data set as a model needs them, in batches of equal size.
 
     Args:
         model: its card says how images are prepared.
         dataset: the images.
         batch_size: images of a batch, at most.
         workers: processes that read images.
+        images: positions of those that are wanted; None means all.
     """
     preprocessing = model.card.preprocessing
     transform = EvaluationTransform(preprocessing)
     without_masks = replace(dataset, masks=None)  # which take time, and nobody looks at the targets
+    positions = range(len(dataset)) if images is None else images
+    sizes = [transform.output_size(*dataset.sizes[position].tolist()) for position in positions]
     return BatchLoader(
         for_workers(EvaluationData(without_masks, transform), workers),
         workers=workers,
-        batch_sampler=equal_size_batches([transform.output_size(*size) for size in dataset.sizes.tolist()], batch_size),
+        batch_sampler=[[positions[place] for place in batch] for batch in equal_size_batches(sizes, batch_size)],
         collate_fn=partial(collate, smallest_side=preprocessing.smallest_side),
     )
 

@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrkit.layers.precision import at_least_float32
+from detrkit.layers.processes import averaged
 from detrkit.losses.matched import Matched
 
 
 def cross_entropy_with_no_object(matched: Matched, *, no_object_weight: float) -> Tensor:
     """Cross-entropy of every query, in which queries without an object count less (DETR, section 3.1).
 
-    The divisor is the sum of the weights in the local batch, not the number of objects.
+    The divisor is the sum of the weights in the batch, not the number of objects. Where several processes share the batch, all of them have
+    to compute this term.
 
     Args:
         matched: predictions and their labels, which lie in [0, K - 1]; the last output is no-object.
@@ -30,7 +32,8 @@ def cross_entropy_with_no_object(matched: Matched, *, no_object_weight: float) -
     weights = torch.ones_like(loss).masked_fill(matched.labels == matched.no_object, weight_without_object)
     if matched.counted is not None:
         weights = weights.masked_fill(~matched.counted, 0.0)
-    return (weights * loss).sum((1, 2)) / weights.sum((1, 2)).clamp(min=torch.finfo(weights.dtype).tiny)
+    total = averaged(weights.sum((1, 2)), at_least=torch.finfo(weights.dtype).tiny)
+    return (weights * loss).sum((1, 2)) / total
 
 
 def focal_loss(matched: Matched, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigurationError
+from detrkit.layers.processes import averaged, process_count
 from detrkit.layers.targets import check_counts, labels_are_outputs, refuse_labels
 from detrkit.losses.boxes import giou_loss, l1_loss
 from detrkit.losses.classification import focal_loss
@@ -191,11 +192,7 @@ def _by_layer(losses: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, T
 
 def number_of_objects(targets: Sequence[Target], like: Tensor) -> Tensor:
     """Number of objects in the batch, averaged over the processes of a distributed run. It can be 0; sets clamp what they divide by."""
-    count = like.new_full((), sum(len(target.labels) for target in targets))
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-    return count
+    return averaged(like.new_full((), sum(len(target.labels) for target in targets)))
 
 
 @torch.no_grad()
@@ -207,7 +204,8 @@ def shown_of_last_layer(matched: Matched, values: Mapping[str, Tensor]) -> dict[
         values: (L,) values of each term; box terms are optional.
     """
     count = float(matched.matches.queries.shape[1])
-    shown = {CLASS_LOSS.name: Shown(values["class"][-1].detach(), 1.0)}
+    share = 1 / process_count()  # all processes together count the batch once
+    shown = {CLASS_LOSS.name: Shown(values["class"][-1].detach() * share, share)}
     for name, term in ((DISTANCE_LOSS.name, "l1"), (OVERLAP_LOSS.name, "giou")):
         if term in values:
             shown[name] = Shown(values[term][-1].detach() * matched.divisor, count)

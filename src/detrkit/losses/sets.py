@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import ConfigurationError
+from detrkit.layers.processes import process_count
 from detrkit.structures import GroupOutput, LayerOutput, Output, QueryGroup, Target
 
 
@@ -76,7 +77,7 @@ class DecoderLayers:
     def part(self, output: Output, targets: Sequence[Target], object_count: Tensor) -> Part:
         """All layers, without proposals and groups."""
         layers = dataclasses.replace(output, proposals=None, training_groups=())
-        return Part(layers, targets, object_count.clamp(min=1), warn=True)
+        return Part(layers, targets, _at_least_one(object_count), warn=True)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class AllProposals(_Proposals):
         """All proposals as one layer."""
         proposals = _proposed(output, "all")
         classless = [dataclasses.replace(target, labels=torch.zeros_like(target.labels)) for target in targets]
-        return Part(_as_layer(proposals), classless, object_count.clamp(min=1))
+        return Part(_as_layer(proposals), classless, _at_least_one(object_count))
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class ChosenProposals(_Proposals):
     def part(self, output: Output, targets: Sequence[Target], object_count: Tensor) -> Part:
         """The chosen proposals as one layer."""
         proposals = _proposed(output, "chosen")
-        return Part(_as_layer(proposals), targets, object_count.clamp(min=1))
+        return Part(_as_layer(proposals), targets, _at_least_one(object_count))
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class KnownGroup(_TrainingGroup):
 
     def divisor(self, targets: Sequence[Target], object_count: Tensor, group: QueryGroup) -> Tensor:  # noqa: ARG002 - for papers that count targets
         """What losses are divided by: as in DINO, objects, at least 1, times repeats. Papers that divide differently override this."""
-        return object_count.clamp(min=1) * group.repeats
+        return _at_least_one(object_count) * group.repeats
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class RepeatedGroup(_TrainingGroup):
                 f"the queries of training group '{self.name}' know their objects and are not matched; use KnownGroup"
             )
         repeated = [repeat_target(target, group.repeats) for target in targets]
-        divisor = (object_count * group.repeats).clamp(min=1)
+        divisor = _at_least_one(object_count * group.repeats)
         return Part(predictions.output, repeated, divisor, counted=group.counted)
 
 
@@ -177,6 +178,11 @@ def repeat_target(target: Target, repeats: int) -> Target:
     values = {field.name: getattr(target, field.name) for field in dataclasses.fields(target)}
     rows = {name: torch.cat([value] * repeats) for name, value in values.items() if isinstance(value, Tensor)}
     return dataclasses.replace(target, **rows)
+
+
+def _at_least_one(count: Tensor) -> Tensor:
+    """An average over processes, as large as if the whole batch had one object or more."""
+    return count.clamp(min=1 / process_count())
 
 
 def _layer_names(layers: int, prefix: str = "") -> list[str]:

@@ -29,6 +29,7 @@ from detrkit.layers.distinct import best_distinct
 from detrkit.layers.heads import LayerwiseHeads
 from detrkit.layers.initialization import start_heads, xavier_matrices
 from detrkit.layers.position_encoding import sine_code
+from detrkit.layers.processes import averaged
 from detrkit.layers.proposals import TokenProposals, take_rows
 from detrkit.layers.selection import TopKSelection
 from detrkit.losses.criterion import SetCriterion, focal_criterion
@@ -152,7 +153,7 @@ class NoisedGroup(KnownGroup):
     def divisor(self, targets: Sequence[Target], object_count: Tensor, group: QueryGroup) -> Tensor:  # noqa: ARG002
         """See `KnownGroup.divisor`."""
         assert group.objects is not None
-        return (group.objects >= 0).sum().clamp(min=group.repeats).to(object_count)
+        return averaged((group.objects >= 0).sum().to(object_count), at_least=group.repeats)
 
 
 def build(config: Config, card: ModelCard) -> EncoderDecoder:

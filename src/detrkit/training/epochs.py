@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from detrkit.cards import ModelCard
 from detrkit.checkpoints import save
 from detrkit.data import DetectionDataset
+from detrkit.errors import OutputError
 from detrkit.evaluation import Evaluation, evaluate, evaluate_panoptic
 from detrkit.evaluation.runner import with_best_thresholds
 from detrkit.files import write_atomically, write_json
@@ -29,11 +33,15 @@ from detrkit.measures import (
     SECONDS,
     Measure,
 )
+from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
+from detrkit.training.keeping import KEPT, SaveMoments, StateFile
 from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
+from detrkit.training.processes import ALONE, Processes
 from detrkit.training.progress import ProgressLines
 from detrkit.training.run_folder import RunFolder, append_to_log
+from detrkit.training.shared_evaluation import evaluate_together
 from detrkit.training.training_options import TrainingOptions
 
 _SAVE_EVERY = 60.0  # seconds between two checkpoints if epochs are shorter than that
@@ -41,69 +49,183 @@ _PRINT_EVERY = 10.0  # seconds between two lines on the console if epochs are sh
 
 
 class EpochEnds(Callback):
-    """Evaluates, prints one line, extends the log and saves the best and the last model.
+    """Evaluates, prints one line, extends the log, and keeps the state and the best and the last model.
 
     Args:
         folder: the run's folder.
         validation: what the model is evaluated on; None if the data set has no such split, in which case the lowest loss is best.
         progress: prints the lines, and shows how far an evaluation is.
+        processes: those of the run, of which the first one writes.
     """
 
-    def __init__(self, folder: RunFolder, validation: DetectionDataset | None, progress: ProgressLines) -> None:
-        self.folder, self.validation, self.progress = folder, validation, progress
-        self._window = LearningWindow(None)
+    def __init__(
+        self,
+        folder: RunFolder,
+        validation: DetectionDataset | None,
+        progress: ProgressLines,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.folder, self.validation, self.progress, self.processes = folder, validation, progress, processes
+        self._window = LearningWindow(None, shared=True)
         self._began = self._saved = self._printed = time.perf_counter()
-        self._logged_step = 0
+        self._seconds = 0.0  # of the epoch, before the run was resumed
+        self._first_step = 0  # of the epoch
+        self._into = 0  # steps of the epoch, before the run was resumed
+        self._unwritten: list[dict[str, float]] = []  # rows of the log
+        self._lacking: dict[str, Any] | None = None  # an epoch that has still to be evaluated
+        self._moments: SaveMoments | None = None
+        self._logged_step = self._step = 0
         self._explained = folder.state.is_file()  # in what this run printed before it was resumed
+
+    @property
+    def state_key(self) -> str:
+        """The name of its part of a checkpoint."""
+        return KEPT
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of an epoch that is not finished, or not evaluated yet."""
+        into = self._step - self._first_step
+        unfinished: dict[str, Any] = {"window": self._window.state(), "seconds": self._epoch_seconds()} if into else {}
+        return {"steps_into_epoch": into, "lacking": self._lacking, **unfinished}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on in the middle of an epoch."""
+        self._into = state_dict["steps_into_epoch"]
+        if self._into:
+            self._window.restore(state_dict["window"])
+            self._seconds = state_dict["seconds"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+        """Starts the clocks; in the middle of an epoch if the run goes on there."""
+        self._step = pl_module.global_step
+        self._first_step = self._step - self._into
+        self._began = time.perf_counter()
+        seconds = 60 * pl_module.options.checkpoint_minutes
+        self._moments = SaveMoments(seconds, self.processes.from_first)
+        self._moments.kept(self._step)
 
     def on_train_epoch_start(self, *_: object) -> None:
         """Starts the clock."""
         self._window.clear()
+        self._seconds, self._first_step = 0.0, self._step
         self._began = time.perf_counter()
 
-    def on_train_batch_end(self, _: Trainer, pl_module: TrainingModule, *__: object) -> None:  # type: ignore[override]
-        """Adds the step to the epoch's means, and logs every tenth step to TensorBoard."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: object) -> None:  # type: ignore[override]
+        """Adds the step to the epoch's means, logs every tenth step to TensorBoard, and now and then keeps the state."""
         assert pl_module.losses is not None
         self._window.add(pl_module.losses)
         step = pl_module.global_step
-        if step % 10 == 0 and step != self._logged_step:  # once per step, not once per piece of its batch
+        if step == self._step:
+            return  # only a piece of a batch
+        self._step = step
+        if step % 10 == 0 and step != self._logged_step:
             self._logged_step = step
             losses = {name: value.item() for name, value in pl_module.losses.terms.items()}
-            pl_module.logger.log_metrics({"loss": pl_module.losses.total.item(), **losses}, step)  # type: ignore[union-attr]
+            self._log(pl_module, {"loss": pl_module.losses.total.item(), **losses}, step)
+        assert self._moments is not None
+        is_end = trainer.is_last_batch or step >= pl_module.schedule.steps
+        if not is_end and self._moments.is_due(step):
+            self._keep_state(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Evaluates if it is time to, then writes log, metrics and models."""
-        seconds = time.perf_counter() - self._began
+        seconds = self._epoch_seconds()
         epoch, last = trainer.current_epoch + 1, pl_module.global_step >= pl_module.schedule.steps
         evaluates = self.validation is not None and (last or epoch % pl_module.options.evaluate_every == 0)
         # Epochs of a tiny data set take no time: writing and printing after each would take longer than training.
         # The first epoch is kept in any case, so that a run that is stopped later can go on.
-        due = time.perf_counter() - self._saved > _SAVE_EVERY or not self.folder.state.is_file()
+        due = self.processes.from_first(
+            time.perf_counter() - self._saved > _SAVE_EVERY or not self.folder.state.is_file()
+        )
         saves = evaluates or last or due
         row, message = self._summary(trainer, pl_module, epoch, seconds)
+        self._first_step = self._step  # the epoch is finished
         pl_module.model.card = dataclasses.replace(
             pl_module.model.card, metrics={}
         )  # the old metrics belong to other weights
         if evaluates:
             if due:
-                self._write(pl_module, row, saves=True)  # an image that cannot be read ends the run here
-                self._save_state(trainer)
+                self._lacking = {"row": row, "message": message}
+                self._write(pl_module, row, saves=True, last=False)  # an image that cannot be read ends the run here
+                self._keep_state(trainer)
+                self._lacking = None
             message += self._evaluate(pl_module, row)
         if not last and self.progress.pace is not None:
             message += f"; about {duration(self.progress.pace.left(epoch) or 0.0)} left"
-        self._write(pl_module, row, saves=saves)
-        pl_module.logger.log_metrics({f"epoch/{name}": value for name, value in row.items()}, pl_module.global_step)  # type: ignore[union-attr]
+        self._write(pl_module, row, saves=saves, last=last)
+        self._log(pl_module, {f"epoch/{name}": value for name, value in row.items()}, pl_module.global_step)
         if saves:
-            self._save_state(trainer)
+            self._keep_state(trainer, last=last)
         if saves or time.perf_counter() - self._printed > _PRINT_EVERY:
-            self.progress.line.print(message)
-            self._printed = time.perf_counter()
-            self._explain(row)
+            self._say(message, row)
 
-    def _save_state(self, trainer: Trainer) -> None:
-        # A temporary file is renamed at the end, so that a crash leaves the previous checkpoint in place.
-        write_atomically(self.folder.state, trainer.save_checkpoint)
+    def catch_up(self, module: TrainingModule) -> None:
+        """Evaluates the last epoch of a run that was killed while it did that; with the weights in its checkpoint, before it goes on."""
+        state = torch.load(self.folder.state, map_location="cpu", weights_only=True)
+        kept = state["callbacks"][KEPT]
+        if self.validation is not None:
+            module.load_state_dict(state["state_dict"])
+            module.to(self.processes.device(choose_device(module.options.device)))
+            row = dict(kept["lacking"]["row"])
+            with self.progress.line:
+                message = kept["lacking"]["message"] + self._evaluate(module, row)
+                self._write(module, row, saves=True, last=False)
+                self._say(message, row)
+        kept["lacking"] = None
+        if self.processes.is_first:
+            write_atomically(self.folder.state, lambda file: torch.save(state, file))
+
+    def _keep_state(self, trainer: Trainer, *, last: bool = False) -> None:
+        """Writes the checkpoint that the run goes on from; all processes have to call it."""
+        self._check_folder()
+        trainer.save_checkpoint(self.folder.state)
         self._saved = time.perf_counter()
+        if self._moments is not None:
+            self._moments.kept(self._step)
+        file = trainer.strategy.checkpoint_io
+        assert isinstance(file, StateFile)
+        if file.problem is not None:
+            self._go_on_without(file.problem, last=last)
+
+    def _go_on_without(self, problem: OutputError, *, last: bool) -> None:
+        """Says that a file could not be written; whatever is missing is written the next time.
+
+        Raises:
+            OutputError: there is no next time.
+        """
+        what = str(problem).rpartition(": ")[0]
+        if last:
+            raise OutputError(
+                f"{what}: make room or correct permissions, and go on from the last checkpoint with --resume"
+            ) from problem
+        self.progress.line.print(
+            f"Warning: {what}. Training goes on and tries again later; until then a stop loses more. Make room, or correct permissions."
+        )
+
+    def _check_folder(self) -> None:
+        """Ends a run whose folder is gone, before another one in its place looks like a run.
+
+        Raises:
+            OutputError: it is.
+        """
+        if self.processes.is_first and not self.folder.config.is_file():
+            raise OutputError(
+                f"the folder of the run, {self.folder.path}, was removed or renamed while it was at work: train again"
+            )
+
+    def _log(self, module: TrainingModule, values: dict[str, float], step: int) -> None:
+        """Adds a point to TensorBoard's curves, which do without where there is no room."""
+        if module.logger is not None:
+            with contextlib.suppress(OSError):
+                module.logger.log_metrics(values, step)
+
+    def _epoch_seconds(self) -> float:
+        return self._seconds + time.perf_counter() - self._began
+
+    def _say(self, message: str, row: Mapping[str, float]) -> None:
+        self.progress.line.print(message)
+        self._printed = time.perf_counter()
+        self._explain(row)
 
     def _summary(
         self, trainer: Trainer, module: TrainingModule, epoch: int, seconds: float
@@ -118,15 +240,9 @@ class EpochEnds(Callback):
 
     def _evaluate(self, module: TrainingModule, row: dict[str, float]) -> str:
         assert self.validation is not None
-        options = module.options
-        with self._paused():
-            evaluation = evaluate(
-                module.model,
-                self.validation,
-                batch_size=evaluation_batch(options),
-                workers=options.workers or 0,
-                progress=self.progress.follow,
-            )
+        evaluation = self._compared(module, self.validation)
+        if evaluation is None:
+            return ""
         row |= {name: value for name, value in evaluation.figures.items() if value is not None}
         if evaluation.masks is not None:
             row[MASK_AP.column] = evaluation.masks.figures["AP"] or 0.0
@@ -145,6 +261,18 @@ class EpochEnds(Callback):
         return f"; AP {ap:.3f}, AP50 {ap50:.3f}{quality}{repeats}" + (
             f" (best {measure.name} so far {best:.3f})" if best > row.get(measure.column, 0.0) else ""
         )
+
+    def _compared(self, module: TrainingModule, validation: DetectionDataset) -> Evaluation | None:
+        """The figures, for the first process; the others only look at their images."""
+        options: dict[str, Any] = {
+            "batch_size": evaluation_batch(module.options),
+            "workers": module.options.workers or 0,
+            "progress": self.progress.follow,
+        }
+        with self._paused():
+            if self.processes.count == 1:
+                return evaluate(module.model, validation, **options)
+            return evaluate_together(module.model, validation, self.processes, **options)
 
     def _panoptic_quality(self, module: TrainingModule, row: dict[str, float]) -> float:
         """Panoptic quality with the thresholds that the evaluation of boxes has just found, also as a figure of the epoch and the model."""
@@ -180,9 +308,25 @@ class EpochEnds(Callback):
         best: dict[str, float] | None = json.loads(self.folder.metrics.read_text(encoding="utf-8"))["best"]
         return best
 
-    def _write(self, module: TrainingModule, row: dict[str, float], *, saves: bool) -> None:
-        """Writes log and metrics; with `saves` also the last model, and the best one if this is the best so far."""
-        append_to_log(self.folder.log, row)
+    def _write(self, module: TrainingModule, row: dict[str, float], *, saves: bool, last: bool) -> None:
+        """Writes log and metrics; with `saves` also the last model, and the best one if this is the best so far.
+
+        Raises:
+            OutputError: a file cannot be written and this is the last epoch, or the run's folder is gone.
+        """
+        if not self.processes.is_first:
+            return
+        self._check_folder()
+        self._unwritten.append(row)
+        try:
+            for each in self._unwritten:
+                append_to_log(self.folder.log, each)
+            self._unwritten.clear()
+            self._write_models(module, row, saves=saves)
+        except OutputError as problem:
+            self._go_on_without(problem, last=last)
+
+    def _write_models(self, module: TrainingModule, row: dict[str, float], *, saves: bool) -> None:
         if saves:
             save(module.model, self.folder.last)
         best = self._best()

@@ -42,9 +42,12 @@ class TrainingKeywords(TypedDict, total=False):
     settings: dict[str, Any]
     precision: Literal["float32", "bf16"]
     device: str
+    devices: int
+    nodes: int
     workers: int | None
     seed: int
     evaluate_every: int
+    checkpoint_minutes: float
     train_split: str
     val_split: str
     masks: Literal["instances", "panoptic"] | None

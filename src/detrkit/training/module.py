@@ -12,14 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detrkit.data import Sample, TrainingData, collate, epoch_order
-from detrkit.data.workers import BatchLoader, for_workers
+from detrkit.data.workers import for_workers
 from detrkit.errors import NonFiniteError
 from detrkit.losses.criterion import Criterion
 from detrkit.models.catalog import find_variant
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Losses, Target
+from detrkit.training.batches import EpochBatches, EpochLoader
 from detrkit.training.optimizer import build_optimizer
 from detrkit.training.options import Schedule
+from detrkit.training.processes import ALONE, Processes
 from detrkit.training.schedules import rate_factor
 from detrkit.training.training_options import TrainingOptions
 
@@ -37,14 +39,21 @@ class TrainingModule(LightningModule):
         data: the training images.
         options: the resolved options.
         schedule: the length of the run.
+        processes: those that share each batch.
     """
 
     def __init__(
-        self, model: Detector, criterion: Criterion, data: TrainingData, options: TrainingOptions, schedule: Schedule
+        self,
+        model: Detector,
+        criterion: Criterion,
+        data: TrainingData,
+        options: TrainingOptions,
+        schedule: Schedule,
+        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         self.model, self.criterion = model, criterion
-        self.data, self.options, self.schedule = data, options, schedule
+        self.data, self.options, self.schedule, self.processes = data, options, schedule, processes
         self.losses: Losses | None = None  # the last step's losses, for callbacks
         self._for_workers = for_workers(data, options.workers or 0)
 
@@ -97,19 +106,20 @@ class TrainingModule(LightningModule):
         """The images in this epoch's order; Lightning calls this in every epoch, so a resumed run sees the same order."""
         epoch = self.current_epoch
         self.data.set_epoch(epoch)
-        return BatchLoader(
+        order = epoch_order(len(self.data), self.options.seed, epoch)
+        return EpochLoader(
             self._for_workers,
-            batch_size=self.schedule.piece_size,
-            sampler=epoch_order(len(self.data), self.options.seed, epoch),
+            EpochBatches(order, self.schedule.piece_size, self.processes),
             workers=self.options.workers or 0,
             collate_fn=partial(collate, smallest_side=self.model.card.preprocessing.smallest_side),
-            drop_last=True,
             pin_memory=self.device.type == "cuda",
         )
 
     def on_train_batch_start(self, batch: object, batch_index: int) -> None:  # noqa: ARG002 - Lightning requires it
-        """Makes dropout and noise depend on seed, epoch and batch alone, so that a resumed run draws the same numbers as an uninterrupted one."""
-        numbers = (self.options.seed, self.current_epoch, batch_index)
+        """Makes dropout and noise depend on seed, epoch, batch and process alone, so that a resumed run draws the same numbers."""
+        numbers: tuple[int, ...] = (self.options.seed, self.current_epoch, batch_index)
+        if not self.processes.is_first:
+            numbers = (*numbers, self.processes.rank)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
 
     def on_train_batch_end(self, *_: object) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -65,9 +64,8 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
     """The options with every None filled in, so that they state everything that a run depends on.
 
     Raises:
-        ConfigurationError: an unknown variant, a value of the wrong type, an impossible value, or several processes.
+        ConfigurationError: an unknown variant, a value of the wrong type, or an impossible value.
     """
-    check_single_process(os.environ)
     check_values(options)
     variant = find_variant(options.variant)
     recipe, preprocessing = variant.recipe, variant.preprocessing
@@ -86,12 +84,15 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         queries_from=_located(options.queries_from),
         detector_from=_located(options.detector_from),
         batch_size=batch_size,
-        accumulate=_or(options.accumulate, pieces(config, batch_size, short_side, long_side)),
+        accumulate=_or(
+            options.accumulate,
+            pieces(config, batch_size, short_side, long_side, processes=options.devices * options.nodes),
+        ),
         **{name: _or(getattr(options, name), getattr(recipe, source)) for name, source in _FROM_RECIPE.items()},
         short_side=short_side,
         long_side=long_side,
         settings=_all_settings(variant.config, options.settings),
-        workers=_or(options.workers, 0 if on_cpu else min(8, os.cpu_count() or 1)),
+        workers=_or(options.workers, 0 if on_cpu else min(8, max(1, (os.cpu_count() or 1) // options.devices))),
     )
     if batch_size % (resolved.accumulate or 1):
         raise OptionError(
@@ -100,27 +101,6 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
             "accumulate",
         )
     return resolved
-
-
-# Variables that launchers set to the number of processes, and the launchers' names.
-_PROCESS_COUNTS = {"WORLD_SIZE": "torchrun", "SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun"}
-
-
-def check_single_process(environment: Mapping[str, str]) -> None:
-    """Refuses a run that a launcher starts in several processes: each of them would train on its own, in the same folder.
-
-    Args:
-        environment: environment variables of this process.
-
-    Raises:
-        ConfigurationError: there is more than one process.
-    """
-    for variable, launcher in _PROCESS_COUNTS.items():
-        count = environment.get(variable, "")
-        if count.isdigit() and int(count) > 1:
-            raise ConfigurationError(
-                f"detrkit trains in one process, but {count} were started ({variable}={count}): start it without {launcher}, or with one process"
-            )
 
 
 def plan(options: TrainingOptions, images: int) -> Schedule:
@@ -203,6 +183,9 @@ def _check(options: TrainingOptions) -> None:
         "batch_size",
         "accumulate",
         "evaluate_every",
+        "checkpoint_minutes",
+        "devices",
+        "nodes",
         "lr",
         "gradient_clip",
         "short_side",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from detrkit.layers.attention import SLICED_FROM
@@ -56,22 +57,26 @@ BACKBONE_COSTS: dict[str, BackboneCost] = {
 LARGEST = BACKBONE_COSTS["resnet101-dc5"]  # stands in for backbones that are not in the table
 
 
-def pieces(config: Settings, batch_size: int, height: int, width: int) -> int:
-    """The least number of equal pieces whose estimate stays below `LIMIT`; single images if even their estimate is higher.
+def pieces(config: Settings, batch_size: int, height: int, width: int, *, processes: int = 1) -> int:
+    """The least number of equal pieces whose estimate stays below `LIMIT`; the smallest pieces if even their estimate is higher.
 
     Args:
         config: a family's configuration.
         batch_size: images per optimizer step.
         height: pixels of the shorter side of a training image.
         width: pixels of its longer side.
+        processes: number of processes that share each piece, with an image or more each.
 
     Returns:
         A divisor of `batch_size`.
     """
-    for count in range(1, batch_size):
-        if batch_size % count == 0 and step_memory(config, batch_size // count, height, width) <= LIMIT:
+    counts = [count for count in range(1, batch_size + 1) if batch_size % count == 0]
+    possible = [count for count in counts if batch_size // count >= processes] or [1]
+    for count in possible:
+        share = math.ceil(batch_size // count / processes)
+        if step_memory(config, share, height, width) <= LIMIT:
             return count
-    return batch_size
+    return possible[-1]
 
 
 def step_memory(config: Settings, images: int, height: int, width: int) -> float:

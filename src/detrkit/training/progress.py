@@ -88,7 +88,7 @@ class ProgressLines(Callback):
         size: Callable[[_Item], int] = lambda _: 1,
     ) -> Iterator[_Item]:
         """Shows what happens at the end of an epoch in the same line; see `detrkit.progress.Follow`."""
-        return self.line.follow(items, f"{self._epoch}, {what}", unit=unit, total=total, size=size)
+        return self.line.follow(items, ", ".join(filter(None, (self._epoch, what))), unit=unit, total=total, size=size)
 
     def _show(self, trainer: Trainer, module: TrainingModule) -> None:
         assert self.pace is not None
@@ -113,14 +113,15 @@ class ProgressLines(Callback):
         without = "" if self.pace.knows_evaluations else " (without evaluations)"
         return (
             f"{counted(module.schedule.steps, 'step')} in all, {self.pace.images_per_second() or 0.0:.3g} images/s: "
-            f"about {left} left{without}{self._keeps_nothing(trainer)}"
+            f"about {left} left{without}{self._keeps_nothing(trainer, module.options.checkpoint_minutes)}"
         )
 
-    def _keeps_nothing(self, trainer: Trainer) -> str:
-        """A warning where the first checkpoint is minutes away."""
+    def _keeps_nothing(self, trainer: Trainer, minutes: float) -> str:
+        """A warning where the first checkpoint, at the end of the epoch or after some minutes, is far away."""
         assert self.pace is not None
-        steps = self.pace.schedule.steps_per_epoch - self._step
-        seconds = steps * (self.pace.seconds_per_step() or 0.0)
+        per_step = self.pace.seconds_per_step() or 0.0
+        to_the_end = (self.pace.schedule.steps_per_epoch - self._step) * per_step
+        seconds = min(to_the_end, 60 * minutes - self._step * per_step)
         if self._first_step or trainer.current_epoch or seconds < _SOON:
             return ""
-        return f"; a stop before the first epoch ends, in about {duration(seconds)}, keeps nothing"
+        return f"; a stop before the first checkpoint, in about {duration(seconds)}, keeps nothing"

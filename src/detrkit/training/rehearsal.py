@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from detrkit.training.keywords import TrainingKeywords
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule
 from detrkit.training.pieces import step_memory
+from detrkit.training.processes import Processes
 from detrkit.training.run import new_options, prepare
 from detrkit.training.starting import missing_offer
 from detrkit.training.training_options import TrainingOptions
@@ -124,10 +126,12 @@ def dry_run(
         DetrkitError: what `train` would raise before its first step.
     """
     resolved = new_options(variant, data, dict(options))
-    module, _ = prepare(resolved, None, console or terminal(), download=False)
+    processes = Processes(resolved.devices * resolved.nodes, local_count=resolved.devices)
+    module, _ = prepare(resolved, None, console or terminal(), processes, download=False)
     assert resolved.short_side is not None
     assert resolved.long_side is not None
-    memory = step_memory(config_of(module.model), module.schedule.piece_size, resolved.short_side, resolved.long_side)
+    share = math.ceil(module.schedule.piece_size / processes.count)
+    memory = step_memory(config_of(module.model), share, resolved.short_side, resolved.long_side)
     device = choose_device(resolved.device)
     seconds = _seconds_per_piece(module, device)
     schedule = module.schedule

@@ -15,11 +15,12 @@ from detrkit.data.places import BUILT_IN
 from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded, write_json
+from detrkit.training.keeping import KEPT
 from detrkit.training.options import Schedule, check_values, located, plan
 from detrkit.training.run_folder import RunFolder, learned_from
 from detrkit.training.training_options import TrainingOptions
 
-CHANGEABLE = ("data", "epochs", "steps")
+CHANGEABLE = ("data", "epochs", "steps", "devices", "nodes")
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,19 @@ class Progress:
     Attributes:
         epochs: finished ones.
         steps: optimizer steps.
+        steps_into_epoch: those of them that were taken in an epoch that is not finished.
+        lacks_evaluation: whether the last epoch has still to be evaluated.
     """
 
     epochs: int
     steps: int
+    steps_into_epoch: int = 0
+    lacks_evaluation: bool = False
+
+    @property
+    def steps_of_epochs(self) -> int:
+        """Steps of finished epochs."""
+        return self.steps - self.steps_into_epoch
 
 
 def check_changeable(given: list[str]) -> None:
@@ -58,7 +68,10 @@ def progress_of(folder: RunFolder) -> Progress:
     """
     try:
         state = torch.load(folder.state, map_location="cpu", weights_only=True, mmap=True)
-        return Progress(epochs=int(state["epoch"]) + 1, steps=int(state["global_step"]))
+        kept = state["callbacks"].get(KEPT, {})
+        into = int(kept.get("steps_into_epoch", 0))
+        epochs = int(state["epoch"]) + (0 if into else 1)
+        return Progress(epochs, int(state["global_step"]), into, kept.get("lacking") is not None)
     except Exception as problem:  # any error of the parser means a damaged file
         raise ConfigurationError(
             f"{folder.state} is damaged, so the run cannot go on: start a new run; its models are in {folder.path}"
@@ -87,7 +100,11 @@ def changed_options(
     changed = dataclasses.replace(options, **changes)
     check_values(changed)
     for name, value, reached in (
-        ("epochs", given.get("epochs") if changed.steps is None else None, done.epochs),
+        (
+            "epochs",
+            given.get("epochs") if changed.steps is None else None,
+            done.epochs + (1 if done.steps_into_epoch else 0),
+        ),
         ("steps", given.get("steps"), done.steps),
     ):
         if value is not None and value < reached:
@@ -112,18 +129,18 @@ def continued(options: TrainingOptions, images: int, done: Progress) -> Schedule
     """
     schedule = plan(options, images)
     if options.steps is None:
-        epochs = max(done.epochs, schedule.epochs)
-        return dataclasses.replace(
-            schedule, epochs=epochs, steps=done.steps + (epochs - done.epochs) * schedule.steps_per_epoch
-        )
-    left = max(0, schedule.steps - done.steps)
+        epochs = max(done.epochs + (1 if done.steps_into_epoch else 0), schedule.epochs)
+        steps = done.steps_of_epochs + (epochs - done.epochs) * schedule.steps_per_epoch
+        return dataclasses.replace(schedule, epochs=epochs, steps=steps)
+    left = max(0, schedule.steps - done.steps_of_epochs)
     return dataclasses.replace(schedule, epochs=done.epochs + math.ceil(left / schedule.steps_per_epoch))
 
 
 def is_finished(options: TrainingOptions, folder: RunFolder, done: Progress) -> bool:
     """Whether nothing is left to train; the number of images is the one that the run noted at its beginning."""
     images = _content(folder).get("learned_from", {}).get("images")
-    return isinstance(images, int) and done.steps >= continued(options, images, done).steps
+    is_trained = isinstance(images, int) and done.steps >= continued(options, images, done).steps
+    return is_trained and not done.lacks_evaluation
 
 
 def check_same_data(folder: RunFolder, training: Any) -> None:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import logging
 import os
 import shlex
-import signal
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -31,11 +25,24 @@ from detrkit.models.detr_segmentation import MaskDetector
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
 from detrkit.training.before_data import augmentation, check_before_data
+from detrkit.training.diagnosis import Diagnosis
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.ground_truth import RunData, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
+from detrkit.training.launching import follow_starter, other_processes
 from detrkit.training.module import NonFiniteStepError, TrainingModule
-from detrkit.training.options import Schedule, check_single_process, plan, resolve
+from detrkit.training.options import plan, resolve
+from detrkit.training.processes import (
+    ALONE,
+    Agreement,
+    Processes,
+    check_images,
+    check_processes,
+    joined,
+    losing_no_process,
+    processes_of,
+    with_processes,
+)
 from detrkit.training.progress import ProgressLines
 from detrkit.training.reporting import best_of, write_everything, write_without_evaluation
 from detrkit.training.result import TrainingResult
@@ -54,6 +61,7 @@ from detrkit.training.resuming import (
 from detrkit.training.run_folder import RunFolder, create, reopen
 from detrkit.training.sessions import begin_session, end_session
 from detrkit.training.starting import begin, has_own_queries
+from detrkit.training.strategies import EndAtOnce, quiet_lightning, trainer_options
 from detrkit.training.training_options import TrainingOptions
 
 
@@ -94,33 +102,46 @@ def train(
         The paths of the run's files and the evaluation of its best model.
 
     Raises:
-        ConfigurationError: invalid options, or several processes.
+        ConfigurationError: invalid options, or processes that cannot train together.
         DataError: the data set cannot be used.
         OutputError: the run's folder cannot be written.
         NonFiniteError: a loss or weight became NaN or infinite.
         WorkerError: the system ended a process that reads images.
+        LostProcessError: another process that trains with this one ended.
     """
-    check_single_process(os.environ)
-    console = console or terminal()
-    if resume is not None:
-        given = {"variant": variant, "data": data, **options}
-        return _resume(resume, {name: value for name, value in given.items() if value is not None}, console)
-    if variant is None or data is None:
-        raise ConfigurationError("training needs a variant and data, or the folder of a run to resume")
-    return _run(new_options(variant, data, dict(options)), None, console)
+    processes = processes_of(os.environ)
+    follow_starter(os.environ)
+    console = processes.console(console or terminal())
+    with joined(processes):
+        agreement = Agreement(processes)
+        with agreement.until_reached():
+            given = with_processes(dict(options), processes)
+            if resume is not None:
+                given = {"variant": variant, "data": data, **given}
+                given = {name: value for name, value in given.items() if value is not None}
+                result = _resume(resume, given, console, agreement)
+            elif variant is None or data is None:
+                raise ConfigurationError("training needs a variant and data, or the folder of a run to resume")
+            else:
+                result = _run(new_options(variant, data, given), None, console, agreement)
+    if processes.launcher == "detrkit":
+        raise SystemExit(0)  # the rest of a script is for the process that started this one
+    return result
 
 
 with_keywords(train)
 
 
-def _resume(path: str | Path, given: dict[str, Any], console: Console) -> TrainingResult:
+def _resume(path: str | Path, given: dict[str, Any], console: Console, agreement: Agreement) -> TrainingResult:
     """Goes on with a run; one that is finished only gets its report, if that is missing."""
     check_changeable(list(given))
     folder, before = reopen(path)
     done = progress_of(folder)
     now = changed_options(before, folder, done, given=given)
     if not is_finished(now, folder, done):
-        return _run(now, Resumed(folder, before, done), console)
+        return _run(now, Resumed(folder, before, done), console, agreement)
+    if not agreement.processes.is_first:
+        return TrainingResult(folder.path, best_of(folder), None)
     if now.data != before.data:
         check_data_are_there(now, folder, before)
     console.print(
@@ -164,7 +185,12 @@ def new_options(variant: str, data: str | Path, given: dict[str, Any]) -> Traini
 
 
 def prepare(
-    options: TrainingOptions, earlier: Resumed | None, console: Console, *, download: bool = True
+    options: TrainingOptions,
+    earlier: Resumed | None,
+    console: Console,
+    processes: Processes = ALONE,
+    *,
+    download: bool = True,
 ) -> tuple[TrainingModule, RunData]:
     """Everything that a run needs before its first step: checks, opens the data and builds the model; writes nothing.
 
@@ -172,12 +198,14 @@ def prepare(
         options: the resolved options.
         earlier: what is resumed; None for a new run.
         console: where notes and warnings about the data are printed.
+        processes: those that share the batches.
         download: False to leave the download of published weights to the run.
 
     Raises:
         DetrkitError: something cannot be used.
     """
     files = None  # a run that goes on has its weights from its folder
+    check_processes(options, choose_device(options.device))
     if earlier is None:
         files = check_before_data(options, console, download=download)
     else:
@@ -185,6 +213,7 @@ def prepare(
         check_data_are_there(options, earlier.folder, earlier.options)
     data = open_run_data(options, console)
     training = data.training
+    check_images(len(training), processes.count)
     torch.manual_seed(options.seed)
     model = _build(options, training, resumed=earlier is not None)
     if files is not None:
@@ -196,12 +225,22 @@ def prepare(
         check_same_data(earlier.folder, training)
         schedule = continued(options, len(training), earlier.done)
     learned = TrainingData(training, transform, options.seed)
-    return TrainingModule(model, criterion_for(model), learned, options, schedule), data
+    return TrainingModule(model, criterion_for(model), learned, options, schedule, processes), data
 
 
-def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) -> TrainingResult:
-    module, data = prepare(options, earlier, console)
-    folder = create(options, data.training) if earlier is None else earlier.folder
+def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, agreement: Agreement) -> TrainingResult:
+    processes = agreement.processes
+    if options.devices * options.nodes > processes.count:
+        return _run_in_processes(options, earlier, console)
+    module, data = prepare(options, earlier, console, processes)
+    folder = None if earlier is None else earlier.folder
+    if folder is None and processes.is_first:
+        folder = create(options, data.training)
+    agreement.reach()
+    folder = processes.from_first(folder)
+    assert folder is not None
+    if not processes.is_first:
+        return _accompany(module, folder, data, earlier)
     _announce(console, options, module, folder, earlier is not None)
     if earlier is not None:
         record(folder, earlier.options, options, earlier.done)
@@ -211,23 +250,55 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) ->
             console.print(note)
     begin_session(folder.config)
     try:
-        is_over = _fit(module, folder, data.validation, console, resumed=earlier is not None)
+        is_over = _fit(module, folder, data.validation, console, earlier)
     finally:
-        end_session(folder.config)
+        with contextlib.suppress(OSError):  # without room, or where the folder is gone, another error is on its way
+            end_session(folder.config)
     if not is_over:
         _end_early(folder, data, options, console, epochs=module.schedule.epochs)
         raise KeyboardInterrupt("")  # said there
     return _end(folder, data, options, console)
 
 
+def _run_in_processes(options: TrainingOptions, earlier: Resumed | None, console: Console) -> TrainingResult:
+    """Starts the other processes of this machine, and trains with them."""
+    check_processes(options, choose_device(options.device))
+    if earlier is None:
+        check_before_data(options, console)
+    with other_processes(options.devices, options.nodes, os.environ) as processes, joined(processes):
+        agreement = Agreement(processes)
+        with agreement.until_reached():
+            result = _run(options, earlier, processes.console(console), agreement)
+    if not processes.is_first:
+        raise SystemExit(0)  # the first node says what there is to say
+    return result
+
+
+def _accompany(module: TrainingModule, folder: RunFolder, data: RunData, earlier: Resumed | None) -> TrainingResult:
+    """Trains as one of several processes that neither print nor write."""
+    if not _fit(module, folder, data.validation, module.processes.console(Console()), earlier):
+        raise KeyboardInterrupt("")
+    return TrainingResult(folder.path, best_of(folder), None)
+
+
 def _fit(
-    module: TrainingModule, folder: RunFolder, validation: DetectionDataset | None, console: Console, *, resumed: bool
+    module: TrainingModule,
+    folder: RunFolder,
+    validation: DetectionDataset | None,
+    console: Console,
+    earlier: Resumed | None,
 ) -> bool:
     """Trains to the end, or until it is stopped; returns whether it was the end."""
-    with _quiet_lightning():
+    processes, resumed = module.processes, earlier is not None
+    with quiet_lightning(), losing_no_process(processes, _after_a_loss(folder)):
         progress = ProgressLines(console, evaluates=validation is not None)
-        callbacks: list[Callback] = [progress, EpochEnds(folder, validation, progress)]
-        trainer = _trainer(module.options, module.schedule, folder, callbacks)
+        ends = EpochEnds(folder, validation, progress, processes)
+        if earlier is not None and earlier.done.lacks_evaluation:
+            ends.catch_up(module)
+        callbacks: list[Callback] = [progress, ends, Diagnosis(progress.line.print, folder.path)]
+        if processes.count > 1:
+            callbacks.append(EndAtOnce())
+        trainer = _trainer(module, folder, callbacks)
         try:
             trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
         except SystemExit:  # raised by Lightning on Ctrl-C and on SIGTERM, for the latter even with exit code 0
@@ -242,17 +313,20 @@ def _fit(
     return True
 
 
-def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
-    kind, _, index = choose_device(options.device).partition(":")
+def _after_a_loss(folder: RunFolder) -> str:
+    path = shlex.quote(str(folder.path))
+    return f"its own message says why; continue, also with another number of processes, with: detrkit train --resume {path}"
+
+
+def _trainer(module: TrainingModule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
+    options, schedule = module.options, module.schedule
     return Trainer(
-        accelerator="gpu" if kind == "cuda" else kind,
-        devices=[int(index)] if index else 1,
+        **trainer_options(choose_device(options.device), module.processes),
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",
         max_epochs=schedule.epochs,  # not max_steps, with which Lightning resumes a run in the wrong epoch
         accumulate_grad_batches=schedule.accumulate,
         gradient_clip_val=options.gradient_clip,
         callbacks=callbacks,
-        plugins=LightningEnvironment(),  # one process, whatever a cluster's environment variables say
         logger=TensorBoardLogger(folder.path, name="tensorboard", version=""),
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
@@ -287,6 +361,8 @@ def _announce(
     schedule = module.schedule
     trainable = sum(parameter.numel() for parameter in module.model.parameters() if parameter.requires_grad)
     pieces = f" in {schedule.accumulate} pieces of {schedule.piece_size}" if schedule.accumulate != 1 else ""
+    if module.processes.count > 1:
+        pieces += f", shared by {module.processes.count} processes"
     console.print(
         f"{'Resuming' if resumed else 'Training'} {options.variant} ({trainable / 1e6:.1f} million trainable parameters) on "
         f"{choose_device(options.device)} in {options.precision}: {counted(schedule.epochs, 'epoch')}, {counted(schedule.steps, 'step')}, batches of "
@@ -321,41 +397,21 @@ def _end_early(folder: RunFolder, data: RunData, options: TrainingOptions, conso
     path = shlex.quote(str(folder.path))
     if not folder.state.is_file():
         console.print(
-            f"Stopped before the first epoch was finished, so nothing was kept: train again into {folder.path}",
+            f"Stopped before the first checkpoint was written, so nothing was kept: train again into {folder.path}",
             soft_wrap=True,
         )
         return
     # First, since the system may give a process that it ends little time.
-    console.print(
-        f"Stopped; kept up to the end of epoch {progress_of(folder).epochs} of {epochs}. Continue with: detrkit train --resume {path}",
-        soft_wrap=True,
+    done = progress_of(folder)
+    where = (
+        f"step {done.steps}, in epoch {done.epochs + 1}" if done.steps_into_epoch else f"the end of epoch {done.epochs}"
     )
+    console.print(
+        f"Stopped; kept up to {where} of {epochs}. Continue with: detrkit train --resume {path}", soft_wrap=True
+    )
+    if not folder.log.is_file():
+        return
     write_without_evaluation(folder, data, options)
     console.print(
         f"Report so far: {folder.report} (with evaluation and pictures: detrkit report {path})", soft_wrap=True
     )
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Silences Lightning's messages that duplicate detrkit's own or do not apply; restores everything afterwards."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    interrupt = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
-    try:
-        with warnings.catch_warnings():
-            for message in (
-                ".*does not have many workers.*",
-                ".*number of training batches.*",
-                ".*module\\(s\\) in eval mode.*",  # a frozen detector
-                ".*`isinstance\\(treespec.*",
-            ):
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if interrupt is not None:  # after Ctrl-C Lightning ignores the signal for the rest of the process
-            signal.signal(signal.SIGINT, interrupt)

@@ -167,7 +167,7 @@ def reopen(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
     folder, options = read_run(path)
     if not folder.state.is_file():
         raise ConfigurationError(
-            f"{path} has no checkpoint to continue from, since its first epoch was not finished: start a new run"
+            f"{path} has no checkpoint to continue from, since it ended before the first one was written: start a new run"
         )
     return folder, options
 

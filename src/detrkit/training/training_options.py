@@ -19,7 +19,7 @@ UNLESS_GIVEN: dict[str, str] = {
     "weights": "coco where the authors' file can be downloaded, otherwise backbone; none for compact variants, and where a part is given",
     "masks": "panoptic where the data set has such files, otherwise instances",
     "output": "a new folder under runs/",
-    "workers": "0 on a CPU, otherwise up to 8",
+    "workers": "0 on a CPU, otherwise up to 8 for each process",
 }
 
 
@@ -35,7 +35,7 @@ class TrainingOptions:
         output: folder of the run; a new one under runs/ unless given.
         epochs: passes over the training images.
         steps: optimizer steps; takes precedence over the number of epochs.
-        batch_size: images per optimizer step.
+        batch_size: images per optimizer step; several processes share them.
         accumulate: number of pieces that a batch is split into to save memory; they are processed one after the other.
         lr: learning rate of everything except the backbone.
         backbone_lr: learning rate of the backbone.
@@ -61,9 +61,13 @@ class TrainingOptions:
         settings: settings of the model that differ from the variant's, such as queries=300 (--settings.queries 300).
         precision: float32, or bf16 for mixed precision.
         device: auto, cpu, cuda, cuda:1 or mps.
+        devices: devices to train on, each with a process of its own; also of the CPU. Under torchrun or srun as many as they start.
+        nodes: machines that train together, each with as many devices; needs MASTER_ADDR, MASTER_PORT and NODE_RANK, or torchrun or srun.
         workers: processes that load images.
         seed: seed of weights, order, augmentation, dropout and noise.
         evaluate_every: epochs between two evaluations.
+        checkpoint_minutes: minutes between two checkpoints within an epoch, from which a run that was stopped goes on; the end of an epoch
+            is kept in any case, unless epochs take seconds.
         train_split: split to train on.
         val_split: split to evaluate on.
         masks: what a model with masks learns: "instances" (objects with outlines) or "panoptic" (all segments, stuff included). With "panoptic",
@@ -100,9 +104,12 @@ class TrainingOptions:
     settings: dict[str, Any] = field(default_factory=dict)
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
+    devices: int = 1
+    nodes: int = 1
     workers: int | None = None
     seed: int = 0
     evaluate_every: int = 1
+    checkpoint_minutes: float = 5.0
     train_split: str = "train"
     val_split: str = "val"
     masks: Literal["instances", "panoptic"] | None = None

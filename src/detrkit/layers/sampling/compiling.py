@@ -7,7 +7,7 @@ import torch
 from detrkit.layers.sampling.operator import choice
 from detrkit.layers.sampling.without_numba import deformable_attention_bags
 
-bags_outside_of_graphs = torch.compiler.disable(deformable_attention_bags)  # SciPy's product cannot be traced
+bags_outside_of_graphs = torch.compiler.disable(deformable_attention_bags)  # type: ignore[no-untyped-call]  # SciPy's product cannot be traced
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -1,0 +1,224 @@
+"""Says what goes wrong in training while it can be mended, with the remedy: each problem once, and in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from detrkit.data import DetectionDataset
+from detrkit.data.wording import counted
+from detrkit.errors import OutputError
+from detrkit.evaluation.runner import eval_mode
+from detrkit.files import write_atomically
+from detrkit.layers.processes import process_count
+from detrkit.measures import MATCHED_CLASS_ACCURACY
+from detrkit.models.detector import Detector
+from detrkit.structures import ImageBatch, Output, Target
+from detrkit.training.learning import Learning, LearningWindow
+from detrkit.training.module import NonFiniteStepError, TrainingModule
+
+_WINDOW = 50  # steps between two looks, and of the means that are looked at
+_MUCH_HIGHER = 1.3  # a loss that many times that of the beginning is no chance
+_ENOUGH = 10  # looks after which something should have been learned
+_SAME_ACCURACY = 0.03
+_SAME_BOX, _SAME_SCORE = 0.005, 0.01  # of the image, and of a score: less is no difference between images
+
+
+class Diagnosis(Callback):
+    """Looks at losses and predictions every now and then.
+
+    Args:
+        say: prints a sentence.
+        folder: the run's, for what a loss that is not finite leaves behind.
+        window: steps between two looks.
+    """
+
+    def __init__(self, say: Callable[[str], None], folder: Path, *, window: int = _WINDOW) -> None:
+        self._say, self._folder, self._size = say, folder, window
+        self._window = LearningWindow(window)
+        self._course: list[Learning] = []
+        self._beginning: list[Tensor] = []  # losses of the first steps
+        self._batch: tuple[ImageBatch, list[Target]] | None = None
+        self._step = 0
+        self._said: set[str] = set()
+
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
+        """Begins to count."""
+        self._step = trainer.global_step
+
+    def on_train_batch_start(self, _: Trainer, __: Any, batch: tuple[ImageBatch, list[Target]], *___: object) -> None:
+        """Remembers the batch."""
+        self._batch = batch
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: object) -> None:  # type: ignore[override]
+        """Looks, if it is time to."""
+        assert pl_module.losses is not None
+        self._window.add(pl_module.losses)
+        if len(self._beginning) < max(1, self._size // 5):
+            self._beginning.append(pl_module.losses.total.detach())
+        if trainer.global_step == self._step:
+            return  # only a piece of a batch
+        self._step = trainer.global_step
+        is_warm = self._step > (pl_module.options.warmup_steps or 0)
+        if is_warm and self._step % self._size == 0 and len(self._window) == self._size:
+            self._course.append(self._window.learning())
+            self._look(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:  # type: ignore[override]
+        """Keeps what a loss that is not finite came from, and says where it began."""
+        if not isinstance(exception, NonFiniteStepError) or self._batch is None:
+            return
+        file = self._folder / "not_finite.pt"
+        images, targets = self._batch
+        kept = {
+            "step": pl_module.global_step + 1,
+            "weights": {name: value.cpu().clone() for name, value in pl_module.model.state_dict().items()},
+            "pixels": images.pixels.cpu(),
+            "padding": None if images.padding is None else images.padding.cpu(),
+            "image_ids": images.image_ids,
+            "targets": [{"labels": each.labels.cpu(), "boxes_cxcywh": each.boxes_cxcywh.cpu()} for each in targets],
+            "optimizer": trainer.optimizers[0].state_dict(),
+        }
+        where = first_not_finite(pl_module.model, images, targets)
+        kept["first"] = where
+        with contextlib.suppress(OutputError):
+            write_atomically(file, lambda path: torch.save(kept, path))
+            self._say(f"Not finite first: {where}. The batch, the weights and the optimizer's state are in {file}.")
+
+    def _look(self, module: TrainingModule) -> None:
+        options, batch_size = module.options, module.schedule.batch_size
+        beginning = min(torch.stack(self._beginning).mean().item(), self._course[0].total)
+        self._warn("rate", too_high(beginning, self._course, lr=options.lr or 0.0, batch_size=batch_size))
+        self._warn("accuracy", flat_accuracy(self._course, chance_of(module.data.dataset)))
+        if len(self._course) % _ENOUGH == 0 and "same" not in self._said and self._batch is not None:
+            self._warn("same", same_predictions(module.model, self._batch[0]))
+
+    def _warn(self, name: str, problem: str | None) -> None:
+        if problem is not None and name not in self._said:
+            self._said.add(name)
+            self._say(f"Warning: {problem}")
+
+
+def too_high(beginning: float, course: Sequence[Learning], *, lr: float, batch_size: int) -> str | None:
+    """What to do about a learning rate that is too high for the batch: the loss is, twice in a row, far above that of the beginning.
+
+    Args:
+        beginning: the loss before anything was learned.
+        course: means over windows of steps, from the end of the warm-up on.
+        lr: learning rate.
+        batch_size: images of a batch.
+    """
+    if len(course) < 2 or min(each.total for each in course[-2:]) <= _MUCH_HIGHER * beginning:
+        return None
+    return (
+        f"the loss has risen from {beginning:.3g} to {course[-1].total:.3g}, so the learning rate {lr:g} is too high for batches of "
+        f"{counted(batch_size, 'image')}: stop, and train anew with --lr {lr / 5:.1g} or larger batches"
+    )
+
+
+def chance_of(dataset: DetectionDataset) -> float:
+    """The accuracy of always naming the class with most objects; 1 where there is only one class."""
+    counts = np.bincount(dataset.labels[~dataset.crowd])
+    return float(counts.max() / counts.sum()) if counts.sum() else 1.0
+
+
+def flat_accuracy(course: Sequence[Learning], chance: float) -> str | None:
+    """What to do about classes that are not learned: after many steps they are told no better than at the beginning, or by chance.
+
+    Args:
+        course: means over windows of steps.
+        chance: the accuracy of always naming the class with most objects.
+    """
+    values = [each.means.get(MATCHED_CLASS_ACCURACY.name) for each in course]
+    if len(values) < _ENOUGH or values[0] is None or values[-1] is None or values[-2] is None:
+        return None
+    latest = max(values[-1], values[-2])
+    if latest > chance + _SAME_ACCURACY or latest > values[0] + _SAME_ACCURACY or chance > 1 - 2 * _SAME_ACCURACY:
+        return None
+    return (
+        f"the {MATCHED_CLASS_ACCURACY.name} stays at {values[-1]:.0%}, and always naming the most frequent class would give {chance:.0%}: check "
+        "with detrkit inspect that the labels are right, and begin with pretrained weights (--backbone-weights), or give it many more epochs"
+    )
+
+
+def same_predictions(model: Detector, images: ImageBatch) -> str | None:
+    """What to do about a model that does not look at its images: boxes and scores are the same for all of them.
+
+    Args:
+        model: in any mode, which it keeps.
+        images: two or more different ones.
+    """
+    if len(images.pixels) < 2:
+        return None
+    with eval_mode(model), torch.no_grad():
+        output: Output = model(images)
+    boxes, scores = output.boxes_cxcywh[-1].float(), output.logits[-1].float().sigmoid()
+    if _spread(boxes) > _SAME_BOX or _spread(scores) > _SAME_SCORE:
+        return None
+    return (
+        "the predictions are still the same for all images: a DETR from random weights takes thousands of steps until it looks at them; "
+        "otherwise lower the learning rate (--lr), or begin with pretrained weights (--backbone-weights)"
+    )
+
+
+def _spread(values: Tensor) -> float:
+    """The largest difference between images, in (B, ...) values."""
+    return float((values.amax(0) - values.amin(0)).max())
+
+
+def first_not_finite(model: Detector, images: ImageBatch, targets: Sequence[Target]) -> str:
+    """The first tensor that is not finite, of the batch, the weights, or what the model's parts return in their order.
+
+    Args:
+        model: in training mode.
+        images: the batch.
+        targets: its objects.
+    """
+    if not images.pixels.isfinite().all():
+        return "the pixels of the batch"
+    if not all(target.boxes_cxcywh.isfinite().all() for target in targets):
+        return "the boxes of the batch"
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            return f"the weights {name}"
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def check(_: nn.Module, __: Any, result: Any) -> None:
+            if not found and not all(tensor.isfinite().all() for tensor in _tensors(result)):
+                found.append(name)
+
+        return check
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    # In training mode parts of a model may talk to other processes, which do not expect it.
+    mode = eval_mode(model) if process_count() > 1 else contextlib.nullcontext()
+    try:
+        with mode, torch.no_grad():
+            model(images, targets)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"the output of {found[0]}" if found else "the loss itself"
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor of floats in nested values. Scores of -inf stand for what is masked out and are no problem."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value.masked_fill(value == -torch.inf, 0.0)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))

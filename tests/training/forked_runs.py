@@ -1,0 +1,185 @@
+"""Training in processes that are forked from one that has imported everything: started as torchrun would do it, and killed at chosen moments.
+
+As a script it takes a JSON file with legs, which follow each other, and prints what became of their processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def run_legs(legs: list[dict[str, Any]], folder: Path) -> list[list[tuple[int, str]]]:
+    """What became of the processes of each leg: exit code (negative for a signal) and what they printed.
+
+    Args:
+        legs: each with the arguments of `detrkit.train`, and if wanted "processes", "kill" (see `arrange`) and "sgd".
+        folder: for files of the legs.
+    """
+    plan = folder / "legs.json"
+    plan.write_text(json.dumps(legs))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DETRKIT_DEFORMABLE_ATTENTION": "reference"}
+    result = subprocess.run(
+        [sys.executable, __file__, str(plan)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return [[(code, text) for code, text in leg] for leg in json.loads(result.stdout.splitlines()[-1])]
+
+
+def forked(leg: dict[str, Any], rank: int, port: int, output: Path) -> int:
+    """Starts one process of a leg; returns its id."""
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        code = trained(leg, rank, port, output)
+    except BaseException:
+        output.write_text(traceback.format_exc())
+    finally:
+        os._exit(code)
+
+
+def trained(leg: dict[str, Any], rank: int, port: int, output: Path) -> int:
+    """Trains; returns the exit code."""
+    from rich.console import Console
+
+    import detrkit
+    from detrkit.errors import DetrkitError
+
+    count = leg.get("processes", 1)
+    if count > 1:
+        numbers = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank}
+        os.environ.update({name: str(number) for name, number in numbers.items()})
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    if leg.get("sgd"):
+        use_plain_descent()
+    arrange(leg.get("kill"), rank)
+    with output.open("w") as file:
+        try:
+            detrkit.train(**leg["train"], console=Console(file=file, width=2000))
+        except DetrkitError as problem:
+            file.write(str(problem))
+            return 2
+        except KeyboardInterrupt:
+            return 130
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def use_plain_descent() -> None:
+    """AdamW turns rounding of gradients that are nearly 0 into steps as large as any, and plain descent does not."""
+    import torch
+
+    import detrkit.training.module as module
+
+    def build(model: Any, *, lr: float, **_: Any) -> Any:
+        return torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=lr)
+
+    module.build_optimizer = build  # type: ignore[assignment]
+
+
+def arrange(kill: dict[str, Any] | None, rank: int) -> None:
+    """Lets this process kill itself: after some seconds, or in a step, an evaluation or while it writes a checkpoint.
+
+    Args:
+        kill: None; {"after": seconds}; or {"in": "step", "evaluation" or "checkpoint", "call": which one, from 1 on, "rank": of whom}.
+        rank: of this process.
+    """
+    from lightning.fabric.plugins import TorchCheckpointIO
+
+    import detrkit.evaluation.runner as runner
+    from detrkit.training.module import TrainingModule
+
+    if kill is None or kill.get("rank", 0) != rank:
+        return
+    if "after" in kill:
+        threading.Timer(kill["after"], die).start()
+        return
+    owner, name = {
+        "step": (TrainingModule, "training_step"),
+        "evaluation": (runner, "look"),
+        "checkpoint": (TorchCheckpointIO, "save_checkpoint"),
+    }[kill["in"]]
+    original, calls = getattr(owner, name), [0]
+
+    def dying(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] < kill["call"]:
+            return original(*arguments, **named)
+        if kill["in"] == "checkpoint":
+            original(*arguments, **named)
+            Path(arguments[2]).write_bytes(Path(arguments[2]).read_bytes()[:1000])  # half of a file
+        die()
+        raise AssertionError
+
+    setattr(owner, name, dying)
+
+
+def die() -> None:
+    """As if the power had gone."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def until_finished(leg: dict[str, Any], folder: Path, *, seed: int, kills: int) -> list[list[tuple[int, str]]]:
+    """Trains with kills at random moments, resuming after each, and to the end after the last one."""
+    moments, made, results = random.Random(seed), 0, []
+    while True:
+        run = Path(leg["train"]["output"])
+        resumes = (run / "resume.ckpt").is_file()
+        if not resumes:
+            shutil.rmtree(run, ignore_errors=True)
+        train = {"resume": str(run)} if resumes else leg["train"]
+        kill = {"after": moments.uniform(0.2, leg["longest"])} if made < kills else None
+        results.append(finished({"train": train, "kill": kill}, folder, len(results)))
+        if results[-1][0][0] != -signal.SIGKILL:
+            return results
+        made += 1
+
+
+def finished(leg: dict[str, Any], folder: Path, number: int) -> list[tuple[int, str]]:
+    """Runs a leg to its end."""
+    from lightning.fabric.plugins.environments.lightning import find_free_network_port
+
+    port, count = find_free_network_port(), leg.get("processes", 1)
+    outputs = [folder / f"leg{number}-{rank}.txt" for rank in range(count)]
+    processes = [forked(leg, rank, port, output) for rank, output in enumerate(outputs)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    return [(code, output.read_text() if output.is_file() else "") for code, output in zip(codes, outputs, strict=True)]
+
+
+def main() -> None:
+    """Runs the legs of a file."""
+    import torch
+
+    import detrkit
+    import detrkit.evaluation.runner
+    import detrkit.training.run as run
+    from detrkit.training.result import TrainingResult
+
+    torch.set_num_threads(1)
+    detrkit.build("detr-compact", classes=["a"])  # takes a second the first time, which each process would need
+    # Reports and their charts have tests of their own.
+    run.write_everything = lambda folder, *_: TrainingResult(folder.path, folder.best, None)  # type: ignore[assignment]
+    plan = Path(sys.argv[1])
+    results: list[Any] = []
+    for number, leg in enumerate(json.loads(plan.read_text())):
+        if "kills" in leg:
+            results += until_finished(leg, plan.parent, seed=leg["seed"], kills=leg["kills"])
+        else:
+            results.append(finished(leg, plan.parent, number))
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
