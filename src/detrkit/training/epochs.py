@@ -31,6 +31,7 @@ from detrkit.measures import (
 )
 from detrkit.progress import duration
 from detrkit.training.learning import LearningWindow
+from detrkit.training.loggers import log_figures
 from detrkit.training.module import TrainingModule
 from detrkit.training.progress import ProgressLines
 from detrkit.training.run_folder import RunFolder, append_to_log
@@ -61,15 +62,16 @@ class EpochEnds(Callback):
         self._window.clear()
         self._began = time.perf_counter()
 
-    def on_train_batch_end(self, _: Trainer, pl_module: TrainingModule, *__: object) -> None:  # type: ignore[override]
-        """Adds the step to the epoch's means, and logs every tenth step to TensorBoard."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: object) -> None:  # type: ignore[override]
+        """Adds the step to the epoch's means, and logs every tenth step to TensorBoard and other loggers."""
         assert pl_module.losses is not None
         self._window.add(pl_module.losses)
         step = pl_module.global_step
         if step % 10 == 0 and step != self._logged_step:  # once per step, not once per piece of its batch
             self._logged_step = step
             losses = {name: value.item() for name, value in pl_module.losses.terms.items()}
-            pl_module.logger.log_metrics({"loss": pl_module.losses.total.item(), **losses}, step)  # type: ignore[union-attr]
+            figures = {"loss": pl_module.losses.total.item(), **losses}
+            log_figures(trainer, figures, step, self.progress.line.print)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Evaluates if it is time to, then writes log, metrics and models."""
@@ -92,7 +94,8 @@ class EpochEnds(Callback):
         if not last and self.progress.pace is not None:
             message += f"; about {duration(self.progress.pace.left(epoch) or 0.0)} left"
         self._write(pl_module, row, saves=saves)
-        pl_module.logger.log_metrics({f"epoch/{name}": value for name, value in row.items()}, pl_module.global_step)  # type: ignore[union-attr]
+        figures = {f"epoch/{name}": value for name, value in row.items()}
+        log_figures(trainer, figures, pl_module.global_step, self.progress.line.print)
         if saves:
             self._save_state(trainer)
         if saves or time.perf_counter() - self._printed > _PRINT_EVERY:

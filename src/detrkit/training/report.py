@@ -32,7 +32,7 @@ from detrkit.training.sessions import Session
 from detrkit.training.training_options import TrainingOptions
 
 # Shown elsewhere, or about the machine and its folders: no departure from a recipe.
-_NOT_SETTINGS = ("variant", "data", "output", "settings", "device", "workers")
+_NOT_SETTINGS = ("variant", "data", "output", "settings", "device", "workers", "loggers")
 _CURVE_WORDS = {
     LOSS.name: "Training loss over the epochs.",
     LAST_LAYER: "The parts of the loss, of the last decoder layer.",

@@ -19,11 +19,12 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from rich.console import Console
 
 from detrkit.checkpoints import load_backbone_weights, load_detector, load_queries
 from detrkit.data import DetectionDataset, TrainingData, TrainingTransform
+from detrkit.data.augmentation import mixed_epochs
 from detrkit.data.wording import are, counted
 from detrkit.errors import ConfigurationError, NonFiniteError, closest
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
@@ -31,10 +32,11 @@ from detrkit.models.detector import Detector
 from detrkit.models.detr_segmentation import MaskDetector
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
-from detrkit.training.before_data import augmentation, check_before_data
+from detrkit.training.before_data import augmentation, check_before_data, mixing_note
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.ground_truth import RunData, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
+from detrkit.training.loggers import check_loggers, end_loggers, start_loggers
 from detrkit.training.module import NonFiniteStepError, TrainingModule
 from detrkit.training.options import Schedule, check_single_process, plan, resolve
 from detrkit.training.progress import ProgressLines
@@ -178,6 +180,7 @@ def prepare(options: TrainingOptions, earlier: Resumed | None, console: Console)
         check_before_data(options)
     else:
         choose_device(options.device)
+        check_loggers(options.loggers)
         check_data_are_there(options, earlier.folder, earlier.options)
     data = open_run_data(options, console)
     training = data.training
@@ -189,7 +192,7 @@ def prepare(options: TrainingOptions, earlier: Resumed | None, console: Console)
     else:
         check_same_data(earlier.folder, training)
         schedule = continued(options, len(training), earlier.done)
-    learned = TrainingData(training, transform, options.seed)
+    learned = TrainingData(training, transform, options.seed, mixed_epochs=mixed_epochs(schedule.epochs))
     return TrainingModule(model, criterion_for(model), learned, options, schedule), data
 
 
@@ -203,11 +206,13 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) ->
         note = length_note(before, module.schedule)
         if note is not None:
             console.print(note)
+    others = start_loggers(options, folder)
     begin_session(folder.config)
     try:
-        is_over = _fit(module, folder, data.validation, console, resumed=earlier is not None)
+        is_over = _fit(module, folder, data.validation, console, others, resumed=earlier is not None)
     finally:
         end_session(folder.config)
+        end_loggers(others)
     if not is_over:
         _end_early(folder, data, options, console, epochs=module.schedule.epochs)
         raise KeyboardInterrupt("")  # said there
@@ -215,13 +220,19 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) ->
 
 
 def _fit(
-    module: TrainingModule, folder: RunFolder, validation: DetectionDataset | None, console: Console, *, resumed: bool
+    module: TrainingModule,
+    folder: RunFolder,
+    validation: DetectionDataset | None,
+    console: Console,
+    others: list[Logger],
+    *,
+    resumed: bool,
 ) -> bool:
     """Trains to the end, or until it is stopped; returns whether it was the end."""
     with _quiet_lightning():
         progress = ProgressLines(console, evaluates=validation is not None)
         callbacks: list[Callback] = [progress, EpochEnds(folder, validation, progress)]
-        trainer = _trainer(module.options, module.schedule, folder, callbacks)
+        trainer = _trainer(module.options, module.schedule, folder, callbacks, others)
         try:
             trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
         except SystemExit:  # raised by Lightning on Ctrl-C and on SIGTERM, for the latter even with exit code 0
@@ -236,7 +247,13 @@ def _fit(
     return True
 
 
-def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
+def _trainer(
+    options: TrainingOptions,
+    schedule: Schedule,
+    folder: RunFolder,
+    callbacks: list[Callback],
+    others: list[Logger],
+) -> Trainer:
     kind, _, index = choose_device(options.device).partition(":")
     return Trainer(
         accelerator="gpu" if kind == "cuda" else kind,
@@ -247,7 +264,7 @@ def _trainer(options: TrainingOptions, schedule: Schedule, folder: RunFolder, ca
         gradient_clip_val=options.gradient_clip,
         callbacks=callbacks,
         plugins=LightningEnvironment(),  # one process, whatever a cluster's environment variables say
-        logger=TensorBoardLogger(folder.path, name="tensorboard", version=""),
+        logger=[TensorBoardLogger(folder.path, name="tensorboard", version=""), *others],
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -303,6 +320,8 @@ def _announce(
         console.print(
             "Note: queries stay as they were drawn, since learn_queries is off and queries_from was not given."
         )
+    if note := mixing_note(module.data, schedule.epochs):
+        console.print(note)
     console.print(f"Run folder: {folder.path}")
 
 
