@@ -144,7 +144,7 @@ def test_drawings_of_what_training_does(data: Path, tmp_path: Path, monkeypatch:
     code, printed = run(data, *options, "--output", "drawn", "--json", "a.json")
     assert code == 0
     files = sorted((tmp_path / "drawn").iterdir())
-    assert [file.name for file in files] == ["01_train_0.png", "02_train_1.png", "index.html"]
+    assert [file.name for file in files] == ["01_train_0.png", "02_train_4.png", "index.html"]
     assert [f"Drawn: drawn/{file.name}" in printed for file in files] == [True, True, False]
     assert "All of them on one page: drawn/index.html\n" in printed
     assert json.loads((tmp_path / "a.json").read_text())["pictures"] == [f"drawn/{file.name}" for file in files[:2]]

@@ -36,7 +36,8 @@ def test_the_help_has_groups_and_defaults(tmp_path: Path, monkeypatch: pytest.Mo
     assert "[default: as many as the epochs have]" in lines["steps"]
     assert "[default: the policy's]" in lines["flip"]
     assert "[default: 0]" in lines["seed"]
-    assert "[choices: detr, light, strong, none]" in lines["augmentation"]
+    assert "--augmentation CHOICE" in lines["augmentation"]
+    assert "[choices: detr, light, strong, none] [default: the recipe's]" in " ".join(shown.replace("│", "").split())
     assert "--empty-loggers" not in shown
 
 

@@ -168,7 +168,7 @@ def _sheet_of_steps(
 
 
 def _caption(name: str, picture: Image.Image, found: sv.Detections) -> str:
-    return f"{name}: {counted(len(found), 'object')}, {picture.width} × {picture.height}"
+    return f"{name}: {counted(len(found), 'object')}, {picture.width} x {picture.height}"  # the font has no ×
 
 
 def _input(

@@ -29,9 +29,10 @@ def check_loggers(names: Sequence[str]) -> None:
     Raises:
         ConfigurationError: there is such a logger.
     """
+    unknown = [str(name) for name in names if name not in _STARTS]
+    if unknown:
+        raise OptionError(f"there is no logger '{unknown[0]}' for loggers: {closest(unknown[0], _STARTS)}", "loggers")
     for name in names:
-        if name not in _STARTS:
-            raise OptionError(f"there is no logger '{name}' for loggers: {closest(str(name), _STARTS)}", "loggers")
         if importlib.util.find_spec(name) is None:
             raise OptionError(
                 f"loggers has {name}, whose package is not installed: pip install {name}, or leave it out", "loggers"
