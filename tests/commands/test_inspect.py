@@ -119,7 +119,17 @@ def test_json_and_picture(data: Path, tmp_path: Path) -> None:
     assert printed.endswith(f"Written to {file}\nWritten to {picture}\nNote: created the folder {file.parent}.\n")
     assert Image.open(picture).size == (1944, 1728)
     contents = json.loads(file.read_text())
-    assert list(contents) == ["path", "quick", "exit_code", "splits", "findings", "round_trips", "decoded", "seconds", "pictures"]
+    assert list(contents) == [
+        "path",
+        "quick",
+        "exit_code",
+        "splits",
+        "findings",
+        "round_trips",
+        "decoded",
+        "seconds",
+        "pictures",
+    ]
     assert contents["findings"] == [
         {
             "kind": "images-without-objects",

@@ -30,7 +30,8 @@ def test_the_help_has_groups_and_defaults(tmp_path: Path, monkeypatch: pytest.Mo
     titles = [line.split()[1] for line in shown.splitlines() if line.startswith("╭")]
     assert titles == ["Parameters", *(title.split()[0] for title in GROUPS)]  # first what is given by its place
     lines = {
-        name: next(line for line in shown.splitlines() if f"--{name} " in line) for name in ("lr", "steps", "flip", "seed", "augmentation", "loggers")
+        name: next(line for line in shown.splitlines() if f"--{name} " in line)
+        for name in ("lr", "steps", "flip", "seed", "augmentation", "loggers")
     }
     assert "[default: the recipe's]" in lines["lr"]
     assert "[default: as many as the epochs have]" in lines["steps"]

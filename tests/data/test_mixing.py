@@ -100,7 +100,9 @@ class TestTogether:
         transform = TrainingTransform(replace(MIXED, mosaic=0.5, copy_paste=1.0), PLAIN)
         for seed in range(20):
             image, objects = picture((60, 80), OWN, masks=True, crowd=0)
-            partner = Pictures(picture((70, 50), [(5, 5, 20, 20), (30, 30, 45, 65)], first_label=6, masks=True, crowd=1))
+            partner = Pictures(
+                picture((70, 50), [(5, 5, 20, 20), (30, 30, 45, 65)], first_label=6, masks=True, crowd=1)
+            )
             _, target = transform.varied(image, objects, generator(seed), partner)
             assert set(target.labels.tolist()) <= {1, 6}
 

@@ -106,7 +106,7 @@ def test_a_package_that_is_missing_is_said_with_the_remedy(tmp_path: Path, monke
     assert str(caught.value) == (
         "loggers has mlflow, whose package is not installed: pip install mlflow, or leave it out"
     )
-    with pytest.raises(OptionError, match="there is no logger 'wandbs' for loggers: did you mean 'wandb'?"):
+    with pytest.raises(OptionError, match=r"there is no logger 'wandbs' for loggers: did you mean 'wandb'\?"):
         check_loggers(["wandbs"])
 
 
@@ -153,9 +153,7 @@ def test_a_tool_that_does_not_start_ends_the_run_with_a_sentence(
     monkeypatch.setattr(lightning.pytorch.loggers, "WandbLogger", Closed)
     with pytest.raises(ConfigurationError) as caught:
         start_loggers(options("wandb"), folder)
-    assert str(caught.value) == (
-        "wandb does not start (no API key): mend that, or train without it (it is in loggers)"
-    )
+    assert str(caught.value) == ("wandb does not start (no API key): mend that, or train without it (it is in loggers)")
 
 
 def test_a_run_passes_its_figures_on_and_outlives_a_tool(

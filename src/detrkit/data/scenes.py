@@ -195,7 +195,8 @@ def together(scenes: Sequence[Scene], places: Sequence[tuple[int, int]], levels:
     for scene, (top, left) in zip(scenes, places, strict=True):
         rows, columns = slice(top, top + scene.size[0]), slice(left, left + scene.size[1])
         levels[:, rows, columns] = scene.levels
-        moved.append(_moved(scene, scene.objects.boxes_xyxy + (left, top, left, top)))
+        offset = np.array([left, top, left, top])
+        moved.append(_moved(scene, scene.objects.boxes_xyxy + offset))
         if masks is not None:
             masks[first : first + len(scene.objects), rows, columns] = scene.masks()
         first += len(scene.objects)

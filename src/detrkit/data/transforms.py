@@ -43,7 +43,6 @@ from detrkit.data.scenes import (
     upside_down,
     with_size,
 )
-from detrkit.data.wording import counted
 from detrkit.structures import Target
 
 _CROP_PROBABILITY = 0.5
@@ -183,9 +182,7 @@ class TrainingTransform:
         top, left = (_integer(0, whole - part, generator) for whole, part in zip(size, scene.size, strict=True))
         return "made smaller", placed(scene, size, top, left, self._fill())
 
-    def _mosaic(
-        self, scene: Scene, size: tuple[int, int], generator: torch.Generator, others: OtherImages
-    ) -> Scene:
+    def _mosaic(self, scene: Scene, size: tuple[int, int], generator: torch.Generator, others: OtherImages) -> Scene:
         """The scene with three others in its final size, in random order."""
         least, most = _CENTERS
         row, column = (
@@ -290,9 +287,7 @@ def _random_window(scene: Scene, sides: tuple[int, int], generator: torch.Genera
     return _anywhere(scene, (height, width), generator)
 
 
-def _anywhere(
-    scene: Scene, window: tuple[int, int], generator: torch.Generator, least_visible: float = 0.0
-) -> Scene:
+def _anywhere(scene: Scene, window: tuple[int, int], generator: torch.Generator, least_visible: float = 0.0) -> Scene:
     """A window of a given height and width at a random place."""
     (height, width), (old_height, old_width) = window, scene.size
     top, left = _integer(0, old_height - height, generator), _integer(0, old_width - width, generator)

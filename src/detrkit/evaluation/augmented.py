@@ -116,7 +116,7 @@ def draw_steps(
     transform, shown, files = transform_for(variant, policy), set[str](), []
     for number, index in enumerate(various_images(dataset, count, seed), start=1):
         names = [{name for name, _ in _steps(dataset, index, transform, (seed, index, draw))} for draw in range(_DRAWS)]
-        best = max(range(_DRAWS), key=lambda draw: (len(names[draw] - shown), -draw))  # noqa: B023 - called at once
+        best = max(range(_DRAWS), key=lambda draw: (len(names[draw] - shown), -draw))
         shown |= names[best]
         steps = list(_steps(dataset, index, transform, (seed, index, best)))
         file = folder / f"{number:02d}_{Path(dataset.image_name(index)).stem}.png"

@@ -9,6 +9,7 @@ from typing import get_args
 
 from detrkit.cards import PolicyName
 from detrkit.data.coco_frames import Orientation
+from detrkit.data.dataset import DetectionDataset
 from detrkit.data.inspection import (
     Finding,
     Inspection,
@@ -24,7 +25,6 @@ from detrkit.data.inspection import (
     quick_findings,
     statistics_of,
 )
-from detrkit.data.dataset import DetectionDataset
 from detrkit.data.opening import Masks
 from detrkit.errors import ConfigurationError, DataError, OptionError, closest
 from detrkit.files import check_folder, expanded, prepare_folder, write_text
