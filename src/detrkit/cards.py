@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from detrkit.notebooks import paragraph, shown, table
 
+PolicyName = Literal["detr", "light", "strong", "none"]  # of augmentation
+
 
 @dataclass(frozen=True)
 class Category:
@@ -61,6 +63,7 @@ class Recipe:
         drop_after: share of the run, above 0 and at most 1, after which the rates of a step schedule drop.
         warmup_steps: optimizer steps over which the rates rise from zero.
         slow_parts: components of parameter names (the text between dots) whose parameters learn at a tenth of `learning_rate`.
+        augmentation: name of the policy by which training images vary.
     """
 
     epochs: int
@@ -73,6 +76,7 @@ class Recipe:
     drop_after: float = 0.8
     warmup_steps: int = 0
     slow_parts: tuple[str, ...] = ()
+    augmentation: PolicyName = "detr"
 
 
 @dataclass(frozen=True)

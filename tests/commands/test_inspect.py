@@ -119,7 +119,17 @@ def test_json_and_picture(data: Path, tmp_path: Path) -> None:
     assert printed.endswith(f"Written to {file}\nWritten to {picture}\nNote: created the folder {file.parent}.\n")
     assert Image.open(picture).size == (1944, 1728)
     contents = json.loads(file.read_text())
-    assert list(contents) == ["path", "quick", "exit_code", "splits", "findings", "round_trips", "decoded", "seconds"]
+    assert list(contents) == [
+        "path",
+        "quick",
+        "exit_code",
+        "splits",
+        "findings",
+        "round_trips",
+        "decoded",
+        "seconds",
+        "pictures",
+    ]
     assert contents["findings"] == [
         {
             "kind": "images-without-objects",
@@ -136,6 +146,36 @@ def test_json_and_picture(data: Path, tmp_path: Path) -> None:
     assert train["classes"][0] == {"name": "cat", "id": 1, "objects": 10, "images": 10}
     assert train["box_sides"]["median"] == pytest.approx((3000**0.5 + 2400**0.5) / 2)
     assert (contents["decoded"], contents["round_trips"]) == (21, {"train": 1.0, "val": 1.0})
+
+
+def test_drawings_of_what_training_does(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--quick", "--variant", "light-detr-compact", "--augmentation", "strong", "--augmented", 2)
+    code, printed = run(data, *options, "--output", "drawn", "--json", "a.json")
+    assert code == 0
+    files = sorted((tmp_path / "drawn").iterdir())
+    assert [file.name for file in files] == ["01_train_0.png", "02_train_4.png", "index.html"]
+    assert [f"Drawn: drawn/{file.name}" in printed for file in files] == [True, True, False]
+    assert "All of them on one page: drawn/index.html\n" in printed
+    assert json.loads((tmp_path / "a.json").read_text())["pictures"] == [f"drawn/{file.name}" for file in files[:2]]
+    page = files[2].read_text()
+    assert page.count("<img ") == 2
+    assert '<img src="01_train_0.png"' in page
+    assert "<td>images</td><td>11</td>" in page
+    assert Image.open(files[0]).width == 3 * 480 + 2 * 8
+
+
+def test_drawings_are_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    code, printed = run("digits", "--augmented", 0)
+    assert (code, printed) == (2, "detrkit: --augmented must be at least 1, not 0\n")
+    code, printed = run("digits", "--augmentation", "hard")
+    assert code == 2
+    assert "hard" in printed
+    (tmp_path / "file").write_text("")
+    code, printed = run("digits", "--augmented", 1, "--output", tmp_path / "file")
+    assert (code, "cannot be written to" in printed) == (2, True)
+    with pytest.raises(detrkit.errors.ConfigurationError, match="no augmentation 'stronger': did you mean 'strong'"):
+        detrkit.inspect_data("nowhere", augmentation="stronger")  # type: ignore[arg-type]
 
 
 def test_files_that_cannot_be_written(data: Path, tmp_path: Path) -> None:

@@ -30,11 +30,16 @@ def test_the_help_has_groups_and_defaults(tmp_path: Path, monkeypatch: pytest.Mo
     titles = [line.split()[1] for line in shown.splitlines() if line.startswith("╭")]
     assert titles == ["Parameters", *(title.split()[0] for title in GROUPS)]  # first what is given by its place
     lines = {
-        name: next(line for line in shown.splitlines() if f"--{name} " in line) for name in ("lr", "steps", "flip")
+        name: next(line for line in shown.splitlines() if f"--{name} " in line)
+        for name in ("lr", "steps", "flip", "seed", "augmentation", "loggers")
     }
     assert "[default: the recipe's]" in lines["lr"]
     assert "[default: as many as the epochs have]" in lines["steps"]
-    assert "[default: 0.5]" in lines["flip"]
+    assert "[default: the policy's]" in lines["flip"]
+    assert "[default: 0]" in lines["seed"]
+    assert "--augmentation CHOICE" in lines["augmentation"]
+    assert "[choices: detr, light, strong, none] [default: the recipe's]" in " ".join(shown.replace("│", "").split())
+    assert "--empty-loggers" not in shown
 
 
 def test_help_knows_the_commands(tmp_path: Path) -> None:
@@ -73,6 +78,7 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(data: Path, tmp
         (("--weights", "gone.pth"), "gone.pth"),
         (("--queries-from", "gone.pth"), "gone.pth"),
         (("--output", "before"), "holds models of an earlier run"),
+        (("--loggers", "wandb,neptune"), "there is no logger 'neptune' for --loggers: choose one of 'wandb', 'mlflow'"),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from inspected_data import CAT, DOG, GOOD, only, opened, write_split
 from PIL import Image
 
+from detrkit.data import ArrayImages
+from detrkit.data.masks import ArrayMasks
 from detrkit.errors import ConfigurationError
 from detrkit.evaluation import inspect_data
-from detrkit.evaluation.augmented import before_and_after, various_images
+from detrkit.evaluation.augmented import before_and_after, draw_steps, various_images
 
 
 def test_which_images_are_shown(tmp_path: Path) -> None:
@@ -80,3 +83,50 @@ def test_a_sheet_that_cannot_be_made(tmp_path: Path) -> None:
     write_split(tmp_path, "val", GOOD)  # the others are shown instead
     assert inspect_data(tmp_path, picture=tmp_path / "a.png").exit_code == 1
     assert Image.open(tmp_path / "a.png").size == (1944, 1728)
+
+
+def test_the_steps_of_a_policy(tmp_path: Path) -> None:
+    folder = write_split(tmp_path / "data", "train", GOOD)
+    dataset = opened(folder).dataset
+    files = draw_steps(dataset, tmp_path, "light-detr-compact", policy="strong", count=2)
+    assert [file.name for file in files] == ["01_train_0.png", "02_train_4.png"]
+    cell, gap = (480, 400 + 2 * (480 // 36)), 8
+    width, height = Image.open(files[0]).size
+    assert width == 3 * cell[0] + 2 * gap
+    assert height in [rows * cell[1] + (rows - 1) * gap for rows in (1, 2, 3)]
+    again = draw_steps(dataset, tmp_path, "light-detr-compact", policy="strong", count=1)[0]
+    assert again.read_bytes() == files[0].read_bytes()
+    plain = draw_steps(dataset, tmp_path, "light-detr-compact", policy="none", count=1)[0]
+    assert Image.open(plain).size == (3 * cell[0] + 2 * gap, cell[1])  # as annotated, resized, what the model gets
+
+
+def test_masks_lie_on_their_objects_in_every_step(tmp_path: Path) -> None:
+    """A white square on black with a mask is tinted in the colour of its class, and nothing else is."""
+    levels = np.zeros((120, 160, 3), np.uint8)
+    levels[30:80, 40:100] = 255
+    whole = dataclasses.replace(
+        opened(write_split(tmp_path, "train", [[(CAT, [40, 30, 60, 50])]])).dataset,
+        images=ArrayImages(levels[None]),
+        masks=OneMask(levels[..., 0] > 0),
+    )
+    sheet = np.asarray(Image.open(draw_steps(whole, tmp_path, "detr-compact", policy="detr", count=1)[0]), dtype=int)
+    gap, (width, height) = 8, (480, 400)
+    for left in range(0, sheet.shape[1], width + gap):
+        cell = sheet[26 : 26 + height, left : left + width]
+        tinted = (cell.max(axis=2) - cell.min(axis=2) > 60) & (cell.max(axis=2) > 180)
+        pure_white = (cell.min(axis=2) > 250)[100:300, 150:330]
+        assert tinted.sum() > 5000
+        assert pure_white.mean() < 0.1
+
+
+class OneMask:
+    """The mask of the only object of every image."""
+
+    def __init__(self, mask: np.ndarray) -> None:
+        self.mask = mask
+
+    def of_image(self, index: int, rows: slice, size: tuple[int, int]) -> ArrayMasks:
+        return ArrayMasks(self.mask[None])
+
+    def subset(self, images: np.ndarray, rows: np.ndarray) -> OneMask:
+        return self

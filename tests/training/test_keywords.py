@@ -27,11 +27,13 @@ def test_the_keywords_are_the_options() -> None:
 def test_help_shows_every_option_with_default_and_meaning() -> None:
     parameters = inspect.signature(detrkit.train).parameters
     assert [*parameters] == ["variant", "data", "resume", "console", *TrainingKeywords.__annotations__]
-    assert parameters["flip"].default == 0.5
+    assert parameters["flip"].default is None
+    assert parameters["seed"].default == 0
     assert parameters["settings"].default == {}
     text = inspect.getdoc(detrkit.train) or ""
     assert "    epochs: passes over the training images." in text
     assert "    lr: the recipe's." in text
+    assert "    flip: the policy's." in text
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,9 @@ def test_help_shows_every_option_with_default_and_meaning() -> None:
     [
         ({"epochs": "3"}, "epochs must be of type int or none, not str ('3')"),
         ({"lr": "x"}, "lr must be of type float or none, not str ('x')"),
-        ({"flip": None}, "flip must be of type float, not NoneType (None)"),
+        ({"flip": "x"}, "flip must be of type float or none, not str ('x')"),
+        ({"augmentation": "hard"}, "augmentation must be one of detr, light, strong, none, not 'hard'"),
+        ({"loggers": "wandb"}, "loggers must be of type list, not str ('wandb')"),
         ({"flip": 2.0}, "flip is a probability, from 0 to 1, not 2.0"),
         ({"imgsz": 640}, "there is no training option 'imgsz': help(detrkit.train) shows all"),
         ({"batchsize": 4}, "there is no training option 'batchsize': did you mean 'batch_size'?"),

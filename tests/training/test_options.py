@@ -34,6 +34,23 @@ def test_given_values_stay() -> None:
     assert options.schedule == "cosine"
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("detr", 0.5, 0.0, True, True)),
+        ({"augmentation": "light"}, ("light", 0.5, 0.0, False, True)),
+        ({"augmentation": "strong", "crop": True}, ("strong", 0.5, 0.0, True, True)),
+        ({"augmentation": "none", "vertical_flip": 0.5}, ("none", 0.0, 0.5, False, False)),
+        ({"flip": 0.0, "multi_scale": False}, ("detr", 0.0, 0.0, True, False)),
+    ],
+    ids=str,
+)
+def test_the_policy_fills_in_what_was_not_given(given: dict[str, Any], expected: tuple[object, ...]) -> None:
+    options = resolved(**given)
+    names = ("augmentation", "flip", "vertical_flip", "crop", "multi_scale")
+    assert tuple(getattr(options, name) for name in names) == expected
+
+
 def test_settings_are_the_whole_configuration() -> None:
     settings = resolved("light-detr-mobilenetv2", settings={"queries": 7}).settings
     expected = dataclasses.asdict(find_variant("light-detr-mobilenetv2").config) | {"queries": 7}
@@ -83,7 +100,7 @@ def test_numbers_that_cannot_be_are_refused(options: dict[str, Any], words: str)
         ({"steps": 1.5}, "steps must be of type int or none, not float (1.5)"),
         ({"lr": "fast"}, "lr must be of type float or none, not str ('fast')"),
         ({"seed": None}, "seed must be of type int, not NoneType (None)"),
-        ({"crop": 1}, "crop must be of type bool, not int (1)"),
+        ({"crop": 1}, "crop must be of type bool or none, not int (1)"),
         ({"evaluate_every": True}, "evaluate_every must be of type int, not bool (True)"),
         ({"settings": ["queries"]}, "settings must be of type dict, not list (['queries'])"),
         ({"schedule": ["step"]}, "schedule must be one of step, cosine, not '['step']'"),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from detrkit.cards import PolicyName
 from detrkit.commands.values import PathText, VariantText
 
 
@@ -22,6 +23,9 @@ def inspect(
     orientation: Literal["auto", "stored", "shown"] = "auto",
     stretch_16bit: bool = False,
     masks: Literal["instances", "panoptic"] | None = None,
+    augmentation: PolicyName | None = None,
+    augmented: int | None = None,
+    output: Path = Path("augmented"),
 ) -> None:
     """Look for everything in a data set that would stop or spoil training: broken files, boxes that cannot be right, copies, classes.
 
@@ -40,6 +44,9 @@ def inspect(
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
         masks: look at masks, too, and without --quick decode them all: "instances" (objects) or "panoptic" (objects and stuff).
+        augmentation: draw pictures step by step as training with this policy varies them.
+        augmented: number of these pictures; by default 4. Without --augmentation the policy is that of the variant's recipe.
+        output: folder for them, and for a page that shows them.
     """
     import sys
 
@@ -50,6 +57,7 @@ def inspect(
     missing = prepare_files({"--json": json, "--picture": picture}, kept=(Path(path),))
     find_data(path)  # what can be wrong is said before anything big is loaded
     from detrkit.evaluation import inspect_data
+    from detrkit.evaluation.inspecting import PAGE
 
     inspection = inspect_data(
         path,
@@ -61,6 +69,9 @@ def inspect(
         orientation=orientation,
         stretch_16bit=stretch_16bit,
         masks=masks,
+        augmentation=augmentation,
+        augmented=augmented,
+        output=output,
         progress=True,
     )
     if json is not None:
@@ -71,6 +82,10 @@ def inspect(
     for file in (json, None if left_out else picture):
         if file is not None:
             console.print(f"Written to {file}")
+    for drawing in inspection.pictures:
+        console.print(f"Drawn: {drawing}")
+    if inspection.pictures:
+        console.print(f"All of them on one page: {output / PAGE}")
     if note := created_folders_note(missing):
         console.print(note)
     sys.exit(inspection.exit_code)

@@ -19,6 +19,8 @@ COUNTERPARTS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("--max-steps", "--iterations", "--max-iters"), "--steps"),
         **dict.fromkeys(("--fliplr", "--hflip"), "--flip"),
         **dict.fromkeys(("--flipud", "--vflip"), "--vertical-flip"),
+        **dict.fromkeys(("--augment", "--aug", "--mosaic", "--copy-paste", "--mixup", "--hsv-h"), "--augmentation"),
+        **dict.fromkeys(("--logger", "--log-to", "--report-to", "--wandb", "--mlflow"), "--loggers wandb,mlflow"),
         **dict.fromkeys(("--dataset", "--data-dir", "--dataset-dir", "--coco-path"), "--data"),
         **dict.fromkeys(("--num-queries", "--queries"), "--settings.queries"),
         **dict.fromkeys(("--clip-max-norm", "--max-grad-norm", "--clip-grad"), "--gradient-clip"),

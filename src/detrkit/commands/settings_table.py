@@ -23,6 +23,7 @@ _OPTIONS = {
     "schedule": "--schedule",
     "drop_after": "--drop-after",
     "warmup_steps": "--warmup-steps",
+    "augmentation": "--augmentation",
     "short_side": "--short-side",
     "long_side": "--long-side",
 }

@@ -41,6 +41,8 @@ def train(variant: VariantText = None, data: OptionalPathText = None, **given: A
     console = processes_of(os.environ).console(terminal())
     if "settings" in given:
         given["settings"] = _typed(variant, given["settings"])
+    if "loggers" in given:
+        given["loggers"] = [name.strip() for names in given["loggers"] for name in names.split(",")]
     if given.pop("dry_run", False):
         _show_dry_run(variant, data, given)
         return
@@ -73,9 +75,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("batch_size", "lr", "backbone_lr", "weight_decay", "gradient_clip"),
         *("schedule", "drop_after", "warmup_steps", "seed"),
     ),
-    "Images and augmentation": ("short_side", "long_side", "flip", "vertical_flip", "crop", "multi_scale"),
+    "Images and augmentation": (
+        *("short_side", "long_side", "augmentation", "flip", "vertical_flip", "crop", "multi_scale"),
+    ),
     "Speed and memory": ("accumulate", "precision", "device", "devices", "nodes", "workers"),
-    "Output": ("output", "resume", "dry_run"),
+    "Output": ("output", "loggers", "resume", "dry_run"),
 }
 _OTHER_NAMES = {"detector_from": ("--detector-from", "--from")}  # `from` is a keyword of Python
 _BY_PLACE = ("variant", "data")
@@ -117,7 +121,8 @@ def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group) -> inspec
     else:
         kind = OptionalPathText if field.name in _PATHS else hint | None
         names = _OTHER_NAMES.get(field.name)
-        annotation = Annotated[kind, Parameter(name=names, show_default=default, group=group)]
+        negative = () if get_origin(hint) is list else None  # no --empty-loggers
+        annotation = Annotated[kind, Parameter(name=names, show_default=default, group=group, negative=negative)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from detrkit.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from detrkit.data.augmentation import Augmentation
     from detrkit.data.batching import (
         EvaluationData,
         Sample,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from detrkit.data.images import check_image, read_image, to_pil
     from detrkit.data.opening import available_splits, open_dataset
     from detrkit.data.split_names import plain_split
-    from detrkit.data.transforms import Augmentation, EvaluationTransform, TrainingTransform, resized_size
+    from detrkit.data.transforms import EvaluationTransform, TrainingTransform, resized_size
 
 __all__ = [
     "ArrayImages",
@@ -58,6 +59,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "augmentation": ("Augmentation",),
         "batching": (
             "EvaluationData",
             "Sample",
@@ -73,6 +75,6 @@ __getattr__, __dir__ = lazy_names(
         "images": ("check_image", "read_image", "to_pil"),
         "opening": ("available_splits", "open_dataset"),
         "split_names": ("plain_split",),
-        "transforms": ("Augmentation", "EvaluationTransform", "TrainingTransform", "resized_size"),
+        "transforms": ("EvaluationTransform", "TrainingTransform", "resized_size"),
     },
 )

@@ -7,7 +7,7 @@ epoch see the new one as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detrkit.cards import Preprocessing
-from detrkit.data.dataset import DetectionDataset
+from detrkit.data.dataset import DetectionDataset, Objects
 from detrkit.data.transforms import EvaluationTransform, TrainingTransform, normalise, relative_target
 from detrkit.structures import ImageBatch, Target
 
@@ -119,20 +119,55 @@ def collate(
     return batch, list(targets)
 
 
+class RandomImages:
+    """The images of a data set that take part in others, drawn at random; see `OtherImages`."""
+
+    def __init__(self, dataset: DetectionDataset) -> None:
+        """Keeps the data set.
+
+        Args:
+            dataset: has at least one image.
+        """
+        self._dataset = dataset
+
+    @property
+    def stuff(self) -> Collection[int]:
+        """Labels that are one segment of an image."""
+        return [category.index for category in self._dataset.categories if not category.thing]
+
+    def draw(self, generator: torch.Generator) -> tuple[Image.Image, Objects]:
+        """One image with its objects.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        index = int(torch.randint(len(self._dataset), (), generator=generator))
+        return self._dataset.image(index), self._dataset.objects(index)
+
+
 class TrainingData(Dataset[Sample]):
     """A data set as it is trained on: augmented by (seed, epoch, image)."""
 
-    def __init__(self, dataset: DetectionDataset, transform: TrainingTransform, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        transform: TrainingTransform,
+        seed: int,
+        *,
+        mixed_epochs: int | None = None,
+    ) -> None:
         """Begins with epoch 0.
 
         Args:
             dataset: images and objects.
             transform: what is done to each of them.
             seed: of everything random, 0 or more.
+            mixed_epochs: the first epochs, in which other images take part in an image where the policy says so; None means all.
         """
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.mixed_epochs = mixed_epochs
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
@@ -149,7 +184,7 @@ class TrainingData(Dataset[Sample]):
             DataError: the image cannot be read.
         """
         image, objects = self.dataset.image(index), self.dataset.objects(index)
-        return _sample(self.dataset, index, *self.transform(image, objects, self._generator(index)))
+        return _sample(self.dataset, index, *self.transform(image, objects, self._generator(index), *self._others()))
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Sample]:
         """The same samples as one by one, together for a batch: a `DataLoader` asks for them so.
@@ -159,11 +194,19 @@ class TrainingData(Dataset[Sample]):
         """
         if type(self).__getitem__ is not TrainingData.__getitem__ or type(self.transform).__call__ is not _TRAINING:
             return [self[index] for index in indices]  # somebody's own class
+        others = self._others()
         varied = [
-            self.transform.varied(self.dataset.image(index), self.dataset.objects(index), self._generator(index))
+            self.transform.varied(
+                self.dataset.image(index), self.dataset.objects(index), self._generator(index), *others
+            )
             for index in indices
         ]
         return _together(self.dataset, indices, varied, self.transform.preprocessing)
+
+    def _others(self) -> tuple[RandomImages, ...]:
+        """The images that may take part in others in this epoch, if any may: an argument that transforms of one's own need not take."""
+        over = self.mixed_epochs is not None and int(self._epoch) >= self.mixed_epochs
+        return () if over or not self.transform.augmentation.mixes else (RandomImages(self.dataset),)
 
     def _generator(self, index: int) -> torch.Generator:
         return torch.Generator().manual_seed(_seed(self.seed, _AUGMENTATION, int(self._epoch), index))

@@ -104,3 +104,36 @@ class Axis:
         centres = self.start + self.step * (np.arange(self.count) + 0.5)
         picked: np.ndarray = np.floor(centres).astype(np.int64).clip(0, self.photo - 1)
         return picked
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayMasks:
+    """Masks that are decoded already, such as those of several photos in one picture; see `ObjectMasks`.
+
+    Attributes:
+        masks: (N, H, W) bool.
+    """
+
+    masks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def subset(self, rows: np.ndarray) -> ArrayMasks:
+        """The masks of some objects, given (M,) int64 indices or an (N,) bool selection; not copied where they are all."""
+        places = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return self if np.array_equal(places, np.arange(len(self))) else ArrayMasks(self.masks[places])
+
+    def picked(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(N, h, w) bool; not copied where that is the whole of them."""
+        height, width = self.masks.shape[1:]
+        if np.array_equal(rows, np.arange(height)) and np.array_equal(columns, np.arange(width)):
+            return self.masks
+        picked: np.ndarray = self.masks[:, rows[:, None], columns]
+        return picked
+
+    def run_lengths(self) -> list[dict[str, Any]]:
+        """The N masks in COCO's compressed run lengths."""
+        from faster_coco_eval.core import mask as masks  # needed by evaluation alone
+
+        return [masks.encode(np.asfortranarray(mask, np.uint8)) for mask in self.masks]

@@ -108,6 +108,7 @@ class WorkerData(Dataset[Sample]):
         self._server_runs = False
         # Workers read images; how the annotation file spells ids, and what its reader noted, serves the main process alone.
         dataset = replace(data.dataset, file_image_ids=None, file_category_ids=None, notes=())
+        _context(_late_modules(data.transform))
         self._shared = _SharedPickle(dataset)
 
     @property
@@ -180,12 +181,22 @@ def for_workers(data: TrainingData | EvaluationData, workers: int) -> TrainingDa
     return WorkerData(data) if workers else data
 
 
-def _context() -> BaseContext:
-    """How workers are started."""
+def _late_modules(transform: TrainingTransform | EvaluationTransform) -> tuple[str, ...]:
+    """Modules that a transform imports only when it needs them: workers, which start anew in every epoch, had to wait for them each time."""
+    changes_colours = isinstance(transform, TrainingTransform) and transform.augmentation.colours is not None
+    return ("torchvision.transforms.v2.functional",) if changes_colours else ()
+
+
+def _context(more: tuple[str, ...] = ()) -> BaseContext:
+    """How workers are started.
+
+    Args:
+        more: modules that the server imports as well, if it does not run yet.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([_NEEDED])  # no effect once the server runs
+    context.set_forkserver_preload([_NEEDED, *more])  # no effect once the server runs
     with (
         _interrupts_ignored()
     ):  # the server and its workers inherit this: it is the main process that ends them after Ctrl-C

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
+from detrkit.cards import PolicyName
 from detrkit.data.coco_frames import Orientation
+from detrkit.data.dataset import DetectionDataset
 from detrkit.data.inspection import (
     Finding,
     Inspection,
@@ -23,12 +26,15 @@ from detrkit.data.inspection import (
     statistics_of,
 )
 from detrkit.data.opening import Masks
-from detrkit.errors import ConfigurationError, DataError
+from detrkit.errors import ConfigurationError, DataError, OptionError, closest
+from detrkit.files import check_folder, expanded, prepare_folder, write_text
 from detrkit.models.listing import check_name, listed_variants
 from detrkit.prediction.results import check_picture_file, save_image
 from detrkit.progress import watched
 
 USUAL_QUERIES = 100
+PAGE = "index.html"
+_DRAWINGS = 4
 
 
 def inspect_data(
@@ -42,6 +48,9 @@ def inspect_data(
     orientation: Orientation = "auto",
     stretch_16bit: bool = False,
     masks: Masks | None = None,
+    augmentation: PolicyName | None = None,
+    augmented: int | None = None,
+    output: str | Path = "augmented",
     progress: bool = False,
 ) -> Inspection:
     """Looks for everything in a data set that would stop or spoil training and evaluation.
@@ -56,16 +65,23 @@ def inspect_data(
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown", as for `open_dataset`.
         stretch_16bit: whether 16-bit grey is stretched to the whole range, as for `open_dataset`.
         masks: "instances" or "panoptic", as for `open_dataset`; None looks at boxes only.
+        augmentation: name of the policy that pictures of training show; by default that of the variant's recipe.
+        augmented: number of pictures that are drawn step by step, as training varies them; by default four if a policy is named, otherwise none.
+        output: folder for these drawings, and for a page that shows them below the inspection.
         progress: whether to show on the error stream how far it is.
 
     Raises:
-        ConfigurationError: an unknown variant, or queries below 1.
+        ConfigurationError: an unknown variant or policy, queries below 1, or fewer drawings than 1.
         DataError: there is no data set at this path, or it has no such split. A split that cannot be read is a finding.
-        OutputError: the picture cannot be written.
+        OutputError: a picture cannot be written.
     """
     number, whose = _queries(variant, queries)
     if picture is not None:
         check_picture_file(picture)
+    drawn = _number_of_drawings(augmentation, augmented)
+    folder = expanded(output)
+    if drawn:
+        check_folder(folder)
     asked = [splits] if isinstance(splits, str) else list(splits)
     opened = open_splits(path, asked, orientation=orientation, stretch_16bit=stretch_16bit, masks=masks)
     fitting = None if variant is None else _fitting(variant)
@@ -80,9 +96,14 @@ def inspect_data(
         findings += mask_findings(opened.splits)
         round_trips, more = _round_trips(opened.splits)
         findings += more
+    pictures: list[Path] = []
     if picture is not None:
-        findings += _save_sheet(Path(picture), opened.splits, looks, variant)
-    return Inspection(
+        file = Path(picture)
+        findings += _drawn(partial(_save_sheet, file, variant, augmentation), file, opened.splits, looks)
+    if drawn:
+        draw = partial(_draw_steps, folder, variant, augmentation, drawn, pictures)
+        findings += _drawn(draw, folder, opened.splits, looks)
+    inspection = Inspection(
         path=str(path),
         quick=quick,
         statistics=tuple(map(statistics_of, opened.splits)),
@@ -90,7 +111,11 @@ def inspect_data(
         round_trips=round_trips,
         decoded=sum(map(len, looks)),
         seconds=sum(look.seconds for look in looks),
+        pictures=tuple(map(str, pictures)),
     )
+    if pictures:
+        write_text(folder / PAGE, inspection.page())
+    return inspection
 
 
 def _queries(variant: str | None, queries: int | None) -> tuple[int, str]:
@@ -134,17 +159,59 @@ def _round_trips(splits: Sequence[Split]) -> tuple[dict[str, float | None], list
     return figures, findings
 
 
-def _save_sheet(file: Path, splits: Sequence[Split], looks: Sequence[Look], variant: str | None) -> list[Finding]:
-    """Writes pictures of the training split, or of the first, with their boxes; a note if that cannot be done."""
+def _number_of_drawings(augmentation: PolicyName | None, augmented: int | None) -> int:
+    """How many pictures are drawn step by step.
+
+    Raises:
+        ConfigurationError: an unknown policy, or a number below 1.
+    """
+    if augmentation is not None and augmentation not in get_args(PolicyName):
+        raise OptionError(
+            f"there is no augmentation '{augmentation}': {closest(augmentation, get_args(PolicyName))}", "augmentation"
+        )
+    if augmented is not None and augmented < 1:
+        raise OptionError(f"augmented must be at least 1, not {augmented}", "augmented")
+    return augmented or (_DRAWINGS if augmentation is not None else 0)
+
+
+def _save_sheet(file: Path, variant: str | None, policy: PolicyName | None, dataset: DetectionDataset) -> None:
     from detrkit.evaluation.augmented import before_and_after
 
+    save_image(file, before_and_after(dataset, variant, policy=policy))
+
+
+def _draw_steps(
+    folder: Path,
+    variant: str | None,
+    policy: PolicyName | None,
+    count: int,
+    files: list[Path],
+    dataset: DetectionDataset,
+) -> None:
+    """Adds the files that were written to `files`."""
+    from detrkit.evaluation.augmented import draw_steps
+
+    files += draw_steps(dataset, prepare_folder(folder), variant, policy=policy, count=count)
+
+
+def _drawn(
+    draw: Callable[[DetectionDataset], None], file: Path, splits: Sequence[Split], looks: Sequence[Look]
+) -> list[Finding]:
+    """Draws pictures of the training split, or of the first that can be drawn; a note if there is none.
+
+    Args:
+        draw: writes pictures of a data set.
+        file: what it writes, for the note.
+        splits: those that could be read.
+        looks: what decoding them showed, in the same order; empty after a quick inspection.
+    """
     reason = "There is no picture to show"
     for split in sorted(splits, key=lambda each: not each.for_training):
         damaged = looks[splits.index(split)].problems if looks else {}
         usable = [index for index in range(len(split.dataset)) if index not in damaged]
         try:
             if usable:
-                save_image(file, before_and_after(split.dataset.subset(usable), variant))
+                draw(split.dataset.subset(usable))
                 return []
         except DataError as problem:
             reason = str(problem).rstrip(".")

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from rich.console import Console
 
 from detrkit.backbones import build_backbone
 from detrkit.checkpoints import load_backbone_weights
-from detrkit.data import Augmentation
+from detrkit.data import Augmentation, TrainingData
 from detrkit.errors import OptionError
 from detrkit.files import expanded
 from detrkit.models.catalog import has_masks
 from detrkit.prediction.devices import choose_device
+from detrkit.training.loggers import check_loggers
 from detrkit.training.run_folder import RunFolder, check_free
 from detrkit.training.starting import NONE, StartingFiles, starting_files
 from detrkit.training.training_options import TrainingOptions
 
 
 def check_before_data(options: TrainingOptions, console: Console, *, download: bool = True) -> StartingFiles:
-    """Refuses what can be refused without data: device, image sizes, output folder, weight files. Published weights are downloaded.
+    """Refuses what can be refused without data: device, loggers, image sizes, output folder, weight files. Published weights are downloaded.
 
     Args:
         options: the resolved options of a new run.
@@ -30,11 +29,12 @@ def check_before_data(options: TrainingOptions, console: Console, *, download: b
         The weights that the run starts from.
 
     Raises:
-        ConfigurationError: the device is not there, sizes that do not fit each other, a folder that holds a run, or a backbone with frozen
+        ConfigurationError: the device or a logger is not there, sizes that do not fit each other, a folder that holds a run, or a backbone with frozen
             norms and without weights.
         CheckpointError: weights that are not there, cannot be downloaded, or do not fit.
     """
     choose_device(options.device)
+    check_loggers(options.loggers)
     augmentation(options)
     if options.output is not None:
         check_free(RunFolder(expanded(options.output)))
@@ -67,11 +67,26 @@ def augmentation(options: TrainingOptions) -> Augmentation:
     """
     assert options.short_side is not None
     assert options.long_side is not None
-    if (options.short_side, options.long_side) == (800, 1333):
-        policy = Augmentation()
-    else:
-        policy = Augmentation.for_sizes(options.short_side, options.long_side)
-    sides = policy.short_sides if options.multi_scale else (options.short_side,)
-    return dataclasses.replace(
-        policy, flip=options.flip, vertical_flip=options.vertical_flip, crop=options.crop, short_sides=sides
+    assert options.augmentation is not None
+    return Augmentation.named(
+        options.augmentation,
+        options.short_side,
+        options.long_side,
+        flip=options.flip,
+        vertical_flip=options.vertical_flip,
+        crop=options.crop,
+        multi_scale=options.multi_scale,
     )
+
+
+def mixing_note(data: TrainingData, epochs: int) -> str | None:
+    """What is said of a run whose images are mixed only at first; None where they are not, or to the end.
+
+    Args:
+        data: the training images.
+        epochs: of the run.
+    """
+    mixed = data.mixed_epochs
+    if not data.transform.augmentation.mixes or mixed is None or mixed >= epochs:
+        return None
+    return f"Mosaics and pasted objects up to epoch {mixed}; the last {epochs - mixed} without them."

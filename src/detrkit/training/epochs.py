@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
@@ -37,6 +36,7 @@ from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
 from detrkit.training.keeping import KEPT, SaveMoments, StateFile
 from detrkit.training.learning import LearningWindow
+from detrkit.training.loggers import log_figures
 from detrkit.training.module import TrainingModule
 from detrkit.training.processes import ALONE, Processes
 from detrkit.training.progress import ProgressLines
@@ -111,7 +111,7 @@ class EpochEnds(Callback):
         self._began = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: object) -> None:  # type: ignore[override]
-        """Adds the step to the epoch's means, logs every tenth step to TensorBoard, and now and then keeps the state."""
+        """Adds the step to the epoch's means, logs every tenth step to TensorBoard and other loggers, and now and then keeps the state."""
         assert pl_module.losses is not None
         self._window.add(pl_module.losses)
         step = pl_module.global_step
@@ -121,7 +121,8 @@ class EpochEnds(Callback):
         if step % 10 == 0 and step != self._logged_step:
             self._logged_step = step
             losses = {name: value.item() for name, value in pl_module.losses.terms.items()}
-            self._log(pl_module, {"loss": pl_module.losses.total.item(), **losses}, step)
+            figures = {"loss": pl_module.losses.total.item(), **losses}
+            log_figures(trainer, figures, step, self.progress.line.print)
         assert self._moments is not None
         is_end = trainer.is_last_batch or step >= pl_module.schedule.steps
         if not is_end and self._moments.is_due(step):
@@ -153,7 +154,8 @@ class EpochEnds(Callback):
         if not last and self.progress.pace is not None:
             message += f"; about {duration(self.progress.pace.left(epoch) or 0.0)} left"
         self._write(pl_module, row, saves=saves, last=last)
-        self._log(pl_module, {f"epoch/{name}": value for name, value in row.items()}, pl_module.global_step)
+        figures = {f"epoch/{name}": value for name, value in row.items()}
+        log_figures(trainer, figures, pl_module.global_step, self.progress.line.print)
         if saves:
             self._keep_state(trainer, last=last)
         if saves or time.perf_counter() - self._printed > _PRINT_EVERY:
@@ -212,12 +214,6 @@ class EpochEnds(Callback):
             raise OutputError(
                 f"the folder of the run, {self.folder.path}, was removed or renamed while it was at work: train again"
             )
-
-    def _log(self, module: TrainingModule, values: dict[str, float], step: int) -> None:
-        """Adds a point to TensorBoard's curves, which do without where there is no room."""
-        if module.logger is not None:
-            with contextlib.suppress(OSError):
-                module.logger.log_metrics(values, step)
 
     def _epoch_seconds(self) -> float:
         return self._seconds + time.perf_counter() - self._began

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_type_hints
 
+from detrkit.cards import PolicyName
 from detrkit.training.training_options import UNLESS_GIVEN, TrainingOptions
 
 
@@ -31,10 +32,11 @@ class TrainingKeywords(TypedDict, total=False):
     warmup_steps: int | None
     short_side: int | None
     long_side: int | None
-    flip: float
-    vertical_flip: float
-    crop: bool
-    multi_scale: bool
+    augmentation: PolicyName | None
+    flip: float | None
+    vertical_flip: float | None
+    crop: bool | None
+    multi_scale: bool | None
     weights: str | Path | None
     backbone_weights: str | Path | None
     queries_from: str | Path | None
@@ -53,6 +55,7 @@ class TrainingKeywords(TypedDict, total=False):
     masks: Literal["instances", "panoptic"] | None
     orientation: Literal["auto", "stored", "shown"]
     stretch_16bit: bool
+    loggers: list[str]
 
 
 def with_keywords(function: Callable[..., Any]) -> None:

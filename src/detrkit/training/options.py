@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import torch
 
+from detrkit.data.augmentation import POLICIES
 from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded
 from detrkit.models.catalog import changed_config, find_variant, has_masks
@@ -33,7 +34,11 @@ _FROM_RECIPE = {
     "schedule": "schedule",
     "drop_after": "drop_after",
     "warmup_steps": "warmup_steps",
+    "augmentation": "augmentation",
 }
+
+# Options that the policy of augmentation fills in.
+_FROM_POLICY = ("flip", "vertical_flip", "crop", "multi_scale")
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
     on_cpu = choose_device(options.device).startswith("cpu")
     batch_size = _or(options.batch_size, recipe.batch_size)
     config = changed_config(variant.config, options.settings)
+    policy = POLICIES[_or(options.augmentation, recipe.augmentation)]
     resolved = dataclasses.replace(
         options,
         data=located(options.data),
@@ -89,6 +95,7 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
             pieces(config, batch_size, short_side, long_side, processes=options.devices * options.nodes),
         ),
         **{name: _or(getattr(options, name), getattr(recipe, source)) for name, source in _FROM_RECIPE.items()},
+        **{name: _or(getattr(options, name), getattr(policy, name)) for name in _FROM_POLICY},
         short_side=short_side,
         long_side=long_side,
         settings=_all_settings(variant.config, options.settings),
@@ -204,8 +211,9 @@ def _check(options: TrainingOptions) -> None:
             f"drop_after is a share of the run, above 0 and at most 1, not {options.drop_after}", "drop_after"
         )
     for name in ("flip", "vertical_flip"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise OptionError(f"{name} is a probability, from 0 to 1, not {getattr(options, name)}", name)
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= 1:
+            raise OptionError(f"{name} is a probability, from 0 to 1, not {value}", name)
     if options.masks == "instances" and not has_masks(options.variant):
         raise OptionError(
             f"masks=instances is for models with masks, such as detr-r50-panoptic, and {options.variant} has none: leave it out",

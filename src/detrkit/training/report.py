@@ -33,7 +33,10 @@ from detrkit.training.starting import began_with
 from detrkit.training.training_options import TrainingOptions
 
 # Shown elsewhere, or about the machine and its folders: no departure from a recipe.
-_NOT_SETTINGS = ("variant", "data", "output", "settings", "device", "devices", "nodes", "workers", "checkpoint_minutes")
+_NOT_SETTINGS = (
+    *("variant", "data", "output", "settings", "device", "devices", "nodes", "workers", "loggers"),
+    "checkpoint_minutes",
+)
 _CURVE_WORDS = {
     LOSS.name: "Training loss over the epochs.",
     LAST_LAYER: "The parts of the loss, of the last decoder layer.",

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,10 +14,11 @@ from typing import Any, Unpack
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from rich.console import Console
 
 from detrkit.data import DetectionDataset, TrainingData, TrainingTransform
+from detrkit.data.augmentation import mixed_epochs
 from detrkit.data.wording import are, counted
 from detrkit.errors import ConfigurationError, NonFiniteError, closest
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
@@ -24,12 +26,13 @@ from detrkit.models.detector import Detector
 from detrkit.models.detr_segmentation import MaskDetector
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
-from detrkit.training.before_data import augmentation, check_before_data
+from detrkit.training.before_data import augmentation, check_before_data, mixing_note
 from detrkit.training.diagnosis import Diagnosis
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.ground_truth import RunData, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.launching import follow_starter, other_processes
+from detrkit.training.loggers import check_loggers, end_loggers, start_loggers
 from detrkit.training.module import NonFiniteStepError, TrainingModule
 from detrkit.training.options import plan, resolve
 from detrkit.training.processes import (
@@ -210,6 +213,7 @@ def prepare(
         files = check_before_data(options, console, download=download)
     else:
         choose_device(options.device)
+        check_loggers(options.loggers)
         check_data_are_there(options, earlier.folder, earlier.options)
     data = open_run_data(options, console)
     training = data.training
@@ -224,7 +228,7 @@ def prepare(
     else:
         check_same_data(earlier.folder, training)
         schedule = continued(options, len(training), earlier.done)
-    learned = TrainingData(training, transform, options.seed)
+    learned = TrainingData(training, transform, options.seed, mixed_epochs=mixed_epochs(schedule.epochs))
     return TrainingModule(model, criterion_for(model), learned, options, schedule, processes), data
 
 
@@ -248,12 +252,14 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
         note = length_note(before, module.schedule)
         if note is not None:
             console.print(note)
+    others = start_loggers(options, folder)
     begin_session(folder.config)
     try:
-        is_over = _fit(module, folder, data.validation, console, earlier)
+        is_over = _fit(module, folder, data.validation, console, earlier, others)
     finally:
         with contextlib.suppress(OSError):  # without room, or where the folder is gone, another error is on its way
             end_session(folder.config)
+        end_loggers(others)
     if not is_over:
         _end_early(folder, data, options, console, epochs=module.schedule.epochs)
         raise KeyboardInterrupt("")  # said there
@@ -287,6 +293,7 @@ def _fit(
     validation: DetectionDataset | None,
     console: Console,
     earlier: Resumed | None,
+    others: Sequence[Logger] = (),
 ) -> bool:
     """Trains to the end, or until it is stopped; returns whether it was the end."""
     processes, resumed = module.processes, earlier is not None
@@ -298,7 +305,7 @@ def _fit(
         callbacks: list[Callback] = [progress, ends, Diagnosis(progress.line.print, folder.path)]
         if processes.count > 1:
             callbacks.append(EndAtOnce())
-        trainer = _trainer(module, folder, callbacks)
+        trainer = _trainer(module, folder, callbacks, others)
         try:
             trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
         except SystemExit:  # raised by Lightning on Ctrl-C and on SIGTERM, for the latter even with exit code 0
@@ -318,7 +325,7 @@ def _after_a_loss(folder: RunFolder) -> str:
     return f"its own message says why; continue, also with another number of processes, with: detrkit train --resume {path}"
 
 
-def _trainer(module: TrainingModule, folder: RunFolder, callbacks: list[Callback]) -> Trainer:
+def _trainer(module: TrainingModule, folder: RunFolder, callbacks: list[Callback], others: Sequence[Logger]) -> Trainer:
     options, schedule = module.options, module.schedule
     return Trainer(
         **trainer_options(choose_device(options.device), module.processes),
@@ -327,7 +334,7 @@ def _trainer(module: TrainingModule, folder: RunFolder, callbacks: list[Callback
         accumulate_grad_batches=schedule.accumulate,
         gradient_clip_val=options.gradient_clip,
         callbacks=callbacks,
-        logger=TensorBoardLogger(folder.path, name="tensorboard", version=""),
+        logger=[TensorBoardLogger(folder.path, name="tensorboard", version=""), *others],
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -377,6 +384,8 @@ def _announce(
         console.print(
             "Note: queries stay as they were drawn, since learn_queries is off and queries_from was not given."
         )
+    if note := mixing_note(module.data, schedule.epochs):
+        console.print(note)
     console.print(f"Run folder: {folder.path}")
 
 

@@ -183,7 +183,8 @@ def read_run(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
         content = json.loads(folder.config.read_text(encoding="utf-8"))
         given, version = dict(content["options"]), content.get("versions", {}).get("detrkit", "another version")
         _check_names(folder, version, given)
-        given.setdefault("weights", "none")  # runs from before there was this option
+        given.setdefault("weights", "none")  # runs from before there were these options
+        given.setdefault("augmentation", "detr")
         given["settings"] = {name: frozen(value) for name, value in given["settings"].items()}
         options = TrainingOptions(**given)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as problem:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from detrkit.cards import PolicyName
+
 # What applies where an option is not given and has no fixed default.
 UNLESS_GIVEN: dict[str, str] = {
     **dict.fromkeys(
@@ -12,6 +14,8 @@ UNLESS_GIVEN: dict[str, str] = {
         "the recipe's",
     ),
     "warmup_steps": "the recipe's",
+    "augmentation": "the recipe's",
+    **dict.fromkeys(("flip", "vertical_flip", "crop", "multi_scale"), "the policy's"),
     "steps": "as many as the epochs have",
     "accumulate": "as few as fit into memory",
     "short_side": "the variant's",
@@ -46,6 +50,8 @@ class TrainingOptions:
         warmup_steps: steps over which the learning rates rise from zero.
         short_side: largest shorter side of an image in pixels, in training and evaluation.
         long_side: limit of the longer side in pixels.
+        augmentation: policy by which training images vary: "detr" as in the paper; "light" for small sets; "strong" with mosaics, pasted objects,
+            large changes of scale and colours; "none". The four options that follow change it.
         flip: probability of mirroring an image; 0 where left and right matter.
         vertical_flip: probability of flipping an image upside down, for images in which up and down do not matter.
         crop: whether half of the images are cropped, as in DETR.
@@ -75,6 +81,7 @@ class TrainingOptions:
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
+        loggers: where else losses and figures go, besides log.csv and TensorBoard: wandb, mlflow.
     """
 
     variant: str
@@ -93,10 +100,11 @@ class TrainingOptions:
     warmup_steps: int | None = None
     short_side: int | None = None
     long_side: int | None = None
-    flip: float = 0.5
-    vertical_flip: float = 0.0
-    crop: bool = True
-    multi_scale: bool = True
+    augmentation: PolicyName | None = None
+    flip: float | None = None
+    vertical_flip: float | None = None
+    crop: bool | None = None
+    multi_scale: bool | None = None
     weights: str | None = None
     backbone_weights: str | None = None
     queries_from: str | None = None
@@ -115,3 +123,4 @@ class TrainingOptions:
     masks: Literal["instances", "panoptic"] | None = None
     orientation: Literal["auto", "stored", "shown"] = "auto"
     stretch_16bit: bool = False
+    loggers: list[str] = field(default_factory=list)

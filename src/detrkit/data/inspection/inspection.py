@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Group
 from rich.table import Table
@@ -19,6 +21,7 @@ from detrkit.terminal import Prose, add_texts, narrow_table, terminal
 _CLASSES_SHOWN = 20
 _GAP = 2  # characters between columns
 _LEAST_NAME = 8  # characters of a class name; a longer one folds
+_STYLE = "body {font: 15px system-ui, sans-serif; margin: 2em} td, th {padding: 2px 12px; text-align: left} img {max-width: 100%}"
 _SPREAD = "least · median · most; --json FILE also has what 5 % are below and above"
 
 
@@ -34,6 +37,7 @@ class Inspection:
         round_trips: by split, the AP of perfect detections; None where there is nothing to find. Empty after a quick inspection.
         decoded: number of pictures that were looked at, also those that could not be decoded.
         seconds: how long that took.
+        pictures: files of pictures as training varies them, where they were asked for.
     """
 
     path: str
@@ -43,6 +47,7 @@ class Inspection:
     round_trips: dict[str, float | None]
     decoded: int = 0
     seconds: float = 0.0
+    pictures: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Inspection {self.verdict()}>"
@@ -65,6 +70,7 @@ class Inspection:
             "round_trips": dict(self.round_trips),
             "decoded": self.decoded,
             "seconds": round(self.seconds, 3),
+            "pictures": list(self.pictures),
         }
 
     def table(self) -> Group:
@@ -113,6 +119,15 @@ class Inspection:
         shown = ", ".join(counted(number, severity) for severity, number in counts.items())
         outcome = ("fine", "training would refuse these data or be spoilt", "some of it cannot be read")
         return f"{self.path}: {outcome[self.exit_code]} ({shown}; {looked})."
+
+    def page(self) -> str:
+        """A web page with the inspection, and below it the drawings, which lie in the folder of the page."""
+        drawings = "".join(f'<p><img src="{quote(Path(file).name)}" alt=""></p>' for file in self.pictures)
+        title = html.escape(f"{self.path} as training varies it")
+        return (
+            f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>\n'
+            f"<h1>{title}</h1>\n{self._repr_html_()}\n{drawings}\n</html>\n"
+        )
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(entry.split)}</th>" for entry in self.statistics)

@@ -210,7 +210,7 @@ KINDS: dict[str, Kind] = {
     ),
     "sheet-left-out": Kind(
         "note",
-        "The sheet of pictures that was asked for (--picture) was not written, since a picture cannot be read or there is none.",
+        "The pictures that were asked for (--picture, --augmented) were not written, since a picture cannot be read or there is none.",
         "Do what the message says, and ask again.",
     ),
     "split-left-out": Kind(

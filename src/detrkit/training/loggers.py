@@ -1,0 +1,131 @@
+"""Loggers of other tools, which get a run's options and figures besides log.csv and TensorBoard: Weights & Biases, MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+
+from detrkit.errors import ConfigurationError, OptionError, closest
+from detrkit.files import write_json
+from detrkit.training.run_folder import RunFolder
+from detrkit.training.training_options import TrainingOptions
+
+_PROJECT = "detrkit"  # unless an environment variable of the tool says otherwise
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Refuses loggers that do not exist or whose package is not installed.
+
+    Args:
+        names: as the option has them.
+
+    Raises:
+        ConfigurationError: there is such a logger.
+    """
+    unknown = [str(name) for name in names if name not in _STARTS]
+    if unknown:
+        raise OptionError(f"there is no logger '{unknown[0]}' for loggers: {closest(unknown[0], _STARTS)}", "loggers")
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise OptionError(
+                f"loggers has {name}, whose package is not installed: pip install {name}, or leave it out", "loggers"
+            )
+
+
+def start_loggers(options: TrainingOptions, folder: RunFolder) -> list[Logger]:
+    """Starts the loggers of a run; a resumed run goes on where it was in each tool.
+
+    Args:
+        options: of the run, which the tools get as its configuration.
+        folder: of the run, which keeps what the tools call it.
+
+    Raises:
+        ConfigurationError: a tool does not start, for lack of a network or a login.
+    """
+    file = folder.path / "loggers.json"
+    runs: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    started: list[Logger] = []
+    for name in dict.fromkeys(options.loggers):
+        try:
+            logger = _STARTS[name](folder.path, runs.get(name))
+            if name not in runs:  # MLflow refuses to change what it has
+                logger.log_hyperparams(dataclasses.asdict(options))
+            runs[name] = str(logger.version)
+        except Exception as problem:  # whatever these tools raise
+            raise ConfigurationError(
+                f"{name} does not start ({_in_a_line(problem)}): mend that, or train without it (it is in loggers)"
+            ) from problem
+        started.append(logger)
+    if started:
+        write_json(file, runs)
+    return started
+
+
+def log_figures(trainer: Trainer, figures: Mapping[str, float], step: int, say: Callable[[str], None]) -> None:
+    """Passes figures on to all loggers. A tool that fails is left out from then on: it does not end a run; nor does a full disk.
+
+    Args:
+        trainer: has the loggers, TensorBoard first.
+        figures: by name.
+        step: optimizer step.
+        say: gets a line about a tool that failed.
+    """
+    own, *others = trainer.loggers
+    with suppress(OSError):
+        own.log_metrics(dict(figures), step)
+    for logger in others:
+        try:
+            logger.log_metrics(dict(figures), step)
+        except Exception as problem:  # whatever these tools raise
+            trainer.loggers = [each for each in trainer.loggers if each is not logger]
+            say(
+                f"Note: {type(logger).__name__} failed ({_in_a_line(problem)}). The run goes on without it; log.csv has every figure."
+            )
+
+
+def end_loggers(loggers: Sequence[Logger]) -> None:
+    """Ends what the tools call a run, so that the next run of this process is another one for them.
+
+    Args:
+        loggers: as `start_loggers` returned them.
+    """
+    for logger in loggers:
+        finish = getattr(getattr(logger, "experiment", None), "finish", None)
+        if callable(finish):
+            finish()
+
+
+def _start_wandb(folder: Path, run: str | None) -> Logger:
+    from lightning.pytorch.loggers import WandbLogger
+
+    project = os.environ.get("WANDB_PROJECT", _PROJECT)
+    logger: Logger = WandbLogger(name=folder.name, project=project, save_dir=str(folder), id=run)
+    _ = logger.experiment  # connects
+    return logger
+
+
+def _start_mlflow(folder: Path, run: str | None) -> Logger:
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
+    address = os.environ.get("MLFLOW_TRACKING_URI")
+    logger: Logger = MLFlowLogger(
+        experiment, run_name=folder.name, tracking_uri=address, save_dir=str(folder / "mlflow"), run_id=run
+    )
+    _ = logger.experiment  # connects
+    return logger
+
+
+def _in_a_line(problem: Exception) -> str:
+    return " ".join(str(problem).split()) or type(problem).__name__
+
+
+_STARTS: dict[str, Callable[[Path, str | None], Logger]] = {"wandb": _start_wandb, "mlflow": _start_mlflow}
