@@ -7,9 +7,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 import detrkit
+from detrkit.training.reporting import best_of
+from detrkit.training.result import TrainingResult
+from detrkit.training.run_folder import RunFolder
 
 SMALL: dict[str, Any] = {
     "short_side": 64,
@@ -36,3 +40,13 @@ def run(data: Path, output: Path, variant: str = "detr-compact", **options: Any)
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "log.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets runs end without their reports, which take most of the time of a small run."""
+
+    def end(folder: RunFolder, *_: Any) -> TrainingResult:
+        folder.report.write_text("")
+        return TrainingResult(folder.path, best_of(folder), None)
+
+    monkeypatch.setattr("detrkit.training.run.write_everything", end)

@@ -29,7 +29,9 @@ from detrkit.measures import (
     SECONDS,
     Measure,
 )
+from detrkit.models.detector import Detector
 from detrkit.progress import duration
+from detrkit.training.averaging import Averaging
 from detrkit.training.learning import LearningWindow
 from detrkit.training.module import TrainingModule
 from detrkit.training.progress import ProgressLines
@@ -47,10 +49,17 @@ class EpochEnds(Callback):
         folder: the run's folder.
         validation: what the model is evaluated on; None if the data set has no such split, in which case the lowest loss is best.
         progress: prints the lines, and shows how far an evaluation is.
+        averaging: averages the weights, if that is what is evaluated and saved.
     """
 
-    def __init__(self, folder: RunFolder, validation: DetectionDataset | None, progress: ProgressLines) -> None:
-        self.folder, self.validation, self.progress = folder, validation, progress
+    def __init__(
+        self,
+        folder: RunFolder,
+        validation: DetectionDataset | None,
+        progress: ProgressLines,
+        averaging: Averaging | None = None,
+    ) -> None:
+        self.folder, self.validation, self.progress, self.averaging = folder, validation, progress, averaging
         self._window = LearningWindow(None)
         self._began = self._saved = self._printed = time.perf_counter()
         self._logged_step = 0
@@ -81,9 +90,8 @@ class EpochEnds(Callback):
         due = time.perf_counter() - self._saved > _SAVE_EVERY or not self.folder.state.is_file()
         saves = evaluates or last or due
         row, message = self._summary(trainer, pl_module, epoch, seconds)
-        pl_module.model.card = dataclasses.replace(
-            pl_module.model.card, metrics={}
-        )  # the old metrics belong to other weights
+        model = self._model(pl_module)
+        model.card = dataclasses.replace(model.card, metrics={})  # the old metrics belong to other weights
         if evaluates:
             if due:
                 self._write(pl_module, row, saves=True)  # an image that cannot be read ends the run here
@@ -99,6 +107,10 @@ class EpochEnds(Callback):
             self.progress.line.print(message)
             self._printed = time.perf_counter()
             self._explain(row)
+
+    def _model(self, module: TrainingModule) -> Detector:
+        """What is evaluated and saved."""
+        return module.model if self.averaging is None else self.averaging.model
 
     def _save_state(self, trainer: Trainer) -> None:
         # A temporary file is renamed at the end, so that a crash leaves the previous checkpoint in place.
@@ -118,10 +130,10 @@ class EpochEnds(Callback):
 
     def _evaluate(self, module: TrainingModule, row: dict[str, float]) -> str:
         assert self.validation is not None
-        options = module.options
+        options, model = module.options, self._model(module)
         with self._paused():
             evaluation = evaluate(
-                module.model,
+                model,
                 self.validation,
                 batch_size=evaluation_batch(options),
                 workers=options.workers or 0,
@@ -132,11 +144,11 @@ class EpochEnds(Callback):
             row[MASK_AP.column] = evaluation.masks.figures["AP"] or 0.0
         if evaluation.repeated_share is not None:
             row[REPEATED_SHARE.column] = evaluation.repeated_share
-        module.model.card = _with_figures(module.model.card, self.validation, evaluation)
+        model.card = _with_figures(model.card, self.validation, evaluation)
         quality = f", mask AP {row[MASK_AP.column]:.3f}" if MASK_AP.column in row else ""
         if self.validation.is_panoptic:
             quality += f", PQ {self._panoptic_quality(module, row):.3f}"
-        measure = _decisive(row)
+        measure = decisive(row)
         best = (self._best() or {}).get(measure.column, -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
         repeats = ""
@@ -149,18 +161,18 @@ class EpochEnds(Callback):
     def _panoptic_quality(self, module: TrainingModule, row: dict[str, float]) -> float:
         """Panoptic quality with the thresholds that the evaluation of boxes has just found, also as a figure of the epoch and the model."""
         assert self.validation is not None
-        options = module.options
+        options, model = module.options, self._model(module)
         with self._paused():
             evaluation = evaluate_panoptic(
-                module.model,
+                model,
                 self.validation,
                 batch_size=evaluation_batch(options),
                 workers=options.workers or 0,
                 progress=self.progress.follow,
             )
         row[PQ.column] = evaluation.pq or 0.0
-        card = module.model.card
-        module.model.card = dataclasses.replace(card, metrics={**card.metrics, PQ.name: row[PQ.column]})
+        card = model.card
+        model.card = dataclasses.replace(card, metrics={**card.metrics, PQ.name: row[PQ.column]})
         return row[PQ.column]
 
     def _paused(self) -> AbstractContextManager[None]:
@@ -184,10 +196,10 @@ class EpochEnds(Callback):
         """Writes log and metrics; with `saves` also the last model, and the best one if this is the best so far."""
         append_to_log(self.folder.log, row)
         if saves:
-            save(module.model, self.folder.last)
+            save(self._model(module), self.folder.last)
         best = self._best()
         if saves and self._is_better(row, best):
-            save(module.model, self.folder.best)
+            save(self._model(module), self.folder.best)
             best = row
         write_json(self.folder.metrics, {"best": best, "last": row})
 
@@ -195,14 +207,14 @@ class EpochEnds(Callback):
         """Whether an epoch beats the best one so far: by PQ, mask AP or AP, whichever comes first in it; by loss without a validation split."""
         metric, sign = LOSS.column, -1.0
         if self.validation is not None:
-            metric, sign = _decisive(row).column, 1.0
+            metric, sign = decisive(row).column, 1.0
         if metric not in row:
             return False
         # If the validation split was added during the run, the best epoch so far was chosen by its loss and has no AP: any AP beats it.
         return best is None or metric not in best or sign * row[metric] > sign * best[metric]
 
 
-def _decisive(row: Mapping[str, float]) -> Measure:
+def decisive(row: Mapping[str, float]) -> Measure:
     """The figure that decides which epoch is best. Where only a mask head learns, box AP stays the same."""
     return next((measure for measure in (PQ, MASK_AP) if measure.column in row), AP)
 

@@ -11,13 +11,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detrkit.data import Sample, TrainingData, collate, epoch_order
+from detrkit.data import Sample, TrainingData, collate
 from detrkit.data.workers import BatchLoader, for_workers
 from detrkit.errors import NonFiniteError
 from detrkit.losses.criterion import Criterion
 from detrkit.models.catalog import find_variant
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Losses, Target
+from detrkit.training.epoch_images import EpochImages
 from detrkit.training.optimizer import build_optimizer
 from detrkit.training.options import Schedule
 from detrkit.training.schedules import rate_factor
@@ -46,6 +47,7 @@ class TrainingModule(LightningModule):
         self.model, self.criterion = model, criterion
         self.data, self.options, self.schedule = data, options, schedule
         self.losses: Losses | None = None  # the last step's losses, for callbacks
+        self.images = EpochImages(options, data.dataset)
         self._for_workers = for_workers(data, options.workers or 0)
 
     def training_step(self, batch: tuple[ImageBatch, list[Target]], batch_index: int) -> Tensor:  # noqa: ARG002 - Lightning requires it
@@ -76,6 +78,8 @@ class TrainingModule(LightningModule):
             backbone_lr=options.backbone_lr,
             weight_decay=options.weight_decay,
             slow_parts=find_variant(options.variant).recipe.slow_parts,
+            layer_decay=options.layer_decay,
+            rates=options.rates,
         )
         factor = rate_factor(
             options.schedule,
@@ -100,7 +104,7 @@ class TrainingModule(LightningModule):
         return BatchLoader(
             self._for_workers,
             batch_size=self.schedule.piece_size,
-            sampler=epoch_order(len(self.data), self.options.seed, epoch),
+            sampler=self.images.order(epoch),
             workers=self.options.workers or 0,
             collate_fn=partial(collate, smallest_side=self.model.card.preprocessing.smallest_side),
             drop_last=True,

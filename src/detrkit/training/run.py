@@ -31,13 +31,16 @@ from detrkit.models.detector import Detector
 from detrkit.models.detr_segmentation import MaskDetector
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
+from detrkit.training.averaging import Averaging
 from detrkit.training.before_data import augmentation, check_before_data
+from detrkit.training.epoch_images import EpochImages
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.ground_truth import RunData, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.module import NonFiniteStepError, TrainingModule
 from detrkit.training.options import Schedule, check_single_process, plan, resolve
 from detrkit.training.progress import ProgressLines
+from detrkit.training.rates import check_rates
 from detrkit.training.reporting import best_of, write_everything, write_without_evaluation
 from detrkit.training.result import TrainingResult
 from detrkit.training.resuming import (
@@ -47,13 +50,17 @@ from detrkit.training.resuming import (
     check_data_are_there,
     check_same_data,
     continued,
+    early_end,
     is_finished,
     length_note,
     progress_of,
     record,
 )
 from detrkit.training.run_folder import RunFolder, create, reopen
+from detrkit.training.scaling import scaling_in_words
 from detrkit.training.sessions import begin_session, end_session
+from detrkit.training.stopping import Stopping, check_patience
+from detrkit.training.time_budget import fit_to_time, note_budget
 from detrkit.training.training_options import TrainingOptions
 
 
@@ -85,8 +92,8 @@ def train(
     Args:
         variant: a name in the catalog, such as "detr-r50".
         data: a data set's folder or annotation file, or "digits".
-        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs` and `steps` may be given anew, for
-            data that were moved and to train longer.
+        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs`, `steps` and `patience` may be given anew,
+            for data that were moved and to train longer.
         console: the console that shows progress; None means the terminal.
         **options: any other field of `TrainingOptions`; `help(detrkit.train)` shows them all.
 
@@ -123,9 +130,14 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console) -> Traini
         return _run(now, Resumed(folder, before, done), console)
     if now.data != before.data:
         check_data_are_there(now, folder, before)
+    early = early_end(now, folder, done)
+    if early is None:
+        how, remedy = "is finished: it has", "number of epochs or steps"
+    else:
+        how, remedy = f"stopped early, since {early.in_words()}: it has", "patience"
     console.print(
-        f"{folder.path} is finished: it has trained for {counted(done.epochs, 'epoch')} ({counted(done.steps, 'step')}). "
-        "To train longer, give a larger number of epochs or steps."
+        f"{folder.path} {how} trained for {counted(done.epochs, 'epoch')} ({counted(done.steps, 'step')}). "
+        f"To train longer, give a larger {remedy}."
     )
     is_complete = folder.report.is_file()
     if not is_complete:
@@ -180,26 +192,34 @@ def prepare(options: TrainingOptions, earlier: Resumed | None, console: Console)
         choose_device(options.device)
         check_data_are_there(options, earlier.folder, earlier.options)
     data = open_run_data(options, console)
+    check_patience(options, data.validation)
     training = data.training
     torch.manual_seed(options.seed)
     model = _build(options, training, resumed=earlier is not None)
     transform = TrainingTransform(augmentation(options), model.card.preprocessing)
+    check_rates((name for name, _ in model.named_parameters()), options.rates)
+    count = len(EpochImages(options, training))
     if earlier is None:
-        schedule = plan(options, len(training))
+        schedule = plan(options, count)
     else:
         check_same_data(earlier.folder, training)
-        schedule = continued(options, len(training), earlier.done)
+        schedule = continued(options, count, earlier.done)
     learned = TrainingData(training, transform, options.seed)
     return TrainingModule(model, criterion_for(model), learned, options, schedule), data
 
 
 def _run(options: TrainingOptions, earlier: Resumed | None, console: Console) -> TrainingResult:
     module, data = prepare(options, earlier, console)
+    budget = None if options.minutes is None else fit_to_time(module, data.validation)
+    options = module.options
     folder = create(options, data.training) if earlier is None else earlier.folder
+    if budget is not None:
+        console.print(budget.in_words())
+        note_budget(folder.config, budget)
     _announce(console, options, module, folder, earlier is not None)
     if earlier is not None:
         record(folder, earlier.options, options, earlier.done)
-        before = continued(earlier.options, len(data.training), earlier.done)
+        before = continued(earlier.options, len(module.images), earlier.done)
         note = length_note(before, module.schedule)
         if note is not None:
             console.print(note)
@@ -220,7 +240,11 @@ def _fit(
     """Trains to the end, or until it is stopped; returns whether it was the end."""
     with _quiet_lightning():
         progress = ProgressLines(console, evaluates=validation is not None)
-        callbacks: list[Callback] = [progress, EpochEnds(folder, validation, progress)]
+        averaging = None if module.options.ema is None else Averaging(module.options.ema)
+        ends = EpochEnds(folder, validation, progress, averaging)
+        callbacks: list[Callback] = [progress, ends, Stopping(folder, progress)]
+        if averaging is not None:
+            callbacks.insert(0, averaging)  # before the end of an epoch, which evaluates
         trainer = _trainer(module.options, module.schedule, folder, callbacks)
         try:
             trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
@@ -293,8 +317,11 @@ def _announce(
         f"{'Resuming' if resumed else 'Training'} {options.variant} ({trainable / 1e6:.1f} million trainable parameters) on "
         f"{choose_device(options.device)} in {options.precision}: {counted(schedule.epochs, 'epoch')}, {counted(schedule.steps, 'step')}, batches of "
         f"{counted(schedule.batch_size, 'image')}{pieces}, images up to {options.short_side} × {options.long_side}, "
-        f"learning rate {options.lr:g} (backbone {options.backbone_lr:g}, {options.schedule})",
+        f"learning rate {options.lr:g} (backbone {options.backbone_lr:g}, {options.schedule}){scaling_in_words(options, find_variant(options.variant).recipe)}",
     )
+    repeated = module.images.note()
+    if repeated is not None:
+        console.print(repeated)
     if schedule.batch_size < (options.batch_size or 1):
         console.print(
             f"Note: there {are(len(module.data))} only {counted(len(module.data), 'image')}, so batches are smaller than {options.batch_size}."
