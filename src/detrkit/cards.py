@@ -59,8 +59,8 @@ class Recipe:
         backbone_learning_rate: learning rate of the backbone; 0 leaves it unchanged.
         weight_decay: AdamW's decay of all parameters, including norms and embeddings, as in the authors' code.
         gradient_clip: largest norm of the gradient over all parameters; larger gradients are scaled down to this norm.
-        schedule: "step" (rates drop once, to a tenth) or "cosine" (rates fall to zero along half a wave).
-        drop_after: share of the run, above 0 and at most 1, after which the rates of a step schedule drop.
+        schedule: "step" (rates drop once, to a tenth), "cosine" (rates fall to zero along half a wave), or "flat-cosine" (likewise, after a flat part).
+        drop_after: share of the run, above 0 and at most 1, after which the rates of "step" drop and those of "flat-cosine" fall.
         warmup_steps: optimizer steps over which the rates rise from zero.
         slow_parts: components of parameter names (the text between dots) whose parameters learn at a tenth of `learning_rate`.
         augmentation: name of the policy by which training images vary.
@@ -72,7 +72,7 @@ class Recipe:
     backbone_learning_rate: float = 1e-5
     weight_decay: float = 1e-4
     gradient_clip: float = 0.1
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Literal["step", "cosine", "flat-cosine"] = "step"
     drop_after: float = 0.8
     warmup_steps: int = 0
     slow_parts: tuple[str, ...] = ()

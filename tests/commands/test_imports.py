@@ -32,6 +32,8 @@ COMMANDS = {
     "train: no such variant": ("train detr-r5 .", NONE),
     "train: no such data": ("train light-detr-compact missing", NONE),
     "train: no such run": ("train --resume missing", NONE),
+    "train: no such configuration": ("train --config missing.yaml", NONE),
+    "config: no such variant": ("config detr-r5", NONE),
     "report: no such run": ("report missing", NONE),
     "convert: no such data": ("convert missing --to yolo --output yolo", NONE),
     "evaluate: no such data": ("evaluate MODEL --data missing", FILES),

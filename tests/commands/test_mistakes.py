@@ -35,7 +35,7 @@ TRAIN = ("train", "detr-compact", "--data", "digits")
         (("evaluate", "a", "--data", "b", "--batch-size", "1.5"), "--batch-size must be a whole number, not '1.5'"),
         (("predict", "a", "b", "--slice", "99.9"), "--slice must be a whole number, not '99.9'"),
         ((*TRAIN, "--lr", "fast"), "--lr must be a number, not 'fast'"),
-        ((*TRAIN, "--schedule", "linear"), "--schedule must be step or cosine, not 'linear'"),
+        ((*TRAIN, "--schedule", "linear"), "--schedule must be step, cosine or flat-cosine, not 'linear'"),
         ((*TRAIN, "--flip"), "--flip needs a value: `detrkit train --help` tells what to give"),
         ((*TRAIN, "--crop", "3"), "--crop takes no value, so nothing uses '3': `detrkit train --help` tells what to give"),
         (

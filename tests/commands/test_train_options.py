@@ -16,7 +16,7 @@ SMALL = ("--steps", 2, "--batch-size", 4, "--short-side", 64, "--settings", "wid
 
 def test_every_option_is_in_one_group() -> None:
     grouped = [name for names in GROUPS.values() for name in names]
-    assert sorted(grouped) == sorted([*TrainingOptions.__dataclass_fields__, "resume", "dry_run"])
+    assert sorted(grouped) == sorted([*TrainingOptions.__dataclass_fields__, "config", "resume", "dry_run"])
 
 
 def test_what_the_recipe_fills_in_is_called_so() -> None:
@@ -94,5 +94,7 @@ def test_resume_names_options_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     sentence = refusal("train", "--resume", "run", "--batch-size", 3, folder=tmp_path)
-    assert sentence.endswith("of which only --data, --epochs and --steps may be given anew: leave out --batch-size")
+    assert sentence.endswith(
+        "of which only --data, --epochs, --steps and --patience may be given anew: leave out --batch-size"
+    )
     assert "leave out --resume, or --dry-run" in refusal("train", "--resume", "run", "--dry-run", folder=tmp_path)

@@ -8,11 +8,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
 import detrkit
+from detrkit.training.reporting import best_of
+from detrkit.training.result import TrainingResult
+from detrkit.training.run_folder import RunFolder
 
 SMALL: dict[str, Any] = {
     "short_side": 64,
@@ -57,3 +61,13 @@ def check_same_run(whole: Path, other: Path) -> None:
         torch.equal(moments[0][key][name], moments[1][key][name]) for key in moments[0] for name in moments[0][key]
     )
     assert states[0]["lr_schedulers"] == states[1]["lr_schedulers"]
+
+
+def without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets runs end without their reports, which take most of the time of a small run."""
+
+    def end(folder: RunFolder, *_: Any) -> TrainingResult:
+        folder.report.write_text("")
+        return TrainingResult(folder.path, best_of(folder), None)
+
+    monkeypatch.setattr("detrkit.training.run.write_everything", end)

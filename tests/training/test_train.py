@@ -25,6 +25,9 @@ from detrkit.training.module import TrainingModule
 from detrkit.training.progress import ProgressLines
 from detrkit.training.run_folder import RunFolder
 
+# Options that are off unless they are given.
+UNUSED = ("minutes", "patience", "layer_decay", "ema", "repeat_rare")
+
 
 def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> None:
     result, printed = run(digits_folder, tmp_path / "run", epochs=2)
@@ -60,7 +63,7 @@ def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> 
     assert all(
         value is not None
         for name, value in options.items()
-        if name not in ("steps", "backbone_weights", "queries_from", "detector_from", "masks")
+        if name not in ("steps", "backbone_weights", "queries_from", "detector_from", "masks", *UNUSED)
     )
     assert "12 images" in printed
     assert "epoch 2/2: loss" in printed
@@ -384,7 +387,7 @@ def test_resume_takes_no_other_options(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         detrkit.train("detr-r50", resume=tmp_path, lr=0.1, epochs=3)
     assert str(caught.value) == (
-        "resume continues a run with its own options, of which only data, epochs, steps, devices and nodes may be given anew: leave out variant, lr"
+        "resume continues a run with its own options, of which only data, epochs, steps, patience, devices and nodes may be given anew: leave out variant, lr"
     )
     with pytest.raises(ConfigurationError, match="not the folder of a run"):
         detrkit.train(resume=tmp_path)

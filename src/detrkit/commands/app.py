@@ -40,6 +40,10 @@ app.command(
     help="List everything that can be built, or show the settings and the recipe of one variant.",
 )
 app.command(
+    "detrkit.commands.config:config",
+    help="Print every training option and setting of a variant with its value and meaning, as YAML for `detrkit train --config`.",
+)
+app.command(
     "detrkit.commands.doctor:doctor",
     help="Show versions, devices, precisions, and how deformable attention runs.\n\nWhat is wrong with a data set: detrkit inspect.",
 )

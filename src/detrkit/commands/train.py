@@ -6,13 +6,16 @@ import dataclasses
 import inspect
 import os
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
+from detrkit.commands.reading import in_words, read_rates, read_text
 from detrkit.commands.values import OptionalPathText, VariantText
 from detrkit.training.training_options import UNLESS_GIVEN, TrainingOptions
+
+if TYPE_CHECKING:
+    from detrkit.commands.config_file import ConfigFile
 
 
 def train(variant: VariantText = None, data: OptionalPathText = None, **given: Any) -> None:
@@ -27,6 +30,11 @@ def train(variant: VariantText = None, data: OptionalPathText = None, **given: A
     from detrkit.models.listing import check_name
     from detrkit.training.run_places import check_is_run
 
+    file = _config_of(given)
+    if file is not None:
+        named = {name: value for name, value in (("variant", variant), ("data", data)) if value is not None}
+        given = file.combined({**named, **given})
+        variant, data = given.pop("variant", None), given.pop("data", None)
     if variant is not None:
         check_name(variant)  # before PyTorch is loaded
     if given.get("resume") is not None:
@@ -39,8 +47,13 @@ def train(variant: VariantText = None, data: OptionalPathText = None, **given: A
     from detrkit.training.processes import processes_of
 
     console = processes_of(os.environ).console(terminal())
+    settings = {} if file is None or variant is None else file.typed_settings(variant)
     if "settings" in given:
-        given["settings"] = _typed(variant, given["settings"])
+        settings |= _typed(variant, given["settings"])
+    if settings:
+        given["settings"] = settings
+    if isinstance(given.get("rates"), str):
+        given["rates"] = _rates(given["rates"])
     if "loggers" in given:
         given["loggers"] = [name.strip() for names in given["loggers"] for name in names.split(",")]
     if given.pop("dry_run", False):
@@ -51,6 +64,29 @@ def train(variant: VariantText = None, data: OptionalPathText = None, **given: A
         console.print(detailed_table(result.evaluation, result.analysis))
     console.print(f"Best model: {result.best}\nReport: {result.folder / 'report.html'}", soft_wrap=True)
     console.print(f"Next: detrkit predict {result.best} IMAGES", soft_wrap=True)
+
+
+def _config_of(given: dict[str, Any]) -> ConfigFile | None:
+    """The configuration file among the options, which it is taken out of."""
+    if "config" not in given:
+        return None
+    from detrkit.commands.config_file import read_config
+    from detrkit.errors import ConfigurationError
+
+    if "resume" in given:
+        raise ConfigurationError("--resume goes on with the options of its run: leave out --config, or --resume")
+    return read_config(given.pop("config"))
+
+
+def _rates(text: str) -> dict[str, float]:
+    from detrkit.errors import ConfigurationError
+
+    try:
+        return read_rates(text)
+    except ValueError as problem:
+        raise ConfigurationError(
+            f"--rates needs names of parts with factors, such as offsets=0.1,backbone.layer1=0, not '{text}'"
+        ) from problem
 
 
 def _show_dry_run(variant: str | None, data: str | Path | None, given: dict[str, Any]) -> None:
@@ -70,16 +106,16 @@ def _show_dry_run(variant: str | None, data: str | Path | None, given: dict[str,
 GROUPS: dict[str, tuple[str, ...]] = {
     "Model": ("variant", "settings", "weights", "backbone_weights", "queries_from", "detector_from"),
     "Data": ("data", "train_split", "val_split", "masks", "orientation", "stretch_16bit"),
-    "Length": ("epochs", "steps", "evaluate_every", "checkpoint_minutes"),
+    "Length": ("epochs", "steps", "minutes", "evaluate_every", "patience", "checkpoint_minutes"),
     "Learning": (
-        *("batch_size", "lr", "backbone_lr", "weight_decay", "gradient_clip"),
-        *("schedule", "drop_after", "warmup_steps", "seed"),
+        *("batch_size", "lr", "backbone_lr", "scale_lr", "layer_decay", "rates", "weight_decay", "gradient_clip"),
+        *("schedule", "drop_after", "warmup_steps", "ema", "repeat_rare", "seed"),
     ),
     "Images and augmentation": (
         *("short_side", "long_side", "augmentation", "flip", "vertical_flip", "crop", "multi_scale"),
     ),
     "Speed and memory": ("accumulate", "precision", "device", "devices", "nodes", "workers"),
-    "Output": ("output", "loggers", "resume", "dry_run"),
+    "Output": ("output", "config", "loggers", "resume", "dry_run"),
 }
 _OTHER_NAMES = {"detector_from": ("--detector-from", "--from")}  # `from` is a keyword of Python
 _BY_PLACE = ("variant", "data")
@@ -94,8 +130,16 @@ def _signature() -> inspect.Signature:
     hints = get_type_hints(TrainingOptions)
     fields = {field.name: field for field in dataclasses.fields(TrainingOptions)}
     options = {name: _parameter(fields[name], hints[name], group) for name, group in groups.items() if name in fields}
-    help_text = "folder of a run to continue with its own options; only data, epochs, steps, devices and nodes may be given anew."
+    help_text = "folder of a run to continue with its own options; only data, epochs, steps, patience, devices and nodes may be given anew."
     resumed = Annotated[OptionalPathText, Parameter(help=help_text, group=groups["resume"])]
+    read = Annotated[
+        OptionalPathText,
+        Parameter(
+            help="YAML file with any of these options, as `detrkit config VARIANT` prints them, or the folder of a run; options given here take precedence.",
+            group=groups["config"],
+        ),
+    ]
+    options["config"] = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=read)
     options["resume"] = inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=resumed)
     dry = Annotated[
         bool,
@@ -116,8 +160,10 @@ def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group) -> inspec
     if field.default not in (None, dataclasses.MISSING):
         shown = str(field.default)
     default = None if shown is None else lambda _: shown
-    if field.name == "settings":  # strings until the variant is known, and without --no-settings
-        annotation: Any = Annotated[dict[str, str] | None, Parameter(negative=(), group=group)]
+    if field.name == "rates":  # one text for all of them, in which names may have dots
+        annotation: Any = Annotated[str | None, Parameter(metavar="NAME=FACTOR,...", group=group)]
+    elif field.name == "settings":  # strings until the variant is known, and without --no-settings
+        annotation = Annotated[dict[str, str] | None, Parameter(negative=(), group=group)]
     else:
         kind = OptionalPathText if field.name in _PATHS else hint | None
         names = _OTHER_NAMES.get(field.name)
@@ -142,41 +188,8 @@ def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
     for option, text in settings.items():
         name = option.replace("-", "_")
         hint = known.get(name, str)
-        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)  # both for `float | None`
         try:
-            typed[name] = _read(text, kinds)
+            typed[name] = read_text(text, hint)
         except ValueError as problem:
-            allowed = " or ".join(_in_words(kind) for kind in kinds)
-            raise ConfigurationError(f"--settings.{name} must be of type {allowed}, not '{text}'") from problem
+            raise ConfigurationError(f"--settings.{name} must be of type {in_words(hint)}, not '{text}'") from problem
     return typed
-
-
-def _read(text: str, kinds: tuple[Any, ...]) -> Any:
-    if NoneType in kinds and text.lower() == "none":
-        return None
-    kind = next(each for each in kinds if each is not NoneType)
-    if get_origin(kind) is tuple:
-        return _read_list(text, get_args(kind))
-    return _yes_or_no(text) if kind is bool else kind(text)
-
-
-def _read_list(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The tuple that a list such as "3,5" stands for; `kinds` are the arguments of its type: `int, ...` or one for each entry."""
-    entries = [entry.strip() for entry in text.split(",")] if text.strip() else []
-    if kinds[-1] is Ellipsis:
-        kinds = kinds[:1] * len(entries)
-    return tuple(_read(entry, (kind,)) for entry, kind in zip(entries, kinds, strict=True))
-
-
-def _in_words(kind: Any) -> str:
-    if get_origin(kind) is tuple:
-        entries = ("..." if each is Ellipsis else _in_words(each) for each in get_args(kind))
-        return f"comma-separated list ({', '.join(entries)})"
-    return "none" if kind is NoneType else str(kind.__name__)
-
-
-def _yes_or_no(text: str) -> bool:
-    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if text.lower() not in values:
-        raise ValueError(text)
-    return values[text.lower()]

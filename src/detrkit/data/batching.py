@@ -21,7 +21,7 @@ from detrkit.data.dataset import DetectionDataset, Objects
 from detrkit.data.transforms import EvaluationTransform, TrainingTransform, normalise, relative_target
 from detrkit.structures import ImageBatch, Target
 
-_ORDER, _AUGMENTATION = 0, 1  # keep the two uses of one seed apart
+_ORDER, _AUGMENTATION, REPEATS = 0, 1, 2  # keep the uses of one seed apart
 _TRAINING, _EVALUATION = TrainingTransform.__call__, EvaluationTransform.__call__
 
 
@@ -146,7 +146,10 @@ class RandomImages:
 
 
 class TrainingData(Dataset[Sample]):
-    """A data set as it is trained on: augmented by (seed, epoch, image)."""
+    """A data set as it is trained on: augmented by (seed, epoch, image).
+
+    The index i + I · k, for I images, is copy k of image i, which is augmented in a way of its own: an epoch may have an image several times.
+    """
 
     def __init__(
         self,
@@ -183,8 +186,9 @@ class TrainingData(Dataset[Sample]):
         Raises:
             DataError: the image cannot be read.
         """
-        image, objects = self.dataset.image(index), self.dataset.objects(index)
-        return _sample(self.dataset, index, *self.transform(image, objects, self._generator(index), *self._others()))
+        place = index % len(self.dataset)
+        image, objects = self.dataset.image(place), self.dataset.objects(place)
+        return _sample(self.dataset, place, *self.transform(image, objects, self._generator(index), *self._others()))
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Sample]:
         """The same samples as one by one, together for a batch: a `DataLoader` asks for them so.
@@ -194,14 +198,14 @@ class TrainingData(Dataset[Sample]):
         """
         if type(self).__getitem__ is not TrainingData.__getitem__ or type(self.transform).__call__ is not _TRAINING:
             return [self[index] for index in indices]  # somebody's own class
-        others = self._others()
+        others, places = self._others(), [index % len(self.dataset) for index in indices]
         varied = [
             self.transform.varied(
-                self.dataset.image(index), self.dataset.objects(index), self._generator(index), *others
+                self.dataset.image(place), self.dataset.objects(place), self._generator(index), *others
             )
-            for index in indices
+            for place, index in zip(places, indices, strict=True)
         ]
-        return _together(self.dataset, indices, varied, self.transform.preprocessing)
+        return _together(self.dataset, places, varied, self.transform.preprocessing)
 
     def _others(self) -> tuple[RandomImages, ...]:
         """The images that may take part in others in this epoch, if any may: an argument that transforms of one's own need not take."""

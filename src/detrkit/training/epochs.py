@@ -32,8 +32,10 @@ from detrkit.measures import (
     SECONDS,
     Measure,
 )
+from detrkit.models.detector import Detector
 from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
+from detrkit.training.averaging import Averaging
 from detrkit.training.keeping import KEPT, SaveMoments, StateFile
 from detrkit.training.learning import LearningWindow
 from detrkit.training.loggers import log_figures
@@ -56,6 +58,7 @@ class EpochEnds(Callback):
         validation: what the model is evaluated on; None if the data set has no such split, in which case the lowest loss is best.
         progress: prints the lines, and shows how far an evaluation is.
         processes: those of the run, of which the first one writes.
+        averaging: averages the weights, if that is what is evaluated and saved.
     """
 
     def __init__(
@@ -64,8 +67,10 @@ class EpochEnds(Callback):
         validation: DetectionDataset | None,
         progress: ProgressLines,
         processes: Processes = ALONE,
+        averaging: Averaging | None = None,
     ) -> None:
         self.folder, self.validation, self.progress, self.processes = folder, validation, progress, processes
+        self.averaging = averaging
         self._window = LearningWindow(None, shared=True)
         self._began = self._saved = self._printed = time.perf_counter()
         self._seconds = 0.0  # of the epoch, before the run was resumed
@@ -141,9 +146,8 @@ class EpochEnds(Callback):
         saves = evaluates or last or due
         row, message = self._summary(trainer, pl_module, epoch, seconds)
         self._first_step = self._step  # the epoch is finished
-        pl_module.model.card = dataclasses.replace(
-            pl_module.model.card, metrics={}
-        )  # the old metrics belong to other weights
+        model = self._model(pl_module)
+        model.card = dataclasses.replace(model.card, metrics={})  # the old metrics belong to other weights
         if evaluates:
             if due:
                 self._lacking = {"row": row, "message": message}
@@ -161,6 +165,10 @@ class EpochEnds(Callback):
         if saves or time.perf_counter() - self._printed > _PRINT_EVERY:
             self._say(message, row)
 
+    def _model(self, module: TrainingModule) -> Detector:
+        """What is evaluated and saved."""
+        return module.model if self.averaging is None else self.averaging.model
+
     def catch_up(self, module: TrainingModule) -> None:
         """Evaluates the last epoch of a run that was killed while it did that; with the weights in its checkpoint, before it goes on."""
         state = torch.load(self.folder.state, map_location="cpu", weights_only=True)
@@ -168,6 +176,9 @@ class EpochEnds(Callback):
         if self.validation is not None:
             module.load_state_dict(state["state_dict"])
             module.to(self.processes.device(choose_device(module.options.device)))
+            if self.averaging is not None:
+                self.averaging.begin(module)
+                self.averaging.load_state_dict(state["callbacks"][self.averaging.state_key])
             row = dict(kept["lacking"]["row"])
             with self.progress.line:
                 message = kept["lacking"]["message"] + self._evaluate(module, row)
@@ -239,16 +250,17 @@ class EpochEnds(Callback):
         evaluation = self._compared(module, self.validation)
         if evaluation is None:
             return ""
+        model = self._model(module)
         row |= {name: value for name, value in evaluation.figures.items() if value is not None}
         if evaluation.masks is not None:
             row[MASK_AP.column] = evaluation.masks.figures["AP"] or 0.0
         if evaluation.repeated_share is not None:
             row[REPEATED_SHARE.column] = evaluation.repeated_share
-        module.model.card = _with_figures(module.model.card, self.validation, evaluation)
+        model.card = _with_figures(model.card, self.validation, evaluation)
         quality = f", mask AP {row[MASK_AP.column]:.3f}" if MASK_AP.column in row else ""
         if self.validation.is_panoptic:
             quality += f", PQ {self._panoptic_quality(module, row):.3f}"
-        measure = _decisive(row)
+        measure = decisive(row)
         best = (self._best() or {}).get(measure.column, -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
         repeats = ""
@@ -267,24 +279,24 @@ class EpochEnds(Callback):
         }
         with self._paused():
             if self.processes.count == 1:
-                return evaluate(module.model, validation, **options)
-            return evaluate_together(module.model, validation, self.processes, **options)
+                return evaluate(self._model(module), validation, **options)
+            return evaluate_together(self._model(module), validation, self.processes, **options)
 
     def _panoptic_quality(self, module: TrainingModule, row: dict[str, float]) -> float:
         """Panoptic quality with the thresholds that the evaluation of boxes has just found, also as a figure of the epoch and the model."""
         assert self.validation is not None
-        options = module.options
+        options, model = module.options, self._model(module)
         with self._paused():
             evaluation = evaluate_panoptic(
-                module.model,
+                model,
                 self.validation,
                 batch_size=evaluation_batch(options),
                 workers=options.workers or 0,
                 progress=self.progress.follow,
             )
         row[PQ.column] = evaluation.pq or 0.0
-        card = module.model.card
-        module.model.card = dataclasses.replace(card, metrics={**card.metrics, PQ.name: row[PQ.column]})
+        card = model.card
+        model.card = dataclasses.replace(card, metrics={**card.metrics, PQ.name: row[PQ.column]})
         return row[PQ.column]
 
     def _paused(self) -> AbstractContextManager[None]:
@@ -324,10 +336,10 @@ class EpochEnds(Callback):
 
     def _write_models(self, module: TrainingModule, row: dict[str, float], *, saves: bool) -> None:
         if saves:
-            save(module.model, self.folder.last)
+            save(self._model(module), self.folder.last)
         best = self._best()
         if saves and self._is_better(row, best):
-            save(module.model, self.folder.best)
+            save(self._model(module), self.folder.best)
             best = row
         write_json(self.folder.metrics, {"best": best, "last": row})
 
@@ -335,14 +347,14 @@ class EpochEnds(Callback):
         """Whether an epoch beats the best one so far: by PQ, mask AP or AP, whichever comes first in it; by loss without a validation split."""
         metric, sign = LOSS.column, -1.0
         if self.validation is not None:
-            metric, sign = _decisive(row).column, 1.0
+            metric, sign = decisive(row).column, 1.0
         if metric not in row:
             return False
         # If the validation split was added during the run, the best epoch so far was chosen by its loss and has no AP: any AP beats it.
         return best is None or metric not in best or sign * row[metric] > sign * best[metric]
 
 
-def _decisive(row: Mapping[str, float]) -> Measure:
+def decisive(row: Mapping[str, float]) -> Measure:
     """The figure that decides which epoch is best. Where only a mask head learns, box AP stays the same."""
     return next((measure for measure in (PQ, MASK_AP) if measure.column in row), AP)
 

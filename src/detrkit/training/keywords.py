@@ -21,15 +21,22 @@ class TrainingKeywords(TypedDict, total=False):
     output: str | Path | None
     epochs: int | None
     steps: int | None
+    minutes: float | None
+    patience: int | None
     batch_size: int | None
     accumulate: int | None
     lr: float | None
     backbone_lr: float | None
+    scale_lr: bool
+    layer_decay: float | None
+    rates: dict[str, float]
     weight_decay: float | None
     gradient_clip: float | None
-    schedule: Literal["step", "cosine"] | None
+    schedule: Literal["step", "cosine", "flat-cosine"] | None
     drop_after: float | None
     warmup_steps: int | None
+    ema: float | None
+    repeat_rare: float | None
     short_side: int | None
     long_side: int | None
     augmentation: PolicyName | None

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detrkit.data import Sample, TrainingData, collate, epoch_order
+from detrkit.data import Sample, TrainingData, collate
 from detrkit.data.workers import for_workers
 from detrkit.errors import NonFiniteError
 from detrkit.losses.criterion import Criterion
@@ -19,6 +19,7 @@ from detrkit.models.catalog import find_variant
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Losses, Target
 from detrkit.training.batches import EpochBatches, EpochLoader
+from detrkit.training.epoch_images import EpochImages
 from detrkit.training.optimizer import build_optimizer
 from detrkit.training.options import Schedule
 from detrkit.training.processes import ALONE, Processes
@@ -55,6 +56,7 @@ class TrainingModule(LightningModule):
         self.model, self.criterion = model, criterion
         self.data, self.options, self.schedule, self.processes = data, options, schedule, processes
         self.losses: Losses | None = None  # the last step's losses, for callbacks
+        self.images = EpochImages(options, data.dataset)
         self._for_workers = for_workers(data, options.workers or 0)
 
     def training_step(self, batch: tuple[ImageBatch, list[Target]], batch_index: int) -> Tensor:  # noqa: ARG002 - Lightning requires it
@@ -85,6 +87,8 @@ class TrainingModule(LightningModule):
             backbone_lr=options.backbone_lr,
             weight_decay=options.weight_decay,
             slow_parts=find_variant(options.variant).recipe.slow_parts,
+            layer_decay=options.layer_decay,
+            rates=options.rates,
         )
         factor = rate_factor(
             options.schedule,
@@ -106,10 +110,9 @@ class TrainingModule(LightningModule):
         """The images in this epoch's order; Lightning calls this in every epoch, so a resumed run sees the same order."""
         epoch = self.current_epoch
         self.data.set_epoch(epoch)
-        order = epoch_order(len(self.data), self.options.seed, epoch)
         return EpochLoader(
             self._for_workers,
-            EpochBatches(order, self.schedule.piece_size, self.processes),
+            EpochBatches(self.images.order(epoch), self.schedule.piece_size, self.processes),
             workers=self.options.workers or 0,
             collate_fn=partial(collate, smallest_side=self.model.card.preprocessing.smallest_side),
             pin_memory=self.device.type == "cuda",

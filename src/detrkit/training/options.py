@@ -17,7 +17,9 @@ from detrkit.files import expanded
 from detrkit.models.catalog import changed_config, find_variant, has_masks
 from detrkit.models.settings import check_type
 from detrkit.prediction.devices import choose_device
+from detrkit.training.learning_checks import check_learning
 from detrkit.training.pieces import pieces
+from detrkit.training.scaling import scaled_rates
 from detrkit.training.starting import IMAGENET, NONE, check_start, chosen_weights, located_weights
 from detrkit.training.training_options import TrainingOptions
 
@@ -101,6 +103,8 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         settings=_all_settings(variant.config, options.settings),
         workers=_or(options.workers, 0 if on_cpu else min(8, max(1, (os.cpu_count() or 1) // options.devices))),
     )
+    if options.scale_lr:
+        resolved = dataclasses.replace(resolved, **scaled_rates(options, batch_size, recipe))
     if batch_size % (resolved.accumulate or 1):
         raise OptionError(
             f"a batch of {batch_size} images cannot be split into {resolved.accumulate} equal pieces: change batch_size or accumulate",
@@ -141,6 +145,7 @@ def check_values(options: TrainingOptions) -> None:
     """
     _check_types(options)
     _check(options)
+    check_learning(options)
 
 
 def _all_settings(config: Any, changes: dict[str, Any]) -> dict[str, Any]:

@@ -177,6 +177,11 @@ def check_processes(options: TrainingOptions, device: str) -> None:
     count = options.devices * options.nodes
     if count == 1:
         return
+    if options.minutes is not None:
+        raise OptionError(
+            "minutes measures the speed of one process: give epochs or steps to several processes",
+            *("minutes", "devices"),
+        )
     if device == "mps":
         raise OptionError(
             f"{count} processes cannot share the device mps: give device=cpu, or train in one process", "device"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Unpack
 
@@ -18,7 +16,6 @@ from detrkit.models.catalog import config_of
 from detrkit.notebooks import paragraph, shown, table
 from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
-from detrkit.structures import ImageBatch, Target
 from detrkit.terminal import terminal
 from detrkit.training.keywords import TrainingKeywords
 from detrkit.training.module import TrainingModule
@@ -27,6 +24,8 @@ from detrkit.training.pieces import step_memory
 from detrkit.training.processes import Processes
 from detrkit.training.run import new_options, prepare
 from detrkit.training.starting import missing_offer
+from detrkit.training.time_budget import fit_to_time
+from detrkit.training.timing import time_pieces
 from detrkit.training.training_options import TrainingOptions
 
 _TIMED = 3  # pieces of batches, after one that is not counted
@@ -126,14 +125,18 @@ def dry_run(
         DetrkitError: what `train` would raise before its first step.
     """
     resolved = new_options(variant, data, dict(options))
+    console = console or terminal()
     processes = Processes(resolved.devices * resolved.nodes, local_count=resolved.devices)
-    module, _ = prepare(resolved, None, console or terminal(), processes, download=False)
+    module, opened = prepare(resolved, None, console, processes, download=False)
+    if resolved.minutes is not None:
+        console.print(fit_to_time(module, opened.validation).in_words())
+        resolved = module.options
     assert resolved.short_side is not None
     assert resolved.long_side is not None
     share = math.ceil(module.schedule.piece_size / processes.count)
     memory = step_memory(config_of(module.model), share, resolved.short_side, resolved.long_side)
     device = choose_device(resolved.device)
-    seconds = _seconds_per_piece(module, device)
+    seconds = time_pieces(module, device, pieces=_TIMED).piece
     schedule = module.schedule
     missing = missing_offer(resolved)
     return DryRun(
@@ -152,30 +155,3 @@ def _gpu_memory(module: TrainingModule, device: str) -> float | None:
         return None
     learned = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return (torch.cuda.max_memory_allocated(torch.device(device)) + 2 * 4 * learned) / 1e9
-
-
-def _seconds_per_piece(module: TrainingModule, device: str) -> float:
-    """Time that reading, a forward and a backward pass take for one piece of a batch, on real images."""
-    module.to(device).train()
-    half = module.options.precision == "bf16"
-    began, done = time.perf_counter(), 0
-    for index, (images, targets) in enumerate(_repeated(module)):
-        batch = images.to(torch.device(device)), [target.to(torch.device(device)) for target in targets]
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
-            loss = module.training_step(batch, index)
-        loss.backward()  # type: ignore[no-untyped-call]
-        loss.item()  # waits for the device
-        module.zero_grad()
-        if index == 0:
-            began = time.perf_counter()  # the first one compiles and reserves memory
-            continue
-        done += 1
-        if done == _TIMED:
-            break
-    return (time.perf_counter() - began) / done
-
-
-def _repeated(module: TrainingModule) -> Iterator[tuple[ImageBatch, list[Target]]]:
-    """Pieces of batches without end, also of a data set with few images."""
-    while True:
-        yield from module.train_dataloader()

@@ -30,6 +30,7 @@ from detrkit.progress import duration
 from detrkit.training.options import resolve
 from detrkit.training.sessions import Session
 from detrkit.training.starting import began_with
+from detrkit.training.stopping import stopped_early
 from detrkit.training.training_options import TrainingOptions
 
 # Shown elsewhere, or about the machine and its folders: no departure from a recipe.
@@ -101,6 +102,9 @@ def state_in_words(options: TrainingOptions, rows: Rows) -> str:
     goal, done, unit = (
         (options.epochs or 0, epochs, "epoch") if options.steps is None else (options.steps, steps, "step")
     )
+    early = stopped_early(options, rows)
+    if done < goal and early is not None:
+        return f"stopped early after {counted(epochs, 'epoch')}, {counted(steps, 'step')}: {early.in_words()}"
     if done >= goal:
         return f"finished after {counted(epochs, 'epoch')}, {counted(steps, 'step')}"
     return f"not finished: {some_of(done, goal, unit)} done"
@@ -215,6 +219,8 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_text(each)}" for name, each in value.items()) or MISSING
     return MISSING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

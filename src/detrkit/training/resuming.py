@@ -17,10 +17,11 @@ from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded, write_json
 from detrkit.training.keeping import KEPT
 from detrkit.training.options import Schedule, check_values, located, plan
-from detrkit.training.run_folder import RunFolder, learned_from
+from detrkit.training.run_folder import RunFolder, learned_from, read_log
+from detrkit.training.stopping import Standstill, stopped_early
 from detrkit.training.training_options import TrainingOptions
 
-CHANGEABLE = ("data", "epochs", "steps", "devices", "nodes")
+CHANGEABLE = ("data", "epochs", "steps", "patience", "devices", "nodes")
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,22 @@ def continued(options: TrainingOptions, images: int, done: Progress) -> Schedule
 
 
 def is_finished(options: TrainingOptions, folder: RunFolder, done: Progress) -> bool:
-    """Whether nothing is left to train; the number of images is the one that the run noted at its beginning."""
-    images = _content(folder).get("learned_from", {}).get("images")
-    is_trained = isinstance(images, int) and done.steps >= continued(options, images, done).steps
-    return is_trained and not done.lacks_evaluation
+    """Whether nothing is left to train, or the run stopped early; the number of images is the one that the run noted at its beginning."""
+    is_over = early_end(options, folder, done) is not None or _has_all_steps(options, folder, done)
+    return is_over and not done.lacks_evaluation
+
+
+def _has_all_steps(options: TrainingOptions, folder: RunFolder, done: Progress) -> bool:
+    noted = _content(folder).get("learned_from", {})
+    images = noted.get("images_per_epoch", noted.get("images"))
+    return isinstance(images, int) and done.steps >= continued(options, images, done).steps
+
+
+def early_end(options: TrainingOptions, folder: RunFolder, done: Progress) -> Standstill | None:
+    """Why a run ended before its last step, up to the epoch that was kept; None where it did not."""
+    if _has_all_steps(options, folder, done):
+        return None
+    return stopped_early(options, [row for row in read_log(folder.log) if row["epoch"] <= done.epochs])
 
 
 def check_same_data(folder: RunFolder, training: Any) -> None:

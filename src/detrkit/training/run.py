@@ -19,22 +19,25 @@ from rich.console import Console
 
 from detrkit.data import DetectionDataset, TrainingData, TrainingTransform
 from detrkit.data.augmentation import mixed_epochs
-from detrkit.data.wording import are, counted
+from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, NonFiniteError, closest
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
 from detrkit.models.detr_segmentation import MaskDetector
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
-from detrkit.training.before_data import augmentation, check_before_data, mixing_note
+from detrkit.training.announcing import announce
+from detrkit.training.averaging import Averaging
+from detrkit.training.before_data import augmentation, check_before_data
 from detrkit.training.diagnosis import Diagnosis
+from detrkit.training.epoch_images import EpochImages
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.ground_truth import RunData, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.launching import follow_starter, other_processes
 from detrkit.training.loggers import check_loggers, end_loggers, start_loggers
 from detrkit.training.module import NonFiniteStepError, TrainingModule
-from detrkit.training.options import plan, resolve
+from detrkit.training.options import Schedule, plan, resolve
 from detrkit.training.processes import (
     ALONE,
     Agreement,
@@ -47,6 +50,7 @@ from detrkit.training.processes import (
     with_processes,
 )
 from detrkit.training.progress import ProgressLines
+from detrkit.training.rates import check_rates
 from detrkit.training.reporting import best_of, write_everything, write_without_evaluation
 from detrkit.training.result import TrainingResult
 from detrkit.training.resuming import (
@@ -56,6 +60,7 @@ from detrkit.training.resuming import (
     check_data_are_there,
     check_same_data,
     continued,
+    early_end,
     is_finished,
     length_note,
     progress_of,
@@ -63,8 +68,10 @@ from detrkit.training.resuming import (
 )
 from detrkit.training.run_folder import RunFolder, create, reopen
 from detrkit.training.sessions import begin_session, end_session
-from detrkit.training.starting import begin, has_own_queries
+from detrkit.training.starting import begin
+from detrkit.training.stopping import Stopping, check_patience
 from detrkit.training.strategies import EndAtOnce, quiet_lightning, trainer_options
+from detrkit.training.time_budget import fit_to_time, note_budget
 from detrkit.training.training_options import TrainingOptions
 
 
@@ -96,8 +103,8 @@ def train(
     Args:
         variant: a name in the catalog, such as "detr-r50".
         data: a data set's folder or annotation file, or "digits".
-        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs` and `steps` may be given anew, for
-            data that were moved and to train longer.
+        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs`, `steps` and `patience` may be given anew,
+            for data that were moved and to train longer.
         console: the console that shows progress; None means the terminal.
         **options: any other field of `TrainingOptions`; `help(detrkit.train)` shows them all.
 
@@ -147,9 +154,14 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console, agreement
         return TrainingResult(folder.path, best_of(folder), None)
     if now.data != before.data:
         check_data_are_there(now, folder, before)
+    early = early_end(now, folder, done)
+    if early is None:
+        how, remedy = "is finished: it has", "number of epochs or steps"
+    else:
+        how, remedy = f"stopped early, since {early.in_words()}: it has", "patience"
     console.print(
-        f"{folder.path} is finished: it has trained for {counted(done.epochs, 'epoch')} ({counted(done.steps, 'step')}). "
-        "To train longer, give a larger number of epochs or steps."
+        f"{folder.path} {how} trained for {counted(done.epochs, 'epoch')} ({counted(done.steps, 'step')}). "
+        f"To train longer, give a larger {remedy}."
     )
     is_complete = folder.report.is_file()
     if not is_complete:
@@ -216,20 +228,30 @@ def prepare(
         check_loggers(options.loggers)
         check_data_are_there(options, earlier.folder, earlier.options)
     data = open_run_data(options, console)
+    check_patience(options, data.validation)
     training = data.training
     check_images(len(training), processes.count)
     torch.manual_seed(options.seed)
     model = _build(options, training, resumed=earlier is not None)
     if files is not None:
         console.print(begin(model, options, files))
-    transform = TrainingTransform(augmentation(options), model.card.preprocessing)
+    check_rates((name for name, _ in model.named_parameters()), options.rates)
+    count = len(EpochImages(options, training))
     if earlier is None:
-        schedule = plan(options, len(training))
+        schedule = plan(options, count)
     else:
         check_same_data(earlier.folder, training)
-        schedule = continued(options, len(training), earlier.done)
+        schedule = continued(options, count, earlier.done)
+    return _module(model, options, training, schedule, processes), data
+
+
+def _module(
+    model: Detector, options: TrainingOptions, training: DetectionDataset, schedule: Schedule, processes: Processes
+) -> TrainingModule:
+    """The detector with its loss and the images as they vary in a run of this length."""
+    transform = TrainingTransform(augmentation(options), model.card.preprocessing)
     learned = TrainingData(training, transform, options.seed, mixed_epochs=mixed_epochs(schedule.epochs))
-    return TrainingModule(model, criterion_for(model), learned, options, schedule, processes), data
+    return TrainingModule(model, criterion_for(model), learned, options, schedule, processes)
 
 
 def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, agreement: Agreement) -> TrainingResult:
@@ -237,6 +259,11 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
     if options.devices * options.nodes > processes.count:
         return _run_in_processes(options, earlier, console)
     module, data = prepare(options, earlier, console, processes)
+    budget = None
+    if options.minutes is not None:  # of a new run in one process
+        budget = fit_to_time(module, data.validation)
+        options = module.options
+        module = _module(module.model, options, data.training, module.schedule, processes)
     folder = None if earlier is None else earlier.folder
     if folder is None and processes.is_first:
         folder = create(options, data.training)
@@ -245,10 +272,13 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
     assert folder is not None
     if not processes.is_first:
         return _accompany(module, folder, data, earlier)
-    _announce(console, options, module, folder, earlier is not None)
+    if budget is not None:
+        console.print(budget.in_words())
+        note_budget(folder.config, budget)
+    announce(console, options, module, folder, earlier is not None)
     if earlier is not None:
         record(folder, earlier.options, options, earlier.done)
-        before = continued(earlier.options, len(data.training), earlier.done)
+        before = continued(earlier.options, len(module.images), earlier.done)
         note = length_note(before, module.schedule)
         if note is not None:
             console.print(note)
@@ -299,10 +329,14 @@ def _fit(
     processes, resumed = module.processes, earlier is not None
     with quiet_lightning(), losing_no_process(processes, _after_a_loss(folder)):
         progress = ProgressLines(console, evaluates=validation is not None)
-        ends = EpochEnds(folder, validation, progress, processes)
+        averaging = None if module.options.ema is None else Averaging(module.options.ema)
+        ends = EpochEnds(folder, validation, progress, processes, averaging)
         if earlier is not None and earlier.done.lacks_evaluation:
             ends.catch_up(module)
-        callbacks: list[Callback] = [progress, ends, Diagnosis(progress.line.print, folder.path)]
+        stopping = Stopping(folder, progress, processes)
+        callbacks: list[Callback] = [progress, ends, stopping, Diagnosis(progress.line.print, folder.path)]
+        if averaging is not None:
+            callbacks.insert(0, averaging)  # before the end of an epoch, which evaluates
         if processes.count > 1:
             callbacks.append(EndAtOnce())
         trainer = _trainer(module, folder, callbacks, others)
@@ -360,33 +394,6 @@ def _build(options: TrainingOptions, training: DetectionDataset, *, resumed: boo
         assert isinstance(model, MaskDetector)  # otherwise the option was refused
         model.freeze_detector()
     return model
-
-
-def _announce(
-    console: Console, options: TrainingOptions, module: TrainingModule, folder: RunFolder, resumed: bool
-) -> None:
-    schedule = module.schedule
-    trainable = sum(parameter.numel() for parameter in module.model.parameters() if parameter.requires_grad)
-    pieces = f" in {schedule.accumulate} pieces of {schedule.piece_size}" if schedule.accumulate != 1 else ""
-    if module.processes.count > 1:
-        pieces += f", shared by {module.processes.count} processes"
-    console.print(
-        f"{'Resuming' if resumed else 'Training'} {options.variant} ({trainable / 1e6:.1f} million trainable parameters) on "
-        f"{choose_device(options.device)} in {options.precision}: {counted(schedule.epochs, 'epoch')}, {counted(schedule.steps, 'step')}, batches of "
-        f"{counted(schedule.batch_size, 'image')}{pieces}, images up to {options.short_side} × {options.long_side}, "
-        f"learning rate {options.lr:g} (backbone {options.backbone_lr:g}, {options.schedule})",
-    )
-    if schedule.batch_size < (options.batch_size or 1):
-        console.print(
-            f"Note: there {are(len(module.data))} only {counted(len(module.data), 'image')}, so batches are smaller than {options.batch_size}."
-        )
-    if not resumed and not options.settings.get("learn_queries", True) and has_own_queries(options):
-        console.print(
-            "Note: queries stay as they were drawn, since learn_queries is off and queries_from was not given."
-        )
-    if note := mixing_note(module.data, schedule.epochs):
-        console.print(note)
-    console.print(f"Run folder: {folder.path}")
 
 
 def _end(folder: RunFolder, data: RunData, options: TrainingOptions, console: Console) -> TrainingResult:

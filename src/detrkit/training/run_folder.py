@@ -18,6 +18,7 @@ from detrkit.errors import ConfigurationError
 from detrkit.files import expanded, prepare_folder, write_json, write_text
 from detrkit.measures import FORMER_COLUMNS
 from detrkit.models.catalog import CATALOG
+from detrkit.training.epoch_images import EpochImages
 from detrkit.training.run_places import CONFIG, no_run
 from detrkit.training.sessions import current_versions
 from detrkit.training.training_options import TrainingOptions
@@ -106,7 +107,7 @@ def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
     content = {
         "options": dataclasses.asdict(options),
         "versions": current_versions(),
-        "learned_from": learned_from(training),
+        "learned_from": {**learned_from(training), "images_per_epoch": len(EpochImages(options, training))},
     }
     write_json(folder.config, content)
     return folder

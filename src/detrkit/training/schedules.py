@@ -8,14 +8,14 @@ from typing import Literal
 
 
 def rate_factor(
-    schedule: Literal["step", "cosine"], *, steps: int, drop_after: float, warmup_steps: int
+    schedule: Literal["step", "cosine", "flat-cosine"], *, steps: int, drop_after: float, warmup_steps: int
 ) -> Callable[[int], float]:
     """The factor that learning rates are multiplied by at each step.
 
     Args:
-        schedule: "step" is 1, then 0.1; "cosine" falls from 1 to 0 along half a cosine wave.
+        schedule: "step" is 1, then 0.1; "cosine" falls from 1 to 0 along half a cosine wave; "flat-cosine" is 1, then falls likewise.
         steps: number of steps of the whole run.
-        drop_after: share of the run after which "step" drops to 0.1.
+        drop_after: share of the run after which "step" drops to 0.1, and "flat-cosine" begins to fall.
         warmup_steps: steps at the beginning over which the factor rises from near 0 to 1.
 
     Returns:
@@ -27,7 +27,8 @@ def rate_factor(
             return (step + 1) / warmup_steps
         if schedule == "step":
             return 1.0 if step < drop_after * steps else 0.1
-        progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+        start = warmup_steps if schedule == "cosine" else max(warmup_steps, drop_after * steps)
+        progress = min(1.0, max(0.0, step - start) / max(1, steps - start))
         return 0.5 * (1 + math.cos(math.pi * progress))
 
     return factor

@@ -39,15 +39,22 @@ class TrainingOptions:
         output: folder of the run; a new one under runs/ unless given.
         epochs: passes over the training images.
         steps: optimizer steps; takes precedence over the number of epochs.
+        minutes: time for training and its evaluations instead of a number of epochs: the speed is measured first, then the number of steps is fixed.
+        patience: number of evaluations in a row without a better figure after which training stops early; without it, it goes on to its end.
         batch_size: images per optimizer step; several processes share them.
         accumulate: number of pieces that a batch is split into to save memory; they are processed one after the other.
         lr: learning rate of everything except the backbone.
         backbone_lr: learning rate of the backbone.
+        scale_lr: whether the recipe's learning rates follow the batch size, with its square root.
+        layer_decay: factor between the learning rates of a block of the backbone and the block after it; the last one has that of the backbone.
+        rates: factors of the learning rates of parts of the model, by the components of parameter names, such as offsets=0.1,backbone.layer1=0.
         weight_decay: weight decay of AdamW.
         gradient_clip: largest norm of the gradient.
-        schedule: "step" drops the learning rates once, to a tenth; "cosine" lets them fall to zero.
-        drop_after: share of the run after which "step" drops the learning rates.
+        schedule: "step" drops the learning rates once, to a tenth; "cosine" lets them fall to zero; "flat-cosine" does so after a flat part.
+        drop_after: share of the run after which "step" drops the learning rates, and "flat-cosine" lets them fall.
         warmup_steps: steps over which the learning rates rise from zero.
+        ema: decay of an average of the weights over the steps, such as 0.9998; it is the average that is then evaluated and saved.
+        repeat_rare: share of the images below which a class is rare: images that show it come several times in an epoch.
         short_side: largest shorter side of an image in pixels, in training and evaluation.
         long_side: limit of the longer side in pixels.
         augmentation: policy by which training images vary: "detr" as in the paper; "light" for small sets; "strong" with mosaics, pasted objects,
@@ -89,15 +96,22 @@ class TrainingOptions:
     output: str | None = None
     epochs: int | None = None
     steps: int | None = None
+    minutes: float | None = None
+    patience: int | None = None
     batch_size: int | None = None
     accumulate: int | None = None
     lr: float | None = None
     backbone_lr: float | None = None
+    scale_lr: bool = False
+    layer_decay: float | None = None
+    rates: dict[str, float] = field(default_factory=dict)
     weight_decay: float | None = None
     gradient_clip: float | None = None
-    schedule: Literal["step", "cosine"] | None = None
+    schedule: Literal["step", "cosine", "flat-cosine"] | None = None
     drop_after: float | None = None
     warmup_steps: int | None = None
+    ema: float | None = None
+    repeat_rare: float | None = None
     short_side: int | None = None
     long_side: int | None = None
     augmentation: PolicyName | None = None
