@@ -95,7 +95,7 @@ class EpochEnds(Callback):
             self._window.restore(state_dict["window"])
             self._seconds = state_dict["seconds"]
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+    def on_train_start(self, _: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Starts the clocks; in the middle of an epoch if the run goes on there."""
         self._step = pl_module.global_step
         self._first_step = self._step - self._into

@@ -12,7 +12,6 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from detrkit.errors import OutputError
 from detrkit.files import write_atomically
 
-
 KEPT = "EpochEnds"  # the name of what is kept about the epoch, among the callbacks' parts of a checkpoint
 
 
