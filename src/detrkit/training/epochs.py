@@ -156,6 +156,7 @@ class EpochEnds(Callback):
         self._log(pl_module, {f"epoch/{name}": value for name, value in row.items()}, pl_module.global_step)
         if saves:
             self._keep_state(trainer, last=last)
+            self._saved = time.perf_counter()
         if saves or time.perf_counter() - self._printed > _PRINT_EVERY:
             self._say(message, row)
 
@@ -179,7 +180,6 @@ class EpochEnds(Callback):
         """Writes the checkpoint that the run goes on from; all processes have to call it."""
         self._check_folder()
         trainer.save_checkpoint(self.folder.state)
-        self._saved = time.perf_counter()
         if self._moments is not None:
             self._moments.kept(self._step)
         file = trainer.strategy.checkpoint_io
