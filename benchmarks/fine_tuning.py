@@ -20,7 +20,7 @@ from detrkit.training import TrainingResult, train
 from detrkit.training.run_folder import RunFolder, read_log
 
 FIRST, THEN = ("0", "1", "2", "3", "4"), ("5", "6", "7", "8", "9")
-PICTURES = {"train": 3000, "val": 600}  # of which those with other digits are left out
+SHARES = {"train": 1.0, "val": 0.2}
 
 
 def write_pictures(digits: DetectionDataset, names: Sequence[str], folder: Path, split: str) -> None:
@@ -44,12 +44,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/fine_tuning"))
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--first-steps", type=int, default=800)
+    parser.add_argument("--pictures", type=int, default=3000, help="drawn; those with other digits are left out")
+    parser.add_argument("--side", type=int, default=128, help="of the pictures, in pixels")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     console = Console()
     data = {names: options.output / f"digits_{names[0]}_to_{names[-1]}" for names in (FIRST, THEN)}
-    for split, count in PICTURES.items():
-        digits = read_digits(split, images=count)
+    for split, share in SHARES.items():
+        digits = read_digits(split, images=round(share * options.pictures), size=options.side)
         for names, folder in data.items():
             write_pictures(digits, names, folder, split)
 
@@ -61,6 +63,8 @@ def main() -> None:
             weights=weights,
             steps=steps,
             seed=options.seed,
+            short_side=options.side,
+            long_side=options.side,
             flip=0.0,
             crop=False,
             multi_scale=False,
@@ -68,7 +72,7 @@ def main() -> None:
             console=console,
         )
 
-    run("first", FIRST, options.first_steps, "none", 10)
+    run("first", FIRST, options.first_steps, "none", 1000)
     for name, weights in (("from_random_numbers", "none"), ("from_five_digits", options.output / "first")):
         result = run(name, THEN, options.steps, weights, 1)
         course = ", ".join(f"{row['step']:.0f} {row['AP']:.3f}" for row in read_log(RunFolder(result.folder).log))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_parts_make_up_the_batches_of_one_process(images: int, count: int) -> No
     whole = list(EpochBatches(order, 5))
     parts = [EpochBatches(order, 5, Processes(count, rank, count, rank)) for rank in range(count)]
     assert (
-        [sum(batch, []) for batch in zip(*parts, strict=True)]
+        [list(itertools.chain(*batch)) for batch in zip(*parts, strict=True)]
         == whole
         == [order[0:5], order[5:10], order[10:15]][: images // 5]
     )

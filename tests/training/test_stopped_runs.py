@@ -41,18 +41,17 @@ def test_a_stop_in_the_middle_of_an_epoch_says_so(
             raise KeyboardInterrupt
         return step(self, batch, index)
 
-    text = io.StringIO()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    text, options = io.StringIO(), SMALL | {"batch_size": 3, "epochs": 2, "checkpoint_minutes": 1e-6}
+    with monkeypatch.context() as patch:
         patch.setattr(TrainingModule, "training_step", stopped)
-        detrkit.train(
-            **SMALL | {"batch_size": 3},
-            variant="detr-compact",
-            data=digits_folder,
-            output=tmp_path / "run",
-            epochs=2,
-            checkpoint_minutes=1e-6,
-            console=Console(file=text, width=2000),
-        )
+        with pytest.raises(KeyboardInterrupt):
+            detrkit.train(
+                "detr-compact",
+                digits_folder,
+                output=tmp_path / "run",
+                console=Console(file=text, width=2000),
+                **options,
+            )
     assert "Stopped; kept up to step 2, in epoch 1 of 2. Continue with: detrkit train --resume" in text.getvalue()
     assert not (tmp_path / "run" / "log.csv").exists()
     detrkit.train(resume=tmp_path / "run", console=Console(file=io.StringIO()))

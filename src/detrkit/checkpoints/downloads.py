@@ -19,7 +19,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-import detrkit
 from detrkit.checkpoints.published import Offer
 from detrkit.errors import CheckpointError, OutputError
 from detrkit.files import expanded, prepare_folder
@@ -211,7 +210,7 @@ def _receive(address: str, part: Path, timeout: float, show: Show) -> None:
 @contextmanager
 def _answer(address: str, done: int, timeout: float) -> Iterator[http.client.HTTPResponse | None]:
     """What a server answers when it is asked for a file from its byte `done` on; None if the file has no more."""
-    headers = {"User-Agent": f"detrkit/{detrkit.__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "detrkit", "Accept-Encoding": "identity"}
     if done:
         headers["Range"] = f"bytes={done}-"
     try:

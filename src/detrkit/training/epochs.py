@@ -100,7 +100,7 @@ class EpochEnds(Callback):
             self._window.restore(state_dict["window"])
             self._seconds = state_dict["seconds"]
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
+    def on_train_start(self, _: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Starts the clocks; in the middle of an epoch if the run goes on there."""
         self._step = pl_module.global_step
         self._first_step = self._step - self._into
@@ -162,6 +162,7 @@ class EpochEnds(Callback):
         log_figures(trainer, figures, pl_module.global_step, self.progress.line.print)
         if saves:
             self._keep_state(trainer, last=last)
+            self._saved = time.perf_counter()
         if saves or time.perf_counter() - self._printed > _PRINT_EVERY:
             self._say(message, row)
 
@@ -192,7 +193,6 @@ class EpochEnds(Callback):
         """Writes the checkpoint that the run goes on from; all processes have to call it."""
         self._check_folder()
         trainer.save_checkpoint(self.folder.state)
-        self._saved = time.perf_counter()
         if self._moments is not None:
             self._moments.kept(self._step)
         file = trainer.strategy.checkpoint_io
