@@ -22,6 +22,8 @@ from detrkit.prediction import write_panoptic
 from detrkit.training.module import TrainingModule
 from detrkit.training.reporting import report_again
 
+pytestmark = pytest.mark.reports
+
 
 def again(folder: Path, **options: Any) -> tuple[Any, str]:
     text = io.StringIO()

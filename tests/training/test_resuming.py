@@ -38,6 +38,7 @@ def config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.reports
 def test_a_finished_run_says_that_it_is_finished(digits_folder: Path, tmp_path: Path) -> None:
     first, _ = run(digits_folder, tmp_path / "run", epochs=1)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

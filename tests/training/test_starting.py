@@ -29,6 +29,7 @@ from detrkit.training.resuming import Progress
 from detrkit.training.run import Resumed, new_options, prepare
 from detrkit.training.run_folder import create
 from detrkit.training.starting import began_with, in_words
+from detrkit.training.timing import PieceTimes
 
 MOBILE = "light-detr-mobilenetv2"
 
@@ -293,7 +294,7 @@ def test_weights_of_a_backbone_are_downloaded_by_the_run_alone(
     digits_folder: Path, mobilenet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, place = mobilenet
-    monkeypatch.setattr("detrkit.training.rehearsal._seconds_per_piece", lambda *_: 1.0)
+    monkeypatch.setattr("detrkit.training.rehearsal.time_pieces", lambda *_, **__: PieceTimes(1.0, 0.0, 0.0, 1))
     text, options = io.StringIO(), SMALL | {"settings": {"decoder_layers": 1}, "device": "cpu"}
     dry = str(dry_run(MOBILE, digits_folder, console=Console(file=text, width=1000), **options))
     address = f"{server.address.rpartition('/')[0]}/{place.name}"

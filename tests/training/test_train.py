@@ -29,6 +29,7 @@ from detrkit.training.run_folder import RunFolder
 UNUSED = ("minutes", "patience", "layer_decay", "ema", "repeat_rare")
 
 
+@pytest.mark.reports
 def test_a_run_leaves_everything_behind(digits_folder: Path, tmp_path: Path) -> None:
     result, printed = run(digits_folder, tmp_path / "run", epochs=2)
     folder = tmp_path / "run"
@@ -164,6 +165,7 @@ def test_a_run_goes_on_without_what_its_version_did_not_know(digits_folder: Path
     assert "position_projection" not in str(load_file(tmp_path / "run" / "last.safetensors").keys())
 
 
+@pytest.mark.reports
 def test_a_run_that_is_stopped_says_whether_it_can_be_continued(
     digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +191,7 @@ def continue_run(folder: Path, epochs: int) -> None:
     detrkit.train(resume=folder, console=Console(file=io.StringIO()))
 
 
+@pytest.mark.reports
 def test_a_validation_split_may_come_after_a_run_began(digits_folder: Path, tmp_path: Path) -> None:
     """The best epoch was chosen by its loss and has no AP; the first one that is evaluated takes its place."""
     data = shutil.copytree(digits_folder, tmp_path / "data")
