@@ -12,10 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import traceback
 from pathlib import Path
 from typing import Any
+
+KILLS = ("step", "evaluation", "checkpoint", "file", "after a file")
 
 
 def run_legs(legs: list[dict[str, Any]], folder: Path) -> list[list[tuple[int, str]]]:
@@ -90,10 +91,10 @@ def use_plain_descent() -> None:
 
 
 def arrange(kill: dict[str, Any] | None, rank: int) -> None:
-    """Lets this process kill itself: after some seconds, or in a step, an evaluation or while it writes a checkpoint.
+    """Lets this process kill itself: in a step, in an evaluation, while it writes a checkpoint, or before or after it puts a file in its place.
 
     Args:
-        kill: None; {"after": seconds}; or {"in": "step", "evaluation" or "checkpoint", "call": which one, from 1 on, "rank": of whom}.
+        kill: None, or {"in": one of `KILLS`, "call": which one, from 1 on, "rank": of whom}.
         rank: of this process.
     """
     from lightning.fabric.plugins import TorchCheckpointIO
@@ -103,13 +104,12 @@ def arrange(kill: dict[str, Any] | None, rank: int) -> None:
 
     if kill is None or kill.get("rank", 0) != rank:
         return
-    if "after" in kill:
-        threading.Timer(kill["after"], die).start()
-        return
     owner, name = {
         "step": (TrainingModule, "training_step"),
         "evaluation": (runner, "look"),
         "checkpoint": (TorchCheckpointIO, "save_checkpoint"),
+        "file": (Path, "replace"),
+        "after a file": (Path, "replace"),
     }[kill["in"]]
     original, calls = getattr(owner, name), [0]
 
@@ -117,6 +117,8 @@ def arrange(kill: dict[str, Any] | None, rank: int) -> None:
         calls[0] += 1
         if calls[0] < kill["call"]:
             return original(*arguments, **named)
+        if kill["in"] == "after a file":
+            original(*arguments, **named)
         if kill["in"] == "checkpoint":
             original(*arguments, **named)
             Path(arguments[2]).write_bytes(Path(arguments[2]).read_bytes()[:1000])  # half of a file
@@ -140,7 +142,9 @@ def until_finished(leg: dict[str, Any], folder: Path, *, seed: int, kills: int) 
         if not resumes:
             shutil.rmtree(run, ignore_errors=True)
         train = {"resume": str(run)} if resumes else leg["train"]
-        kill = {"after": moments.uniform(0.2, leg["longest"])} if made < kills else None
+        where = moments.choice(KILLS)
+        call = moments.randint(1, 2 if where == "evaluation" else 8)  # epochs have four steps and one evaluation
+        kill = {"in": where, "call": call} if made < kills else None
         results.append(finished({"train": train, "kill": kill}, folder, len(results)))
         if results[-1][0][0] != -signal.SIGKILL:
             return results

@@ -171,6 +171,8 @@ def _class_rows(model: Detector, trained: Detector, pairs: list[tuple[int, int]]
     for part, by_place in _parts_of_classes(model):
         for tensor in part.parameters(recurse=False):
             name = names[id(tensor)]
+            if name not in given:  # which is refused later
+                continue
             lengths = len(tensor), len(given[name])
             kept = [(row, row) for row in range(min(lengths))] if by_place else list(pairs)
             if not by_place and lengths == (counts[0] + 1, counts[1] + 1):

@@ -95,9 +95,9 @@ def pasted(scene: Scene, other: Scene, chosen: np.ndarray, *, least_visible: flo
         taken = subset(other.objects, _with_neighbours(other.objects.boxes_xyxy, chosen))
         covered = _painted(taken.boxes_xyxy, scene.size)
     else:
-        seen = shapes.any(axis=(1, 2))
+        seen = np.asarray(shapes.any(axis=(1, 2)))
         shapes, taken = shapes[seen], subset(taken, seen)
-        covered = shapes.any(axis=0)
+        covered = np.asarray(shapes.any(axis=0))
     if not covered.any():
         return scene
     below, masks = _uncovered(scene, covered, least_visible if with_masks else _LEAST_OF_A_BOX)
@@ -171,8 +171,8 @@ def _trimmed(box: np.ndarray, part: tuple[slice, slice], before: np.ndarray, aft
     """
     trimmed = box.copy()
     for axis, low in ((0, 1), (1, 0)):  # rows are the second coordinate
-        first, last = _extent(before.any(axis=1 - axis))
-        now_first, now_last = _extent(after.any(axis=1 - axis))
+        first, last = _extent(before, axis)
+        now_first, now_last = _extent(after, axis)
         start = part[axis].start
         if now_first > first:
             trimmed[low] = start + now_first
@@ -181,7 +181,7 @@ def _trimmed(box: np.ndarray, part: tuple[slice, slice], before: np.ndarray, aft
     return trimmed
 
 
-def _extent(line: np.ndarray) -> tuple[int, int]:
-    """The first and the last True of a line (n,) bool that has one."""
-    places = np.flatnonzero(line)
+def _extent(shape: np.ndarray, axis: int) -> tuple[int, int]:
+    """The first and the last row (axis 0) or column (axis 1) of a shape (h, w) bool in which it has a pixel; it has one."""
+    places = np.flatnonzero(shape.any(axis=1 - axis))
     return int(places[0]), int(places[-1])

@@ -206,5 +206,7 @@ def _cell(picture: Image.Image, detections: sv.Detections, caption: str) -> Imag
     if detections.mask is not None:
         rows = Axis.whole(picture.height).resized(fitted.height).picked()
         columns = Axis.whole(picture.width).resized(fitted.width).picked()
-        fitted = draw(fitted, dataclasses.replace(boxes, mask=np.asarray(detections.mask)[:, rows[:, None], columns]))
+        fitted = draw(
+            fitted, dataclasses.replace(boxes, mask=np.asarray(detections.mask, np.bool_)[:, rows[:, None], columns])
+        )
     return captioned(ImageOps.pad(draw(fitted, boxes), _CELL, color=BACKGROUND), caption)

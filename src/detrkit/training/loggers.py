@@ -107,7 +107,7 @@ def _start_wandb(folder: Path, run: str | None) -> Logger:
     from lightning.pytorch.loggers import WandbLogger
 
     project = os.environ.get("WANDB_PROJECT", _PROJECT)
-    logger: Logger = WandbLogger(name=folder.name, project=project, save_dir=str(folder), id=run)
+    logger = WandbLogger(name=folder.name, project=project, save_dir=str(folder), id=run)
     _ = logger.experiment  # connects
     return logger
 
@@ -117,7 +117,7 @@ def _start_mlflow(folder: Path, run: str | None) -> Logger:
 
     experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
     address = os.environ.get("MLFLOW_TRACKING_URI")
-    logger: Logger = MLFlowLogger(
+    logger = MLFlowLogger(
         experiment, run_name=folder.name, tracking_uri=address, save_dir=str(folder / "mlflow"), run_id=run
     )
     _ = logger.experiment  # connects
