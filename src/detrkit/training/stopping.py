@@ -102,7 +102,7 @@ class Stopping(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Looks at the log."""
-        if pl_module.global_step >= pl_module.schedule.steps:
+        if pl_module.options.patience is None or pl_module.global_step >= pl_module.schedule.steps:
             return
         found = stopped_early(pl_module.options, read_log(self.folder.log))
         if found is not None:
