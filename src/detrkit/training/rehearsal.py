@@ -114,9 +114,9 @@ def dry_run(
     """
     resolved = new_options(variant, data, dict(options))
     console = console or terminal()
-    module, data = prepare(resolved, None, console)
+    module, opened = prepare(resolved, None, console)
     if resolved.minutes is not None:
-        console.print(fit_to_time(module, data.validation).in_words())
+        console.print(fit_to_time(module, opened.validation).in_words())
         resolved = module.options
     assert resolved.short_side is not None
     assert resolved.long_side is not None
