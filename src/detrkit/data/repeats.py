@@ -21,12 +21,14 @@ def repeat_factors(dataset: DetectionDataset, threshold: float) -> np.ndarray:
     Returns:
         (I,) float64, 1 or more.
     """
+    classes = len(dataset.categories)
     images = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))[~dataset.crowd]
-    pairs = np.unique(np.stack([images, dataset.labels[~dataset.crowd]], axis=1), axis=0)
-    shares = np.bincount(pairs[:, 1], minlength=len(dataset.categories)) / max(1, len(dataset))
+    pairs = np.unique(images * classes + dataset.labels[~dataset.crowd])
+    shown_by, shown = np.divmod(pairs, classes)
+    shares = np.bincount(shown, minlength=classes) / max(1, len(dataset))
     of_class = np.sqrt(np.maximum(1.0, threshold / np.maximum(shares, np.finfo(np.float64).tiny)))
     factors = np.ones(len(dataset))
-    np.maximum.at(factors, pairs[:, 0], of_class[pairs[:, 1]])
+    np.maximum.at(factors, shown_by, of_class[shown])
     return factors
 
 

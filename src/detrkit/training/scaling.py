@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from detrkit.cards import Recipe
 from detrkit.errors import OptionError
@@ -25,7 +26,7 @@ def batch_factor(batch_size: int, recipe: Recipe) -> float:
     return math.sqrt(batch_size / recipe.batch_size)
 
 
-def scaled_rates(options: TrainingOptions, batch_size: int, recipe: Recipe) -> dict[str, float]:
+def scaled_rates(options: TrainingOptions, batch_size: int, recipe: Recipe) -> dict[str, Any]:
     """The recipe's learning rates for this batch size, by the names of the options.
 
     Options that were filled in already have these rates, which is fine.

@@ -104,7 +104,7 @@ class Stopping(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Looks at the log."""
-        if pl_module.global_step >= pl_module.schedule.steps:
+        if pl_module.options.patience is None or pl_module.global_step >= pl_module.schedule.steps:
             return
         if pl_module.options.patience is None:
             return
