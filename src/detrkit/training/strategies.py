@@ -34,10 +34,7 @@ def trainer_options(device: str, processes: Processes) -> dict[str, Any]:
         return {"accelerator": accelerator, "devices": devices, "plugins": [LightningEnvironment(), StateFile()]}
     strategy = DDPStrategy(
         cluster_environment=JoinedEnvironment(processes),
-        # Each parameter has a gradient in each step, also without any object, and buffers are the same in all processes: norms are frozen,
-        # or their statistics are those of the whole batch.
-        find_unused_parameters=False,
-        broadcast_buffers=False,
+        find_unused_parameters=False,  # each has a gradient in each step, also in that of a process without any object
         gradient_as_bucket_view=True,
     )
     return {
