@@ -49,7 +49,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     console = Console()
-    data = {names: options.output / f"digits_{names[0]}_to_{names[-1]}" for names in (FIRST, THEN)}
+    data: dict[tuple[str, ...], Path] = {
+        names: options.output / f"digits_{names[0]}_to_{names[-1]}" for names in (FIRST, THEN)
+    }
     for split, share in SHARES.items():
         digits = read_digits(split, images=round(share * options.pictures), size=options.side)
         for names, folder in data.items():

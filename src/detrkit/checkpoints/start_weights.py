@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -182,7 +182,8 @@ def _class_rows(model: Detector, trained: Detector, pairs: list[tuple[int, int]]
 
 def _parts_of_classes(model: Detector) -> Iterator[tuple[nn.Module, bool]]:
     """Layers with a row for each class; and whether these rows stand for other things, so that their places count."""
-    sets = [each for part in criterion_for(model).modules() for each in getattr(part, "sets", ())]
+    criterion = cast(nn.Module, criterion_for(model))
+    sets = [each for part in criterion.modules() for each in getattr(part, "sets", ())]
     classless = any(isinstance(each, AllProposals) for each in sets)  # the first row is that of all objects
     for part in model.modules():
         if isinstance(part, ContrastiveDenoising):

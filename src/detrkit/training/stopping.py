@@ -106,8 +106,6 @@ class Stopping(Callback):
         """Looks at the log."""
         if pl_module.options.patience is None or pl_module.global_step >= pl_module.schedule.steps:
             return
-        if pl_module.options.patience is None:
-            return
         found = stopped_early(pl_module.options, read_log(self.folder.log)) if self.processes.is_first else None
         trainer.should_stop = self.processes.from_first(found is not None) or trainer.should_stop
         if found is not None:
