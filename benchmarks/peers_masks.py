@@ -28,7 +28,6 @@ from detrkit.models.detr_segmentation import MaskDetector, WithMasks
 from detrkit.structures import ImageBatch, Target
 
 OBJECTS = 25
-PROCESSES = 3  # of each side, for its peak memory
 
 
 def make_theirs() -> Any:
@@ -185,12 +184,12 @@ def alone(side: str, name: str) -> None:
     print(json.dumps([resident("VmHWM"), resident("VmHWM") - libraries]))
 
 
-def peaks(side: str, name: str) -> tuple[float, float]:
+def peaks(side: str, name: str, processes: int) -> tuple[float, float]:
     """The same of processes of their own: medians, since they vary."""
     command = [sys.executable, __file__, "--alone", side, "--work", name, "--threads", str(torch.get_num_threads())]
     found = [
         json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        for _ in range(PROCESSES)
+        for _ in range(processes)
     ]
     whole, above = (statistics.median(values) for values in zip(*found, strict=True))
     return whole, above
@@ -200,6 +199,7 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=3, help="of each side, for its peak memory")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--only", choices=("times", "memory"), help="one half of the table; memory does not depend on other work"
@@ -215,7 +215,7 @@ def main() -> None:
     if options.only != "memory":
         print_times(options.rounds)
     if options.only != "times":
-        print_memory()
+        print_memory(options.processes)
 
 
 def print_times(rounds: int) -> None:
@@ -228,10 +228,10 @@ def print_times(rounds: int) -> None:
         print(f"{name:28}{ours:10.2f} s{theirs:10.2f} s{statistics.median(ratios):8.2f}   {spread}", flush=True)
 
 
-def print_memory() -> None:
+def print_memory(processes: int) -> None:
     """Peaks of the forward pass and of the training step."""
     for name in ("forward, 25 masks", "training step, 25 objects"):
-        own, others = peaks("ours", name), peaks("theirs", name)
+        own, others = peaks("ours", name, processes), peaks("theirs", name, processes)
         for part, ours, theirs in zip(("whole", "above libraries"), own, others, strict=True):
             print(f"{f'memory, {name}, {part}':50}{ours:6.2f} GB{theirs:10.2f} GB{ours / theirs:8.2f}", flush=True)
 
