@@ -78,7 +78,7 @@ def test_values_have_the_types_of_their_options(tmp_path: Path) -> None:
         ("epochs: many", "{file}: epochs must be of type int or none, not 'many'"),
         ("epochs: 2.5", "{file}: epochs must be of type int or none, not '2.5'"),
         ("epochs: [1, 2]", "{file}: epochs must be of type int or none, not '1,2'"),
-        ("crop: maybe", "{file}: crop must be of type bool, not 'maybe'"),
+        ("crop: maybe", "{file}: crop must be of type bool or none, not 'maybe'"),
         ("schedule: linear", "{file}: schedule must be of type step or cosine or flat-cosine or none, not 'linear'"),
         ("lr: {backbone: 1}", "{file}: lr must be of type float or none, not '{'backbone': '1'}'"),
         ("rates: {offsets: fast}", "{file}: rates.offsets must be of type float, not 'fast'"),
