@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from detrkit.data import DetectionDataset, NoImagesError, available_splits, open_dataset
+from detrkit.data.opening import kind_of_masks
 from detrkit.errors import DataError
 
 WIDTH, HEIGHT = 40, 30
@@ -86,6 +87,10 @@ class TestLayouts:
         masks = dataset.objects(0).masks.picked(np.arange(HEIGHT), np.arange(WIDTH))
         assert masks.sum((1, 2)).tolist() == [48, 30]
         assert masks[1, 3:9, 20:25].all()
+        assert dataset.notes == (
+            "1 segment of stuff (grass) was left out, since only objects are read: to keep it, read the masks as panoptic (--masks panoptic, in "
+            "Python masks='panoptic').",
+        )
         with pytest.raises(DataError, match="opened without panoptic masks: open it with masks='panoptic'"):
             dataset.panoptic(0)
 
@@ -97,8 +102,20 @@ class TestLayouts:
         dataset = open_dataset(folder, "train", masks="panoptic")
         assert seen(dataset) == [("cat", [2, 3, 25, 9], 78), GRASS]
         assert not any(category.thing for category in dataset.categories)
-        with pytest.raises(DataError, match="no folder 'instances' that tells objects apart: add it, or read"):
+        with pytest.raises(DataError, match=r"no folder 'instances' that tells objects apart: add it, or read .*--masks panoptic"):
             open_dataset(folder, "train", masks="instances")
+        assert kind_of_masks(folder) == "panoptic"
+
+    def test_stuff_decides_what_is_read_where_nobody_says_it(self, folder: Path) -> None:
+        assert kind_of_masks(folder) == "panoptic"
+        (folder / "stuff.txt").write_text("\n")
+        assert kind_of_masks(folder) == "instances"
+        (folder / "stuff.txt").unlink()
+        assert kind_of_masks(folder) == "instances"
+        (folder / "annotations").mkdir()
+        (folder / "annotations/instances_train.json").write_text("{}")
+        (folder / "stuff.txt").write_text("grass\n")
+        assert kind_of_masks(folder) == "instances"
 
     def test_pascal_vocs_own_folders(self, tmp_path: Path) -> None:
         for name in ("a", "b", "c"):
@@ -110,6 +127,7 @@ class TestLayouts:
         (tmp_path / "ImageSets/Segmentation/val.txt").write_text("b\n")
         (tmp_path / "classes.txt").write_text("background\ncat\n")
         assert available_splits(tmp_path, "instances") == ["train", "val"]
+        assert kind_of_masks(tmp_path) == "instances"
         dataset = open_dataset(tmp_path, "train", masks="instances")
         assert [dataset.image_name(index) for index in (0, 1)] == ["c.jpg", "a.jpg"]
         assert seen(dataset) == [("cat", [2, 3, 10, 9], 48)]

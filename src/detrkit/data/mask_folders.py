@@ -23,45 +23,22 @@ from PIL import Image
 
 from detrkit.data.coco import build_dataset
 from detrkit.data.coco_frames import Orientation
-from detrkit.data.coco_layout import children
 from detrkit.data.coco_truth import Record
-from detrkit.data.dataset import DetectionDataset, NoImagesError, numbered_by_names
+from detrkit.data.dataset import DetectionDataset, numbered_by_names
 from detrkit.data.findings import Changes, Faults, Note
 from detrkit.data.id_maps import MapMasks, Segments, chosen, other_size, segments_of
 from detrkit.data.images import ImageFacts, readable
-from detrkit.data.pictures import inspect_pictures, is_picture
-from detrkit.data.split_names import ASSUMED_SPLIT, split_named
+from detrkit.data.mask_layout import STUFF, MaskSplit, listed_stuff, matched_files
+from detrkit.data.pictures import inspect_pictures
 from detrkit.data.text_files import read_lines
 from detrkit.data.wording import agreeing, counted, first_few, have, some_of, were
 from detrkit.errors import DataError
 
-LOOKED_FOR = ("masks/<split>/*.png", "<split>/masks/*.png", "SegmentationClass/*.png")
-_MASKS, _OBJECTS = ("masks", "segmentationclass"), ("instances", "segmentationobject")
-_PICTURES, _LISTS = ("images", "jpegimages"), "segmentation"
-_CLASSES, _STUFF, _BACKGROUND = "classes.txt", "stuff.txt", "background"
+_CLASSES, _BACKGROUND = "classes.txt", "background"
 _VOID = {"P": 255, "L": 255, "I;16": 65535, "I;16B": 65535, "I": 65535}
 _OBJECT_BITS, _MOST_OBJECTS = 16, 2**15 - 1
 _LOWEST_ID = 2**_OBJECT_BITS - 1  # ids above are those of objects
 _THREADS = 8
-
-
-@dataclass(frozen=True)
-class MaskSplit:
-    """One split.
-
-    Attributes:
-        root: folder of the data set, for its lists of classes.
-        pictures: folder of the photos.
-        classes: folder of the PNG files whose values are classes.
-        objects: folder of those whose values are objects; None without.
-        list_file: the names of its pictures; None for all that have a mask.
-    """
-
-    root: Path
-    pictures: Path
-    classes: Path
-    objects: Path | None
-    list_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -116,30 +93,6 @@ class ClassMaps:
         return replace(self, files=self.files[images])
 
 
-def find_splits(folder: Path) -> dict[str, MaskSplit]:
-    """The splits of a folder, by name; empty if it has no masks beside pictures."""
-    found: dict[str, MaskSplit] = {}
-    for masks in children(folder, _MASKS):
-        pictures, objects = _first(folder, _PICTURES), _first(folder, _OBJECTS)
-        if pictures is None:
-            continue
-        lists = [each for sets in children(folder, ("imagesets",)) for each in children(sets, (_LISTS,))]
-        for file in sorted(file for each in lists for file in each.glob("*.txt")):
-            found.setdefault(file.stem, MaskSplit(folder, pictures, masks, objects, file))
-        for inner in sorted(child for child in masks.iterdir() if child.is_dir() and any(child.glob("*.png"))):
-            own = None if objects is None else objects / inner.name
-            found.setdefault(inner.name, MaskSplit(folder, pictures / inner.name, inner, own))
-        if not found and any(masks.glob("*.png")):
-            found[split_named(folder.resolve().name) or ASSUMED_SPLIT] = MaskSplit(folder, pictures, masks, objects)
-    if found:
-        return found
-    for inner in sorted(child for child in folder.iterdir() if child.is_dir() and split_named(child.name)):
-        masks_inside, pictures = _first(inner, _MASKS), _first(inner, _PICTURES)
-        if masks_inside is not None and pictures is not None:
-            found[inner.name] = MaskSplit(folder, pictures, masks_inside, _first(inner, _OBJECTS))
-    return found
-
-
 def read_split(
     split: MaskSplit, name: str, *, orientation: Orientation = "auto", stretch_16bit: bool = False, whole: bool
 ) -> DetectionDataset:
@@ -158,10 +111,11 @@ def read_split(
     """
     if not whole and split.objects is None:
         raise DataError(
-            f"{split.root} has masks of classes, but no folder 'instances' that tells objects apart: add it, or read the masks as panoptic."
+            f"{split.root} has masks of classes, but no folder 'instances' that tells objects apart: add it, or read the masks as panoptic "
+            "(--masks panoptic, in Python masks='panoptic')."
         )
     classes = _read_classes(split)
-    pictures, files, notes = _pairs(split)
+    pictures, files, notes = matched_files(split)
     things = np.zeros(2**_OBJECT_BITS, np.bool_)
     things[list(classes.things)] = True
     maps = ClassMaps(split.classes, split.objects, np.array(files), things)
@@ -181,12 +135,9 @@ def read_split(
     _check_sizes(maps, sizes, built)
     ids = np.concatenate([*(ids for ids, _ in kept), np.zeros(0, np.int32)])[built.annotation_ids - 1]
     dataset = numbered_by_names(built)
-    all_notes = (*notes, *_value_notes(changes), *dataset.notes)
+    left_out = [] if whole else _stuff_notes(segments, classes)
+    all_notes = (*notes, *_value_notes(changes), *left_out, *dataset.notes)
     return replace(dataset, masks=MapMasks(maps, ids, whole), notes=all_notes)
-
-
-def _first(folder: Path, names: Sequence[str]) -> Path | None:
-    return next(iter(children(folder, names)), None)
 
 
 def _read_classes(split: MaskSplit) -> _Classes:
@@ -204,49 +155,11 @@ def _read_classes(split: MaskSplit) -> _Classes:
         raise DataError(
             f"{source} {problem}: write each name once, one per line, in the order of the values 1, 2 and so on."
         )
-    stuff_file, stuff = split.root / _STUFF, set(by_value.values())
-    if split.objects is not None:
-        stuff = {line.strip() for line in read_lines(stuff_file) if line.strip()} if stuff_file.is_file() else set()
+    stuff = set(by_value.values()) if split.objects is None else listed_stuff(split)
     unknown = sorted(stuff - set(by_value.values()))
     if unknown:
-        raise DataError(f"{stuff_file} lists {first_few(unknown)}, which {_CLASSES} does not: use the same names.")
+        raise DataError(f"{split.root / STUFF} lists {first_few(unknown)}, which {_CLASSES} does not: use the same names.")
     return _Classes(source, by_value, frozenset(value for value, name in by_value.items() if name not in stuff))
-
-
-def _pairs(split: MaskSplit) -> tuple[list[str], list[str], list[str]]:
-    """Names of the pictures, and of their masks in the same order, and notes.
-
-    Raises:
-        NoImagesError: there are none.
-        DataError: a mask or a picture is missing.
-    """
-    if not split.pictures.is_dir():
-        raise DataError(f"{split.pictures} does not exist: put the pictures of {split.classes} there.")
-    pictures: dict[str, str] = {}
-    for file in sorted(split.pictures.iterdir()):
-        if file.is_file() and is_picture(file.name):
-            pictures.setdefault(file.stem, file.name)
-    masks = {file.stem: file.name for file in sorted(split.classes.glob("*.png"))}
-    listed = (
-        list(masks)
-        if split.list_file is None
-        else [line.strip() for line in read_lines(split.list_file) if line.strip()]
-    )
-    if not listed:
-        raise NoImagesError(f"{split.list_file or split.classes} names no pictures: add some.")
-    for known, folder, what in ((pictures, split.pictures, "picture"), (masks, split.classes, "mask")):
-        missing = [stem for stem in listed if stem not in known]
-        if missing:
-            raise DataError(
-                f"{folder}: {some_of(len(missing), len(listed), what)} {agreeing(len(missing), 'is', 'are')} missing: {first_few(missing)}; "
-                f"add {agreeing(len(missing), 'it', 'them')}, or remove {'the mask' if what == 'picture' else 'the name'}."
-            )
-    without = [pictures[stem] for stem in pictures if stem not in masks]
-    notes: list[str] = []
-    if without and split.list_file is None:
-        text = f"{some_of(len(without), len(pictures), 'picture')} {have(len(without))} no mask and {were(len(without))} left out (the first: {without[0]})."
-        notes.append(Note(text, "no mask", count=len(without), files=without))
-    return [pictures[stem] for stem in listed], [masks[stem] for stem in listed], notes
 
 
 def _values(path: Path, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
@@ -376,6 +289,19 @@ def _add_faults(faults: Faults, path: str, seen: _Look, classes: _Classes) -> No
 def _objects_only(ids: np.ndarray, seen: Segments) -> tuple[np.ndarray, Segments]:
     kept = ids > _LOWEST_ID
     return ids[kept], replace(seen, areas=seen.areas[kept], boxes_xyxy=seen.boxes_xyxy[kept])
+
+
+def _stuff_notes(segments: Sequence[tuple[np.ndarray, Segments]], classes: _Classes) -> list[str]:
+    """A sentence about the stuff that is left out where only objects are read, if there is any."""
+    stuff = np.concatenate([ids[ids <= _LOWEST_ID] for ids, _ in segments])
+    if not len(stuff):
+        return []
+    names = first_few([classes.names[value] for value in np.unique(stuff).tolist()])
+    text = (
+        f"{counted(len(stuff), 'segment')} of stuff ({names}) {were(len(stuff))} left out, since only objects are read: to keep "
+        f"{agreeing(len(stuff), 'it', 'them')}, read the masks as panoptic (--masks panoptic, in Python masks='panoptic')."
+    )
+    return [Note(text, "stuff", count=len(stuff))]
 
 
 def _value_notes(changes: Changes) -> list[str]:

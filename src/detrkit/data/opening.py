@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from detrkit.data import coco_layout, coco_panoptic, image_folder, mask_folders, voc, yolo, yolo_layout
+from detrkit.data import coco_layout, coco_panoptic, image_folder, mask_folders, mask_layout, voc, yolo, yolo_layout
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.digits import DIGIT_SPLITS, read_digits
@@ -73,7 +73,7 @@ _OUTLINES = Format(coco_layout.LOOKED_FOR, coco_layout.find_splits, partial(coco
 MASK_FORMATS: dict[Masks, tuple[Format, ...]] = {
     "instances": (
         _OUTLINES,
-        Format(mask_folders.LOOKED_FOR, mask_folders.find_splits, partial(mask_folders.read_split, whole=False)),
+        Format(mask_layout.LOOKED_FOR, mask_layout.find_splits, partial(mask_folders.read_split, whole=False)),
         Format(
             (),
             coco_layout.find_unnamed,
@@ -83,7 +83,7 @@ MASK_FORMATS: dict[Masks, tuple[Format, ...]] = {
     ),
     "panoptic": (
         _PANOPTIC,
-        Format(mask_folders.LOOKED_FOR, mask_folders.find_splits, partial(mask_folders.read_split, whole=True)),
+        Format(mask_layout.LOOKED_FOR, mask_layout.find_splits, partial(mask_folders.read_split, whole=True)),
     ),
 }
 
@@ -131,7 +131,10 @@ def open_dataset(
 
 
 def kind_of_masks(data: str | Path) -> Masks:
-    """What kind of masks to read where nobody says it: "panoptic" where a data set has panoptic files, otherwise "instances".
+    """What kind of masks to read where nobody says it: "panoptic" where a data set has stuff, too, otherwise "instances".
+
+    COCO's panoptic files have stuff, and so do folders of masks that list some or do not tell objects apart. COCO's outlines come before
+    folders of masks.
 
     Args:
         data: as for `open_dataset`.
@@ -144,7 +147,10 @@ def kind_of_masks(data: str | Path) -> Masks:
     path = existing(data)
     if path.is_file():
         return "panoptic" if path.name.startswith(coco_panoptic.PREFIX) else "instances"
-    return "panoptic" if coco_panoptic.find_splits(path) else "instances"
+    if coco_panoptic.find_splits(path):
+        return "panoptic"
+    only_folders = not coco_layout.find_splits(path)
+    return "panoptic" if only_folders and mask_layout.have_stuff(mask_layout.find_splits(path).values()) else "instances"
 
 
 def _spelling(split: str, known: Iterable[str]) -> str | None:
