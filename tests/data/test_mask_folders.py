@@ -188,8 +188,18 @@ class TestRefused:
     def test_another_size_than_the_objects(self, folder: Path) -> None:
         Image.new("L", (40, 20)).save(folder / "instances/train/b.png")
         assert self.refused(folder).startswith(
-            "…/instances/train/b.png has 40 × 20 pixels, but its picture train/b.png has 40 × 30"
+            "…/instances/train/b.png has 40 × 20 pixels, but its picture b.jpg has 40 × 30"
         )
+
+    def test_classes_of_another_size_than_objects_and_picture(self, folder: Path) -> None:
+        Image.new("L", (39, 30)).save(folder / "masks/train/b.png")
+        assert self.refused(folder) == (
+            "…/masks/train/b.png has 39 × 30 pixels, but its picture b.jpg has 40 × 30: export the masks again, or use the pictures that were "
+            "annotated."
+        )
+        Image.new("L", (40, 29)).save(folder / "instances/train/b.png")
+        assert self.refused(folder).startswith("…/masks/train/b.png has 39 × 30 pixels, but its picture b.jpg has 40 × 30")
+        assert self.refused(folder).endswith(" (2 of this kind, also in …/instances/train/b.png.)")
 
     def test_a_value_without_a_name(self, folder: Path) -> None:
         mask(folder / "masks/train/b.png", (9, (0, 0, 2, 2)))

@@ -119,7 +119,7 @@ def read_split(
     things = np.zeros(2**_OBJECT_BITS, np.bool_)
     things[list(classes.things)] = True
     maps = ClassMaps(split.classes, split.objects, np.array(files), things)
-    sizes = _check_headers(maps, pictures)
+    sizes = _check_headers(maps, split.pictures, pictures)
     changes = Changes()
     segments = _measured(maps, classes, changes)
     kept = [(ids, seen) if whole else _objects_only(ids, seen) for ids, seen in segments]
@@ -171,10 +171,11 @@ def _values(path: Path, rows: np.ndarray | None = None, columns: np.ndarray | No
     return values
 
 
-def _check_headers(maps: ClassMaps, pictures: Sequence[str]) -> list[tuple[int, int]]:
+def _check_headers(maps: ClassMaps, folder: Path, pictures: Sequence[str]) -> list[tuple[int, int]]:
     """Heights and widths of the masks; refuses files with colours, and masks of objects of another size. Nothing is decoded for it."""
     faults = Faults()
     paths = [maps.path(index) for index in range(len(pictures))]
+    photos = [folder / name for name in pictures]
     facts = inspect_pictures(paths)
     _check_modes(paths, facts, faults)
     if maps.objects is not None:
@@ -187,15 +188,27 @@ def _check_headers(maps: ClassMaps, pictures: Sequence[str]) -> list[tuple[int, 
             )
         of_objects = inspect_pictures(objects)
         _check_modes(objects, of_objects, faults)
-        for path, one, other in zip(objects, of_objects, facts, strict=True):
-            if one.stored_size != other.stored_size:
-                faults.add(
-                    "size",
-                    str(path),
-                    other_size(one.stored_size, other.stored_size, f"{maps.classes.name}/{path.name}"),
-                )
+        differ = [
+            place
+            for place, (one, other) in enumerate(zip(of_objects, facts, strict=True))
+            if one.stored_size != other.stored_size
+        ]
+        for place, photo in zip(differ, inspect_pictures([photos[place] for place in differ]), strict=True):
+            pair = ((paths[place], facts[place]), (objects[place], of_objects[place]))
+            _add_size_faults(faults, pair, photos[place].name, photo)
     faults.check()
     return [fact.stored_size for fact in facts]
+
+
+def _add_size_faults(
+    faults: Faults, masks: Sequence[tuple[Path, ImageFacts]], name: str, photo: ImageFacts
+) -> None:
+    """Names those of a photo's two masks, which have different sizes, that differ from the photo as well."""
+    sizes = {fact.stored_size for _, fact in masks}
+    wanted = photo.stored_size if photo.shown_size not in sizes else photo.shown_size
+    for path, fact in masks:
+        if fact.stored_size != wanted:
+            faults.add("size", str(path), other_size(fact.stored_size, wanted, name))
 
 
 def _check_modes(paths: Sequence[Path], facts: Sequence[ImageFacts], faults: Faults) -> None:
