@@ -172,6 +172,31 @@ class TestNotes:
         )
 
 
+    def test_an_object_of_a_thing_and_of_stuff(self, folder: Path) -> None:
+        mask(folder / "instances/train/a.png", (1, (2, 3, 10, 9)), (7, (20, 3, 25, 30)))
+        dataset = open_dataset(folder, "train", masks="panoptic")
+        assert seen(dataset) == [GRASS, *CATS]
+        assert (
+            "1 mask has objects that also have pixels of stuff, which count as stuff "
+            f"(the first: object 7 of {folder}/masks/train/a.png)."
+        ) in dataset.notes
+
+    @pytest.mark.parametrize(("bits", "void"), [(8, 255), (16, 65535)])
+    def test_void_in_place_of_a_class(self, tmp_path: Path, bits: int, void: int) -> None:
+        for name in ("a", "b"):
+            picture(tmp_path / f"images/{name}.png")
+            mask(tmp_path / f"masks/{name}.png", (void, (2, 3, 10, 9)), bits=bits)
+        (tmp_path / "classes.txt").write_text("cat")
+        dataset = open_dataset(tmp_path, "train", masks="panoptic")
+        assert len(dataset.labels) == 0
+        assert dataset.notes == (
+            f"No mask has a class: 2 masks have only 0 and {void}, and {void} belongs to nothing; write the number of the class, 1 for the "
+            f"first, in place of {void}.",
+        )
+        mask(tmp_path / "masks/b.png", (1, (2, 3, 10, 9)), bits=bits)
+        assert open_dataset(tmp_path, "train", masks="panoptic").notes == ()
+
+
 class TestRefused:
     def refused(self, folder: Path, masks: str = "panoptic") -> str:
         with pytest.raises(DataError) as caught:

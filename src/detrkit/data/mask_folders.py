@@ -78,15 +78,22 @@ class ClassMaps:
 
     def read(self, index: int, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
         """The id map of one image; see `IdMaps`."""
-        classes = _values(self.path(index), rows, columns)
-        if self.objects is None:
+        classes, _ = _values(self.path(index), rows, columns)
+        return self.joined(classes, self.read_objects(index, rows, columns))
+
+    def read_objects(
+        self, index: int, rows: np.ndarray | None = None, columns: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """(h, w) int32, the number of the object of each pixel, 0 for none; None without files of objects; see `IdMaps`."""
+        return None if self.objects is None else _values(self.objects / str(self.files[index]), rows, columns)[0]
+
+    def joined(self, classes: np.ndarray, objects: np.ndarray | None) -> np.ndarray:
+        """(h, w) int32, the id map from the numbers of classes and of objects."""
+        if objects is None:
             return classes
-        objects = _values(self.objects / str(self.files[index]), rows, columns)
-        is_thing = self.things[classes]
-        classes[is_thing & (objects == 0)] = 0
-        objects[~is_thing] = 0
-        classes |= objects << _OBJECT_BITS
-        return classes
+        of_things = np.where(objects == 0, 0, classes | objects << _OBJECT_BITS)
+        joined: np.ndarray = np.where(self.things[classes], of_things, classes)
+        return joined
 
     def subset(self, images: np.ndarray) -> ClassMaps:
         """Those of some images."""
@@ -120,8 +127,7 @@ def read_split(
     things[list(classes.things)] = True
     maps = ClassMaps(split.classes, split.objects, np.array(files), things)
     sizes = _check_headers(maps, split.pictures, pictures)
-    changes = Changes()
-    segments = _measured(maps, classes, changes)
+    segments, value_notes = _measured(maps, classes)
     kept = [(ids, seen) if whole else _objects_only(ids, seen) for ids, seen in segments]
     built = build_dataset(
         _contents(pictures, sizes, kept, classes),
@@ -136,7 +142,7 @@ def read_split(
     ids = np.concatenate([*(ids for ids, _ in kept), np.zeros(0, np.int32)])[built.annotation_ids - 1]
     dataset = numbered_by_names(built)
     left_out = [] if whole else _stuff_notes(segments, classes)
-    all_notes = (*notes, *_value_notes(changes), *left_out, *dataset.notes)
+    all_notes = (*notes, *value_notes, *left_out, *dataset.notes)
     return replace(dataset, masks=MapMasks(maps, ids, whole), notes=all_notes)
 
 
@@ -162,13 +168,16 @@ def _read_classes(split: MaskSplit) -> _Classes:
     return _Classes(source, by_value, frozenset(value for value, name in by_value.items() if name not in stuff))
 
 
-def _values(path: Path, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
-    """(h, w) int32 values of a file, 0 in place of the one that belongs to nothing."""
+def _values(
+    path: Path, rows: np.ndarray | None = None, columns: np.ndarray | None = None
+) -> tuple[np.ndarray, int | None]:
+    """(h, w) int32 values of a file, 0 in place of the one that belongs to nothing, and this one if the file has it."""
     with readable(str(path)), Image.open(path) as image:
         void = _VOID.get(image.mode, -1)
         values = chosen(np.asarray(image), rows, columns).astype(np.int32)
-    values[values == void] = 0
-    return values
+    is_void = values == void
+    values[is_void] = 0
+    return values, void if is_void.any() else None
 
 
 def _check_headers(maps: ClassMaps, folder: Path, pictures: Sequence[str]) -> list[tuple[int, int]]:
@@ -229,8 +238,8 @@ def _check_sizes(maps: ClassMaps, sizes: Sequence[tuple[int, int]], dataset: Det
     faults.check()
 
 
-def _measured(maps: ClassMaps, classes: _Classes, changes: Changes) -> list[tuple[np.ndarray, Segments]]:
-    """The segments of every picture: their ids, and their areas and boxes.
+def _measured(maps: ClassMaps, classes: _Classes) -> tuple[list[tuple[np.ndarray, Segments]], list[str]]:
+    """The segments of every picture, their ids with their areas and boxes, and notes.
 
     Raises:
         DataError: a file cannot be read, or has values that stand for no class.
@@ -242,7 +251,7 @@ def _measured(maps: ClassMaps, classes: _Classes, changes: Changes) -> list[tupl
         except DataError as error:
             return error
 
-    faults, found = Faults(), []
+    faults, changes, found, has_classes = Faults(), Changes(), [], False
     with ThreadPoolExecutor(_THREADS) as pool:
         for index, seen in enumerate(pool.map(look, range(len(maps.files)))):
             if isinstance(seen, DataError):
@@ -251,9 +260,14 @@ def _measured(maps: ClassMaps, classes: _Classes, changes: Changes) -> list[tupl
             _add_faults(faults, path, seen, classes)
             if seen.lost:
                 changes.add("no object", path, path)
+            if seen.mixed:
+                changes.add("mixed", f"object {seen.mixed} of {path}", path)
+            if seen.void is not None and not any(seen.values):
+                changes.add("binary", str(seen.void), path)
+            has_classes |= any(seen.values)
             found.append((seen.ids, seen.segments))
     faults.check()
-    return found
+    return found, [*_value_notes(changes), *([] if has_classes else _binary_notes(changes))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,20 +279,36 @@ class _Look:
         segments: what they are like.
         values: numbers of pixels, by value.
         lost: number of pixels that have a class of objects but no object, or the reverse.
+        mixed: the first object that has pixels of things and of stuff; 0 if none has.
+        void: the value that belongs to nothing; None if no pixel of a class's mask has it.
     """
 
     ids: np.ndarray
     segments: Segments
     values: dict[int, int]
     lost: int
+    mixed: int
+    void: int | None
 
 
 def _look(maps: ClassMaps, index: int) -> _Look:
-    values, id_map = _values(maps.path(index)), maps.read(index)
+    values, void = _values(maps.path(index))
+    objects = maps.read_objects(index)
+    id_map = maps.joined(values, objects)
     present, counts = np.unique(values, return_counts=True)
-    any_value = values if maps.objects is None else values | _values(maps.objects / str(maps.files[index]))
+    any_value = values if objects is None else values | objects
     lost = int(((id_map == 0) & (any_value != 0)).sum())
-    return _Look(*segments_of(id_map), dict(zip(present.tolist(), counts.tolist(), strict=True)), lost)
+    by_value = dict(zip(present.tolist(), counts.tolist(), strict=True))
+    return _Look(*segments_of(id_map), by_value, lost, 0 if objects is None else _mixed(maps, values, objects), void)
+
+
+def _mixed(maps: ClassMaps, classes: np.ndarray, objects: np.ndarray) -> int:
+    """The first object with pixels of things and of stuff, 0 if there is none."""
+    is_thing = maps.things[classes]
+    of_things = np.bincount(objects[is_thing], minlength=1) > 0
+    of_stuff = np.bincount(objects[~is_thing & (classes != 0)], minlength=1) > 0
+    both = min(len(of_things), len(of_stuff))
+    return next(iter((np.flatnonzero(of_things[1:both] & of_stuff[1:both]) + 1).tolist()), 0)
 
 
 def _add_faults(faults: Faults, path: str, seen: _Look, classes: _Classes) -> None:
@@ -323,6 +353,21 @@ def _value_notes(changes: Changes) -> list[str]:
             "no object": lambda number, first: (
                 f"{counted(number, 'mask')} {have(number)} pixels with a class of objects and no object, or the reverse; they count as nothing "
                 f"(the first: {first})."
+            ),
+            "mixed": lambda number, first: (
+                f"{counted(number, 'mask')} {have(number)} objects that also have pixels of stuff, which count as stuff (the first: {first})."
+            ),
+        }
+    )
+
+
+def _binary_notes(changes: Changes) -> list[str]:
+    """A sentence about masks that have background and void alone, where no mask has a class."""
+    return changes.notes(
+        {
+            "binary": lambda number, void: (
+                f"No mask has a class: {counted(number, 'mask')} {have(number)} only 0 and {void}, and {void} belongs to nothing; write the "
+                f"number of the class, 1 for the first, in place of {void}."
             )
         }
     )
