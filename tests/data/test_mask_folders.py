@@ -162,6 +162,30 @@ class TestNotes:
         assert len(dataset) == 2
         assert dataset.notes == ("1 of 3 pictures has no mask and was left out (the first: c.jpg).",)
 
+    def test_a_mask_that_is_no_png_file(self, folder: Path) -> None:
+        (folder / "masks/train/b.png").unlink()
+        picture(folder / "masks/train/b.jpg")
+        expected = (
+            f" There is b.jpg in {folder}/masks/train, and masks have to be PNG files (JPEG changes values): export it again as PNG "
+            "from the source of the masks."
+        )
+        assert open_dataset(folder, "train", masks="panoptic").notes == (
+            "1 of 2 pictures has no mask and was left out (the first: b.jpg)." + expected,
+        )
+        (folder / "ImageSets/Segmentation").mkdir(parents=True)
+        (folder / "ImageSets/Segmentation/train.txt").write_text("b\n")
+        for layer in ("masks", "instances"):
+            for file in (folder / layer / "train").iterdir():
+                file.rename(folder / layer / file.name)
+        (folder / "images/train/b.jpg").rename(folder / "images/b.jpg")
+        with pytest.raises(DataError, match=r"1 of 1 mask is missing: b; .* There is b\.jpg in"):
+            open_dataset(folder, "train", masks="panoptic")
+
+    def test_endings_in_capitals(self, folder: Path) -> None:
+        (folder / "masks/train/a.png").rename(folder / "masks/train/a.PNG")
+        (folder / "instances/train/a.png").rename(folder / "instances/train/a.PNG")
+        assert seen(open_dataset(folder, "train", masks="panoptic")) == [GRASS, *CATS]
+
     def test_pixels_of_a_thing_without_an_object(self, folder: Path) -> None:
         mask(folder / "instances/train/a.png", (1, (2, 3, 10, 9)))
         dataset = open_dataset(folder, "train", masks="panoptic")
@@ -282,6 +306,14 @@ class TestRefused:
         assert self.refused(tmp_path) == (
             "… has no panoptic segments: looked for annotations/panoptic_<split>.json, masks/<split>/*.png, <split>/masks/*.png and "
             "SegmentationClass/*.png, found images/; without masks, boxes are read."
+        )
+
+    def test_no_png_files(self, tmp_path: Path) -> None:
+        picture(tmp_path / "images/train/a.jpg")
+        picture(tmp_path / "masks/train/a.jpg")
+        assert self.refused(tmp_path).endswith(
+            "boxes are read. …/masks/train/a.jpg is no PNG file, and masks have to be (JPEG changes values): export them again as PNG from "
+            "the source of the masks."
         )
 
     def test_another_kind_of_masks(self, folder: Path) -> None:

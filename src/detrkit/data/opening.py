@@ -274,7 +274,7 @@ def _no_masks(folder: Path, masks: Masks) -> DataError:
     what = "outlines of objects" if masks == "instances" else "panoptic segments"
     found = _entries(folder)
     return DataError(
-        f"{folder} has no {what}: looked for {', '.join(others)} and {last}, found {found}; without masks, boxes are read."
+        f"{folder} has no {what}: looked for {', '.join(others)} and {last}, found {found}; without masks, boxes are read.{mask_layout.not_png(folder)}"
     )
 
 
