@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from detrkit.data import DetectionDataset, NoImagesError, available_splits, open_dataset
-from detrkit.data.opening import kind_of_masks
+from detrkit.data.opening import has_only_masks, kind_of_masks
 from detrkit.errors import DataError
 
 WIDTH, HEIGHT = 40, 30
@@ -116,6 +116,13 @@ class TestLayouts:
         (folder / "annotations/instances_train.json").write_text("{}")
         (folder / "stuff.txt").write_text("grass\n")
         assert kind_of_masks(folder) == "instances"
+
+    def test_masks_are_all_there_is(self, folder: Path) -> None:
+        assert has_only_masks(folder)
+        assert not has_only_masks("digits")
+        (folder / "annotations").mkdir()
+        (folder / "annotations/instances_train.json").write_text("{}")
+        assert not has_only_masks(folder)
 
     def test_pascal_vocs_own_folders(self, tmp_path: Path) -> None:
         for name in ("a", "b", "c"):

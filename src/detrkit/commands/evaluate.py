@@ -315,7 +315,7 @@ def _with_masks(
     model: Detector, data: str | Path, masks: Masks | None, opening: Callable[..., DetectionDataset]
 ) -> DetectionDataset:
     """The data set for a model: with masks if the model has some."""
-    from detrkit.data.opening import kind_of_masks
+    from detrkit.data.opening import has_only_masks, kind_of_masks
     from detrkit.errors import DataError
     from detrkit.models.catalog import has_masks
 
@@ -329,8 +329,13 @@ def _with_masks(
         return opening(masks=masks)
     try:
         return opening(masks=kind_of_masks(data))
-    except DataError:  # without masks, or wrong in a way that is said now
-        return opening()
+    except DataError as problem:
+        try:
+            return opening()  # without masks, or wrong in a way that is said now
+        except DataError:
+            if has_only_masks(data):
+                raise problem from None
+            raise
 
 
 def _of_model(

@@ -153,6 +153,20 @@ def kind_of_masks(data: str | Path) -> Masks:
     return "panoptic" if only_folders and mask_layout.have_stuff(mask_layout.find_splits(path).values()) else "instances"
 
 
+def has_only_masks(data: str | Path) -> bool:
+    """Whether this is a folder of masks and in no format that has boxes, so that it cannot be read without masks.
+
+    Args:
+        data: as for `open_dataset`.
+
+    Raises:
+        DataError: there is no data set at this path.
+    """
+    if str(data) == BUILT_IN or (path := existing(data)).is_file():
+        return False
+    return bool(mask_layout.find_splits(path)) and not any(form.find_splits(path) for form in FORMATS)
+
+
 def _spelling(split: str, known: Iterable[str]) -> str | None:
     """The name by which a data set knows a split, or None."""
     return next((spelling for spelling in spellings(split) if spelling in known), None)
