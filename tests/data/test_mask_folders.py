@@ -102,7 +102,9 @@ class TestLayouts:
         dataset = open_dataset(folder, "train", masks="panoptic")
         assert seen(dataset) == [("cat", [2, 3, 25, 9], 78), GRASS]
         assert not any(category.thing for category in dataset.categories)
-        with pytest.raises(DataError, match=r"no folder 'instances' that tells objects apart: add it, or read .*--masks panoptic"):
+        with pytest.raises(
+            DataError, match=r"no folder 'instances' that tells objects apart: add it, or read .*--masks panoptic"
+        ):
             open_dataset(folder, "train", masks="instances")
         assert kind_of_masks(folder) == "panoptic"
 
@@ -120,6 +122,10 @@ class TestLayouts:
     def test_masks_are_all_there_is(self, folder: Path) -> None:
         assert has_only_masks(folder)
         assert not has_only_masks("digits")
+        with pytest.raises(
+            DataError, match=r"stuff\.txt\. It has masks of classes: read these \(--masks panoptic, in Python"
+        ):
+            open_dataset(folder, "train")
         (folder / "annotations").mkdir()
         (folder / "annotations/instances_train.json").write_text("{}")
         assert not has_only_masks(folder)
@@ -202,7 +208,6 @@ class TestNotes:
             f"(the first: {folder}/masks/train/a.png).",
         )
 
-
     def test_an_object_of_a_thing_and_of_stuff(self, folder: Path) -> None:
         mask(folder / "instances/train/a.png", (1, (2, 3, 10, 9)), (7, (20, 3, 25, 30)))
         dataset = open_dataset(folder, "train", masks="panoptic")
@@ -254,7 +259,9 @@ class TestRefused:
             "annotated."
         )
         Image.new("L", (40, 29)).save(folder / "instances/train/b.png")
-        assert self.refused(folder).startswith("…/masks/train/b.png has 39 × 30 pixels, but its picture b.jpg has 40 × 30")
+        assert self.refused(folder).startswith(
+            "…/masks/train/b.png has 39 × 30 pixels, but its picture b.jpg has 40 × 30"
+        )
         assert self.refused(folder).endswith(" (2 of this kind, also in …/instances/train/b.png.)")
 
     def test_a_value_without_a_name(self, folder: Path) -> None:

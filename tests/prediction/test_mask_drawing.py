@@ -132,7 +132,9 @@ def test_a_name_lies_on_the_largest_part() -> None:
 
 def test_a_picture_of_another_size_is_refused() -> None:
     image = Image.new("RGB", (200, 300), WHITE)
-    with pytest.raises(DataError, match="The picture has 200 × 300 pixels, and the segmentation 300 × 200: give the picture"):
+    with pytest.raises(
+        DataError, match="The picture has 200 × 300 pixels, and the segmentation 300 × 200: give the picture"
+    ):
         draw_panoptic(image, segmentation(np.ones((200, 300)), {1: SKY}))
     with pytest.raises(DataError, match="The picture has 200 × 300 pixels, and the masks 300 × 200: give the picture"):
         draw(image, masked((50, 80, 100)))

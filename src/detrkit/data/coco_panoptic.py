@@ -316,7 +316,7 @@ def _thing_notes(categories: Sequence[Record]) -> list[str]:
     number = len(silent)
     text = (
         f"{some_of(number, len(categories), 'category', 'categories')} {agreeing(number, 'does', 'do')} not say 'isthing' and "
-        f"{agreeing(number, 'counts as a thing', 'count as things')} ({first_few(silent)}): write \"isthing\": 0 for stuff such as sky, 1 for objects."
+        f'{agreeing(number, "counts as a thing", "count as things")} ({first_few(silent)}): write "isthing": 0 for stuff such as sky, 1 for objects.'
     )
     return [Note(text, "no isthing", count=number)]
 

@@ -164,7 +164,9 @@ def _read_classes(split: MaskSplit) -> _Classes:
     stuff = set(by_value.values()) if split.objects is None else listed_stuff(split)
     unknown = sorted(stuff - set(by_value.values()))
     if unknown:
-        raise DataError(f"{split.root / STUFF} lists {first_few(unknown)}, which {_CLASSES} does not: use the same names.")
+        raise DataError(
+            f"{split.root / STUFF} lists {first_few(unknown)}, which {_CLASSES} does not: use the same names."
+        )
     return _Classes(source, by_value, frozenset(value for value, name in by_value.items() if name not in stuff))
 
 
@@ -209,9 +211,7 @@ def _check_headers(maps: ClassMaps, folder: Path, pictures: Sequence[str]) -> li
     return [fact.stored_size for fact in facts]
 
 
-def _add_size_faults(
-    faults: Faults, masks: Sequence[tuple[Path, ImageFacts]], name: str, photo: ImageFacts
-) -> None:
+def _add_size_faults(faults: Faults, masks: Sequence[tuple[Path, ImageFacts]], name: str, photo: ImageFacts) -> None:
     """Names those of a photo's two masks, which have different sizes, that differ from the photo as well."""
     sizes = {fact.stored_size for _, fact in masks}
     wanted = photo.stored_size if photo.shown_size not in sizes else photo.shown_size

@@ -140,7 +140,5 @@ def not_png(folder: Path) -> str:
     for masks in children(folder, _MASKS):
         files = sorted(file for file in masks.rglob("*") if is_picture(file.name))
         if files and not any(file.suffix.lower() == ".png" for file in files):
-            return (
-                f" {files[0]} is no PNG file, and masks have to be (JPEG changes values): export them again as PNG from the source of the masks."
-            )
+            return f" {files[0]} is no PNG file, and masks have to be (JPEG changes values): export them again as PNG from the source of the masks."
     return ""

@@ -150,7 +150,9 @@ def kind_of_masks(data: str | Path) -> Masks:
     if coco_panoptic.find_splits(path):
         return "panoptic"
     only_folders = not coco_layout.find_splits(path)
-    return "panoptic" if only_folders and mask_layout.have_stuff(mask_layout.find_splits(path).values()) else "instances"
+    return (
+        "panoptic" if only_folders and mask_layout.have_stuff(mask_layout.find_splits(path).values()) else "instances"
+    )
 
 
 def has_only_masks(data: str | Path) -> bool:
@@ -306,5 +308,13 @@ def _nothing_readable(folder: Path) -> DataError:
     looked_for = [name for form in FORMATS for name in form.looked_for]
     return DataError(
         f"{folder} contains no readable data set: looked for {', '.join(looked_for[:-1])} and {looked_for[-1]}, "
-        f"found {_entries(folder)}."
+        f"found {_entries(folder)}.{_masks_instead(folder)}"
     )
+
+
+def _masks_instead(folder: Path) -> str:
+    """A sentence about a folder's masks, which are read only if they are asked for; empty if it has none."""
+    if not mask_layout.find_splits(folder):
+        return ""
+    kind = kind_of_masks(folder)
+    return f" It has masks of classes: read these (--masks {kind}, in Python masks='{kind}')."
