@@ -68,7 +68,7 @@ def evaluate(
         report: HTML file for figures, charts, errors and pictures; it needs no other file.
         charts: folder for the report's charts as PNG files.
         masks: what a model with masks is compared with: "instances" (objects) or "panoptic" (objects and stuff, with panoptic quality); by
-            default panoptic segments where the data have some.
+            default panoptic segments where the data have stuff.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
