@@ -133,7 +133,7 @@ class TestRefused:
         message = refused(read, segmentation, (1, 4))
         if segmentation == {}:
             assert message.startswith(
-                "annotation 1 of 1.png has run lengths (RLE) for None pixels, but its picture has 96 × 72"
+                "annotation 1 of 1.png has run lengths (RLE) of the size None, but its picture has [72, 96] (a size is"
             )
         else:
             assert message == (
@@ -161,8 +161,8 @@ class TestRefused:
     def test_run_lengths_of_another_size(self, read: Read, compressed: bool) -> None:
         runs = square_as_runs(compressed=compressed) | {"size": [WIDTH, HEIGHT]}
         assert refused(read, runs) == (
-            "annotation 1 of 1.png has run lengths (RLE) for 72 × 96 pixels, but its picture has 96 × 72: export it again, with the pictures "
-            "that were annotated."
+            "annotation 1 of 1.png has run lengths (RLE) of the size [96, 72], but its picture has [72, 96] (a size is [height, width]): "
+            "export it again, with the pictures that were annotated."
         )
 
     @pytest.mark.parametrize("change", [-1, 1, 1000])

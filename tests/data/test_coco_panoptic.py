@@ -303,3 +303,14 @@ def test_areas_and_boxes_of_segments(seed: int) -> None:
     _, of_one = segments_of(ids, np.array([1000, 77], np.int32))
     assert of_one.areas.tolist() == [(ids == 1000).sum(), 0]
     assert of_one.others == {value: (ids == value).sum() for value in (2000, 3000, 4000) if (ids == value).any()}
+
+
+def test_categories_that_do_not_say_what_they_are(tmp_path: Path) -> None:
+    def forget(contents: dict[str, Any]) -> None:
+        del contents["categories"][1]["isthing"]
+
+    dataset = open_dataset(write(tmp_path, forget), "val", masks="panoptic")
+    assert [category.thing for category in dataset.categories] == [True, True]
+    assert dataset.notes == (
+        "1 of 2 categories does not say 'isthing' and counts as a thing (grass): write \"isthing\": 0 for stuff such as sky, 1 for objects.",
+    )

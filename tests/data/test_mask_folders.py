@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from detrkit.data import DetectionDataset, NoImagesError, available_splits, open_dataset
+from detrkit.data.opening import has_only_masks, kind_of_masks
 from detrkit.errors import DataError
 
 WIDTH, HEIGHT = 40, 30
@@ -86,6 +87,10 @@ class TestLayouts:
         masks = dataset.objects(0).masks.picked(np.arange(HEIGHT), np.arange(WIDTH))
         assert masks.sum((1, 2)).tolist() == [48, 30]
         assert masks[1, 3:9, 20:25].all()
+        assert dataset.notes == (
+            "1 segment of stuff (grass) was left out, since only objects are read: to keep it, read the masks as panoptic (--masks panoptic, in "
+            "Python masks='panoptic').",
+        )
         with pytest.raises(DataError, match="opened without panoptic masks: open it with masks='panoptic'"):
             dataset.panoptic(0)
 
@@ -97,8 +102,33 @@ class TestLayouts:
         dataset = open_dataset(folder, "train", masks="panoptic")
         assert seen(dataset) == [("cat", [2, 3, 25, 9], 78), GRASS]
         assert not any(category.thing for category in dataset.categories)
-        with pytest.raises(DataError, match="no folder 'instances' that tells objects apart: add it, or read"):
+        with pytest.raises(
+            DataError, match=r"no folder 'instances' that tells objects apart: add it, or read .*--masks panoptic"
+        ):
             open_dataset(folder, "train", masks="instances")
+        assert kind_of_masks(folder) == "panoptic"
+
+    def test_stuff_decides_what_is_read_where_nobody_says_it(self, folder: Path) -> None:
+        assert kind_of_masks(folder) == "panoptic"
+        (folder / "stuff.txt").write_text("\n")
+        assert kind_of_masks(folder) == "instances"
+        (folder / "stuff.txt").unlink()
+        assert kind_of_masks(folder) == "instances"
+        (folder / "annotations").mkdir()
+        (folder / "annotations/instances_train.json").write_text("{}")
+        (folder / "stuff.txt").write_text("grass\n")
+        assert kind_of_masks(folder) == "instances"
+
+    def test_masks_are_all_there_is(self, folder: Path) -> None:
+        assert has_only_masks(folder)
+        assert not has_only_masks("digits")
+        with pytest.raises(
+            DataError, match=r"stuff\.txt\. It has masks of classes: read these \(--masks panoptic, in Python"
+        ):
+            open_dataset(folder, "train")
+        (folder / "annotations").mkdir()
+        (folder / "annotations/instances_train.json").write_text("{}")
+        assert not has_only_masks(folder)
 
     def test_pascal_vocs_own_folders(self, tmp_path: Path) -> None:
         for name in ("a", "b", "c"):
@@ -110,6 +140,7 @@ class TestLayouts:
         (tmp_path / "ImageSets/Segmentation/val.txt").write_text("b\n")
         (tmp_path / "classes.txt").write_text("background\ncat\n")
         assert available_splits(tmp_path, "instances") == ["train", "val"]
+        assert kind_of_masks(tmp_path) == "instances"
         dataset = open_dataset(tmp_path, "train", masks="instances")
         assert [dataset.image_name(index) for index in (0, 1)] == ["c.jpg", "a.jpg"]
         assert seen(dataset) == [("cat", [2, 3, 10, 9], 48)]
@@ -144,6 +175,30 @@ class TestNotes:
         assert len(dataset) == 2
         assert dataset.notes == ("1 of 3 pictures has no mask and was left out (the first: c.jpg).",)
 
+    def test_a_mask_that_is_no_png_file(self, folder: Path) -> None:
+        (folder / "masks/train/b.png").unlink()
+        picture(folder / "masks/train/b.jpg")
+        expected = (
+            f" There is b.jpg in {folder}/masks/train, and masks have to be PNG files (JPEG changes values): export it again as PNG "
+            "from the source of the masks."
+        )
+        assert open_dataset(folder, "train", masks="panoptic").notes == (
+            "1 of 2 pictures has no mask and was left out (the first: b.jpg)." + expected,
+        )
+        (folder / "ImageSets/Segmentation").mkdir(parents=True)
+        (folder / "ImageSets/Segmentation/train.txt").write_text("b\n")
+        for layer in ("masks", "instances"):
+            for file in (folder / layer / "train").iterdir():
+                file.rename(folder / layer / file.name)
+        (folder / "images/train/b.jpg").rename(folder / "images/b.jpg")
+        with pytest.raises(DataError, match=r"1 of 1 mask is missing: b; .* There is b\.jpg in"):
+            open_dataset(folder, "train", masks="panoptic")
+
+    def test_endings_in_capitals(self, folder: Path) -> None:
+        (folder / "masks/train/a.png").rename(folder / "masks/train/a.PNG")
+        (folder / "instances/train/a.png").rename(folder / "instances/train/a.PNG")
+        assert seen(open_dataset(folder, "train", masks="panoptic")) == [GRASS, *CATS]
+
     def test_pixels_of_a_thing_without_an_object(self, folder: Path) -> None:
         mask(folder / "instances/train/a.png", (1, (2, 3, 10, 9)))
         dataset = open_dataset(folder, "train", masks="panoptic")
@@ -152,6 +207,30 @@ class TestNotes:
             "1 mask has pixels with a class of objects and no object, or the reverse; they count as nothing "
             f"(the first: {folder}/masks/train/a.png).",
         )
+
+    def test_an_object_of_a_thing_and_of_stuff(self, folder: Path) -> None:
+        mask(folder / "instances/train/a.png", (1, (2, 3, 10, 9)), (7, (20, 3, 25, 30)))
+        dataset = open_dataset(folder, "train", masks="panoptic")
+        assert seen(dataset) == [GRASS, *CATS]
+        assert (
+            "1 mask has objects that also have pixels of stuff, which count as stuff "
+            f"(the first: object 7 of {folder}/masks/train/a.png)."
+        ) in dataset.notes
+
+    @pytest.mark.parametrize(("bits", "void"), [(8, 255), (16, 65535)])
+    def test_void_in_place_of_a_class(self, tmp_path: Path, bits: int, void: int) -> None:
+        for name in ("a", "b"):
+            picture(tmp_path / f"images/{name}.png")
+            mask(tmp_path / f"masks/{name}.png", (void, (2, 3, 10, 9)), bits=bits)
+        (tmp_path / "classes.txt").write_text("cat")
+        dataset = open_dataset(tmp_path, "train", masks="panoptic")
+        assert len(dataset.labels) == 0
+        assert dataset.notes == (
+            f"No mask has a class: 2 masks have only 0 and {void}, and {void} belongs to nothing; write the number of the class, 1 for the "
+            f"first, in place of {void}.",
+        )
+        mask(tmp_path / "masks/b.png", (1, (2, 3, 10, 9)), bits=bits)
+        assert open_dataset(tmp_path, "train", masks="panoptic").notes == ()
 
 
 class TestRefused:
@@ -170,8 +249,20 @@ class TestRefused:
     def test_another_size_than_the_objects(self, folder: Path) -> None:
         Image.new("L", (40, 20)).save(folder / "instances/train/b.png")
         assert self.refused(folder).startswith(
-            "…/instances/train/b.png has 40 × 20 pixels, but its picture train/b.png has 40 × 30"
+            "…/instances/train/b.png has 40 × 20 pixels, but its picture b.jpg has 40 × 30"
         )
+
+    def test_classes_of_another_size_than_objects_and_picture(self, folder: Path) -> None:
+        Image.new("L", (39, 30)).save(folder / "masks/train/b.png")
+        assert self.refused(folder) == (
+            "…/masks/train/b.png has 39 × 30 pixels, but its picture b.jpg has 40 × 30: export the masks again, or use the pictures that were "
+            "annotated."
+        )
+        Image.new("L", (40, 29)).save(folder / "instances/train/b.png")
+        assert self.refused(folder).startswith(
+            "…/masks/train/b.png has 39 × 30 pixels, but its picture b.jpg has 40 × 30"
+        )
+        assert self.refused(folder).endswith(" (2 of this kind, also in …/instances/train/b.png.)")
 
     def test_a_value_without_a_name(self, folder: Path) -> None:
         mask(folder / "masks/train/b.png", (9, (0, 0, 2, 2)))
@@ -229,6 +320,14 @@ class TestRefused:
         assert self.refused(tmp_path) == (
             "… has no panoptic segments: looked for annotations/panoptic_<split>.json, masks/<split>/*.png, <split>/masks/*.png and "
             "SegmentationClass/*.png, found images/; without masks, boxes are read."
+        )
+
+    def test_no_png_files(self, tmp_path: Path) -> None:
+        picture(tmp_path / "images/train/a.jpg")
+        picture(tmp_path / "masks/train/a.jpg")
+        assert self.refused(tmp_path).endswith(
+            "boxes are read. …/masks/train/a.jpg is no PNG file, and masks have to be (JPEG changes values): export them again as PNG from "
+            "the source of the masks."
         )
 
     def test_another_kind_of_masks(self, folder: Path) -> None:

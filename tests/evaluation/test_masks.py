@@ -138,7 +138,10 @@ def test_masks_decide_where_boxes_agree() -> None:
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ({"size": [50, 40], "counts": MASK["counts"]}, "has a mask of 40 x 50 pixels, and its image has 50 x 40"),
+        (
+            {"size": [50, 40], "counts": MASK["counts"]},
+            "of the size [50, 40], and its image has [40, 50] (a size is [height, width])",
+        ),
         ({"size": [40], "counts": MASK["counts"]}, "has a segmentation with the size [40]"),
         ({"counts": MASK["counts"]}, "has a segmentation with the size None"),
         ({"size": [40, 50]}, "has a segmentation without counts"),
@@ -202,7 +205,9 @@ def test_sizes_that_the_ground_truth_does_not_state_are_said() -> None:
 
 
 def test_outlines_of_the_ground_truth_that_cannot_be_used_are_named() -> None:
-    with pytest.raises(DataError, match="the given ground truth: annotation 2 has a mask of 5 x 5 pixels"):
+    with pytest.raises(
+        DataError, match=r"the given ground truth: annotation 2 has run lengths \(RLE\) of the size \[5, 5\]"
+    ):
         evaluate_detections(truth(OUTLINE, rle(np.ones((5, 5)))), [found(MASK)])
 
 

@@ -6,10 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 import supervision as sv
 from panoptic_cases import DOG, GRASS, PERSON, SKY, coco_panoptic, segmentation
 from PIL import Image
 
+from detrkit.errors import DataError
 from detrkit.prediction import draw, draw_panoptic, side_by_side
 from detrkit.prediction.drawing import COLORS
 from detrkit.prediction.mask_drawing import _free_box, _Name, class_color, segment_colors
@@ -126,6 +128,16 @@ def test_a_name_lies_on_the_largest_part() -> None:
     assert len(rows) > 20
     assert columns.min() > 120
     assert 60 < rows.min() < rows.max() < 190
+
+
+def test_a_picture_of_another_size_is_refused() -> None:
+    image = Image.new("RGB", (200, 300), WHITE)
+    with pytest.raises(
+        DataError, match="The picture has 200 × 300 pixels, and the segmentation 300 × 200: give the picture"
+    ):
+        draw_panoptic(image, segmentation(np.ones((200, 300)), {1: SKY}))
+    with pytest.raises(DataError, match="The picture has 200 × 300 pixels, and the masks 300 × 200: give the picture"):
+        draw(image, masked((50, 80, 100)))
 
 
 def test_names_avoid_each_other_or_are_left_out() -> None:

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_masks
 
 import detrkit
 from detrkit.cards import Category
+from detrkit.data import open_dataset
 from detrkit.errors import ConfigurationError, OutputError
 from detrkit.panoptic import PanopticSegmentation
 from detrkit.prediction import Predictor, SlicedPredictor, predict_files, read_panoptic
@@ -141,6 +142,15 @@ def test_panoptic_files_are_complete_after_every_image(tmp_path: Path) -> None:
     assert file.image_ids == (1, 2)
     content = json.loads((tmp_path / "panoptic.json").read_text())
     assert [entry["image"] for entry in content["annotations"]] == ["x/one.jpg", "y/One.png"]
+    assert content["images"] == [
+        {"id": 1, "file_name": "x/one.jpg", "height": 1, "width": 3},
+        {"id": 2, "file_name": "y/One.png", "height": 1, "width": 3},
+    ]
+    for name in ("x/one.jpg", "y/One.png"):
+        (tmp_path / name).parent.mkdir()
+        picture(3, 1).save(tmp_path / name)
+    opened = open_dataset(tmp_path / "panoptic.json", "val", masks="panoptic")
+    assert [(opened.panoptic(0).ids == made.ids).all(), len(opened), opened.notes] == [True, 2, ()]
 
 
 def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def evaluate(
         report: HTML file for figures, charts, errors and pictures; it needs no other file.
         charts: folder for the report's charts as PNG files.
         masks: what a model with masks is compared with: "instances" (objects) or "panoptic" (objects and stuff, with panoptic quality); by
-            default panoptic segments where the data have some.
+            default panoptic segments where the data have stuff.
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
@@ -315,7 +315,7 @@ def _with_masks(
     model: Detector, data: str | Path, masks: Masks | None, opening: Callable[..., DetectionDataset]
 ) -> DetectionDataset:
     """The data set for a model: with masks if the model has some."""
-    from detrkit.data.opening import kind_of_masks
+    from detrkit.data.opening import has_only_masks, kind_of_masks
     from detrkit.errors import DataError
     from detrkit.models.catalog import has_masks
 
@@ -329,8 +329,13 @@ def _with_masks(
         return opening(masks=masks)
     try:
         return opening(masks=kind_of_masks(data))
-    except DataError:  # without masks, or wrong in a way that is said now
-        return opening()
+    except DataError as problem:
+        try:
+            return opening()  # without masks, or wrong in a way that is said now
+        except DataError:
+            if has_only_masks(data):
+                raise problem from None
+            raise
 
 
 def _of_model(

@@ -243,8 +243,8 @@ def _read_runs(mask: dict[str, Any], size: tuple[int, int]) -> tuple[str, bytes]
     given, counts = mask.get("size"), mask.get("counts")
     sides = [whole_number(side) for side in given] if isinstance(given, list | tuple) else []
     if sides != list(size):
-        stated = f"{sides[1]} × {sides[0]}" if len(sides) == 2 else shown_value(given)
-        return f"has run lengths (RLE) for {stated} pixels, but its picture has {size[1]} × {size[0]}", b""
+        wanted = f"its picture has {list(size)} (a size is [height, width])"
+        return f"has run lengths (RLE) of the size {shown_value(given)}, but {wanted}", b""
     if isinstance(counts, list):
         numbers = [whole_number(count) for count in counts]
         usable = [number for number in numbers if number is not None and number >= 0]

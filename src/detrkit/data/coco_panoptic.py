@@ -25,7 +25,7 @@ from detrkit.data.coco_layout import ANNOTATIONS, children, other_splits, pictur
 from detrkit.data.coco_truth import Record, load_annotations
 from detrkit.data.coco_values import given_box
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.findings import Changes, Faults
+from detrkit.data.findings import Changes, Faults, Note
 from detrkit.data.id_maps import ColourMaps, MapMasks, Segments, colour_problem, other_size, segments_of
 from detrkit.data.images import ImageFacts
 from detrkit.data.picture_files import PictureFolders, choose_folder, find_pictures
@@ -97,7 +97,7 @@ def read_split(
     )
     _check_sizes(maps, facts, built)
     ids = np.concatenate([*listed.ids, np.zeros(0, np.int32)])[built.annotation_ids - 1]
-    notes = (*map_notes, *_pixel_notes(changes), *built.notes)
+    notes = (*map_notes, *_thing_notes(contents["categories"]), *_pixel_notes(changes), *built.notes)
     return replace(built, masks=MapMasks(maps, ids, whole=True), annotation_ids=ids.astype(np.int64), notes=notes)
 
 
@@ -306,6 +306,19 @@ def _pixel_notes(changes: Changes) -> list[str]:
         )
 
     return changes.notes({"segment box": sentence("box", "boxes"), "segment area": sentence("area", "areas")})
+
+
+def _thing_notes(categories: Sequence[Record]) -> list[str]:
+    """A sentence about categories that do not say whether they are things, if there are any."""
+    silent = [str(category.get("name")) for category in categories if category.get("isthing") is None]
+    if not silent:
+        return []
+    number = len(silent)
+    text = (
+        f"{some_of(number, len(categories), 'category', 'categories')} {agreeing(number, 'does', 'do')} not say 'isthing' and "
+        f'{agreeing(number, "counts as a thing", "count as things")} ({first_few(silent)}): write "isthing": 0 for stuff such as sky, 1 for objects.'
+    )
+    return [Note(text, "no isthing", count=number)]
 
 
 def _annotations(images: Sequence[Record], listed: _Panoptic) -> list[Record]:

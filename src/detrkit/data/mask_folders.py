@@ -23,45 +23,22 @@ from PIL import Image
 
 from detrkit.data.coco import build_dataset
 from detrkit.data.coco_frames import Orientation
-from detrkit.data.coco_layout import children
 from detrkit.data.coco_truth import Record
-from detrkit.data.dataset import DetectionDataset, NoImagesError, numbered_by_names
+from detrkit.data.dataset import DetectionDataset, numbered_by_names
 from detrkit.data.findings import Changes, Faults, Note
 from detrkit.data.id_maps import MapMasks, Segments, chosen, other_size, segments_of
 from detrkit.data.images import ImageFacts, readable
-from detrkit.data.pictures import inspect_pictures, is_picture
-from detrkit.data.split_names import ASSUMED_SPLIT, split_named
+from detrkit.data.mask_layout import STUFF, MaskSplit, listed_stuff, matched_files
+from detrkit.data.pictures import inspect_pictures
 from detrkit.data.text_files import read_lines
 from detrkit.data.wording import agreeing, counted, first_few, have, some_of, were
 from detrkit.errors import DataError
 
-LOOKED_FOR = ("masks/<split>/*.png", "<split>/masks/*.png", "SegmentationClass/*.png")
-_MASKS, _OBJECTS = ("masks", "segmentationclass"), ("instances", "segmentationobject")
-_PICTURES, _LISTS = ("images", "jpegimages"), "segmentation"
-_CLASSES, _STUFF, _BACKGROUND = "classes.txt", "stuff.txt", "background"
+_CLASSES, _BACKGROUND = "classes.txt", "background"
 _VOID = {"P": 255, "L": 255, "I;16": 65535, "I;16B": 65535, "I": 65535}
 _OBJECT_BITS, _MOST_OBJECTS = 16, 2**15 - 1
 _LOWEST_ID = 2**_OBJECT_BITS - 1  # ids above are those of objects
 _THREADS = 8
-
-
-@dataclass(frozen=True)
-class MaskSplit:
-    """One split.
-
-    Attributes:
-        root: folder of the data set, for its lists of classes.
-        pictures: folder of the photos.
-        classes: folder of the PNG files whose values are classes.
-        objects: folder of those whose values are objects; None without.
-        list_file: the names of its pictures; None for all that have a mask.
-    """
-
-    root: Path
-    pictures: Path
-    classes: Path
-    objects: Path | None
-    list_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -101,43 +78,26 @@ class ClassMaps:
 
     def read(self, index: int, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
         """The id map of one image; see `IdMaps`."""
-        classes = _values(self.path(index), rows, columns)
-        if self.objects is None:
+        classes, _ = _values(self.path(index), rows, columns)
+        return self.joined(classes, self.read_objects(index, rows, columns))
+
+    def read_objects(
+        self, index: int, rows: np.ndarray | None = None, columns: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """(h, w) int32, the number of the object of each pixel, 0 for none; None without files of objects; see `IdMaps`."""
+        return None if self.objects is None else _values(self.objects / str(self.files[index]), rows, columns)[0]
+
+    def joined(self, classes: np.ndarray, objects: np.ndarray | None) -> np.ndarray:
+        """(h, w) int32, the id map from the numbers of classes and of objects."""
+        if objects is None:
             return classes
-        objects = _values(self.objects / str(self.files[index]), rows, columns)
-        is_thing = self.things[classes]
-        classes[is_thing & (objects == 0)] = 0
-        objects[~is_thing] = 0
-        classes |= objects << _OBJECT_BITS
-        return classes
+        of_things = np.where(objects == 0, 0, classes | objects << _OBJECT_BITS)
+        joined: np.ndarray = np.where(self.things[classes], of_things, classes)
+        return joined
 
     def subset(self, images: np.ndarray) -> ClassMaps:
         """Those of some images."""
         return replace(self, files=self.files[images])
-
-
-def find_splits(folder: Path) -> dict[str, MaskSplit]:
-    """The splits of a folder, by name; empty if it has no masks beside pictures."""
-    found: dict[str, MaskSplit] = {}
-    for masks in children(folder, _MASKS):
-        pictures, objects = _first(folder, _PICTURES), _first(folder, _OBJECTS)
-        if pictures is None:
-            continue
-        lists = [each for sets in children(folder, ("imagesets",)) for each in children(sets, (_LISTS,))]
-        for file in sorted(file for each in lists for file in each.glob("*.txt")):
-            found.setdefault(file.stem, MaskSplit(folder, pictures, masks, objects, file))
-        for inner in sorted(child for child in masks.iterdir() if child.is_dir() and any(child.glob("*.png"))):
-            own = None if objects is None else objects / inner.name
-            found.setdefault(inner.name, MaskSplit(folder, pictures / inner.name, inner, own))
-        if not found and any(masks.glob("*.png")):
-            found[split_named(folder.resolve().name) or ASSUMED_SPLIT] = MaskSplit(folder, pictures, masks, objects)
-    if found:
-        return found
-    for inner in sorted(child for child in folder.iterdir() if child.is_dir() and split_named(child.name)):
-        masks_inside, pictures = _first(inner, _MASKS), _first(inner, _PICTURES)
-        if masks_inside is not None and pictures is not None:
-            found[inner.name] = MaskSplit(folder, pictures, masks_inside, _first(inner, _OBJECTS))
-    return found
 
 
 def read_split(
@@ -158,16 +118,16 @@ def read_split(
     """
     if not whole and split.objects is None:
         raise DataError(
-            f"{split.root} has masks of classes, but no folder 'instances' that tells objects apart: add it, or read the masks as panoptic."
+            f"{split.root} has masks of classes, but no folder 'instances' that tells objects apart: add it, or read the masks as panoptic "
+            "(--masks panoptic, in Python masks='panoptic')."
         )
     classes = _read_classes(split)
-    pictures, files, notes = _pairs(split)
+    pictures, files, notes = matched_files(split)
     things = np.zeros(2**_OBJECT_BITS, np.bool_)
     things[list(classes.things)] = True
     maps = ClassMaps(split.classes, split.objects, np.array(files), things)
-    sizes = _check_headers(maps, pictures)
-    changes = Changes()
-    segments = _measured(maps, classes, changes)
+    sizes = _check_headers(maps, split.pictures, pictures)
+    segments, value_notes = _measured(maps, classes)
     kept = [(ids, seen) if whole else _objects_only(ids, seen) for ids, seen in segments]
     built = build_dataset(
         _contents(pictures, sizes, kept, classes),
@@ -181,12 +141,9 @@ def read_split(
     _check_sizes(maps, sizes, built)
     ids = np.concatenate([*(ids for ids, _ in kept), np.zeros(0, np.int32)])[built.annotation_ids - 1]
     dataset = numbered_by_names(built)
-    all_notes = (*notes, *_value_notes(changes), *dataset.notes)
+    left_out = [] if whole else _stuff_notes(segments, classes)
+    all_notes = (*notes, *value_notes, *left_out, *dataset.notes)
     return replace(dataset, masks=MapMasks(maps, ids, whole), notes=all_notes)
-
-
-def _first(folder: Path, names: Sequence[str]) -> Path | None:
-    return next(iter(children(folder, names)), None)
 
 
 def _read_classes(split: MaskSplit) -> _Classes:
@@ -204,64 +161,32 @@ def _read_classes(split: MaskSplit) -> _Classes:
         raise DataError(
             f"{source} {problem}: write each name once, one per line, in the order of the values 1, 2 and so on."
         )
-    stuff_file, stuff = split.root / _STUFF, set(by_value.values())
-    if split.objects is not None:
-        stuff = {line.strip() for line in read_lines(stuff_file) if line.strip()} if stuff_file.is_file() else set()
+    stuff = set(by_value.values()) if split.objects is None else listed_stuff(split)
     unknown = sorted(stuff - set(by_value.values()))
     if unknown:
-        raise DataError(f"{stuff_file} lists {first_few(unknown)}, which {_CLASSES} does not: use the same names.")
+        raise DataError(
+            f"{split.root / STUFF} lists {first_few(unknown)}, which {_CLASSES} does not: use the same names."
+        )
     return _Classes(source, by_value, frozenset(value for value, name in by_value.items() if name not in stuff))
 
 
-def _pairs(split: MaskSplit) -> tuple[list[str], list[str], list[str]]:
-    """Names of the pictures, and of their masks in the same order, and notes.
-
-    Raises:
-        NoImagesError: there are none.
-        DataError: a mask or a picture is missing.
-    """
-    if not split.pictures.is_dir():
-        raise DataError(f"{split.pictures} does not exist: put the pictures of {split.classes} there.")
-    pictures: dict[str, str] = {}
-    for file in sorted(split.pictures.iterdir()):
-        if file.is_file() and is_picture(file.name):
-            pictures.setdefault(file.stem, file.name)
-    masks = {file.stem: file.name for file in sorted(split.classes.glob("*.png"))}
-    listed = (
-        list(masks)
-        if split.list_file is None
-        else [line.strip() for line in read_lines(split.list_file) if line.strip()]
-    )
-    if not listed:
-        raise NoImagesError(f"{split.list_file or split.classes} names no pictures: add some.")
-    for known, folder, what in ((pictures, split.pictures, "picture"), (masks, split.classes, "mask")):
-        missing = [stem for stem in listed if stem not in known]
-        if missing:
-            raise DataError(
-                f"{folder}: {some_of(len(missing), len(listed), what)} {agreeing(len(missing), 'is', 'are')} missing: {first_few(missing)}; "
-                f"add {agreeing(len(missing), 'it', 'them')}, or remove {'the mask' if what == 'picture' else 'the name'}."
-            )
-    without = [pictures[stem] for stem in pictures if stem not in masks]
-    notes: list[str] = []
-    if without and split.list_file is None:
-        text = f"{some_of(len(without), len(pictures), 'picture')} {have(len(without))} no mask and {were(len(without))} left out (the first: {without[0]})."
-        notes.append(Note(text, "no mask", count=len(without), files=without))
-    return [pictures[stem] for stem in listed], [masks[stem] for stem in listed], notes
-
-
-def _values(path: Path, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
-    """(h, w) int32 values of a file, 0 in place of the one that belongs to nothing."""
+def _values(
+    path: Path, rows: np.ndarray | None = None, columns: np.ndarray | None = None
+) -> tuple[np.ndarray, int | None]:
+    """(h, w) int32 values of a file, 0 in place of the one that belongs to nothing, and this one if the file has it."""
     with readable(str(path)), Image.open(path) as image:
         void = _VOID.get(image.mode, -1)
         values = chosen(np.asarray(image), rows, columns).astype(np.int32)
-    values[values == void] = 0
-    return values
+    is_void = values == void
+    values[is_void] = 0
+    return values, void if is_void.any() else None
 
 
-def _check_headers(maps: ClassMaps, pictures: Sequence[str]) -> list[tuple[int, int]]:
+def _check_headers(maps: ClassMaps, folder: Path, pictures: Sequence[str]) -> list[tuple[int, int]]:
     """Heights and widths of the masks; refuses files with colours, and masks of objects of another size. Nothing is decoded for it."""
     faults = Faults()
     paths = [maps.path(index) for index in range(len(pictures))]
+    photos = [folder / name for name in pictures]
     facts = inspect_pictures(paths)
     _check_modes(paths, facts, faults)
     if maps.objects is not None:
@@ -274,15 +199,25 @@ def _check_headers(maps: ClassMaps, pictures: Sequence[str]) -> list[tuple[int, 
             )
         of_objects = inspect_pictures(objects)
         _check_modes(objects, of_objects, faults)
-        for path, one, other in zip(objects, of_objects, facts, strict=True):
-            if one.stored_size != other.stored_size:
-                faults.add(
-                    "size",
-                    str(path),
-                    other_size(one.stored_size, other.stored_size, f"{maps.classes.name}/{path.name}"),
-                )
+        differ = [
+            place
+            for place, (one, other) in enumerate(zip(of_objects, facts, strict=True))
+            if one.stored_size != other.stored_size
+        ]
+        for place, photo in zip(differ, inspect_pictures([photos[place] for place in differ]), strict=True):
+            pair = ((paths[place], facts[place]), (objects[place], of_objects[place]))
+            _add_size_faults(faults, pair, photos[place].name, photo)
     faults.check()
     return [fact.stored_size for fact in facts]
+
+
+def _add_size_faults(faults: Faults, masks: Sequence[tuple[Path, ImageFacts]], name: str, photo: ImageFacts) -> None:
+    """Names those of a photo's two masks, which have different sizes, that differ from the photo as well."""
+    sizes = {fact.stored_size for _, fact in masks}
+    wanted = photo.stored_size if photo.shown_size not in sizes else photo.shown_size
+    for path, fact in masks:
+        if fact.stored_size != wanted:
+            faults.add("size", str(path), other_size(fact.stored_size, wanted, name))
 
 
 def _check_modes(paths: Sequence[Path], facts: Sequence[ImageFacts], faults: Faults) -> None:
@@ -303,8 +238,8 @@ def _check_sizes(maps: ClassMaps, sizes: Sequence[tuple[int, int]], dataset: Det
     faults.check()
 
 
-def _measured(maps: ClassMaps, classes: _Classes, changes: Changes) -> list[tuple[np.ndarray, Segments]]:
-    """The segments of every picture: their ids, and their areas and boxes.
+def _measured(maps: ClassMaps, classes: _Classes) -> tuple[list[tuple[np.ndarray, Segments]], list[str]]:
+    """The segments of every picture, their ids with their areas and boxes, and notes.
 
     Raises:
         DataError: a file cannot be read, or has values that stand for no class.
@@ -316,7 +251,7 @@ def _measured(maps: ClassMaps, classes: _Classes, changes: Changes) -> list[tupl
         except DataError as error:
             return error
 
-    faults, found = Faults(), []
+    faults, changes, found, has_classes = Faults(), Changes(), [], False
     with ThreadPoolExecutor(_THREADS) as pool:
         for index, seen in enumerate(pool.map(look, range(len(maps.files)))):
             if isinstance(seen, DataError):
@@ -325,9 +260,14 @@ def _measured(maps: ClassMaps, classes: _Classes, changes: Changes) -> list[tupl
             _add_faults(faults, path, seen, classes)
             if seen.lost:
                 changes.add("no object", path, path)
+            if seen.mixed:
+                changes.add("mixed", f"object {seen.mixed} of {path}", path)
+            if seen.void is not None and not any(seen.values):
+                changes.add("binary", str(seen.void), path)
+            has_classes |= any(seen.values)
             found.append((seen.ids, seen.segments))
     faults.check()
-    return found
+    return found, [*_value_notes(changes), *([] if has_classes else _binary_notes(changes))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,20 +279,36 @@ class _Look:
         segments: what they are like.
         values: numbers of pixels, by value.
         lost: number of pixels that have a class of objects but no object, or the reverse.
+        mixed: the first object that has pixels of things and of stuff; 0 if none has.
+        void: the value that belongs to nothing; None if no pixel of a class's mask has it.
     """
 
     ids: np.ndarray
     segments: Segments
     values: dict[int, int]
     lost: int
+    mixed: int
+    void: int | None
 
 
 def _look(maps: ClassMaps, index: int) -> _Look:
-    values, id_map = _values(maps.path(index)), maps.read(index)
+    values, void = _values(maps.path(index))
+    objects = maps.read_objects(index)
+    id_map = maps.joined(values, objects)
     present, counts = np.unique(values, return_counts=True)
-    any_value = values if maps.objects is None else values | _values(maps.objects / str(maps.files[index]))
+    any_value = values if objects is None else values | objects
     lost = int(((id_map == 0) & (any_value != 0)).sum())
-    return _Look(*segments_of(id_map), dict(zip(present.tolist(), counts.tolist(), strict=True)), lost)
+    by_value = dict(zip(present.tolist(), counts.tolist(), strict=True))
+    return _Look(*segments_of(id_map), by_value, lost, 0 if objects is None else _mixed(maps, values, objects), void)
+
+
+def _mixed(maps: ClassMaps, classes: np.ndarray, objects: np.ndarray) -> int:
+    """The first object with pixels of things and of stuff, 0 if there is none."""
+    is_thing = maps.things[classes]
+    of_things = np.bincount(objects[is_thing], minlength=1) > 0
+    of_stuff = np.bincount(objects[~is_thing & (classes != 0)], minlength=1) > 0
+    both = min(len(of_things), len(of_stuff))
+    return next(iter((np.flatnonzero(of_things[1:both] & of_stuff[1:both]) + 1).tolist()), 0)
 
 
 def _add_faults(faults: Faults, path: str, seen: _Look, classes: _Classes) -> None:
@@ -378,12 +334,40 @@ def _objects_only(ids: np.ndarray, seen: Segments) -> tuple[np.ndarray, Segments
     return ids[kept], replace(seen, areas=seen.areas[kept], boxes_xyxy=seen.boxes_xyxy[kept])
 
 
+def _stuff_notes(segments: Sequence[tuple[np.ndarray, Segments]], classes: _Classes) -> list[str]:
+    """A sentence about the stuff that is left out where only objects are read, if there is any."""
+    stuff = np.concatenate([ids[ids <= _LOWEST_ID] for ids, _ in segments])
+    if not len(stuff):
+        return []
+    names = first_few([classes.names[value] for value in np.unique(stuff).tolist()])
+    text = (
+        f"{counted(len(stuff), 'segment')} of stuff ({names}) {were(len(stuff))} left out, since only objects are read: to keep "
+        f"{agreeing(len(stuff), 'it', 'them')}, read the masks as panoptic (--masks panoptic, in Python masks='panoptic')."
+    )
+    return [Note(text, "stuff", count=len(stuff))]
+
+
 def _value_notes(changes: Changes) -> list[str]:
     return changes.notes(
         {
             "no object": lambda number, first: (
                 f"{counted(number, 'mask')} {have(number)} pixels with a class of objects and no object, or the reverse; they count as nothing "
                 f"(the first: {first})."
+            ),
+            "mixed": lambda number, first: (
+                f"{counted(number, 'mask')} {have(number)} objects that also have pixels of stuff, which count as stuff (the first: {first})."
+            ),
+        }
+    )
+
+
+def _binary_notes(changes: Changes) -> list[str]:
+    """A sentence about masks that have background and void alone, where no mask has a class."""
+    return changes.notes(
+        {
+            "binary": lambda number, void: (
+                f"No mask has a class: {counted(number, 'mask')} {have(number)} only 0 and {void}, and {void} belongs to nothing; write the "
+                f"number of the class, 1 for the first, in place of {void}."
             )
         }
     )

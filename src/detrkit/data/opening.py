@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from detrkit.data import coco_layout, coco_panoptic, image_folder, mask_folders, voc, yolo, yolo_layout
+from detrkit.data import coco_layout, coco_panoptic, image_folder, mask_folders, mask_layout, voc, yolo, yolo_layout
 from detrkit.data.coco_frames import Orientation
 from detrkit.data.dataset import DetectionDataset, NoImagesError
 from detrkit.data.digits import DIGIT_SPLITS, read_digits
@@ -73,7 +73,7 @@ _OUTLINES = Format(coco_layout.LOOKED_FOR, coco_layout.find_splits, partial(coco
 MASK_FORMATS: dict[Masks, tuple[Format, ...]] = {
     "instances": (
         _OUTLINES,
-        Format(mask_folders.LOOKED_FOR, mask_folders.find_splits, partial(mask_folders.read_split, whole=False)),
+        Format(mask_layout.LOOKED_FOR, mask_layout.find_splits, partial(mask_folders.read_split, whole=False)),
         Format(
             (),
             coco_layout.find_unnamed,
@@ -83,7 +83,7 @@ MASK_FORMATS: dict[Masks, tuple[Format, ...]] = {
     ),
     "panoptic": (
         _PANOPTIC,
-        Format(mask_folders.LOOKED_FOR, mask_folders.find_splits, partial(mask_folders.read_split, whole=True)),
+        Format(mask_layout.LOOKED_FOR, mask_layout.find_splits, partial(mask_folders.read_split, whole=True)),
     ),
 }
 
@@ -131,7 +131,10 @@ def open_dataset(
 
 
 def kind_of_masks(data: str | Path) -> Masks:
-    """What kind of masks to read where nobody says it: "panoptic" where a data set has panoptic files, otherwise "instances".
+    """What kind of masks to read where nobody says it: "panoptic" where a data set has stuff, too, otherwise "instances".
+
+    COCO's panoptic files have stuff, and so do folders of masks that list some or do not tell objects apart. COCO's outlines come before
+    folders of masks.
 
     Args:
         data: as for `open_dataset`.
@@ -144,7 +147,26 @@ def kind_of_masks(data: str | Path) -> Masks:
     path = existing(data)
     if path.is_file():
         return "panoptic" if path.name.startswith(coco_panoptic.PREFIX) else "instances"
-    return "panoptic" if coco_panoptic.find_splits(path) else "instances"
+    if coco_panoptic.find_splits(path):
+        return "panoptic"
+    only_folders = not coco_layout.find_splits(path)
+    return (
+        "panoptic" if only_folders and mask_layout.have_stuff(mask_layout.find_splits(path).values()) else "instances"
+    )
+
+
+def has_only_masks(data: str | Path) -> bool:
+    """Whether this is a folder of masks and in no format that has boxes, so that it cannot be read without masks.
+
+    Args:
+        data: as for `open_dataset`.
+
+    Raises:
+        DataError: there is no data set at this path.
+    """
+    if str(data) == BUILT_IN or (path := existing(data)).is_file():
+        return False
+    return bool(mask_layout.find_splits(path)) and not any(form.find_splits(path) for form in FORMATS)
 
 
 def _spelling(split: str, known: Iterable[str]) -> str | None:
@@ -268,7 +290,7 @@ def _no_masks(folder: Path, masks: Masks) -> DataError:
     what = "outlines of objects" if masks == "instances" else "panoptic segments"
     found = _entries(folder)
     return DataError(
-        f"{folder} has no {what}: looked for {', '.join(others)} and {last}, found {found}; without masks, boxes are read."
+        f"{folder} has no {what}: looked for {', '.join(others)} and {last}, found {found}; without masks, boxes are read.{mask_layout.not_png(folder)}"
     )
 
 
@@ -286,5 +308,13 @@ def _nothing_readable(folder: Path) -> DataError:
     looked_for = [name for form in FORMATS for name in form.looked_for]
     return DataError(
         f"{folder} contains no readable data set: looked for {', '.join(looked_for[:-1])} and {looked_for[-1]}, "
-        f"found {_entries(folder)}."
+        f"found {_entries(folder)}.{_masks_instead(folder)}"
     )
+
+
+def _masks_instead(folder: Path) -> str:
+    """A sentence about a folder's masks, which are read only if they are asked for; empty if it has none."""
+    if not mask_layout.find_splits(folder):
+        return ""
+    kind = kind_of_masks(folder)
+    return f" It has masks of classes: read these (--masks {kind}, in Python masks='{kind}')."

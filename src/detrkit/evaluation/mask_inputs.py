@@ -42,7 +42,8 @@ def checked_mask(value: Any, size: tuple[int, int] | None, where: str) -> Record
         raise DataError(f"{where} has a segmentation with the size {own!r}: write [height, width] in pixels.")
     if size is not None and tuple(own) != size:
         raise DataError(
-            f"{where} has a mask of {own[1]} x {own[0]} pixels, and its image has {size[1]} x {size[0]}: write masks at the size of the picture."
+            f"{where} has run lengths (RLE) of the size {list(own)}, and its image has {list(size)} (a size is [height, width]): write masks "
+            "at the size of the picture."
         )
     return _compressed(value, (own[0], own[1]), where)
 

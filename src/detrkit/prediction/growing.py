@@ -39,10 +39,20 @@ class GrowingList:
         self._write(content + self._closing, at=self._position)
         self._position += len(content)
 
-    def close(self) -> None:
-        """Closes the file."""
-        if self._file is not None:
-            self._file.close()
+    def close(self, end: str | None = None) -> None:
+        """Closes the file.
+
+        Args:
+            end: what comes behind the entries in the end, at least as long as what did so far; None leaves that.
+
+        Raises:
+            OutputError: the end cannot be written.
+        """
+        if self._file is None:
+            return
+        if end is not None and not self._file.closed:
+            self._write(f"\n{end}\n".encode(), at=self._position)
+        self._file.close()
 
     def _write(self, content: bytes, at: int) -> None:
         if self._file is None:

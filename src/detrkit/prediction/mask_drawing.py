@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from detrkit.cards import Category
+from detrkit.errors import DataError
 from detrkit.panoptic import PanopticSegmentation, Segment
 
 FILL = 0.42  # opacity of the masks of detections
@@ -34,7 +35,12 @@ def paint_masks(scene: Image.Image, masks: np.ndarray, colors: Sequence[Color], 
         masks: (N, H, W) bool.
         colors: of each mask.
         thickness: of the outlines in pixels, which lie inside the masks.
+
+    Raises:
+        DataError: the picture has another size than the masks.
     """
+    if len(masks):
+        _check_size(scene, masks.shape[1:], "masks")
     pixels = np.asarray(scene).astype(np.float32)
     for mask, color in zip(masks, colors, strict=True):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -56,7 +62,11 @@ def draw_panoptic(image: Image.Image, segmentation: PanopticSegmentation) -> Ima
     Args:
         image: in any mode, of the size of the segmentation.
         segmentation: what is drawn; void stays as it is.
+
+    Raises:
+        DataError: the picture has another size than the segmentation.
     """
+    _check_size(image, segmentation.ids.shape, "segmentation")
     scene = image.convert("RGB")  # always a copy
     ids = np.array([segment.id for segment in segmentation.segments], dtype=np.int64)
     order = np.argsort(ids)
@@ -100,6 +110,15 @@ def segment_colors(segments: Sequence[Segment]) -> list[Color]:
         colors.append(class_color(segment.category, _SHADES[seen[segment.category.id] % len(_SHADES)]))
         seen[segment.category.id] += 1
     return colors
+
+
+def _check_size(image: Image.Image, size: Sequence[int], what: str) -> None:
+    height, width = size
+    if image.size != (width, height):
+        raise DataError(
+            f"The picture has {image.width} × {image.height} pixels, and the {what} {width} × {height}: give the picture that belongs to the "
+            f"{what}, at its original size and as it is shown (detrkit.data.read_image turns photos by their EXIF data)."
+        )
 
 
 def _edges(index: np.ndarray, thickness: int) -> np.ndarray:

@@ -106,7 +106,11 @@ class JsonFile:
 
 
 class PanopticFiles:
-    """The segments of each image as a PNG file, and one JSON file, in COCO's form, which is complete after every image."""
+    """The segments of each image as a PNG file, and one JSON file, in COCO's form.
+
+    That file is complete JSON after every image; the list of images, which is not needed to read it back, follows when it is closed, so that
+    the file grows by one entry at a time.
+    """
 
     def __init__(self, path: Path, images: Sequence[Path], categories: Sequence[Category]) -> None:
         self.path = path
@@ -115,6 +119,7 @@ class PanopticFiles:
         self._names = [f"{Path(name).stem}.png" for name in output_names(images)]
         begin = f'{PANOPTIC_BEGIN},\n"categories": {json.dumps(category_records(categories))},\n"annotations": ['
         self._entries = GrowingList(path, begin, "]}")
+        self._seen: list[dict[str, int | str]] = []
 
     def add(self, result: Result) -> None:
         """Writes the image's PNG file, and adds its entry."""
@@ -122,12 +127,14 @@ class PanopticFiles:
             return
         number, name = self._ids[result.place], self._names[result.place]
         entry = write_map(self.path, result.segmentation, number, name)
-        more = {"image": self._images[result.place].as_posix()} if self._named else {}
-        self._entries.extend([entry | more])
+        file_name = self._images[result.place].as_posix()
+        self._entries.extend([entry | ({"image": file_name} if self._named else {})])
+        height, width = result.segmentation.ids.shape
+        self._seen.append({"id": number, "file_name": file_name, "height": height, "width": width})
 
     def finish(self) -> None:
-        """Closes the file."""
-        self._entries.close()
+        """Adds the list of images and closes the file."""
+        self._entries.close(f'],\n"images": {json.dumps(self._seen)}}}')
 
 
 class JsonStream:
