@@ -186,6 +186,7 @@ def test_a_learned_mask_is_found(folder: Path, tmp_path: Path) -> None:
     assert "sky" in {segment.category.name for segment in found.segments}
 
 
+@pytest.mark.reports
 def test_the_command_says_which_masks_it_reads_and_how_good_segments_are(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,7 +200,6 @@ def test_the_command_says_which_masks_it_reads_and_how_good_segments_are(
     assert "with masks of segments (things and stuff), 3 classes" in shown
     assert shown.count("Warning: train: 4 of 4 images have more objects") == 1
     for kind in ("all", "things", "stuff"):
-        print(repr(shown[-1800:]))
         assert re.search(rf"\b{kind} [123] 0\.\d{{3}} 0\.\d{{3}} 0\.\d{{3}}", shown)
     report = (tmp_path / "run" / "report.html").read_text()
     assert re.search(r"--masks\W.{0,40}panoptic", report, re.DOTALL)
