@@ -130,3 +130,18 @@ class OneMask:
 
     def subset(self, images: np.ndarray, rows: np.ndarray) -> OneMask:
         return self
+
+
+def test_the_sheet_shows_masks_where_the_data_have_some(tmp_path: Path) -> None:
+    """A mask that fills the upper half of a black picture colours that half, in the picture and as training gets it."""
+    folder = write_split(tmp_path, "train", [[(CAT, [0, 0, 160, 120])]])
+    Image.new("RGB", (160, 120)).save(folder / "train/train_0.jpg")
+    dataset = opened(folder).dataset
+    mask = np.zeros((120, 160), dtype=bool)
+    mask[:60] = True
+    for masks, colored in ((OneMask(mask), True), (None, False)):
+        sheet = np.asarray(before_and_after(dataclasses.replace(dataset, masks=masks), "detr-compact"), dtype=int)
+        for half in (sheet[:, :480], sheet[:, 488:]):
+            inner = half[60:, 200:280].mean(axis=1)
+            assert (inner[100:140].max() > 40) == colored
+            assert inner[260:300].max() < 40

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from evaluation.made_analysis import made_analysis, made_images
 from matplotlib.colors import to_rgb
-from PIL import Image
+from PIL import Image, ImageColor
 
 from detrkit.data import DetectionDataset, open_dataset, read_digits
 from detrkit.evaluation import evaluate_in_detail
 from detrkit.evaluation.errors import KINDS, Mark
 from detrkit.evaluation.report import Photo, evaluation_sections, example_pictures, worst_pictures, write_report
 from detrkit.evaluation.report import pictures as pictures_module
-from detrkit.evaluation.report.pictures import MARK_COLORS, MARK_WORDS, draw_marks, enlarged
+from detrkit.evaluation.report.pictures import MARK_COLORS, MARK_WORDS, draw_marks, enlarged, masks_at
 from detrkit.prediction.labels import draw_labels
 
 
@@ -177,3 +177,44 @@ def test_a_report_of_large_photos_stays_below_five_megabytes(shared: Path, tmp_p
     file = write_report(tmp_path / "report.html", "Large photos", sections)
     assert file.stat().st_size < 5_000_000
     assert file.read_text().count("data:image/jpeg") >= 2 * 24
+
+
+def test_a_report_shows_the_masks_of_both_sides(shared: Path) -> None:
+    """Detections that are the ground truth, but for the class of one: its mask has the colour of the error, the others that of correct ones."""
+    dataset = open_dataset(shared / "data/coco", "val", masks="panoptic").subset([0])
+    objects = dataset.objects(0)
+    assert objects.masks is not None
+    encoded = [{**each, "counts": each["counts"].decode()} for each in objects.masks.run_lengths()]
+    truth = dataset.to_coco()
+    entries = [
+        {**{key: each[key] for key in ("image_id", "category_id", "bbox")}, "score": 0.9, "segmentation": mask}
+        for each, mask in zip(truth["annotations"], encoded, strict=True)
+    ]
+    largest = int(np.argmax(objects.areas))
+    used = {entry["category_id"] for entry in entries}
+    entries[largest]["category_id"] = next(each.id for each in dataset.categories if each.id not in used)
+    _, analysis = evaluate_in_detail(truth, entries)
+    plain = worst_pictures(replace(dataset, masks=None), analysis)[0]
+    (photo,) = worst_pictures(dataset, analysis, entries)
+    inside = masks_at([encoded[largest]], photo.images[0].size)[0]
+    for shown, before, kind in zip(photo.images, plain.images, ("class", "mistaken"), strict=True):
+        color = np.array(ImageColor.getrgb(MARK_COLORS[kind]))
+        distances = [
+            np.abs(np.asarray(each, dtype=int) - color).sum(axis=-1)[inside].mean() for each in (shown, before)
+        ]
+        assert distances[0] < 0.8 * distances[1]
+    without = example_pictures(replace(dataset, masks=None), [], threshold=0.5, count=1)[0]
+    (example,) = example_pictures(dataset, entries, threshold=0.5, count=1)
+    changed = [
+        (np.asarray(each) != np.asarray(without.images[0])).any(axis=-1)[inside].mean() for each in example.images
+    ]
+    assert min(changed) > 0.9
+
+
+def test_masks_of_entries_in_a_picture_of_another_size() -> None:
+    whole = {"size": [2, 4], "counts": [2, 2, 4]}  # the second column
+    masks = masks_at([whole, [[0, 0, 1, 0, 1, 1]]], (8, 4))
+    assert masks.shape == (2, 4, 8)
+    assert masks[0].any(axis=0).tolist() == [False, False, True, True, False, False, False, False]
+    assert masks[0][:, 2:4].all()
+    assert not masks[1].any()

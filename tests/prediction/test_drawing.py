@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import supervision as sv
 from PIL import Image, ImageFont
 
 from detrkit.cards import Category
+from detrkit.data import open_dataset
 from detrkit.data.dataset import ArrayImages, DetectionDataset
 from detrkit.prediction.drawing import (
     COLORS,
@@ -17,7 +20,9 @@ from detrkit.prediction.drawing import (
     draw,
     labels_of,
     side_by_side,
+    truth_at,
     truth_of,
+    wrapped,
 )
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -156,3 +161,36 @@ def test_a_caption_that_is_too_long_loses_its_middle() -> None:
     assert shown.endswith("6789.jpg")
     assert "…" in shown
     assert _shortened("photo.jpg", font, 194) == "photo.jpg"
+
+
+def test_the_truth_has_masks_where_the_data_have_some_also_in_a_picture_of_another_size(shared: Path) -> None:
+    dataset = open_dataset(shared / "data/coco", "val", masks="panoptic")
+    height, width = dataset.sizes[0].tolist()
+    truth = truth_of(dataset, 0)
+    assert truth.mask is not None
+    assert truth.mask.shape == (len(dataset.objects(0)), height, width)
+    areas = {segment.area for segment in dataset.panoptic(0).segments}
+    assert set(truth.mask.sum(axis=(1, 2)).tolist()) == areas
+    half = truth_at(dataset, 0, (width // 2, height // 2))
+    assert half.mask is not None
+    assert half.mask.shape[1:] == (height // 2, width // 2)
+    np.testing.assert_allclose(half.mask.mean(axis=(1, 2)), truth.mask.mean(axis=(1, 2)), atol=0.01)
+    np.testing.assert_allclose(half.xyxy, truth.xyxy / 2, atol=1)
+    assert truth_of(open_dataset(shared / "data/coco", "val"), 0).mask is None
+
+
+def test_a_long_caption_takes_more_lines_where_it_may() -> None:
+    picture = Image.new("RGB", (360, 20))
+    text = "picture.jpg: 30 objects, 5 found, 2 with a wrong detection near; 9 wrong class, 4 wrong place."
+    one, three = captioned(picture, text), captioned(picture, text, lines=3)
+    assert one.height == 20 + 2 * 12
+    assert three.height > one.height
+    font = ImageFont.load_default(12)
+    lines = wrapped(text, font, 354, 3)
+    assert " ".join(lines) == text
+    assert len(lines) == 2
+    assert all(font.getlength(line) <= 354 for line in lines)
+    assert captioned(picture, "short", lines=3).height == one.height
+    (first, second) = wrapped(text * 5, font, 354, 2)
+    assert "…" in second
+    assert "…" not in first

@@ -154,3 +154,23 @@ def test_the_truth_of_a_data_set_shows_itself() -> None:
     assert repr(truth) == f"<PictureDetections {len(names)} detections: {', '.join(names)}>"
     assert difference(truth.plot(), draw(digits.image(2), truth)) == 0
     assert opened(truth._repr_jpeg_()).size == (480, 480)
+
+
+def test_masks_grow_with_the_picture_that_a_notebook_shows() -> None:
+    mask = np.zeros((1, 100, 200), dtype=bool)
+    mask[0, 60:100, 120:200] = True
+    found = PictureDetections.of(
+        sv.Detections(
+            xyxy=np.array([[120.0, 60.0, 200.0, 100.0]]),
+            mask=mask,
+            class_id=np.array([1]),
+            data={"class_name": np.array(["cat"])},
+        ),
+        lambda: Image.new("RGB", (200, 100)),
+    )
+    content = found._repr_jpeg_()
+    assert content is not None
+    shown = np.asarray(Image.open(io.BytesIO(content)).convert("L")).astype(int)
+    assert shown.shape == (240, 480)
+    assert shown[200, 400] > 25  # inside the enlarged mask
+    assert shown[80, 150] < 25  # where the mask of the small picture would end

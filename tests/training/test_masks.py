@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rich.console import Console
 from training.small_runs import rows
 
 import detrkit
+from detrkit.commands.train import train as command
 from detrkit.errors import CheckpointError, OptionError
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.progress import ProgressLines
@@ -181,3 +184,29 @@ def test_a_learned_mask_is_found(folder: Path, tmp_path: Path) -> None:
     found = detrkit.Predictor(result.best).panoptic(folder / "val" / "2.png")
     assert found.ids.shape == (HEIGHT, WIDTH)
     assert "sky" in {segment.category.name for segment in found.segments}
+
+
+@pytest.mark.reports
+def test_the_command_says_which_masks_it_reads_and_how_good_segments_are(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With fewer queries than segments, which is said once, and in the run's own words."""
+    settings = {name: str(value) for name, value in SETTINGS.items()} | {"queries": "1"}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        command(MASKS, folder, output=tmp_path / "run", settings=settings, **OPTIONS)
+    assert not [str(each.message) for each in caught if "queries" in str(each.message) or "query" in str(each.message)]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "with masks of segments (things and stuff), 3 classes" in shown
+    assert shown.count("Warning: train: 4 of 4 images have more objects") == 1
+    for kind in ("all", "things", "stuff"):
+        assert re.search(rf"\b{kind} [123] 0\.\d{{3}} 0\.\d{{3}} 0\.\d{{3}}", shown)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert re.search(r"--masks\W.{0,40}panoptic", report, re.DOTALL)
+    assert "Best epoch" in report
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["options"]["masks"] is None  # as it was given
+
+
+def test_a_dry_run_shows_the_kind_of_masks(folder: Path) -> None:
+    planned = detrkit.training.dry_run(MASKS, folder, console=Console(file=io.StringIO()), settings=SETTINGS, **OPTIONS)
+    assert "masks = panoptic" in str(planned)

@@ -29,4 +29,6 @@ def report(run: Path, *, data: OptionalPathText = None, device: str | None = Non
     result = report_again(run, data=data, device=device, console=console)
     if result.evaluation is not None and result.analysis is not None:
         console.print(detailed_table(result.evaluation, result.analysis))
+    if result.segments is not None:
+        console.print(result.segments.table())
     console.print(f"Report: {result.folder / 'report.html'}", soft_wrap=True)

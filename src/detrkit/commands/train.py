@@ -62,6 +62,8 @@ def train(variant: VariantText = None, data: OptionalPathText = None, **given: A
     result = run(variant, data, **given, console=console)
     if result.evaluation is not None and result.analysis is not None:
         console.print(detailed_table(result.evaluation, result.analysis))
+    if result.segments is not None:
+        console.print(result.segments.table())
     console.print(f"Best model: {result.best}\nReport: {result.folder / 'report.html'}", soft_wrap=True)
     console.print(f"Next: detrkit predict {result.best} IMAGES", soft_wrap=True)
 

@@ -239,7 +239,7 @@ class DetectionDataset:
         return PanopticSegmentation(ids, tuple(sorted(segments, key=lambda segment: segment.id)))
 
     def description(self) -> str:
-        """One line: the numbers of images, of images without objects, of objects and of crowd regions, and the classes."""
+        """One line: the numbers of images, of images without objects, of objects and of crowd regions, the kind of masks, and the classes."""
         empty = int(np.sum(np.diff(self.offsets) == 0))
         names = [category.name for category in self.categories]
         if len(names) > _NAMES_SHOWN:
@@ -248,9 +248,14 @@ class DetectionDataset:
         and_crowds = f" and {counted(crowds, 'crowd region')}" if crowds else ""
         return (
             f"{self.name}: {counted(len(self), 'image')} ({empty} without objects), "
-            f"{counted(len(self.labels) - crowds, 'object')}{and_crowds}, "
+            f"{counted(len(self.labels) - crowds, 'object')}{and_crowds}{self._masks_in_words()}, "
             f"{counted(len(self.categories), 'class', 'classes')}: {', '.join(names)}"
         )
+
+    def _masks_in_words(self) -> str:
+        if self.masks is None:
+            return ""
+        return " with masks of segments (things and stuff)" if self.is_panoptic else " with masks of objects"
 
     def to_coco(self, *, own_ids: bool = False) -> dict[str, list[dict[str, Any]]]:
         """The ground truth in COCO's format, as evaluators read it.

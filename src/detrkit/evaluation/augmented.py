@@ -21,7 +21,7 @@ from detrkit.data.scenes import Scene
 from detrkit.data.transforms import TrainingTransform, normalise
 from detrkit.data.wording import counted
 from detrkit.models.catalog import find_variant
-from detrkit.prediction.drawing import BACKGROUND, captioned, contact_sheet, draw, truth_of
+from detrkit.prediction.drawing import BACKGROUND, captioned, contact_sheet, draw, truth_at
 from detrkit.prediction.quiet_supervision import sv
 from detrkit.prediction.results import save_image
 from detrkit.structures import Target
@@ -57,7 +57,7 @@ def before_and_after(
     count: int = 8,
     seed: int = 0,
 ) -> Image.Image:
-    """One sheet: each picture with its boxes as annotated, and at its right as training gets it, cut, mirrored and resized at random.
+    """One sheet: each picture with its boxes, and masks where the data were opened with some, as annotated, and at its right as training gets it, cut, mirrored and resized at random.
 
     Shown are the pictures with most objects, with the smallest and largest boxes and with most classes, and others drawn at random.
 
@@ -76,10 +76,11 @@ def before_and_after(
     generator = torch.Generator().manual_seed(seed)
     halves = []
     for index in various_images(dataset, count, seed):
-        picture, truth = dataset.image(index), truth_of(dataset, index)
+        picture = dataset.image(index)
         pixels, target = transform(picture, dataset.objects(index), generator, others)
-        shown = _input(pixels, dataclasses.replace(target, masks=None), dataset.categories, transform.preprocessing)
-        halves.append(_cell(picture, truth, dataset.image_name(index)))
+        shown = _input(pixels, target, dataset.categories, transform.preprocessing)
+        fitted = ImageOps.contain(picture, _CELL)
+        halves.append(_cell(fitted, truth_at(dataset, index, fitted.size), dataset.image_name(index)))
         halves.append(_cell(*shown, f"in training: {counted(len(target.labels), 'object')}"))
     return contact_sheet(halves, width=_CELL[0], columns=min(4, len(halves)))
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.masks import Axis
 from detrkit.prediction.labels import draw_labels
 from detrkit.prediction.mask_drawing import paint_masks
 from detrkit.prediction.picture_detections import PictureDetections
@@ -85,7 +86,7 @@ def _colors(detections: sv.Detections) -> list[tuple[int, int, int]]:
     return [COLORS.by_idx(int(class_id)).as_rgb() for class_id in classes]
 
 
-def _resized(detections: sv.Detections, scale: float, size: tuple[int, int]) -> sv.Detections:
+def resized(detections: sv.Detections, scale: float, size: tuple[int, int]) -> sv.Detections:
     """Detections in a picture that was resized.
 
     Args:
@@ -105,21 +106,46 @@ def _resized(detections: sv.Detections, scale: float, size: tuple[int, int]) -> 
 def truth_of(dataset: DetectionDataset, index: int) -> PictureDetections:
     """The annotated objects of an image, which notebooks show with the image; the names of crowd regions end in "(crowd)".
 
+    Masks are among them where the data set was opened with masks.
+
     Args:
         dataset: the data set that contains the image.
         index: position of the image in the data set.
+
+    Raises:
+        DataError: a mask cannot be read.
+    """
+    height, width = dataset.sizes[index].tolist()
+    return PictureDetections.of(truth_at(dataset, index, (width, height)), partial(dataset.image, index))
+
+
+def truth_at(dataset: DetectionDataset, index: int, size: tuple[int, int]) -> sv.Detections:
+    """The same in a picture of another size. Masks are decoded at that size, so large photos with many objects take little memory.
+
+    Args:
+        dataset: the data set that contains the image.
+        index: position of the image in the data set.
+        size: width and height of the picture.
+
+    Raises:
+        DataError: a mask cannot be read.
     """
     objects = dataset.objects(index)
+    (width, height), (own_height, own_width) = size, dataset.sizes[index].tolist()
     categories = [dataset.categories[label] for label in objects.labels]
     names = [
         f"{entry.name} (crowd)" if crowd else entry.name for entry, crowd in zip(categories, objects.crowd, strict=True)
     ]
-    truth = PictureDetections(
-        xyxy=objects.boxes_xyxy.reshape(-1, 4),
+    masks = None
+    if objects.masks is not None:
+        rows, columns = Axis.whole(own_height).resized(height), Axis.whole(own_width).resized(width)
+        masks = objects.masks.picked(rows.picked(), columns.picked())
+    return sv.Detections(
+        xyxy=objects.boxes_xyxy.reshape(-1, 4) * np.array([width / own_width, height / own_height] * 2),
+        mask=masks,
         class_id=np.array([category.id for category in categories], dtype=np.int64),
         data={"class_name": np.array(names, dtype=str)},
     )
-    return PictureDetections.of(truth, partial(dataset.image, index))
 
 
 def labels_of(detections: sv.Detections) -> list[str]:
@@ -147,7 +173,7 @@ def side_by_side(
     halves = []
     for caption, detections in (("predictions", predictions), ("ground truth", truth)):
         caption = f"{caption}: {len(detections)}"
-        halves.append(captioned(draw(picture, _resized(detections, scale, size)), caption))
+        halves.append(captioned(draw(picture, resized(detections, scale, size)), caption))
     return contact_sheet(halves, width=width, columns=2)
 
 
@@ -176,20 +202,35 @@ def contact_sheet(pictures: Sequence[Image.Image], *, width: int = 480, columns:
     return sheet
 
 
-def captioned(picture: Image.Image, caption: str) -> Image.Image:
-    """A picture below one line of text.
+def captioned(picture: Image.Image, caption: str, *, lines: int = 1) -> Image.Image:
+    """A picture below its caption.
 
     Args:
         picture: in any mode.
-        caption: the text; one that is too long loses its middle.
+        caption: the text.
+        lines: at most. It has as many as the text needs; a text that is still too long loses the middle of the last one.
     """
     size = max(12, picture.width // 36)
-    framed = Image.new("RGB", (picture.width, picture.height + 2 * size), BACKGROUND)
-    framed.paste(picture, (0, 2 * size))
     font, margin = ImageFont.load_default(size), size // 4
-    shown = _shortened(caption, font, picture.width - 2 * margin)
-    ImageDraw.Draw(framed).text((margin, size), shown, fill=CAPTION, font=font, anchor="lm")
+    shown = wrapped(caption, font, picture.width - 2 * margin, lines)
+    step = round(1.3 * size)
+    top = 2 * size + (len(shown) - 1) * step
+    framed = Image.new("RGB", (picture.width, picture.height + top), BACKGROUND)
+    framed.paste(picture, (0, top))
+    canvas = ImageDraw.Draw(framed)
+    for number, line in enumerate(shown):
+        canvas.text((margin, size + number * step), line, fill=CAPTION, font=font, anchor="lm")
     return framed
+
+
+def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
+    """A text in lines that are at most so many pixels wide; the last one takes what is left, shortened."""
+    wrapped, words = [], text.split(" ")
+    while len(wrapped) < lines - 1 and font.getlength(" ".join(words)) > width:
+        fitting = next((n for n in range(len(words) - 1, 0, -1) if font.getlength(" ".join(words[:n])) <= width), 1)
+        wrapped.append(_shortened(" ".join(words[:fitting]), font, width))
+        words = words[fitting:]
+    return [*wrapped, _shortened(" ".join(words), font, width)] if words else wrapped
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

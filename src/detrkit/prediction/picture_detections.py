@@ -150,13 +150,14 @@ def jpeg_of(picture: Image.Image, detections: sv.Detections) -> bytes:
 
 def _enlarged(picture: Image.Image, detections: sv.Detections, least: int, most: int) -> Image.Image:
     """The picture, resized so that its longer side is within limits, with its boxes."""
-    from detrkit.prediction.drawing import draw
+    from detrkit.prediction.drawing import draw, resized
 
     longer = max(picture.size)
     scale = min(max(longer, least), most) / longer
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    resized = picture if scale == 1 else picture.resize(size, Image.Resampling.BICUBIC)
-    return draw(resized, dataclasses.replace(detections, xyxy=detections.xyxy * scale))
+    if scale == 1:
+        return draw(picture, detections)
+    return draw(picture.resize(size, Image.Resampling.BICUBIC), resized(detections, scale, size))
 
 
 def _jpeg(picture: Image.Image) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -159,6 +161,24 @@ def _opened(options: TrainingOptions, split: str) -> DetectionDataset:
         masks=masks_of(options),
     )
     return dataset if has_masks(options.variant) else replace(dataset, masks=None)
+
+
+@contextmanager
+def not_said_again(data: RunData, options: TrainingOptions) -> Iterator[None]:
+    """Silences the matcher's warning about images with more objects than queries where `open_run_data` has named them."""
+    said = any(each.kind == "more-objects-than-queries" and each.split == options.train_split for each in data.findings)
+    with warnings.catch_warnings():
+        if said:
+            warnings.filterwarnings("ignore", "an image has .* objects but the model only")
+        yield
+
+
+def with_kind_of_masks(options: TrainingOptions) -> TrainingOptions:
+    """The options as they are shown: with the kind of masks that the data have, where nobody chose one. A run keeps what was given."""
+    try:
+        return replace(options, masks=masks_of(options))
+    except DataError:  # of an old run, whose data are gone
+        return options
 
 
 def masks_of(options: TrainingOptions) -> Masks | None:

@@ -17,6 +17,7 @@ from detrkit.notebooks import paragraph, shown, table
 from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
 from detrkit.terminal import terminal
+from detrkit.training.ground_truth import not_said_again, with_kind_of_masks
 from detrkit.training.keywords import TrainingKeywords
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule
@@ -129,18 +130,21 @@ def dry_run(
     processes = Processes(resolved.devices * resolved.nodes, local_count=resolved.devices)
     module, opened = prepare(resolved, None, console, processes, download=False)
     if resolved.minutes is not None:
-        console.print(fit_to_time(module, opened.validation).in_words())
+        with not_said_again(opened, resolved):
+            budget = fit_to_time(module, opened.validation)
+        console.print(budget.in_words())
         resolved = module.options
     assert resolved.short_side is not None
     assert resolved.long_side is not None
     share = math.ceil(module.schedule.piece_size / processes.count)
     memory = step_memory(config_of(module.model), share, resolved.short_side, resolved.long_side)
     device = choose_device(resolved.device)
-    seconds = time_pieces(module, device, pieces=_TIMED).piece
+    with not_said_again(opened, resolved):
+        seconds = time_pieces(module, device, pieces=_TIMED).piece
     schedule = module.schedule
     missing = missing_offer(resolved)
     return DryRun(
-        resolved,
+        with_kind_of_masks(resolved),
         schedule,
         memory,
         _gpu_memory(module, device),

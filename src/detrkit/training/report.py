@@ -27,6 +27,8 @@ from detrkit.evaluation.report.charts import LAST_LAYER
 from detrkit.evaluation.report.page import MISSING
 from detrkit.measures import AP, LEARNING_RATE, LOSS, MEASURES, PQ, REPEATED_SHARE, name_of
 from detrkit.progress import duration
+from detrkit.training.epochs import decisive
+from detrkit.training.ground_truth import with_kind_of_masks
 from detrkit.training.options import resolve
 from detrkit.training.sessions import Session
 from detrkit.training.starting import began_with
@@ -167,8 +169,9 @@ def _pace(rows: Rows) -> Tiles:
         tiles.append(Tile("Speed", f"{np.median(speeds):.1f}", "images per second, median of the epochs"))
     evaluated = [row for row in rows if row.get("AP") is not None]
     if evaluated:
-        best = max(evaluated, key=lambda row: row["AP"])
-        tiles.append(Tile("Best epoch", f"{best['epoch']:g}", f"AP {best['AP']:.3f}"))
+        measure = decisive(evaluated[-1])
+        best = max(evaluated, key=lambda row: row.get(measure.column) or 0.0)
+        tiles.append(Tile("Best epoch", f"{best['epoch']:g}", f"{measure.name} {best[measure.column]:.3f}"))
     return Tiles(tuple(tiles))
 
 
@@ -181,7 +184,9 @@ def settings_section(options: TrainingOptions) -> Section:
         blocks.append(Table(("option", "this run", "recipe"), tuple(changes), caption))
     else:
         blocks.append("All options are those of the recipe.")
-    shown = [(name, value) for name, value in dataclasses.asdict(options).items() if name != "settings"]
+    shown = [
+        (name, value) for name, value in dataclasses.asdict(with_kind_of_masks(options)).items() if name != "settings"
+    ]
     shown += [(f"settings.{name}", value) for name, value in options.settings.items()]
     everything = tuple((_option(name), _text(value)) for name, value in shown)
     blocks.append(Folded("All options", (Table(("option", "value"), everything),)))

@@ -95,7 +95,7 @@ def write_everything(folder: RunFolder, data: RunData, options: TrainingOptions,
     """
     best = best_of(folder)
     sections = _training_sections(folder, data, options)
-    evaluation = analysis = None
+    evaluation = analysis = segments = None
     with ProgressLine(console) as line:
         if data.validation is not None:
             model = load(best).to(choose_device(options.device))
@@ -107,7 +107,6 @@ def write_everything(folder: RunFolder, data: RunData, options: TrainingOptions,
                 progress=line.follow,
             )
             evaluation, analysis = compare_in_detail(model, data.validation, entries)
-            segments = None
             if data.validation.is_panoptic:
                 segments = evaluate_panoptic(
                     model,
@@ -122,7 +121,7 @@ def write_everything(folder: RunFolder, data: RunData, options: TrainingOptions,
             _store(folder, evaluation, analysis, segments)
         line.show(_WRITING)
         _write(folder, options, sections)
-    return TrainingResult(folder.path, best, evaluation, analysis)
+    return TrainingResult(folder.path, best, evaluation, analysis, segments)
 
 
 def write_without_evaluation(folder: RunFolder, data: RunData | None, options: TrainingOptions) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from detrkit.evaluation import Analysis, Evaluation
+from detrkit.evaluation import Analysis, Evaluation, PanopticEvaluation
 from detrkit.evaluation.report import curves_figure
 from detrkit.evaluation.report.drawing import on_white, small_png_of
 from detrkit.notebooks import image, shown, table
@@ -24,12 +24,14 @@ class TrainingResult:
         evaluation: evaluation of that checkpoint on the validation split; None if there is no such split, or if a run that was finished
             before was resumed and nothing was left to do.
         analysis: of the same detections; None as for `evaluation`.
+        segments: panoptic quality of that checkpoint; None unless the run learned panoptic segments.
     """
 
     folder: Path
     best: Path
     evaluation: Evaluation | None
     analysis: Analysis | None = None
+    segments: PanopticEvaluation | None = None
 
     def plot(self) -> Figure:
         """The curves of the run: losses, AP and learning rate over the epochs. Notebooks show the figure."""

@@ -32,7 +32,7 @@ from detrkit.training.before_data import augmentation, check_before_data
 from detrkit.training.diagnosis import Diagnosis
 from detrkit.training.epoch_images import EpochImages
 from detrkit.training.epochs import EpochEnds
-from detrkit.training.ground_truth import RunData, open_run_data
+from detrkit.training.ground_truth import RunData, not_said_again, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.launching import follow_starter, other_processes
 from detrkit.training.loggers import check_loggers, end_loggers, start_loggers
@@ -261,7 +261,8 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
     module, data = prepare(options, earlier, console, processes)
     budget = None
     if options.minutes is not None:  # of a new run in one process
-        budget = fit_to_time(module, data.validation)
+        with not_said_again(data, options):
+            budget = fit_to_time(module, data.validation)
         options = module.options
         module = _module(module.model, options, data.training, module.schedule, processes)
     folder = None if earlier is None else earlier.folder
@@ -285,7 +286,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
     others = start_loggers(options, folder)
     begin_session(folder.config)
     try:
-        is_over = _fit(module, folder, data.validation, console, earlier, others)
+        is_over = _fit(module, folder, data, console, earlier, others)
     finally:
         with contextlib.suppress(OSError):  # without room, or where the folder is gone, another error is on its way
             end_session(folder.config)
@@ -312,7 +313,7 @@ def _run_in_processes(options: TrainingOptions, earlier: Resumed | None, console
 
 def _accompany(module: TrainingModule, folder: RunFolder, data: RunData, earlier: Resumed | None) -> TrainingResult:
     """Trains as one of several processes that neither print nor write."""
-    if not _fit(module, folder, data.validation, module.processes.console(Console()), earlier):
+    if not _fit(module, folder, data, module.processes.console(Console()), earlier):
         raise KeyboardInterrupt("")
     return TrainingResult(folder.path, best_of(folder), None)
 
@@ -320,14 +321,15 @@ def _accompany(module: TrainingModule, folder: RunFolder, data: RunData, earlier
 def _fit(
     module: TrainingModule,
     folder: RunFolder,
-    validation: DetectionDataset | None,
+    data: RunData,
     console: Console,
     earlier: Resumed | None,
     others: Sequence[Logger] = (),
 ) -> bool:
     """Trains to the end, or until it is stopped; returns whether it was the end."""
-    processes, resumed = module.processes, earlier is not None
-    with quiet_lightning(), losing_no_process(processes, _after_a_loss(folder)):
+    processes, resumed, validation = module.processes, earlier is not None, data.validation
+    said = not_said_again(data, module.options)
+    with quiet_lightning(), said, losing_no_process(processes, _after_a_loss(folder)):
         progress = ProgressLines(console, evaluates=validation is not None)
         averaging = None if module.options.ema is None else Averaging(module.options.ema)
         ends = EpochEnds(folder, validation, progress, processes, averaging)

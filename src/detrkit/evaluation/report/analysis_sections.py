@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.wording import agreeing, are, counted, some_of
@@ -227,13 +228,15 @@ def _group_table(groups: Sequence[Group], kind: str, caption: str) -> Table:
     return Table((kind, "images", "objects", "AP", "AP50", "meaning"), rows, caption)
 
 
-def worst_images_section(analysis: Analysis, dataset: DetectionDataset | None, *, count: int) -> Section:
-    """The images with most errors, drawn if there are images, and a list."""
+def worst_images_section(
+    analysis: Analysis, dataset: DetectionDataset | None, entries: Iterable[Mapping[str, Any]] = (), *, count: int
+) -> Section:
+    """The images with most errors, drawn if there are images, and a list; arguments as for `worst_pictures`."""
     blocks: list[Block] = []
     if dataset is not None and count:
-        drawn = worst_pictures(dataset, analysis, count=count)
+        drawn = worst_pictures(dataset, analysis, entries, count=count)
         blocks += [
-            "Detections from the thresholds of their classes on, and beside them the ground truth. Boxes have the colour of what they are; "
+            "Detections from the thresholds of their classes on, and beside them the ground truth. Boxes and masks have the colour of what they are; "
             f"errors have thick lines and, those with the highest scores first, labels. {counted(len(drawn), 'image')} with the most errors:",
             *drawn,
         ]

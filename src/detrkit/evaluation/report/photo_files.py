@@ -10,6 +10,7 @@ from detrkit.evaluation.report.colors import INK
 from detrkit.prediction.drawing import captioned, contact_sheet
 
 _PAPER = "#FFFFFF"
+_MOST_LINES = 3  # of a caption; one that names every kind of error needs them
 
 
 def sheet(
@@ -24,7 +25,7 @@ def sheet(
         key: colours (as "#RRGGBB") and their meanings; may be empty.
     """
     named = [captioned(image, label) for image, label in zip(images, labels, strict=True)]
-    whole = captioned(contact_sheet(named, width=named[0].width, columns=len(named)), caption)
+    whole = captioned(contact_sheet(named, width=named[0].width, columns=len(named)), caption, lines=_MOST_LINES)
     if not key:
         return whole
     strip = legend_strip(key, whole.width, size=max(12, images[0].width // 36))

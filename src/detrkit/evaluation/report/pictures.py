@@ -7,16 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.masks import Axis
 from detrkit.data.wording import counted
 from detrkit.evaluation.analysis import Analysis
 from detrkit.evaluation.errors import KIND_NAMES, ImageErrors, Mark
 from detrkit.evaluation.report import colors
 from detrkit.evaluation.report.page import Photo
-from detrkit.prediction.drawing import draw, truth_of
+from detrkit.prediction.drawing import draw, truth_at
 from detrkit.prediction.labels import draw_labels
+from detrkit.prediction.mask_drawing import paint_masks
 from detrkit.prediction.quiet_supervision import sv
 
 PICTURE_WIDTH = 800  # pixels of a picture; smaller ones are enlarged towards it, so that labels can be read
@@ -43,14 +45,20 @@ _QUIET = ("correct", "ignored")  # thin lines without a label
 _MOST_LABELS = 14
 _LARGEST_FACTOR = 4.0  # by which small pictures are enlarged
 _KINDS = tuple(MARK_COLORS)
+_Place = tuple[int, tuple[float, ...]]  # the class and the box of a detection
 
 
-def worst_pictures(dataset: DetectionDataset, analysis: Analysis, *, count: int = 8) -> tuple[Photo, ...]:
+def worst_pictures(
+    dataset: DetectionDataset, analysis: Analysis, entries: Iterable[Mapping[str, Any]] = (), *, count: int = 8
+) -> tuple[Photo, ...]:
     """The images with most errors: detections by kind of error on the left, the ground truth and what was not found on the right.
+
+    Masks are below the boxes, in the same colours, where the detections or the data set have some.
 
     Args:
         dataset: the images and their ground truth.
         analysis: of detections in this data set.
+        entries: these detections, for their masks; as for `example_pictures`.
         count: maximum number of images.
 
     Raises:
@@ -59,14 +67,28 @@ def worst_pictures(dataset: DetectionDataset, analysis: Analysis, *, count: int 
     places = {number: place for place, number in enumerate(dataset.image_ids.tolist())}
     names = {category.id: category.name for category in dataset.categories}
     chosen = [entry for entry in analysis.images if entry.image_id in places][:count]
+    shown = {entry.image_id for entry in chosen}
+    by_image: dict[int, dict[_Place, Mapping[str, Any]]] = defaultdict(dict)
+    for each in _with_numbers(entries, dataset):
+        if each["image_id"] in shown and each.get("segmentation") and each.get("bbox"):
+            by_image[each["image_id"]][_place_of(each)] = each
     return tuple(
-        _worst_picture(dataset, places[entry.image_id], entry, names, number)
+        _worst_picture(dataset, places[entry.image_id], entry, names, number, by_image[entry.image_id])
         for number, entry in enumerate(chosen, start=1)
     )
 
 
+def _place_of(entry: Mapping[str, Any]) -> _Place:
+    return entry["category_id"], tuple(map(float, entry["bbox"]))
+
+
 def _worst_picture(
-    dataset: DetectionDataset, index: int, entry: ImageErrors, names: Mapping[int, str], number: int
+    dataset: DetectionDataset,
+    index: int,
+    entry: ImageErrors,
+    names: Mapping[int, str],
+    number: int,
+    entries: Mapping[_Place, Mapping[str, Any]],
 ) -> Photo:
     picture, scale = enlarged(dataset.image(index))
     found = [mark for mark in entry.marks if mark.score is not None]
@@ -93,11 +115,67 @@ def _worst_picture(
     return Photo(
         f"errors_{number}",
         f"{name}: {counted(entry.objects, 'object')}, {entry.correct} found{near}; {wrong}.",
-        (draw_marks(picture, found, names, scale), draw_marks(picture, [*truth, *unfound], names, scale)),
+        (
+            draw_marks(_with_found_masks(picture, found, entries), found, names, scale),
+            draw_marks(_with_true_masks(picture, dataset, index, truth, unfound), [*truth, *unfound], names, scale),
+        ),
         ("Detections", "Ground truth"),
         (f"{name}: detections, {wrong}", f"{name}: the ground truth, {counted(len(objects), 'object')}"),
         key_of([*found, *truth, *unfound]),
     )
+
+
+def _with_found_masks(
+    picture: Image.Image, found: Sequence[Mark], entries: Mapping[_Place, Mapping[str, Any]]
+) -> Image.Image:
+    """A picture with the masks of detections in the colours of their kinds, the surest on top; entries by class and box."""
+    pairs = [(mark, entries.get((mark.category_id, mark.bbox))) for mark in reversed(found)]
+    known = [(mark, entry) for mark, entry in pairs if entry is not None]
+    masks = masks_at([entry["segmentation"] for _, entry in known], picture.size)
+    return _with_masks(picture, masks, [mark.kind for mark, _ in known])
+
+
+def _with_true_masks(
+    picture: Image.Image, dataset: DetectionDataset, index: int, truth: Sequence[Mark], unfound: Sequence[Mark]
+) -> Image.Image:
+    """A picture with the masks of its objects, which have the colours of what was not found, or that of what was."""
+    masks = truth_at(dataset, index, picture.size).mask
+    if masks is None:
+        return picture
+    kinds = {(mark.category_id, tuple(np.round(mark.bbox, 2))): mark.kind for mark in unfound}
+    own = [kinds.get((mark.category_id, tuple(np.round(mark.bbox, 2))), mark.kind) for mark in truth]
+    return _with_masks(picture, np.asarray(masks), own)
+
+
+def _with_masks(picture: Image.Image, masks: np.ndarray, kinds: Sequence[str]) -> Image.Image:
+    scene = picture.copy()
+    own = [ImageColor.getrgb(MARK_COLORS[kind])[:3] for kind in kinds]
+    paint_masks(scene, masks, own, thickness=1)
+    return scene
+
+
+def masks_at(values: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
+    """The masks of COCO result entries of one image in a picture of another size.
+
+    Args:
+        values: run lengths, compressed or not, at the size of the image. Outlines give empty masks.
+        size: width and height of the picture.
+
+    Returns:
+        (N, height, width) bool.
+    """
+    from faster_coco_eval.core.mask import decode, frPyObjects  # takes a while, and most reports have no masks
+
+    width, height = size
+    masks = np.zeros((len(values), height, width), dtype=np.bool_)
+    for mask, value in zip(masks, values, strict=True):  # one at a time: they have the size of the photo
+        if not isinstance(value, Mapping):
+            continue
+        own_height, own_width = value["size"]
+        rows, columns = Axis.whole(own_height).resized(height), Axis.whole(own_width).resized(width)
+        whole = frPyObjects(value, own_height, own_width) if isinstance(value["counts"], list) else value
+        mask[:] = decode(whole)[rows.picked()[:, None], columns.picked()]
+    return masks
 
 
 def key_of(marks: Iterable[Mark]) -> tuple[tuple[str, str], ...]:
@@ -162,7 +240,7 @@ def example_pictures(
     threshold: float | Mapping[int, float],
     count: int = 6,
 ) -> tuple[Photo, ...]:
-    """Predictions beside the ground truth, for images that are evenly spaced in a data set.
+    """Predictions beside the ground truth, for images that are evenly spaced in a data set; with masks where a side has some.
 
     Args:
         dataset: the images and their ground truth.
@@ -188,9 +266,10 @@ def example_pictures(
 
 def _example(dataset: DetectionDataset, index: int, entries: Sequence[Mapping[str, Any]], number: int) -> Photo:
     picture, scale = enlarged(dataset.image(index))
-    predicted, truth = _detections_of(entries, dataset), truth_of(dataset, index)
-    for detections in (predicted, truth):
-        detections.xyxy = detections.xyxy * scale
+    predicted, truth = _detections_of(entries, dataset), truth_at(dataset, index, picture.size)
+    predicted.xyxy = predicted.xyxy * scale
+    if entries and all(isinstance(entry.get("segmentation"), Mapping) for entry in entries):
+        predicted.mask = masks_at([entry["segmentation"] for entry in entries], picture.size)
     name = dataset.image_name(index)
     return Photo(
         f"example_{number}",

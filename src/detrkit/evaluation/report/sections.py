@@ -59,6 +59,7 @@ def evaluation_sections(
     Raises:
         DataError: an image cannot be read.
     """
+    entries = list(entries)  # looked at twice
     sections = [_summary(evaluation, analysis), _figures(evaluation, analysis)]
     if any(entry.ap is not None for entry in evaluation.classes):
         sections.append(_classes(evaluation, analysis))
@@ -70,7 +71,7 @@ def evaluation_sections(
             group_section(analysis),
         ]
     if analysis is not None and analysis.images:
-        sections.append(worst_images_section(analysis, dataset, count=pictures))
+        sections.append(worst_images_section(analysis, dataset, entries, count=pictures))
     if dataset is not None and pictures:
         threshold = class_thresholds_of(evaluation, analysis)
         examples = example_pictures(dataset, entries, threshold=threshold, count=max(1, pictures * 3 // 4))
