@@ -225,12 +225,13 @@ def captioned(picture: Image.Image, caption: str, *, lines: int = 1) -> Image.Im
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
     """A text in lines that are at most so many pixels wide; the last one takes what is left, shortened."""
-    wrapped, words = [], text.split(" ")
-    while len(wrapped) < lines - 1 and font.getlength(" ".join(words)) > width:
+    found: list[str] = []
+    words = text.split(" ")
+    while len(found) < lines - 1 and font.getlength(" ".join(words)) > width:
         fitting = next((n for n in range(len(words) - 1, 0, -1) if font.getlength(" ".join(words[:n])) <= width), 1)
-        wrapped.append(_shortened(" ".join(words[:fitting]), font, width))
+        found.append(_shortened(" ".join(words[:fitting]), font, width))
         words = words[fitting:]
-    return [*wrapped, _shortened(" ".join(words), font, width)] if words else wrapped
+    return [*found, _shortened(" ".join(words), font, width)] if words else found
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
