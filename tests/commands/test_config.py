@@ -130,6 +130,25 @@ def test_flags_take_precedence(flags: dict[str, Any], combined: dict[str, Any], 
     assert read_config(written(tmp_path, text)).combined(flags) == combined
 
 
+def test_a_policy_on_the_command_line_brings_its_own_switches(tmp_path: Path) -> None:
+    text = "augmentation: detr\nflip: 0.5\ncrop: yes\nseed: 3\nloggers: [wandb, mlflow]\n"
+    assert read_config(written(tmp_path, text)).combined({"augmentation": "none"}) == {
+        "augmentation": "none",
+        "seed": 3,
+        "loggers": ["wandb", "mlflow"],
+    }
+
+
+def test_a_file_is_for_its_variant(tmp_path: Path) -> None:
+    path = written(tmp_path, "variant: detr-r50\nseed: 3\n")
+    assert read_config(path).combined({"variant": "detr-r50"}) == {"variant": "detr-r50", "seed": 3}
+    with pytest.raises(ConfigurationError) as caught:
+        read_config(path).combined({"variant": "detr-r101"})
+    assert str(caught.value) == (
+        f"{path} is for detr-r50, not for detr-r101: leave the variant out, or write a file with `detrkit config detr-r101`"
+    )
+
+
 def test_what_flags_replace_are_options() -> None:
     fields = TrainingOptions.__dataclass_fields__
     assert all(name in fields for key, others in config_file._REPLACED.items() for name in (key, *others))

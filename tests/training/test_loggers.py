@@ -156,6 +156,36 @@ def test_a_tool_that_does_not_start_ends_the_run_with_a_sentence(
     assert str(caught.value) == ("wandb does not start (no API key): mend that, or train without it (it is in loggers)")
 
 
+def test_a_run_that_is_resumed_goes_on_without_a_tool_that_does_not_start(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lightning.pytorch.loggers, "WandbLogger", Closed)
+    said: list[str] = []
+    started = start_loggers(options("wandb", "mlflow"), folder, without=said.append)
+    assert said == ["Note: wandb does not start (no API key), so the run goes on without it."]
+    assert [type(each) for each in started] == [Recorder]
+
+
+def test_the_end_of_a_tool_that_fails_is_not_that_of_the_run(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ending(Recorder):
+        def finalize(self, status: str) -> None:
+            self.finished += 1
+            raise OSError(status)
+
+        def finish(self) -> None:
+            self.finished += 1
+            raise OSError("no route to host")
+
+    monkeypatch.setattr(lightning.pytorch.loggers, "WandbLogger", Ending)
+    (logger,) = start_loggers(options("wandb"), folder)
+    logger.finalize("success")
+    end_loggers([logger])
+    assert isinstance(logger, Ending)
+    assert logger.finished == 2
+
+
 def test_a_run_passes_its_figures_on_and_outlives_a_tool(
     digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

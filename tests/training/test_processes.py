@@ -90,9 +90,13 @@ def test_a_launcher_says_how_many() -> None:
     assert with_processes({"devices": 2}, processes) == {"devices": 2, "nodes": 2}
     assert with_processes({"devices": 3}, ALONE) == {"devices": 3}
     with pytest.raises(
-        OptionError, match=r"^nodes is 1, but torchrun started 4 processes on 2 nodes: leave nodes out$"
+        OptionError, match=r"^nodes is 3, but torchrun started 4 processes on 2 nodes: leave nodes out$"
     ):
-        with_processes({"nodes": 1}, processes)
+        with_processes({"nodes": 3}, processes)
+    assert with_processes({"devices": 1, "nodes": 1}, processes) == {
+        "devices": 2,
+        "nodes": 2,
+    }  # of a configuration file
 
 
 @pytest.mark.parametrize("images", [12, 13, 16])

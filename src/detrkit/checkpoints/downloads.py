@@ -104,10 +104,15 @@ def _alone(path: Path, console: Console) -> Iterator[None]:
     """Keeps other processes from the same file meanwhile; waits for one that came first."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        console.print(f"Waiting for another process that downloads {path}.")
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            console.print(f"Waiting for another process that downloads {path}.")
+            lock.acquire()
+    except (NotImplementedError, OSError) as problem:
+        raise OutputError(
+            f"{path.parent} cannot be locked ({problem}): name a folder on another file system with the environment variable DETRKIT_CACHE"
+        ) from problem
     try:
         yield
     finally:

@@ -26,6 +26,13 @@ _REPLACED = {
     "batch_size": ("accumulate",),
     "short_side": ("long_side", "accumulate"),
     "long_side": ("accumulate",),
+    "augmentation": ("flip", "vertical_flip", "crop", "multi_scale"),
+    "devices": ("accumulate", "workers"),
+    "nodes": ("accumulate", "workers"),
+    "weights": ("backbone_weights", "detector_from"),
+    "backbone_weights": ("weights", "detector_from"),
+    "queries_from": ("detector_from",),
+    "detector_from": ("weights", "backbone_weights", "queries_from"),
     "scale_lr": ("lr", "backbone_lr"),
     "lr": ("scale_lr",),
     "backbone_lr": ("scale_lr",),
@@ -51,7 +58,16 @@ class ConfigFile:
 
         Args:
             given: by name, without settings.
+
+        Raises:
+            ConfigurationError: another variant was given, which the file's settings and rates are not for.
         """
+        variant = self.options.get("variant")
+        if variant is not None and given.get("variant", variant) != variant:
+            raise ConfigurationError(
+                f"{self.path} is for {variant}, not for {given['variant']}: leave the variant out, or write a file with "
+                f"`detrkit config {given['variant']}`"
+            )
         replaced = {other for name in given for other in _REPLACED.get(name, ())}
         return {name: value for name, value in self.options.items() if name not in replaced} | dict(given)
 

@@ -24,6 +24,8 @@ def read_text(text: str, hint: Any) -> Any:
     kind = next(each for each in kinds if each is not NoneType)
     if get_origin(kind) is tuple:
         return _read_list(text, get_args(kind))
+    if get_origin(kind) is list:
+        return list(_read_list(text, (get_args(kind)[0], ...)))
     if get_origin(kind) is Literal:
         return _choice(text, get_args(kind))
     return _yes_or_no(text) if kind is bool else kind(text)

@@ -146,7 +146,7 @@ def flat_accuracy(course: Sequence[Learning], chance: float) -> str | None:
         return None
     return (
         f"the {MATCHED_CLASS_ACCURACY.name} stays at {values[-1]:.0%}, and always naming the most frequent class would give {chance:.0%}: check "
-        "with detrkit inspect that the labels are right, and begin with pretrained weights (--backbone-weights), or give it many more epochs"
+        "with detrkit inspect that the labels are right, and begin with pretrained weights (--weights), or give it many more epochs"
     )
 
 
@@ -166,7 +166,7 @@ def same_predictions(model: Detector, images: ImageBatch) -> str | None:
         return None
     return (
         "the predictions are still the same for all images: a DETR from random weights takes thousands of steps until it looks at them; "
-        "otherwise lower the learning rate (--lr), or begin with pretrained weights (--backbone-weights)"
+        "otherwise lower the learning rate (--lr), or begin with pretrained weights (--weights)"
     )
 
 

@@ -40,15 +40,18 @@ def check_loggers(names: Sequence[str]) -> None:
             )
 
 
-def start_loggers(options: TrainingOptions, folder: RunFolder) -> list[Logger]:
+def start_loggers(
+    options: TrainingOptions, folder: RunFolder, without: Callable[[str], object] | None = None
+) -> list[Logger]:
     """Starts the loggers of a run; a resumed run goes on where it was in each tool.
 
     Args:
         options: of the run, which the tools get as its configuration.
         folder: of the run, which keeps what the tools call it.
+        without: gets a line about each tool that does not start, of a run that goes on without it; None for a run that does not.
 
     Raises:
-        ConfigurationError: a tool does not start, for lack of a network or a login.
+        ConfigurationError: a tool does not start, for lack of a network or a login, and the run does not go on without it.
     """
     file = folder.path / "loggers.json"
     runs: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -60,10 +63,14 @@ def start_loggers(options: TrainingOptions, folder: RunFolder) -> list[Logger]:
                 logger.log_hyperparams(dataclasses.asdict(options))
             runs[name] = str(logger.version)
         except Exception as problem:  # whatever these tools raise
+            if without is not None:
+                without(f"Note: {name} does not start ({_in_a_line(problem)}), so the run goes on without it.")
+                continue
+            end_loggers(started)
             raise ConfigurationError(
                 f"{name} does not start ({_in_a_line(problem)}): mend that, or train without it (it is in loggers)"
             ) from problem
-        started.append(logger)
+        started.append(_ending_in_peace(logger))
     if started:
         write_json(file, runs)
     return started
@@ -98,9 +105,22 @@ def end_loggers(loggers: Sequence[Logger]) -> None:
         loggers: as `start_loggers` returned them.
     """
     for logger in loggers:
-        finish = getattr(getattr(logger, "experiment", None), "finish", None)
-        if callable(finish):
-            finish()
+        with suppress(Exception):  # whatever these tools raise; the run has all of it in its folder
+            finish = getattr(getattr(logger, "experiment", None), "finish", None)
+            if callable(finish):
+                finish()
+
+
+def _ending_in_peace(logger: Logger) -> Logger:
+    """The logger; what Lightning calls at the end of a run, unguarded, cannot fail any more."""
+    finalize = logger.finalize
+
+    def guarded(status: str) -> None:
+        with suppress(Exception):  # whatever these tools raise
+            finalize(status)
+
+    logger.finalize = guarded  # type: ignore[method-assign]
+    return logger
 
 
 def _start_wandb(folder: Path, run: str | None) -> Logger:

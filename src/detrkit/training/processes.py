@@ -155,7 +155,8 @@ def with_processes(given: Mapping[str, Any], processes: Processes) -> dict[str, 
         return dict(given)
     counts = {"devices": processes.local_count, "nodes": processes.nodes}
     for name, count in counts.items():
-        if given.get(name) is not None and given[name] != count and processes.launcher != "detrkit":
+        # 1 is what configuration files have where nobody chose a number.
+        if given.get(name) not in (None, 1, count) and processes.launcher != "detrkit":
             raise OptionError(
                 f"{name} is {given[name]}, but {processes.launcher} started {counted(processes.count, 'process', 'processes')} on "
                 f"{counted(processes.nodes, 'node')}: leave {name} out",

@@ -35,7 +35,7 @@ from detrkit.training.epochs import EpochEnds
 from detrkit.training.ground_truth import RunData, not_said_again, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.launching import follow_starter, other_processes
-from detrkit.training.loggers import check_loggers, end_loggers, start_loggers
+from detrkit.training.loggers import end_loggers, start_loggers
 from detrkit.training.module import NonFiniteStepError, TrainingModule
 from detrkit.training.options import Schedule, plan, resolve
 from detrkit.training.processes import (
@@ -103,8 +103,8 @@ def train(
     Args:
         variant: a name in the catalog, such as "detr-r50".
         data: a data set's folder or annotation file, or "digits".
-        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs`, `steps` and `patience` may be given anew,
-            for data that were moved and to train longer.
+        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs`, `steps`, `patience`, `devices` and `nodes` may be
+            given anew, for data that were moved, to train longer, and for another number of processes.
         console: the console that shows progress; None means the terminal.
         **options: any other field of `TrainingOptions`; `help(detrkit.train)` shows them all.
 
@@ -225,7 +225,6 @@ def prepare(
         files = check_before_data(options, console, download=download)
     else:
         choose_device(options.device)
-        check_loggers(options.loggers)
         check_data_are_there(options, earlier.folder, earlier.options)
     data = open_run_data(options, console)
     check_patience(options, data.validation)
@@ -283,7 +282,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
         note = length_note(before, module.schedule)
         if note is not None:
             console.print(note)
-    others = start_loggers(options, folder)
+    others = start_loggers(options, folder, without=None if earlier is None else console.print)
     begin_session(folder.config)
     try:
         is_over = _fit(module, folder, data, console, earlier, others)
@@ -333,9 +332,11 @@ def _fit(
         progress = ProgressLines(console, evaluates=validation is not None)
         averaging = None if module.options.ema is None else Averaging(module.options.ema)
         ends = EpochEnds(folder, validation, progress, processes, averaging)
+        stopping = Stopping(folder, progress, processes)
         if earlier is not None and earlier.done.lacks_evaluation:
             ends.catch_up(module)
-        stopping = Stopping(folder, progress, processes)
+            if stopping.at_standstill(module.options):
+                return True
         callbacks: list[Callback] = [progress, ends, stopping, Diagnosis(progress.line.print, folder.path)]
         if averaging is not None:
             callbacks.insert(0, averaging)  # before the end of an epoch, which evaluates

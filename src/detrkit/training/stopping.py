@@ -106,7 +106,17 @@ class Stopping(Callback):
         """Looks at the log."""
         if pl_module.options.patience is None or pl_module.global_step >= pl_module.schedule.steps:
             return
-        found = stopped_early(pl_module.options, read_log(self.folder.log)) if self.processes.is_first else None
-        trainer.should_stop = self.processes.from_first(found is not None) or trainer.should_stop
+        trainer.should_stop = self.at_standstill(pl_module.options) or trainer.should_stop
+
+    def at_standstill(self, options: TrainingOptions) -> bool:
+        """Whether the run ends now, which is then said; all processes have to ask.
+
+        Args:
+            options: the resolved options.
+        """
+        if options.patience is None:
+            return False
+        found = stopped_early(options, read_log(self.folder.log)) if self.processes.is_first else None
         if found is not None:
             self.progress.line.print(f"Training stops early: {found.in_words()}.")
+        return self.processes.from_first(found is not None)

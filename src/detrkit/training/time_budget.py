@@ -151,7 +151,8 @@ def _measured(
     weights = copy.deepcopy(module.model.state_dict())
     modes = {name: part.training for name, part in module.named_modules()}
     optimizer = _resting_optimizer(module)
-    with torch.random.fork_rng():
+    own = torch.device(device)
+    with torch.random.fork_rng([own.index or 0] if own.type == "cuda" else []):
         times = time_pieces(module, device, pieces=_MOST_PIECES, seconds=seconds, optimizer=optimizer, clock=clock)
         evaluation = 0.0 if validation is None else time_evaluation(module, validation, clock)
     module.model.load_state_dict(weights)
