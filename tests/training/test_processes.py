@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,6 +199,13 @@ def test_moments_depend_on_the_clock_of_the_first_process_alone() -> None:
     assert looks[0] < 40
 
 
+@pytest.fixture
+def _no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test of this process may have left one."""
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+
+
+@pytest.mark.usefixtures("_no_notebook")
 def test_where_nothing_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     check_startable(["python", "-m", "detrkit"], {})
     for command in (["python"], ["python", "-"]):
@@ -205,11 +213,16 @@ def test_where_nothing_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
             check_startable(command, {})
     with pytest.raises(ConfigurationError, match="for one run only"):
         check_startable(["python", "train.py"], {"DETRKIT_STARTED_OTHERS": "1"})
+    with monkeypatch.context() as notebook:
+        notebook.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=object))
+        with pytest.raises(ConfigurationError, match="from a notebook or a prompt"):
+            check_startable(["python", "train.py"], {})
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     with pytest.raises(ConfigurationError, match="from a notebook or a prompt"):
         check_startable(["python", "train.py"], {})
 
 
+@pytest.mark.usefixtures("_no_notebook")
 def test_several_nodes_need_their_numbers() -> None:
     environment = {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
     with (

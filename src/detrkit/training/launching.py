@@ -60,6 +60,11 @@ def other_processes(devices: int, nodes: int, environment: MutableMapping[str, s
     _end(children, None)
 
 
+def _in_a_notebook() -> bool:
+    ipython = sys.modules.get("IPython")  # may be loaded without a notebook
+    return ipython is not None and ipython.get_ipython() is not None
+
+
 def check_startable(command: Sequence[str], environment: Mapping[str, str]) -> None:
     """Refuses to start processes where the command of this one is none that can be run again.
 
@@ -71,7 +76,7 @@ def check_startable(command: Sequence[str], environment: Mapping[str, str]) -> N
         ConfigurationError: it is a notebook or a prompt, or has started others before.
     """
     program = command[1:2]
-    if not program or program[0] == "-" or hasattr(sys, "ps1") or "ipykernel" in sys.modules:
+    if not program or program[0] == "-" or hasattr(sys, "ps1") or _in_a_notebook():
         raise ConfigurationError(
             "several processes cannot be started from a notebook or a prompt: write a script, or use detrkit train on the command line"
         )
