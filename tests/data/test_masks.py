@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data.augmented_pictures import boxes_of
 from PIL import Image
 from pycocotools import mask as reference
 
@@ -66,15 +67,6 @@ def painted(*boxes: tuple[int, int, int, int], height: int = 60, width: int = 80
         np.ones(count),
         SegmentMasks(OneMap(ids), 0, np.arange(1, count + 1, dtype=np.int32)),
     )
-
-
-def boxes_of(masks: torch.Tensor) -> torch.Tensor:
-    """The smallest boxes (N, 4) around masks (N, H, W); right and bottom are past the last pixels."""
-    boxes = []
-    for mask in masks:
-        rows, columns = torch.nonzero(mask.any(1)).flatten(), torch.nonzero(mask.any(0)).flatten()
-        boxes.append([int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1])
-    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
 
 
 def masks_of(target: Target) -> torch.Tensor:

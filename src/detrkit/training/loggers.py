@@ -70,7 +70,7 @@ def start_loggers(
             raise ConfigurationError(
                 f"{name} does not start ({_in_a_line(problem)}): mend that, or train without it (it is in loggers)"
             ) from problem
-        started.append(_ending_in_peace(logger))
+        started.append(_with_guarded_end(logger))
     if started:
         write_json(file, runs)
     return started
@@ -111,7 +111,7 @@ def end_loggers(loggers: Sequence[Logger]) -> None:
                 finish()
 
 
-def _ending_in_peace(logger: Logger) -> Logger:
+def _with_guarded_end(logger: Logger) -> Logger:
     """The logger; what Lightning calls at the end of a run, unguarded, cannot fail any more."""
     finalize = logger.finalize
 
