@@ -32,10 +32,12 @@ def assert_same_output(found: Output, wanted: Output, tolerance: float, scores: 
 
 
 def assert_same_proposals(found: Proposals, wanted: Proposals, tolerance: float) -> None:
-    """Compares what tokens propose, token by token."""
-    assert found.all is not None
-    assert wanted.all is not None
-    assert_same_layer(found.all, wanted.all, tolerance)
+    """Compares what tokens propose, token by token, of all tokens or of the chosen ones."""
+    assert (found.all is None) == (wanted.all is None)
+    assert (found.chosen is None) == (wanted.chosen is None)
+    for mine, theirs in ((found.all, wanted.all), (found.chosen, wanted.chosen)):
+        if mine is not None and theirs is not None:
+            assert_same_layer(mine, theirs, tolerance)
 
 
 def assert_same_layer(found: LayerOutput, wanted: LayerOutput, tolerance: float) -> None:
@@ -47,10 +49,12 @@ def assert_same_layer(found: LayerOutput, wanted: LayerOutput, tolerance: float)
 def chosen_scores(queries: Queries) -> Tensor | None:
     """(B, Q) the score of the proposal that each query was made of, in the order of the queries; None for a model of one stage.
 
-    Deformable DETR and its descendants choose by the first class.
+    Deformable DETR and its descendants choose by the first class, DINO by the best one.
     """
     if queries.proposals is None:
         return None
+    if queries.proposals.chosen is not None:
+        return queries.proposals.chosen.logits.detach().amax(-1)
     assert queries.proposals.all is not None
     assert queries.proposals.rows is not None
     return queries.proposals.all.logits[..., 0].gather(1, queries.proposals.rows).detach()
@@ -70,10 +74,18 @@ def in_the_order_of(wanted: Output, found: Output, scores: Tensor) -> Output:
             torch.from_numpy(linear_sum_assignment(each.numpy())[1])
             for each in torch.where(may_change, distances, forbidden)
         ]
-    )[None, ..., None]  # (1, B, Q, 1)
-    layers, _, _, classes = found.logits.shape
+    )[..., None]  # (B, Q, 1)
+
+    def ordered(values: Tensor) -> Tensor:
+        """(..., B, Q, C) in that order."""
+        return values.gather(-2, order.expand(*values.shape[:-3], -1, -1, values.shape[-1]))
+
+    proposals = found.proposals
+    if proposals is not None and proposals.chosen is not None:
+        chosen = proposals.chosen
+        proposals = dataclasses.replace(
+            proposals, chosen=LayerOutput(ordered(chosen.logits), ordered(chosen.boxes_cxcywh))
+        )
     return dataclasses.replace(
-        found,
-        logits=found.logits.gather(2, order.expand(layers, -1, -1, classes)),
-        boxes_cxcywh=found.boxes_cxcywh.gather(2, order.expand(layers, -1, -1, 4)),
+        found, logits=ordered(found.logits), boxes_cxcywh=ordered(found.boxes_cxcywh), proposals=proposals
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,7 @@ CASES = {
     "deformable_detr_refine": Case("deformable-detr-r50-refine", SMALL),
     "deformable_detr_two_stage": Case("deformable-detr-r50-two-stage", SMALL),
     "dab_deformable_detr_r50": Case("dab-deformable-detr-r50", SMALL),
+    "dino_r50_4scale": Case("dino-r50-4scale", SMALL, reported=300),
     "smca_detr_r50": Case("smca-detr-r50", SMALL, reported=40),
     "smca_detr_r50_multiscale": Case(
         "smca-detr-r50-multiscale",
@@ -155,8 +157,9 @@ def shared_golden(case: str, shared: Path | None) -> Golden | None:
     arrays = {name: values.reshape(-1) for name, values in np.load(folder / "golden.npz").items()}
     steps = {name: manifest["sampled"].get(name.removesuffix(".inside"), {"step": 1})["step"] for name in arrays}
     gradients = json.loads((folder / "gradients.json").read_text())
-    frozen, none = gradients.pop("frozen"), gradients.pop("none")
-    assert not any(map(CASES[case].uses, none))
+    none = gradients.pop("none")
+    frozen = gradients.pop("frozen", none)  # where they are not told apart, what has no gradient does not train
+    assert frozen is none or not any(map(CASES[case].uses, none))
     return Golden(manifest, arrays, steps, gradients, frozen, complete=True, case=CASES[case])
 
 
@@ -192,6 +195,9 @@ class Run:
         for handle in handles:
             handle.remove()
         stages.layers = results
+        source = self.model.query_source
+        if hasattr(source, "proposals"):  # of all tokens, also where the model looks at the chosen ones only
+            stages.all_proposals = source.proposals(stages.memory)
         return stages
 
     def batch(self, dtype: torch.dtype = torch.float64) -> ImageBatch:
@@ -242,14 +248,22 @@ class Run:
             terms |= {"loss_mask": "mask", "loss_dice": "dice"}
         result = {}
         for name, value in values.items():
-            stem, _, ending = name.rpartition("_")
-            if name in terms:
-                result[f"layers.{len(self.output.logits) - 1}.{terms[name]}"] = value
-            elif stem in terms and ending.isdigit() and terms[stem] not in ("mask", "dice"):  # only of the last layer
-                result[f"layers.{ending}.{terms[stem]}"] = value
-            elif stem in terms and not ending.isdigit() and self.output.proposals is not None:
-                result[f"proposals.{terms[stem]}"] = value
+            parts = re.fullmatch(rf"({'|'.join(terms)})(_dn)?(?:_(\d+|enc|interm))?", name)
+            if parts is None:
+                continue
+            term, noised, place = terms[parts[1]], bool(parts[2]), parts[3]
+            if place in ("enc", "interm"):
+                if self.output.proposals is not None:
+                    result[f"proposals.{term}"] = value
+            elif place is None or term not in ("mask", "dice"):  # which are of the last layer only
+                layer = len(self.output.logits) - 1 if place is None else place
+                result[f"{'denoising.' * noised}layers.{layer}.{term}"] = value
         return result
+
+
+def of_queries(terms: Mapping[str, float]) -> dict[str, float]:
+    """Without the terms of training queries, of which the authors report zeros in evaluation."""
+    return {name: value for name, value in terms.items() if name.startswith(("layers.", "proposals."))}
 
 
 def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
@@ -280,10 +294,11 @@ def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
         return stages.decoded.references[0]
     if kind == "references":
         return stages.decoded.references[int(rest[0])]
-    if kind == "encoder":
-        assert stages.output.proposals is not None
-        proposals = stages.output.proposals.all
-        index = torch.from_numpy(golden.arrays["encoder.index"]).long()
+    if kind in ("encoder", "selected"):
+        index: Any
+        proposals, index = stages.output.proposals.chosen, slice(None)
+        if kind == "encoder":
+            proposals, index = stages.all_proposals, torch.from_numpy(golden.arrays["encoder.index"]).long()
         return {"logits": proposals.logits, "boxes": proposals.boxes_cxcywh}[rest[0]][:, index]
     assert kind == "layers"
     layer = int(rest[0])

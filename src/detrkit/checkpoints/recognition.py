@@ -19,6 +19,7 @@ from detrkit.checkpoints import (
     deformable_detr,
     detr,
     detr_segmentation,
+    dino,
     light_detr,
     sam_detr,
     smca_detr,
@@ -70,17 +71,7 @@ _KNOWN: dict[str, Table | Paper] = {
     "rt_detr": Paper(
         "RT-DETR", ({**_RT_VALUES, "decoder.enc_output.0.weight": ("D", "D")}, _HUGGING_FACE_RT_VALUES), article="an"
     ),
-    "dino": Paper(
-        "DINO",
-        (
-            {
-                "label_enc.weight": (None, "D"),
-                "transformer.tgt_embed.weight": ("Q", "D"),
-                "transformer.enc_out_class_embed.weight": ("K", "D"),
-                _OFFSETS: (None, "D"),
-            },
-        ),
-    ),
+    "dino": dino.TABLE,
     "h_detr": Paper(
         "H-DETR",
         (

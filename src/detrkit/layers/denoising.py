@@ -252,48 +252,77 @@ class ContrastiveDenoising(nn.Module):
             takes other objects.
         label_noise: probability that a class is replaced; a quarter in DINO.
         box_noise: see `contrastive_noise`; 1 in DINO's scripts.
+        codes: how many codes there are, at least K; None for K. Further ones are not used, but authors' files have them.
 
     Raises:
-        ConfigurationError: too few rows for a pair.
+        ConfigurationError: too few rows for a pair, or fewer codes than classes.
     """
 
     name = "denoising"  # of the group, and beginning of its losses' names
     copies = 2  # near and far
 
     def __init__(
-        self, *, width: int, outputs: int, rows: int, label_noise: float = 0.25, box_noise: float = 1.0
+        self,
+        *,
+        width: int,
+        outputs: int,
+        rows: int,
+        label_noise: float = 0.25,
+        box_noise: float = 1.0,
+        codes: int | None = None,
     ) -> None:
         super().__init__()
+        codes = outputs if codes is None else codes
         if rows < self.copies:
             raise ConfigurationError(f"denoising needs at least {self.copies} rows, a near and a far one, not {rows}")
-        self.embedding = nn.Embedding(outputs, width)
-        self.rows, self.label_noise, self.box_noise = rows, label_noise, box_noise
+        if codes < outputs:
+            raise ConfigurationError(f"denoising needs a code for each of {outputs} classes, not {codes} codes")
+        self.embedding = nn.Embedding(codes, width)
+        self.outputs, self.rows, self.label_noise, self.box_noise = outputs, rows, label_noise, box_noise
 
-    def forward(self, queries: Queries, targets: Sequence[Target], encode: Callable[[Tensor], Tensor]) -> Queries:
+    def forward(
+        self,
+        queries: Queries,
+        targets: Sequence[Target],
+        encode: Callable[[Tensor], Tensor] | None = None,
+        *,
+        noise: Noise | None = None,
+    ) -> Queries:
         """Queries with a training group behind them and a mask: nobody sees the noised objects but their own repetition.
 
         Args:
             queries: Q for each image, with boxes as references.
-            targets: the objects of each image. Without any there is one repetition of an empty slot, so that the classes' codes take part in
-                every step, as distributed training requires. A label that is not an output is left for the criterion to refuse.
-            encode: (B, R, 4) boxes cxcywh to (B, R, D) position codes.
+            targets: the objects of each image. Without any there is one repetition of an empty slot that counts in no loss, so that the
+                classes' codes take part in every step, as distributed training requires. A label that is not an output is left for the
+                criterion to refuse.
+            encode: (B, R, 4) boxes cxcywh to (B, R, D) position codes; None where queries have none.
+            noise: the draws, of the shapes that `rows_that_fit` says; None draws them.
 
         Raises:
             ValueError: see `check_counts`.
         """
-        references, outputs = queries.references, self.embedding.num_embeddings
+        references = queries.references
         assert references is not None
         check_counts(targets, images=len(references))
         count, repeats = rows_that_fit(targets, rows=self.rows, copies=self.copies)
         slots = pick_objects(targets, count, like=references)
-        noise = draw_noise(len(targets), repeats, count, outputs=outputs, label_noise=self.label_noise, like=references)
+        noise = noise or draw_noise(
+            len(targets), repeats, count, outputs=self.outputs, label_noise=self.label_noise, like=references
+        )
         noised = contrastive_noise(slots, noise, box_noise=self.box_noise)
-        codes = self.embedding(noised.labels.clamp(0, outputs - 1))  # (B, R, D)
+        codes = self.embedding(noised.labels.clamp(0, self.outputs - 1))  # (B, R, D)
+        group = QueryGroup(self.name, rows=codes.shape[1], objects=noised.objects, repeats=repeats)
+        if not any(len(target.labels) for target in targets):
+            group = dataclasses.replace(group, counted=torch.zeros_like(noised.real))
         return append_group(
             queries,
-            QueryGroup(self.name, rows=codes.shape[1], objects=noised.objects, repeats=repeats),
+            group,
             content=codes * noised.real[..., None],
-            position=encode(noised.boxes_cxcywh),
+            position=None if encode is None else encode(noised.boxes_cxcywh),
             references=noised.boxes_cxcywh,
-            mask=block_mask(noised.real, queries=queries.content.shape[1], repeats=repeats),
+            mask=block_mask(self.visible(noised), queries=queries.content.shape[1], repeats=repeats),
         )
+
+    def visible(self, noised: NoisedObjects) -> Tensor:
+        """(B, R) bool, the rows that their repetition may see: all of them, as in DINO. Papers that hide padding rows override this."""
+        return torch.ones_like(noised.real)

@@ -28,19 +28,28 @@ class TokenProposals(nn.Module):
 
     def forward(self, memory: Memory) -> LayerOutput:
         """Class scores (B, S, K) and boxes (B, S, 4) of every token, in float32 or better, since small differences of scores decide which are chosen."""
-        features, anchor_logits = self.features(memory)
-        box_logits = precisely(self.box_head, features) + anchor_logits
+        return self.predict(memory.tokens, *proposal_anchors(memory))
+
+    def predict(self, tokens: Tensor, anchor_logits: Tensor, usable: Tensor) -> LayerOutput:
+        """Class scores and boxes of some tokens; arguments are rows of memory's tokens and of what `proposal_anchors` returned for them.
+
+        Args:
+            tokens: (B, N, D).
+            anchor_logits: (B, N, 4) logits of the boxes that they start from.
+            usable: (B, N) bool, False where a token is left out.
+        """
+        features = self._features(tokens, usable)
+        starts = anchor_logits.masked_fill(~usable[..., None], torch.inf)
+        box_logits = precisely(self.box_head, features) + starts
         return LayerOutput(precisely(self.class_head, features), box_logits.sigmoid())
 
-    def features(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        """What the heads look at and what boxes start from: a step for papers whose queries carry the features of their proposals.
+    def class_logits(self, tokens: Tensor, usable: Tensor) -> Tensor:
+        """(B, N, K) class scores alone, for papers that choose by them; arguments as in `predict`."""
+        return precisely(self.class_head, self._features(tokens, usable))
 
-        Returns:
-            (B, S, D) features, and (B, S, 4) logits of the starting boxes, infinite where a token is left out.
-        """
-        anchors, usable = proposal_anchors(memory)
-        features = self.norm(self.projection(memory.tokens.masked_fill(~usable[..., None], 0.0)))
-        return features, anchors.masked_fill(~usable[..., None], torch.inf)
+    def _features(self, tokens: Tensor, usable: Tensor) -> Tensor:
+        """(B, N, D), what the heads look at."""
+        return self.norm(self.projection(tokens.masked_fill(~usable[..., None], 0.0)))  # type: ignore[no-any-return]
 
     def pairs(self) -> list[tuple[nn.Linear, MLP]]:
         """The class head with its box head."""
@@ -57,11 +66,22 @@ def take_rows(proposals: LayerOutput, rows: Tensor) -> LayerOutput:
     Returns:
         (B, Q, ...).
     """
-    logits, boxes = (
-        values.detach().gather(1, rows[..., None].expand(-1, -1, values.shape[-1]))
-        for values in (proposals.logits, proposals.boxes_cxcywh)
-    )
-    return LayerOutput(logits, boxes)
+    return LayerOutput(rows_of(proposals.logits.detach(), rows), rows_of(proposals.boxes_cxcywh.detach(), rows))
+
+
+def rows_of(values: Tensor, rows: Tensor) -> Tensor:
+    """Some tokens of each image.
+
+    Args:
+        values: (B, S) or (B, S, C).
+        rows: (B, Q) int64.
+
+    Returns:
+        (B, Q) or (B, Q, C).
+    """
+    if values.dim() == 2:
+        return values.gather(1, rows)
+    return values.gather(1, rows[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def token_centers(memory: Memory) -> Tensor:

@@ -172,7 +172,7 @@ class DeformableDecoder(nn.Module):
             position = self.query_position(queries, content, trail.current, memory, layer=index)
             mask = self.query_mask(queries, trail.current)
             content = layer(content, position, memory, references=references, mask=mask)
-            states.append(content)
+            states.append(self.state(content))
         return Decoded(torch.stack(states), trail.base_logits(), trail.references())
 
     def trail(self, start: Tensor) -> ReferenceTrail:
@@ -214,6 +214,10 @@ class DeformableDecoder(nn.Module):
             references: (B, Q, 2 or 4), where the next layer looks.
         """
         return queries.mask
+
+    def state(self, content: Tensor) -> Tensor:
+        """What the heads see of a layer's result, (B, Q, D) both; papers with a norm in between override this."""
+        return content
 
 
 def build(config: Config, card: ModelCard) -> EncoderDecoder:

@@ -24,7 +24,7 @@ from detrkit.cards import Category, ModelCard, Preprocessing, Recipe, Variant
 from detrkit.errors import OptionError
 from detrkit.layers.attention import combine_masks
 from detrkit.layers.box_relation import BoxRelation
-from detrkit.layers.denoising import ContrastiveDenoising
+from detrkit.layers.denoising import ContrastiveDenoising, NoisedObjects
 from detrkit.layers.distinct import best_distinct
 from detrkit.layers.heads import LayerwiseHeads
 from detrkit.layers.initialization import start_heads, xavier_matrices
@@ -87,6 +87,14 @@ class Config(MultiScaleSettings):
             )
 
 
+class HiddenPadding(ContrastiveDenoising):
+    """DINO's denoising, in which nobody sees the rows without an object."""
+
+    def visible(self, noised: NoisedObjects) -> Tensor:
+        """See `ContrastiveDenoising.visible`."""
+        return noised.real
+
+
 class DistinctQueries(nn.Module):
     """The best proposals that do not repeat each other, with content learned for each rank; in training, noised objects are added.
 
@@ -104,7 +112,7 @@ class DistinctQueries(nn.Module):
         self.proposals = TokenProposals(width=width, outputs=outputs)
         self.content = nn.Embedding(count, width)
         self.position_projection, self.position_norm = nn.Linear(2 * width, width), nn.LayerNorm(width)
-        self.denoising = ContrastiveDenoising(width=width, outputs=outputs, rows=denoising)
+        self.denoising = HiddenPadding(width=width, outputs=outputs, rows=denoising)
         xavier_matrices(self.position_projection)
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None = None) -> Queries:
