@@ -25,7 +25,6 @@ from detrkit.checkpoints.shared import (
     Signature,
     Size,
     Table,
-    Tensors,
     count_modules,
     official_layers,
     stored_float,

@@ -223,7 +223,7 @@ def append_group(
         group: what the R rows are for.
         content: (B, R, D), cast to the type of the queries'.
         position: (B, R, D); None where the queries have none either.
-        references: (B, R, 4) boxes cxcywh.
+        references: (B, R, 4) boxes cxcywh, or (B, R, 2) points, like the queries'.
         mask: (B, 1, Q + R, Q + R) bool, see `block_mask`; a mask that the queries already have stays in force among them.
     """
     assert queries.references is not None
@@ -291,7 +291,7 @@ class ContrastiveDenoising(nn.Module):
         """Queries with a training group behind them and a mask: nobody sees the noised objects but their own repetition.
 
         Args:
-            queries: Q for each image, with boxes as references.
+            queries: Q for each image, with boxes as references, or with points, which noised boxes are then reduced to.
             targets: the objects of each image. Without any there is one repetition of an empty slot that counts in no loss, so that the
                 classes' codes take part in every step, as distributed training requires. A label that is not an output is left for the
                 criterion to refuse.
@@ -319,7 +319,7 @@ class ContrastiveDenoising(nn.Module):
             group,
             content=codes * noised.real[..., None],
             position=None if encode is None else encode(noised.boxes_cxcywh),
-            references=noised.boxes_cxcywh,
+            references=noised.boxes_cxcywh[..., : references.shape[-1]],
             mask=block_mask(self.visible(noised), queries=queries.content.shape[1], repeats=repeats),
         )
 

@@ -214,7 +214,8 @@ def criterion_for(model: Detector) -> Criterion:
         A module: `criterion(output, targets)` gives `Losses`; `criterion.weights` has the weight of every term.
     """
     model = unwrapped(model)
-    return FAMILIES[model.card.family].criterion(config_of(model), model)  # type: ignore[no-any-return]
+    criterion: Criterion = FAMILIES[model.card.family].criterion(config_of(model), model)
+    return criterion if model.supervision is None else model.supervision.criterion(criterion)  # type: ignore[operator]
 
 
 def selection_for(model: Detector) -> Selection:

@@ -68,6 +68,8 @@ class PointQueries(nn.Module):
         width: D.
     """
 
+    reference_size = 2
+
     def __init__(self, *, count: int, width: int) -> None:
         super().__init__()
         self.position = nn.Embedding(count, width)

@@ -108,6 +108,8 @@ class AnchorQueries(nn.Module):
         centers: see `Config`.
     """
 
+    reference_size = 4
+
     def __init__(self, *, count: int, width: int, patterns: int, learned_content: bool, centers: str) -> None:
         super().__init__()
         self.width, self.repeats = width, max(patterns, 1)

@@ -101,6 +101,8 @@ class LearnedReferences(nn.Module):
         width: D.
     """
 
+    reference_size = 2
+
     def __init__(self, *, count: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(count, 2 * width)  # position, then content
@@ -126,6 +128,8 @@ class ProposalQueries(nn.Module):
         outputs: K.
     """
 
+    reference_size = 4
+
     def __init__(self, *, count: int, width: int, outputs: int) -> None:
         super().__init__()
         self.count, self.width = count, width
@@ -138,11 +142,26 @@ class ProposalQueries(nn.Module):
         proposals = self.proposals(memory)
         scores = proposals.logits[..., 0].detach()
         rows = scores.topk(min(self.count, scores.shape[1]), dim=1).indices  # (B, Q), best first
-        references = take_rows(proposals, rows).boxes_cxcywh  # (B, Q, 4)
-        code = sine_code(references * (2 * math.pi), channels=self.width // 2).flatten(-2)  # (B, Q, 2 D)
+        return self.of_rows(Proposals(all=proposals), rows)
+
+    def of_rows(self, proposals: Proposals, rows: Tensor) -> Queries:
+        """The queries that start from these proposals.
+
+        Args:
+            proposals: of all tokens.
+            rows: (B, Q) int64.
+        """
+        assert proposals.all is not None
+        references = take_rows(proposals.all, rows).boxes_cxcywh  # (B, Q, 4)
+        position, content = self.codes(references)
+        return Queries(content, position, references, replace(proposals, rows=rows))
+
+    def codes(self, boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q, 4) boxes to position codes and contents, (B, Q, D) each."""
+        code = sine_code(boxes_cxcywh * (2 * math.pi), channels=self.width // 2).flatten(-2)  # (B, Q, 2 D)
         code = self.position_projection(code.to(self.position_projection.weight.dtype))
-        position, content = self.position_norm(code).chunk(2, dim=-1)  # (B, Q, D) each
-        return Queries(content, position, references, Proposals(all=proposals, rows=rows))
+        position, content = self.position_norm(code).chunk(2, dim=-1)
+        return position, content
 
 
 class DeformableDecoder(nn.Module):

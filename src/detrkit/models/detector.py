@@ -40,6 +40,7 @@ class Detector(nn.Module, ABC):
     def __init__(self, *, backbone: Backbone, card: ModelCard) -> None:
         super().__init__()
         self.backbone, self.card = backbone, card
+        self.supervision: nn.Module | None = None  # what `detrkit.models.supervision.supervise` adds in training
 
     def __repr__(self) -> str:
         return f"<Detector {self.card.summary()}, {self._size()}>"
@@ -167,6 +168,8 @@ class EncoderDecoder(Detector):
             flatten_levels(self.neck(self.backbone(without_padding(batch)), batch.padding), batch.image_sizes())
         )
         queries = self.make_queries(memory, targets)
+        if self.training and self.supervision is not None:
+            queries = self.supervision(queries, memory, targets, self.query_source)
         return with_queries(self.heads(self.decoder(queries, memory, self.heads)), queries)
 
     def make_queries(self, memory: Memory, targets: Sequence[Target] | None = None) -> Queries:

@@ -19,7 +19,7 @@ authors' number). None changes a value beyond rounding below that limit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
