@@ -20,7 +20,7 @@ from detrkit.checkpoints.reading import WeightFile, read_weights
 from detrkit.errors import CheckpointError, ConfigurationError
 from detrkit.files import expanded, write_atomically
 from detrkit.models.catalog import FAMILIES, build_from_config, changed_config
-from detrkit.models.detector import Detector, unwrapped
+from detrkit.models.detector import FOR_TRAINING_ONLY, Detector, unwrapped
 
 _HEADER = "detrkit"
 # Format 1 had other names for parameters and settings (heads.classes, for example, became heads.class_head).
@@ -34,7 +34,7 @@ def save(model: Detector | nn.Module, path: str | Path) -> Path:
 
     Args:
         model: any detector; its card goes into the header. What torch.compile, DataParallel and similar wrappers add to names, around the
-            whole or a part, is left out.
+            whole or a part, is left out, and so is what only training needs (`Detector.supervision`).
         path: the file to write; must end in `.safetensors`.
 
     Raises:
@@ -45,7 +45,10 @@ def save(model: Detector | nn.Module, path: str | Path) -> Path:
     detector, path = unwrapped(model), expanded(path)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} must end in .safetensors: that is the only format detrkit writes")
-    tensors = {_plain_name(name): tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
+    named = ((_plain_name(name), tensor) for name, tensor in detector.state_dict().items())
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in named if not name.startswith(FOR_TRAINING_ONLY)
+    }
     return _write(path, tensors, {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(detector.card)})})
 
 

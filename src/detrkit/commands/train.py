@@ -106,7 +106,7 @@ def _show_dry_run(variant: str | None, data: str | Path | None, given: dict[str,
 
 # The parts of the help, in this order; a test sees to it that every option is in one of them.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Model": ("variant", "settings", "weights", "backbone_weights", "queries_from", "detector_from"),
+    "Model": ("variant", "settings", "weights", "backbone_weights", "queries_from", "detector_from", "supervision"),
     "Data": ("data", "train_split", "val_split", "masks", "orientation", "stretch_16bit"),
     "Length": ("epochs", "steps", "minutes", "evaluate_every", "patience", "checkpoint_minutes"),
     "Learning": (

@@ -39,7 +39,6 @@ from detrkit.models.detr import LearnedQueries
 from detrkit.models.settings import check_type
 from detrkit.structures import Memory, Queries, QueryGroup, Target
 
-
 # Query sources whose rows are independent of each other, so that there can be more of them.
 _SOURCES = (LearnedQueries, PointQueries, AnchorQueries, LearnedReferences, ProposalQueries)
 
@@ -328,8 +327,10 @@ class MoreQueries(Supervised):
         return split_off(_together(queries, more), own=own, groups=groups)
 
     def _next_rows(self, queries: Queries) -> tuple[Tensor, tuple[QueryGroup, ...]]:
-        """(B, R) rows of the proposals behind those of the model's own queries, dealt out to the groups in turn; and the groups, smaller where
-        there are too few proposals.
+        """The proposals that come next, dealt out to the groups in turn.
+
+        Returns:
+            (B, R) rows, and the groups, smaller where there are too few proposals.
         """
         assert queries.proposals is not None
         assert queries.proposals.all is not None

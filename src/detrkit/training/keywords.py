@@ -48,6 +48,7 @@ class TrainingKeywords(TypedDict, total=False):
     backbone_weights: str | Path | None
     queries_from: str | Path | None
     detector_from: str | Path | None
+    supervision: str | None
     settings: dict[str, Any]
     precision: Literal["float32", "bf16"]
     device: str

@@ -16,6 +16,7 @@ from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded
 from detrkit.models.catalog import changed_config, find_variant, has_masks
 from detrkit.models.settings import check_type
+from detrkit.models.supervision import parse
 from detrkit.prediction.devices import choose_device
 from detrkit.training.learning_checks import check_learning
 from detrkit.training.pieces import pieces
@@ -91,10 +92,18 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         backbone_weights=_located(options.backbone_weights),
         queries_from=_located(options.queries_from),
         detector_from=_located(options.detector_from),
+        supervision=None if options.supervision is None else str(parse(options.supervision)),
         batch_size=batch_size,
         accumulate=_or(
             options.accumulate,
-            pieces(config, batch_size, short_side, long_side, processes=options.devices * options.nodes),
+            pieces(
+                config,
+                batch_size,
+                short_side,
+                long_side,
+                processes=options.devices * options.nodes,
+                more_queries=added_queries(options, config),
+            ),
         ),
         **{name: _or(getattr(options, name), getattr(recipe, source)) for name, source in _FROM_RECIPE.items()},
         **{name: _or(getattr(options, name), getattr(policy, name)) for name in _FROM_POLICY},
@@ -130,6 +139,15 @@ def plan(options: TrainingOptions, images: int) -> Schedule:
     steps_per_epoch = math.ceil(pieces_per_epoch / accumulate)
     steps = options.steps or options.epochs * steps_per_epoch
     return Schedule(math.ceil(steps / steps_per_epoch), steps, steps_per_epoch, piece_size, accumulate)
+
+
+def added_queries(options: TrainingOptions, config: Any) -> int:
+    """The most queries that supervision adds to an image.
+
+    Raises:
+        OptionError: there is no such supervision.
+    """
+    return 0 if options.supervision is None else parse(options.supervision).rows(config.queries)
 
 
 def located(data: str) -> str:

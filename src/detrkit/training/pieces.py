@@ -57,7 +57,9 @@ BACKBONE_COSTS: dict[str, BackboneCost] = {
 LARGEST = BACKBONE_COSTS["resnet101-dc5"]  # stands in for backbones that are not in the table
 
 
-def pieces(config: Settings, batch_size: int, height: int, width: int, *, processes: int = 1) -> int:
+def pieces(
+    config: Settings, batch_size: int, height: int, width: int, *, processes: int = 1, more_queries: int = 0
+) -> int:
     """The least number of equal pieces whose estimate stays below `LIMIT`; the smallest pieces if even their estimate is higher.
 
     Args:
@@ -66,6 +68,7 @@ def pieces(config: Settings, batch_size: int, height: int, width: int, *, proces
         height: pixels of the shorter side of a training image.
         width: pixels of its longer side.
         processes: number of processes that share each piece, with an image or more each.
+        more_queries: see `step_memory`.
 
     Returns:
         A divisor of `batch_size`.
@@ -74,12 +77,12 @@ def pieces(config: Settings, batch_size: int, height: int, width: int, *, proces
     possible = [count for count in counts if batch_size // count >= processes] or [1]
     for count in possible:
         share = math.ceil(batch_size // count / processes)
-        if step_memory(config, share, height, width) <= LIMIT:
+        if step_memory(config, share, height, width, more_queries=more_queries) <= LIMIT:
             return count
     return possible[-1]
 
 
-def step_memory(config: Settings, images: int, height: int, width: int) -> float:
+def step_memory(config: Settings, images: int, height: int, width: int, *, more_queries: int = 0) -> float:
     """Estimated peak of a process, in GB, during a training step with AdamW in float32 on a CPU.
 
     Args:
@@ -87,16 +90,19 @@ def step_memory(config: Settings, images: int, height: int, width: int) -> float
         images: number of images that are processed at once.
         height: height of an image in pixels.
         width: width of an image in pixels.
+        more_queries: queries that supervision adds in training to those that the configuration has.
     """
     # A batch with portrait and landscape images is padded to a square.
     pixels = height * width if images == 1 else max(height, width) ** 2
     backbone = BACKBONE_COSTS.get(config.backbone, LARGEST)
     tokens = sum(pixels / stride**2 for stride in _strides(config, backbone.stride))
     kept: float = images * (
-        backbone.bytes_per_pixel * pixels + _transformer_bytes(config, tokens) + _mask_bytes(config, pixels)
+        backbone.bytes_per_pixel * pixels
+        + _transformer_bytes(config, tokens, more_queries)
+        + _mask_bytes(config, pixels)
     )
     if config.dropout > 0:
-        kept += _map_bytes(config, tokens, images)
+        kept += _map_bytes(config, tokens, images, more_queries)
     return LIBRARIES + (_parameter_bytes(config, backbone) + BACKWARD * kept) / 1e9
 
 
@@ -108,9 +114,9 @@ def _strides(config: Settings, coarsest: int) -> list[int]:
     return [first * 2**level for level in range(levels)]
 
 
-def _transformer_bytes(config: Settings, tokens: float) -> float:
+def _transformer_bytes(config: Settings, tokens: float, more_queries: int) -> float:
     """Bytes of the activations that encoder, decoder and proposals keep for one image."""
-    width, hidden, queries = config.width, config.hidden, config.training_queries
+    width, hidden, queries = config.width, config.hidden, config.training_queries + more_queries
     # Input and output tokens, their sums with positions, projections, both norms and dropout masks: 10.5 D were counted, with deformable
     # attention 9 to 10.5 D. The hidden layer is added unless it is recomputed.
     encoder = tokens * (10.5 * width + (hidden if tokens < FeedForward.recompute_from else 0))
@@ -134,13 +140,13 @@ def _mask_bytes(config: Settings, pixels: float) -> float:
     return float(4 * MASK_OBJECTS * config.mask_width * numbers * pixels)
 
 
-def _map_bytes(config: Settings, tokens: float, images: int) -> float:
+def _map_bytes(config: Settings, tokens: float, images: int, more_queries: int) -> float:
     """Bytes of dense attention maps that are small enough to be kept (`SLICED_FROM`): weights before and after dropout, and the mask."""
-    dense = tokens if config.compares_all else 0.0
+    dense, queries = tokens if config.compares_all else 0.0, config.training_queries + more_queries
     maps = (
         (config.encoder_layers, dense * dense),
-        (config.decoder_layers, config.training_queries * dense),
-        (config.decoder_layers, config.training_queries**2),
+        (config.decoder_layers, queries * dense),
+        (config.decoder_layers, queries**2),
     )
     counts = ((layers, images * config.attention_heads * weights) for layers, weights in maps)
     return float(sum(9 * layers * weights for layers, weights in counts if weights < SLICED_FROM))

@@ -20,7 +20,7 @@ from detrkit.terminal import terminal
 from detrkit.training.ground_truth import not_said_again, with_kind_of_masks
 from detrkit.training.keywords import TrainingKeywords
 from detrkit.training.module import TrainingModule
-from detrkit.training.options import Schedule
+from detrkit.training.options import Schedule, added_queries
 from detrkit.training.pieces import step_memory
 from detrkit.training.processes import Processes
 from detrkit.training.run import new_options, prepare
@@ -137,7 +137,9 @@ def dry_run(
     assert resolved.short_side is not None
     assert resolved.long_side is not None
     share = math.ceil(module.schedule.piece_size / processes.count)
-    memory = step_memory(config_of(module.model), share, resolved.short_side, resolved.long_side)
+    config = config_of(module.model)
+    more = added_queries(resolved, config)
+    memory = step_memory(config, share, resolved.short_side, resolved.long_side, more_queries=more)
     device = choose_device(resolved.device)
     with not_said_again(opened, resolved):
         seconds = time_pieces(module, device, pieces=_TIMED).piece

@@ -24,6 +24,7 @@ from detrkit.errors import ConfigurationError, NonFiniteError, closest
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
 from detrkit.models.detr_segmentation import MaskDetector
+from detrkit.models.supervision import supervise
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
 from detrkit.training.announcing import announce
@@ -234,6 +235,8 @@ def prepare(
     model = _build(options, training, resumed=earlier is not None)
     if files is not None:
         console.print(begin(model, options, files))
+    if options.supervision is not None:  # after the weights, of which it has none
+        supervise(model, options.supervision)
     check_rates((name for name, _ in model.named_parameters()), options.rates)
     count = len(EpochImages(options, training))
     if earlier is None:

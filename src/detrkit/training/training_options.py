@@ -71,6 +71,9 @@ class TrainingOptions:
             learn_queries=False).
         detector_from: file or run folder of a trained detector of the same paper and classes, for a model with masks: it stays as it is,
             and only the mask head is trained.
+        supervision: more to learn from than the paper has: "denoising" (noised copies of the objects), "one-to-many" (more queries, several
+            for each object) or "groups" (copies of all queries), with settings such as one-to-many,repeats=4. It costs time in training
+            and nothing afterwards.
         settings: settings of the model that differ from the variant's, such as queries=300 (--settings.queries 300).
         precision: float32, or bf16 for mixed precision.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -123,6 +126,7 @@ class TrainingOptions:
     backbone_weights: str | None = None
     queries_from: str | None = None
     detector_from: str | None = None
+    supervision: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
