@@ -51,6 +51,7 @@ class Config(MultiScaleSettings, CostSettings):
 
     Attributes:
         temperature: of the image's position codes, see `dab_detr.Config`.
+        padded_positions: whether a query's box is coded as a part of the padded batch, see `dab_deformable_detr.Config`.
         denoising: in training, the largest number of noised copies of objects per image, in addition to its queries, at least two. As many
             repetitions of all objects are made as fit; of an image with more objects than fit, a random choice is noised in each step.
         label_noise: probability that a noised object gets a random class.
@@ -66,6 +67,7 @@ class Config(MultiScaleSettings, CostSettings):
     dropout: float = 0.0
     class_weight: float = 1.0  # again, since `MultiScaleSettings` has that of `Settings`
     temperature: float = 20.0
+    padded_positions: bool = True
     denoising: int = 200
     label_noise: float = 0.25
     box_noise: float = 1.0
@@ -115,7 +117,7 @@ class MixedQueries(nn.Module):
             scores = self.proposals.class_logits(memory.tokens, usable).amax(-1)  # (B, S)
         rows = scores.topk(min(self.count, scores.shape[1]), dim=1).indices  # (B, Q), best first
         chosen = self.proposals.predict(*(rows_of(values, rows) for values in (memory.tokens, anchor_logits, usable)))
-        content = self.content.weight[: rows.shape[1]].to(memory.tokens.dtype).expand(len(rows), -1, -1)
+        content = self.content.weight[: rows.shape[1]].to(memory.tokens.dtype).expand(rows.shape[0], -1, -1)
         queries = Queries(content, None, chosen.boxes_cxcywh.detach(), Proposals(chosen=chosen, rows=rows))
         if not self.training:
             return queries
@@ -132,11 +134,12 @@ class ForwardLookingDecoder(DeformableDecoder):
     Args:
         layers: decoder layers.
         width: D.
+        padded_positions: see `Config`.
     """
 
-    def __init__(self, layers: list[nn.Module], *, width: int) -> None:
+    def __init__(self, layers: list[nn.Module], *, width: int, padded_positions: bool) -> None:
         super().__init__(layers, refine=True)
-        self.width = width
+        self.width, self.padded_positions = width, padded_positions
         self.norm = nn.LayerNorm(width)
         self.position_head = MLP(2 * width, width, width)  # from a box's code to its query's position
         xavier_matrices(self.position_head)
@@ -154,8 +157,9 @@ class ForwardLookingDecoder(DeformableDecoder):
         *,
         layer: int,  # noqa: ARG002 - all layers are alike
     ) -> Tensor:
-        """See `DeformableDecoder.query_position`; a box is coded as a part of the padded batch, as in the authors' code."""
-        references = references * memory.valid_ratios()[:, :1].repeat(1, 1, 2)
+        """See `DeformableDecoder.query_position`."""
+        if self.padded_positions:  # the share of the first level's cells that is no padding
+            references = references * memory.valid_ratios()[:, :1].repeat(1, 1, 2)
         code = reference_code(references, width=self.width)  # (B, Q, 2 D)
         return self.position_head(code.to(content.dtype))  # type: ignore[no-any-return]
 
@@ -177,7 +181,9 @@ def build(config: Config, card: ModelCard) -> EncoderDecoder:
         neck=neck(config, backbone),
         encoder=deformable_detr.encoder(config),
         query_source=source,
-        decoder=ForwardLookingDecoder(deformable_detr.decoder_layers(config), width=config.width),
+        decoder=ForwardLookingDecoder(
+            deformable_detr.decoder_layers(config), width=config.width, padded_positions=config.padded_positions
+        ),
         heads=heads,
         card=card,
     )
@@ -235,7 +241,7 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
 _FOLDER = "https://drive.google.com/drive/folders/1qD5m1NmK0kjE5hh-G17XUX751WsEG-h_"
 _PADDING = {
     "tokens_behind_padding_are_not_looked_at": "Queries code their boxes as parts of the padded batch, as in the authors' code, so results "
-    "change a little with the padding."
+    "change a little with the padding; padded_positions=False ends that."
 }
 
 
@@ -262,10 +268,10 @@ VARIANTS: dict[str, Variant] = {
             hidden=192,
             encoder_layers=0,
             decoder_layers=2,
+            padded_positions=False,
             denoising=60,
         ),
         deformable_detr.COMPACT_RECIPE,
         deformable_detr.COMPACT_PREPROCESSING,
-        exceptions=_PADDING,
     ),
 }
