@@ -285,8 +285,6 @@ class ContrastiveDenoising(nn.Module):
         queries: Queries,
         targets: Sequence[Target],
         encode: Callable[[Tensor], Tensor] | None = None,
-        *,
-        noise: Noise | None = None,
     ) -> Queries:
         """Queries with a training group behind them and a mask: nobody sees the noised objects but their own repetition.
 
@@ -296,7 +294,6 @@ class ContrastiveDenoising(nn.Module):
                 classes' codes take part in every step, as distributed training requires. A label that is not an output is left for the
                 criterion to refuse.
             encode: (B, R, 4) boxes cxcywh to (B, R, D) position codes; None where queries have none.
-            noise: the draws, of the shapes that `rows_that_fit` says; None draws them.
 
         Raises:
             ValueError: see `check_counts`.
@@ -306,10 +303,7 @@ class ContrastiveDenoising(nn.Module):
         check_counts(targets, images=len(references))
         count, repeats = rows_that_fit(targets, rows=self.rows, copies=self.copies)
         slots = pick_objects(targets, count, like=references)
-        noise = noise or draw_noise(
-            len(targets), repeats, count, outputs=self.outputs, label_noise=self.label_noise, like=references
-        )
-        noised = contrastive_noise(slots, noise, box_noise=self.box_noise)
+        noised = contrastive_noise(slots, self.draw(repeats, like=slots.boxes_cxcywh), box_noise=self.box_noise)
         codes = self.embedding(noised.labels.clamp(0, self.outputs - 1))  # (B, R, D)
         group = QueryGroup(self.name, rows=codes.shape[1], objects=noised.objects, repeats=repeats)
         if not any(len(target.labels) for target in targets):
@@ -322,6 +316,16 @@ class ContrastiveDenoising(nn.Module):
             references=noised.boxes_cxcywh[..., : references.shape[-1]],
             mask=block_mask(self.visible(noised), queries=queries.content.shape[1], repeats=repeats),
         )
+
+    def draw(self, repeats: int, *, like: Tensor) -> Noise:
+        """Random numbers from PyTorch's generator; replace this to give others.
+
+        Args:
+            repeats: G.
+            like: (B, M, 4), of the device and type that is wanted.
+        """
+        images, slots, _ = like.shape
+        return draw_noise(images, repeats, slots, outputs=self.outputs, label_noise=self.label_noise, like=like)
 
     def visible(self, noised: NoisedObjects) -> Tensor:
         """(B, R) bool, the rows that their repetition may see: all of them, as in DINO. Papers that hide padding rows override this."""
