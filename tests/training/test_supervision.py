@@ -1,0 +1,48 @@
+"""Training with more supervision than a paper has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training.small_runs import check_same_run, run, without_reports
+
+import detrkit
+
+OPTIONS = {"supervision": "groups,count=3", "epochs": 2, "crop": False}
+
+
+@pytest.fixture(autouse=True)
+def _without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_reports(monkeypatch)
+
+
+def test_a_resumed_run_is_the_same_and_its_models_are_plain(digits_folder: Path, tmp_path: Path) -> None:
+    run(digits_folder, tmp_path / "whole", **OPTIONS)
+    run(digits_folder, tmp_path / "parts", **OPTIONS, steps=3)
+    detrkit.train(resume=tmp_path / "parts", steps=6)
+    check_same_run(tmp_path / "whole", tmp_path / "parts")
+    state = torch.load(tmp_path / "whole" / "resume.ckpt", weights_only=True)["state_dict"]
+    assert any(name.startswith("model.supervision.") for name in state)
+    for name in ("best", "last"):
+        tensors = load_file(tmp_path / "whole" / f"{name}.safetensors")
+        assert not any(each.startswith("supervision.") for each in tensors)
+    assert detrkit.load(tmp_path / "whole").supervision is None
+    options = json.loads((tmp_path / "whole" / "config.json").read_text())["options"]
+    assert options["supervision"] == "groups,count=3"
+
+
+def test_it_starts_from_a_model_without_it(digits_folder: Path, tmp_path: Path) -> None:
+    plain, _ = run(digits_folder, tmp_path / "plain", "dab-detr-compact", steps=1)
+    _, printed = run(
+        digits_folder,
+        tmp_path / "more",
+        "dab-detr-compact",
+        steps=1,
+        weights=str(plain.folder),
+        supervision="denoising,copies=20",
+    )
+    assert "all 10 classes kept" in printed
