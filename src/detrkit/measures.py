@@ -54,6 +54,10 @@ REPEATED_SHARE = Measure(
     "repeated share",
     "of the detections from the best thresholds on, those that repeat a better one of their class (IoU above 0.7), on the validation split",
 )
+MATCHING_INSTABILITY = Measure(
+    "matching instability",
+    "of the objects in some training images, those that are matched to another query than after the epoch before; a mean over decoder layers",
+)
 THRESHOLD = Measure("threshold", "score from which a detection counts; by default the one with the best F1")
 
 MEASURES = (
@@ -73,6 +77,7 @@ MEASURES = (
     MASK_AP,
     PQ,
     REPEATED_SHARE,
+    MATCHING_INSTABILITY,
 )
 # Names of columns in the logs of older versions.
 FORMER_COLUMNS = {"right_class": MATCHED_CLASS_ACCURACY.column, "lr": LEARNING_RATE.column}

@@ -45,6 +45,7 @@ from detrkit.training.progress import ProgressLines
 from detrkit.training.run_folder import RunFolder, append_to_log
 from detrkit.training.shared_evaluation import evaluate_together
 from detrkit.training.training_options import TrainingOptions
+from detrkit.training.watching import ConvergenceWatch
 
 _SAVE_EVERY = 60.0  # seconds between two checkpoints if epochs are shorter than that
 _PRINT_EVERY = 10.0  # seconds between two lines on the console if epochs are shorter than that
@@ -59,6 +60,7 @@ class EpochEnds(Callback):
         progress: prints the lines, and shows how far an evaluation is.
         processes: those of the run, of which the first one writes.
         averaging: averages the weights, if that is what is evaluated and saved.
+        watch: gives more figures of each epoch.
     """
 
     def __init__(
@@ -68,9 +70,10 @@ class EpochEnds(Callback):
         progress: ProgressLines,
         processes: Processes = ALONE,
         averaging: Averaging | None = None,
+        watch: ConvergenceWatch | None = None,
     ) -> None:
         self.folder, self.validation, self.progress, self.processes = folder, validation, progress, processes
-        self.averaging = averaging
+        self.averaging, self.watch = averaging, watch
         self._window = LearningWindow(None, shared=True)
         self._began = self._saved = self._printed = time.perf_counter()
         self._seconds = 0.0  # of the epoch, before the run was resumed
@@ -91,11 +94,14 @@ class EpochEnds(Callback):
         """What a checkpoint keeps of an epoch that is not finished, or not evaluated yet."""
         into = self._step - self._first_step
         unfinished: dict[str, Any] = {"window": self._window.state(), "seconds": self._epoch_seconds()} if into else {}
-        return {"steps_into_epoch": into, "lacking": self._lacking, **unfinished}
+        watched = {} if self.watch is None else {"watch": self.watch.state()}
+        return {"steps_into_epoch": into, "lacking": self._lacking, **unfinished, **watched}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on in the middle of an epoch."""
         self._into = state_dict["steps_into_epoch"]
+        if self.watch is not None and "watch" in state_dict:
+            self.watch.restore(state_dict["watch"])
         if self._into:
             self._window.restore(state_dict["window"])
             self._seconds = state_dict["seconds"]
@@ -148,6 +154,9 @@ class EpochEnds(Callback):
         self._first_step = self._step  # the epoch is finished
         model = self._model(pl_module)
         model.card = dataclasses.replace(model.card, metrics={})  # the old metrics belong to other weights
+        if self.watch is not None and self.processes.is_first:
+            with self._paused():
+                row |= self.watch.figures(model)
         if evaluates:
             if due:
                 self._lacking = {"row": row, "message": message}

@@ -63,6 +63,7 @@ class TrainingKeywords(TypedDict, total=False):
     masks: Literal["instances", "panoptic"] | None
     orientation: Literal["auto", "stored", "shown"]
     stretch_16bit: bool
+    watch: Literal["convergence"] | None
     loggers: list[str]
 
 

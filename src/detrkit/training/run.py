@@ -74,6 +74,7 @@ from detrkit.training.stopping import Stopping, check_patience
 from detrkit.training.strategies import EndAtOnce, quiet_lightning, trainer_options
 from detrkit.training.time_budget import fit_to_time, note_budget
 from detrkit.training.training_options import TrainingOptions
+from detrkit.training.watching import ConvergenceWatch
 
 
 @dataclass(frozen=True)
@@ -334,7 +335,10 @@ def _fit(
     with quiet_lightning(), said, losing_no_process(processes, _after_a_loss(folder)):
         progress = ProgressLines(console, evaluates=validation is not None)
         averaging = None if module.options.ema is None else Averaging(module.options.ema)
-        ends = EpochEnds(folder, validation, progress, processes, averaging)
+        watch = None
+        if module.options.watch is not None:
+            watch = ConvergenceWatch(data.training, workers=module.options.workers or 0)
+        ends = EpochEnds(folder, validation, progress, processes, averaging, watch)
         stopping = Stopping(folder, progress, processes)
         if earlier is not None and earlier.done.lacks_evaluation:
             ends.catch_up(module)

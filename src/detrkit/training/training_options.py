@@ -91,6 +91,7 @@ class TrainingOptions:
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
+        watch: "convergence" for more figures after every epoch: how many objects are matched to another query than before, in each decoder layer.
         loggers: where else losses and figures go, besides log.csv and TensorBoard: wandb, mlflow.
     """
 
@@ -141,4 +142,5 @@ class TrainingOptions:
     masks: Literal["instances", "panoptic"] | None = None
     orientation: Literal["auto", "stored", "shown"] = "auto"
     stretch_16bit: bool = False
+    watch: Literal["convergence"] | None = None
     loggers: list[str] = field(default_factory=list)
