@@ -131,8 +131,9 @@ def loader_of(module: Any, epoch: int) -> Any:
     return module.train_dataloader()
 
 
-def noise(images: int, height: int, width: int, objects: int) -> Batch:
+def noise(options: argparse.Namespace) -> Batch:
     """Images of noise with objects in random places."""
+    images, objects, (height, width) = options.batch, options.objects, options.size
     generator = torch.Generator().manual_seed(0)
     targets = [
         Target(
@@ -159,7 +160,7 @@ def on_noise(variant: str) -> Stepper:
 
 def alternate(options: argparse.Namespace) -> None:
     """Prints the parts of steps on noise, every variant once in each round."""
-    batch = noise(options.batch, *options.size, options.objects)
+    batch = noise(options)
     steppers = {variant: on_noise(variant) for variant in options.variants}
     clocks: dict[str, list[dict[str, float]]] = {variant: [] for variant in steppers}
     for number in range(options.rounds + 1):
@@ -193,7 +194,7 @@ def show(title: str, clocks: Sequence[dict[str, float]]) -> None:
 
 def peak(variant: str, options: argparse.Namespace) -> list[float]:
     """Peak of this process in GB before the first step and after the second."""
-    stepper, batch = on_noise(variant), noise(options.batch, *options.size, options.objects)
+    stepper, batch = on_noise(variant), noise(options)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     for _ in range(2):
         clock = Clock()
