@@ -4,6 +4,7 @@
     python benchmarks/convergence.py --study small_objects --data BCCD --backbone-weights mobilenet_v2_imagenet.safetensors
     python benchmarks/convergence.py --study queries        # every paper's way to tell a query where to look, same backbone
     python benchmarks/convergence.py --study anchors        # DAB-DETR with one thing changed at a time
+    python benchmarks/convergence.py --study supervision    # what denoising, one-to-many matching, groups and DINO bring
 
 Every detector of a study gets the same backbone, images, batches, epochs and seeds. One figure a seed, all of them shown. A run that the
 output folder has with the same options, in this study or another, is not done again, nor one whose figures lie in `benchmarks/figures`, unless
@@ -30,6 +31,7 @@ from typing import Any
 from detrkit.files import write_json, write_text
 
 KEPT = Path(__file__).with_name("figures")  # of long runs, since the documents' tables and plots are made of them
+WATCHED = {"repeated_share": "repeated", "matching_instability": "changed matches"}  # columns of the log, and in tables
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,21 @@ ANCHORS = Study(
     },
     watched=None,
 )
+_TWO_STAGES = "deformable-detr-compact-two-stage"
+SUPERVISION = Study(
+    title="More supervision, built-in digits, 64 × 64, the same backbone from nothing",
+    data="digits",
+    epochs=6,
+    options={**_SMALL, "watch": "convergence"},
+    detectors={
+        "Deformable DETR, two stages": (_TWO_STAGES, _SPARSE),
+        "with denoising": (_TWO_STAGES, {**_SPARSE, "supervision": "denoising,copies=60"}),
+        "with one-to-many queries": (_TWO_STAGES, {**_SPARSE, "supervision": "one-to-many"}),
+        "with three more groups": (_TWO_STAGES, {**_SPARSE, "supervision": "groups,count=4"}),
+        "DINO": ("dino-compact", {"settings": {**_SPARSE["settings"], "class_cost": 5.0, "denoising": 60}}),
+    },
+    watched=None,
+)
 _MIDDLE = {"width": 128, "hidden": 512, "encoder_layers": 2, "decoder_layers": 3, "queries": 60, "dropout": 0.0}
 SMALL_OBJECTS = Study(
     title="BCCD, short side 240, MobileNetV2 from ImageNet",
@@ -159,7 +176,13 @@ SMALL_OBJECTS = Study(
     },
     watched="Platelets",
 )
-STUDIES = {"deformable": DEFORMABLE, "small_objects": SMALL_OBJECTS, "queries": QUERIES, "anchors": ANCHORS}
+STUDIES = {
+    "deformable": DEFORMABLE,
+    "small_objects": SMALL_OBJECTS,
+    "queries": QUERIES,
+    "anchors": ANCHORS,
+    "supervision": SUPERVISION,
+}
 
 
 def main() -> None:
@@ -270,11 +293,17 @@ def run_one(study: Study, epochs: int, options: argparse.Namespace) -> None:
             "options": chosen,
             "AP by epoch": [float(row["AP"]) for row in rows],
             "AP50 by epoch": [float(row["AP50"]) for row in rows],
+            **{f"{name} by epoch": column for name in WATCHED if (column := numbers(rows, name))},
             "seconds by epoch": seconds_by_epoch(rows, study.options["batch_size"]),
             "figures": evaluation.figures,
             "classes": {entry.name: {"AP": entry.ap, "AP50": entry.ap50} for entry in evaluation.classes},
         },
     )
+
+
+def numbers(rows: Sequence[dict[str, str]], column: str) -> list[float | None]:
+    """A column of the log; None where an epoch has no such figure, and nothing where the log has none."""
+    return [float(row[column]) if row[column] else None for row in rows] if column in rows[0] else []
 
 
 def seconds_by_epoch(rows: Sequence[dict[str, str]], batch_size: int) -> list[float]:
@@ -298,6 +327,9 @@ def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int, *, suf
     for name, runs in found.items():
         columns = {"AP": [run["figures"]["AP"] for run in runs], "AP50": [run["figures"]["AP50"] for run in runs]}
         columns["AP small"] = [run["figures"]["AP_small"] for run in runs]
+        for column, title in WATCHED.items():
+            if study.options.get("watch"):
+                columns[title] = [run[f"{column} by epoch"][-1] for run in runs]
         columns["seconds"] = [runs[0]["seconds by epoch"][-1]]
         if study.watched:
             columns[f"AP {study.watched}"] = [run["classes"][study.watched]["AP"] for run in runs]
