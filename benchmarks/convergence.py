@@ -31,7 +31,10 @@ from typing import Any
 from detrkit.files import write_json, write_text
 
 KEPT = Path(__file__).with_name("figures")  # of long runs, since the documents' tables and plots are made of them
-WATCHED = {"repeated_share": "repeated", "matching_instability": "changed matches"}  # columns of the log, and in tables
+WATCHED = {
+    "repeated_share": "repeated",
+    "matching_instability": "changed matches",
+}  # columns of the log, and their means in tables
 
 
 @dataclass(frozen=True)
@@ -329,7 +332,7 @@ def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int, *, suf
         columns["AP small"] = [run["figures"]["AP_small"] for run in runs]
         for column, title in WATCHED.items():
             if study.options.get("watch"):
-                columns[title] = [run[f"{column} by epoch"][-1] for run in runs]
+                columns[title] = [mean_of_known(run[f"{column} by epoch"]) for run in runs]
         columns["seconds"] = [runs[0]["seconds by epoch"][-1]]
         if study.watched:
             columns[f"AP {study.watched}"] = [run["classes"][study.watched]["AP"] for run in runs]
@@ -337,6 +340,12 @@ def report(study: Study, folder: Path, seeds: Sequence[int], epochs: int, *, suf
     print("\n".join(lines))
     write_text(folder / f"figures{suffix}.txt", "\n".join(lines) + "\n")
     draw(study, found, folder / f"convergence{suffix}.png")
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean over the epochs that have the figure."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
 
 
 def _epochs(seconds: Sequence[float]) -> itertools.pairwise[tuple[float, float]]:
