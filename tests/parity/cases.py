@@ -79,6 +79,7 @@ CASES = {
     "deformable_detr_refine": Case("deformable-detr-r50-refine", SMALL),
     "deformable_detr_two_stage": Case("deformable-detr-r50-two-stage", SMALL),
     "dab_deformable_detr_r50": Case("dab-deformable-detr-r50", SMALL),
+    "dn_dab_detr_r50": Case("dn-dab-detr-r50", SMALL, reported=300),
     "smca_detr_r50": Case("smca-detr-r50", SMALL, reported=40),
     "smca_detr_r50_multiscale": Case(
         "smca-detr-r50-multiscale",
@@ -155,8 +156,9 @@ def shared_golden(case: str, shared: Path | None) -> Golden | None:
     arrays = {name: values.reshape(-1) for name, values in np.load(folder / "golden.npz").items()}
     steps = {name: manifest["sampled"].get(name.removesuffix(".inside"), {"step": 1})["step"] for name in arrays}
     gradients = json.loads((folder / "gradients.json").read_text())
-    frozen, none = gradients.pop("frozen"), gradients.pop("none")
-    assert not any(map(CASES[case].uses, none))
+    none = gradients.pop("none")
+    frozen = gradients.pop("frozen", none)  # some cases list what does not train among what has no gradient
+    assert none is frozen or not any(map(CASES[case].uses, none))
     return Golden(manifest, arrays, steps, gradients, frozen, complete=True, case=CASES[case])
 
 
@@ -251,6 +253,12 @@ class Run:
                 result[f"proposals.{terms[stem]}"] = value
         return result
 
+    def denoising_terms(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Loss terms of noised objects by our names: with the authors they begin with `tgt_` or have `_dn` behind the name."""
+        noised = {name: value for name, value in values.items() if name.startswith("tgt_") or "_dn" in name}
+        plain = {name.removeprefix("tgt_").replace("_dn", ""): value for name, value in noised.items()}
+        return {f"denoising.{name}": value for name, value in self.our_terms(plain).items()}
+
 
 def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
     """What a model has where the authors' code has the array of this name."""
@@ -271,8 +279,10 @@ def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
     if kind == "level64":
         return stages.neck.maps[-1]
     if kind == "memory":
-        as_map = "height" in golden.manifest["sampled"][name].get("layout", "")
-        return stages.memory.maps()[0] if as_map else stages.memory.tokens
+        sampled, tokens = golden.manifest["sampled"][name], stages.memory.tokens
+        if "height" in sampled.get("layout", ""):
+            return stages.memory.maps()[0]
+        return tokens if sampled["shape"][0] == len(tokens) else tokens.transpose(0, 1)
     if kind == "points":
         assert stages.decoded.base_logits is not None
         return stages.decoded.base_logits[0, ..., :2]
