@@ -4,6 +4,7 @@
     python benchmarks/convergence.py --study small_objects --data BCCD --backbone-weights mobilenet_v2_imagenet.safetensors
     python benchmarks/convergence.py --study queries        # every paper's way to tell a query where to look, same backbone
     python benchmarks/convergence.py --study anchors        # DAB-DETR with one thing changed at a time
+    python benchmarks/convergence.py --study denoising      # what noised objects add to both DAB papers
 
 Every detector of a study gets the same backbone, images, batches, epochs and seeds. One figure a seed, all of them shown. A run that the
 output folder has with the same options, in this study or another, is not done again, nor one whose figures lie in `benchmarks/figures`, unless
@@ -129,6 +130,19 @@ ANCHORS = Study(
     },
     watched=None,
 )
+DENOISING = Study(
+    title="With and without noised objects, built-in digits, 64 × 64",
+    data="digits",
+    epochs=2,  # the paper's claim is about the beginning
+    options=_SMALL,
+    detectors={
+        "DAB-DETR": ("dab-detr-compact", _DENSE),
+        "DN-DETR": ("dn-dab-detr-compact", _DENSE),
+        "DAB-Deformable-DETR": ("dab-deformable-detr-compact", _SPARSE),
+        "DN-DAB-Deformable-DETR": ("dn-dab-deformable-detr-compact", _SPARSE),
+    },
+    watched=None,
+)
 _MIDDLE = {"width": 128, "hidden": 512, "encoder_layers": 2, "decoder_layers": 3, "queries": 60, "dropout": 0.0}
 SMALL_OBJECTS = Study(
     title="BCCD, short side 240, MobileNetV2 from ImageNet",
@@ -159,7 +173,13 @@ SMALL_OBJECTS = Study(
     },
     watched="Platelets",
 )
-STUDIES = {"deformable": DEFORMABLE, "small_objects": SMALL_OBJECTS, "queries": QUERIES, "anchors": ANCHORS}
+STUDIES = {
+    "deformable": DEFORMABLE,
+    "small_objects": SMALL_OBJECTS,
+    "queries": QUERIES,
+    "anchors": ANCHORS,
+    "denoising": DENOISING,
+}
 
 
 def main() -> None:

@@ -80,7 +80,9 @@ class DenoisingSettings(Settings):
 
 @dataclass(frozen=True)
 class Config(dab_detr.Config, DenoisingSettings):
-    """DN-DETR's settings: DAB-DETR's and those of denoising. A pattern or a learned content is added to the code of no known class.
+    """DN-DETR's settings: DAB-DETR's and those of denoising.
+
+    A pattern or a learned content is added to the code of no known class. Codes of classes are trained also with `learn_queries=False`.
 
     Raises:
         ConfigurationError: see `dab_detr.Config`; or noise above 1.
