@@ -5,6 +5,7 @@
     python benchmarks/convergence.py --study queries        # every paper's way to tell a query where to look, same backbone
     python benchmarks/convergence.py --study anchors        # DAB-DETR with one thing changed at a time
     python benchmarks/convergence.py --study supervision    # what denoising, one-to-many matching, groups and DINO bring
+    python benchmarks/convergence.py --study denoising      # what noised objects add to both DAB papers
 
 Every detector of a study gets the same backbone, images, batches, epochs and seeds. One figure a seed, all of them shown. A run that the
 output folder has with the same options, in this study or another, is not done again, nor one whose figures lie in `benchmarks/figures`, unless
@@ -149,6 +150,19 @@ SUPERVISION = Study(
     },
     watched=None,
 )
+DENOISING = Study(
+    title="With and without noised objects, built-in digits, 64 × 64",
+    data="digits",
+    epochs=2,  # the paper's claim is about the beginning
+    options=_SMALL,
+    detectors={
+        "DAB-DETR": ("dab-detr-compact", _DENSE),
+        "DN-DETR": ("dn-dab-detr-compact", _DENSE),
+        "DAB-Deformable-DETR": ("dab-deformable-detr-compact", _SPARSE),
+        "DN-DAB-Deformable-DETR": ("dn-dab-deformable-detr-compact", _SPARSE),
+    },
+    watched=None,
+)
 _MIDDLE = {"width": 128, "hidden": 512, "encoder_layers": 2, "decoder_layers": 3, "queries": 60, "dropout": 0.0}
 SMALL_OBJECTS = Study(
     title="BCCD, short side 240, MobileNetV2 from ImageNet",
@@ -185,6 +199,7 @@ STUDIES = {
     "queries": QUERIES,
     "anchors": ANCHORS,
     "supervision": SUPERVISION,
+    "denoising": DENOISING,
 }
 
 

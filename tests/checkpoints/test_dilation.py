@@ -22,6 +22,8 @@ VARIANTS = {
     "sam-detr-r50": {},
     "deformable-detr-r50": {},
     "dab-deformable-detr-r50": {},
+    "dn-dab-detr-r50": {"random_refpoints_xy": False},
+    "dn-dab-deformable-detr-r50": {},
     # With the heads that their mask heads have channels for.
     "detr-r50-panoptic": {"nheads": 8},
     "conditional-detr-r50-panoptic": {"nheads": 8},

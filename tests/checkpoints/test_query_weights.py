@@ -20,7 +20,9 @@ NAMES = {
     "smca-detr-compact": ["position.weight"],
     "smca-detr-compact-multiscale": ["position.weight"],
     "sam-detr-compact": ["logits"],
+    "dn-dab-detr-compact": ["center_logits", "side_logits"],
 }
+CODES = "query_source.denoising."  # of classes
 
 
 def small(variant: str, **changes: Any) -> Detector:
@@ -43,11 +45,21 @@ def test_queries_come_from_a_file_and_nothing_else_does(tmp_path: Path, variant:
     else:
         path = save(trained, tmp_path / "file.safetensors")
     load_queries(model, path)
-    assert sorted(model.query_source.state_dict()) == NAMES[variant]
+    parts = {f"query_source.{name}" for name in NAMES[variant]}
+    assert {name for name in before if name.startswith("query_source.") and not name.startswith(CODES)} == parts
     for name, value in model.state_dict().items():
-        source = trained.state_dict() if name.startswith("query_source.") else before
-        assert torch.equal(value, source[name]), name
-    assert not any(value.requires_grad for value in model.query_source.parameters())
+        assert torch.equal(value, (trained.state_dict() if name in parts else before)[name]), name
+    learned = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert not learned & parts
+    assert {name for name in before if name.startswith(CODES)} <= learned
+
+
+def test_detectors_with_codes_of_other_classes_can_share_queries(tmp_path: Path) -> None:
+    trained, model = small("dn-dab-detr-compact", classes=["a"]), small("dn-dab-detr-compact", classes=["b", "c"])
+    codes = model.query_source.denoising.embedding.weight.clone()
+    load_queries(model, save(trained, tmp_path / "file.safetensors"))
+    assert torch.equal(model.query_source.side_logits, trained.query_source.side_logits)
+    assert torch.equal(model.query_source.denoising.embedding.weight, codes)
 
 
 @pytest.mark.parametrize(

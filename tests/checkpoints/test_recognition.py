@@ -158,7 +158,7 @@ def test_a_paper_that_is_not_built_is_named(shared: Path, tmp_path: Path) -> Non
 def test_another_papers_variant_is_refused_by_both_names(shared: Path, tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     assert complaint(path, case_tensors(shared, "dn_dab_detr_r50"), variant="detr-r50") == (
-        f"{path} holds a DN-DETR, not a detr-r50: detrkit does not build DN-DETR yet"
+        f"{path} holds a DN-DETR, not a detr-r50: leave `variant` out"
     )
     assert complaint(path, case_tensors(shared, "h_deformable_detr_r50"), variant="deformable-detr-r50") == (
         f"{path} holds an H-DETR, not a deformable-detr-r50: detrkit does not build H-DETR yet"

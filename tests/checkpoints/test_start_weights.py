@@ -96,6 +96,8 @@ QUERIES = {
     "light-detr-compact": ["content.weight"],
     "sam-detr-compact": ["logits"],
     "dab-detr-compact": ["center_logits", "side_logits"],
+    "dn-dab-detr-compact": ["center_logits", "side_logits"],
+    "dn-dab-deformable-detr-compact": ["center_logits", "side_logits", "content.weight"],
     "anchor-detr-compact": ["points"],
 }
 

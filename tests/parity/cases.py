@@ -81,6 +81,7 @@ CASES = {
     "deformable_detr_two_stage": Case("deformable-detr-r50-two-stage", SMALL),
     "dab_deformable_detr_r50": Case("dab-deformable-detr-r50", SMALL),
     "dino_r50_4scale": Case("dino-r50-4scale", SMALL, reported=300),
+    "dn_dab_detr_r50": Case("dn-dab-detr-r50", SMALL, reported=300),
     "smca_detr_r50": Case("smca-detr-r50", SMALL, reported=40),
     "smca_detr_r50_multiscale": Case(
         "smca-detr-r50-multiscale",
@@ -158,8 +159,8 @@ def shared_golden(case: str, shared: Path | None) -> Golden | None:
     steps = {name: manifest["sampled"].get(name.removesuffix(".inside"), {"step": 1})["step"] for name in arrays}
     gradients = json.loads((folder / "gradients.json").read_text())
     none = gradients.pop("none")
-    frozen = gradients.pop("frozen", none)  # where they are not told apart, what has no gradient does not train
-    assert frozen is none or not any(map(CASES[case].uses, none))
+    frozen = gradients.pop("frozen", none)  # some cases list what does not train among what has no gradient
+    assert none is frozen or not any(map(CASES[case].uses, none))
     return Golden(manifest, arrays, steps, gradients, frozen, complete=True, case=CASES[case])
 
 
@@ -248,22 +249,23 @@ class Run:
             terms |= {"loss_mask": "mask", "loss_dice": "dice"}
         result = {}
         for name, value in values.items():
-            parts = re.fullmatch(rf"({'|'.join(terms)})(_dn)?(?:_(\d+|enc|interm))?", name)
+            parts = re.fullmatch(rf"({'|'.join(terms)})(?:_(\d+|enc|interm))?", name)
             if parts is None:
                 continue
-            term, noised, place = terms[parts[1]], bool(parts[2]), parts[3]
+            term, place = terms[parts[1]], parts[2]
             if place in ("enc", "interm"):
                 if self.output.proposals is not None:
                     result[f"proposals.{term}"] = value
             elif place is None or term not in ("mask", "dice"):  # which are of the last layer only
                 layer = len(self.output.logits) - 1 if place is None else place
-                result[f"{'denoising.' * noised}layers.{layer}.{term}"] = value
+                result[f"layers.{layer}.{term}"] = value
         return result
 
-
-def of_queries(terms: Mapping[str, float]) -> dict[str, float]:
-    """Without the terms of training queries, of which the authors report zeros in evaluation."""
-    return {name: value for name, value in terms.items() if name.startswith(("layers.", "proposals."))}
+    def denoising_terms(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Loss terms of noised objects by our names: with the authors they begin with `tgt_` or have `_dn` behind the name."""
+        noised = {name: value for name, value in values.items() if name.startswith("tgt_") or "_dn" in name}
+        plain = {name.removeprefix("tgt_").replace("_dn", ""): value for name, value in noised.items()}
+        return {f"denoising.{name}": value for name, value in self.our_terms(plain).items()}
 
 
 def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
@@ -285,8 +287,10 @@ def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
     if kind == "level64":
         return stages.neck.maps[-1]
     if kind == "memory":
-        as_map = "height" in golden.manifest["sampled"][name].get("layout", "")
-        return stages.memory.maps()[0] if as_map else stages.memory.tokens
+        sampled, tokens = golden.manifest["sampled"][name], stages.memory.tokens
+        if "height" in sampled.get("layout", ""):
+            return stages.memory.maps()[0]
+        return tokens if sampled["shape"][0] == len(tokens) else tokens.transpose(0, 1)
     if kind == "points":
         assert stages.decoded.base_logits is not None
         return stages.decoded.base_logits[0, ..., :2]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from detrkit.checkpoints.loading import load_fitting
 from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
+
+_CODES = "denoising."  # codes of classes, which a query source may hold, and which are no queries
 
 
 def load_queries(model: Detector, path: str | Path) -> None:
@@ -29,7 +31,7 @@ def load_queries(model: Detector, path: str | Path) -> None:
             f"{path} holds a {trained.card.variant}, whose queries a {model.card.variant} cannot take: give a detector of the same paper, "
             "which must be one with the setting learn_queries"
         )
-    expected, state = own.state_dict(), given.state_dict()
+    expected, state = _without_codes(own), _without_codes(given)
     for name in sorted(expected.keys() ^ state.keys()):
         where = "does not have" if name in expected else "has"
         raise CheckpointError(
@@ -41,10 +43,14 @@ def load_queries(model: Detector, path: str | Path) -> None:
                 f"{path} has other queries than this {model.card.variant}: '{name}' has the shape {tuple(state[name].shape)} instead of "
                 f"{tuple(tensor.shape)}; train with the same settings for queries and the same width"
             )
-    own.load_state_dict(state)
+    own.load_state_dict(state, strict=False)
 
 
 def _queries(model: Detector) -> Any:
     """The part that holds learned queries; None where the paper has none that can be kept."""
     part = getattr(model, "query_source", None)
     return part if "learn_queries" in model.card.config and isinstance(part, nn.Module) else None
+
+
+def _without_codes(source: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in source.state_dict().items() if not name.startswith(_CODES)}

@@ -20,6 +20,8 @@ from detrkit.checkpoints import (
     detr,
     detr_segmentation,
     dino,
+    dn_deformable_detr,
+    dn_detr,
     light_detr,
     sam_detr,
     smca_detr,
@@ -83,10 +85,18 @@ _KNOWN: dict[str, Table | Paper] = {
         ),
         article="an",
     ),
-    "dn_deformable_detr": Paper(
-        "DN-Deformable-DETR", ({**dab_deformable_detr.ANCHORS, "label_enc.weight": (None, "D-1")},)
+    "dn_deformable_detr": dn_deformable_detr.TABLE,
+    "dn_deformable_encoder": Paper(
+        "DN-DAB-Deformable-DETR with dense attention in the decoder",
+        (
+            {
+                **dab_detr.SIGNATURE,
+                **dn_detr.LABELS,
+                "transformer.decoder.layers.0.lvl_attn.weight": (None, "D"),  # weighs levels
+            },
+        ),
     ),
-    "dn_detr": Paper("DN-DETR", ({**dab_detr.SIGNATURE, "label_enc.weight": (None, "D-1")},)),
+    "dn_detr": dn_detr.TABLE,
     "dab_deformable_detr": dab_deformable_detr.TABLE,
     "dab_detr": dab_detr.TABLE,
     "sam_detr": sam_detr.TABLE,

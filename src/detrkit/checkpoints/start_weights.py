@@ -20,9 +20,13 @@ from detrkit.layers.proposals import TokenProposals
 from detrkit.losses.sets import AllProposals
 from detrkit.models.catalog import criterion_for
 from detrkit.models.detector import Detector
+from detrkit.models.dn_detr import LabelDenoising
 
 # Settings in which a detector may differ from the one that it starts from.
-_FREE = FOR_TRAINING | {"class_count", "queries", "denoising", "distinct_overlap", "mask_weight", "dice_weight"}
+_FREE = FOR_TRAINING | {
+    *("class_count", "queries", "distinct_overlap", "mask_weight", "dice_weight"),
+    *("denoising", "denoising_groups", "label_noise", "box_noise"),
+}
 _QUERIES = "query_source."  # what the names of learned queries begin with
 
 
@@ -51,8 +55,8 @@ def load_start(model: Detector, path: str | Path) -> Taken:
     """Copies what a trained detector of the same family has learned, except for classes and queries that the new one does not share.
 
     Outputs of the class heads, and codes of classes, are kept where both have a class of that name; upper and lower case, spaces, hyphens
-    and underscores make no difference. The output for "no object" is kept, and so are all of proposals that only tell objects from background.
-    Of learned queries the first ones are kept.
+    and underscores make no difference. The output for "no object" and the code of no known class are kept, and so are all of proposals that
+    only tell objects from background. Of learned queries the first ones are kept.
 
     Args:
         model: new, so that what is not copied is as in any new detector; changed in place.
@@ -176,7 +180,7 @@ def _class_rows(model: Detector, trained: Detector, pairs: list[tuple[int, int]]
             lengths = len(tensor), len(given[name])
             kept = [(row, row) for row in range(min(lengths))] if by_place else list(pairs)
             if not by_place and lengths == (counts[0] + 1, counts[1] + 1):
-                kept.append(counts)  # the last row, for "no object"
+                kept.append(counts)  # the last row, for "no object" or no known class
             yield name, (_numbers(mine for mine, _ in kept), _numbers(theirs for _, theirs in kept))
 
 
@@ -186,7 +190,7 @@ def _parts_of_classes(model: Detector) -> Iterator[tuple[nn.Module, bool]]:
     sets = [each for part in criterion.modules() for each in getattr(part, "sets", ())]
     classless = any(isinstance(each, AllProposals) for each in sets)  # the first row is that of all objects
     for part in model.modules():
-        if isinstance(part, ContrastiveDenoising):
+        if isinstance(part, ContrastiveDenoising | LabelDenoising):
             yield part.embedding, False
         elif (pairs := getattr(part, "pairs", None)) is not None:
             for head, _ in pairs():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -106,11 +106,7 @@ class AnchorDeformableDecoder(DeformableDecoder):
 
 def build(config: Config, card: ModelCard) -> EncoderDecoder:
     """Deformable DETR's parts except for the query source and the decoder."""
-    backbone = deformable_detr.build_levels(config)
-    heads = LayerwiseHeads(width=config.width, outputs=config.class_count, layers=config.decoder_layers)
-    start_heads(heads)
-    with torch.no_grad():  # as where references are points: the first layer's boxes start smaller than their anchors
-        nn.init.constant_(heads.pairs()[0][1].output.bias[2:], -2.0)
+    backbone, detection_heads = deformable_detr.build_levels(config), heads(config)
     return EncoderDecoder(
         backbone=backbone,
         neck=deformable_detr.neck(config, backbone),
@@ -122,12 +118,25 @@ def build(config: Config, card: ModelCard) -> EncoderDecoder:
             learned_content=True,
             centers=config.centers,
         ),
-        decoder=AnchorDeformableDecoder(
-            deformable_detr.decoder_layers(config), width=config.width, padded_positions=config.padded_positions
-        ),
-        heads=heads,
+        decoder=decoder(config),
+        heads=detection_heads,
         card=card,
     )
+
+
+def heads(config: Config) -> LayerwiseHeads:
+    """A pair of heads for each layer; as where references are points, the first layer's boxes start smaller than their anchors."""
+    made = LayerwiseHeads(width=config.width, outputs=config.class_count, layers=config.decoder_layers)
+    start_heads(made)
+    with torch.no_grad():
+        nn.init.constant_(made.pairs()[0][1].output.bias[2:], -2.0)
+    return made
+
+
+def decoder(config: Config) -> AnchorDeformableDecoder:
+    """Deformable DETR's layers around moving boxes."""
+    layers = deformable_detr.decoder_layers(config)
+    return AnchorDeformableDecoder(layers, width=config.width, padded_positions=config.padded_positions)
 
 
 def criterion(config: Config, model: Detector | None = None) -> SetCriterion:
@@ -145,28 +154,23 @@ RECIPE = Recipe(epochs=50, batch_size=16)
 _WEIGHTS = PublishedWeights(
     "https://drive.google.com/drive/folders/1uP9N0HIBPB6OPxLq5aqeIfKNOFFYQl2t", 0.487, "Apache-2.0", tag="v2"
 )
+EXCEPTIONS = {
+    "tokens_behind_padding_are_not_looked_at": "Queries code their boxes as parts of the padded batch, as in the authors' code, so results "
+    "change a little with the padding; padded_positions=False ends that."
+}
+COMPACT: dict[str, Any] = {
+    "backbone": "compact",
+    "levels": 3,
+    "queries": 30,
+    "width": 96,
+    "hidden": 192,
+    "encoder_layers": 0,
+    "decoder_layers": 2,
+    "padded_positions": False,
+}
 VARIANTS: dict[str, Variant] = {
-    "dab-deformable-detr-r50": Variant(
-        Config(),
-        RECIPE,
-        weights=(_WEIGHTS,),
-        exceptions={
-            "tokens_behind_padding_are_not_looked_at": "Queries code their boxes as parts of the padded batch, as in the authors' code, so results "
-            "change a little with the padding; padded_positions=False ends that."
-        },
-    ),
+    "dab-deformable-detr-r50": Variant(Config(), RECIPE, weights=(_WEIGHTS,), exceptions=EXCEPTIONS),
     "dab-deformable-detr-compact": Variant(
-        Config(
-            backbone="compact",
-            levels=3,
-            queries=30,
-            width=96,
-            hidden=192,
-            encoder_layers=0,
-            decoder_layers=2,
-            padded_positions=False,
-        ),
-        deformable_detr.COMPACT_RECIPE,
-        deformable_detr.COMPACT_PREPROCESSING,
+        Config(**COMPACT), deformable_detr.COMPACT_RECIPE, deformable_detr.COMPACT_PREPROCESSING
     ),
 }

@@ -327,18 +327,14 @@ def square_grid(count: int) -> Tensor:
 
 def build(config: Config, card: ModelCard) -> EncoderDecoder:
     """Conditional DETR's parts, with anchors for queries and codes scaled by content (figure 5)."""
-    backbone = build_backbone(config.backbone)
-    heads: DetectionHeads | BoxHeadPerLayer = DetectionHeads(width=config.width, outputs=config.class_count)
-    if config.box_head_per_layer:
-        heads = BoxHeadPerLayer(width=config.width, outputs=config.class_count, layers=config.decoder_layers)
-    start_heads(heads)
+    backbone, detection_heads = build_backbone(config.backbone), heads(config)
     return EncoderDecoder(
         backbone=backbone,
         neck=detr.neck(config, backbone, temperature=config.temperature),
         encoder=encoder(config),
         query_source=query_source(config),
         decoder=decoder(config),
-        heads=heads,
+        heads=detection_heads,
         card=card,
     )
 
@@ -375,6 +371,15 @@ def query_source(config: Config) -> AnchorQueries:
         centers=config.centers,
     )
     return source if config.learn_queries else source.requires_grad_(False)
+
+
+def heads(config: Config) -> DetectionHeads | BoxHeadPerLayer:
+    """One class head for all layers, with one box head or one for each layer."""
+    made: DetectionHeads | BoxHeadPerLayer = DetectionHeads(width=config.width, outputs=config.class_count)
+    if config.box_head_per_layer:
+        made = BoxHeadPerLayer(width=config.width, outputs=config.class_count, layers=config.decoder_layers)
+    start_heads(made)
+    return made
 
 
 def criterion(config: CostSettings, model: Detector | None = None) -> SetCriterion:  # noqa: ARG001 - for papers with masks
