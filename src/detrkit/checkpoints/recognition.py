@@ -19,6 +19,7 @@ from detrkit.checkpoints import (
     deformable_detr,
     detr,
     detr_segmentation,
+    h_detr,
     light_detr,
     sam_detr,
     smca_detr,
@@ -81,17 +82,7 @@ _KNOWN: dict[str, Table | Paper] = {
             },
         ),
     ),
-    "h_detr": Paper(
-        "H-DETR",
-        (
-            {
-                "query_embed.weight": ("Q", "D"),
-                "transformer.pos_trans.weight": ("2D", "2D"),
-                _OFFSETS: (None, "D"),
-            },
-        ),
-        article="an",
-    ),
+    "h_detr": h_detr.TABLE,
     "dn_deformable_detr": Paper(
         "DN-Deformable-DETR", ({**dab_deformable_detr.ANCHORS, "label_enc.weight": (None, "D-1")},)
     ),
