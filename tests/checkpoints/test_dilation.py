@@ -22,6 +22,7 @@ VARIANTS = {
     "sam-detr-r50": {},
     "deformable-detr-r50": {},
     "dab-deformable-detr-r50": {},
+    "h-deformable-detr-r50": {"num_queries_one2one": 6, "num_queries_one2many": 1500},
     # With the heads that their mask heads have channels for.
     "detr-r50-panoptic": {"nheads": 8},
     "conditional-detr-r50-panoptic": {"nheads": 8},

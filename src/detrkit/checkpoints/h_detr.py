@@ -55,7 +55,7 @@ def stated(arguments: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: a setting of another kind than it should be.
     """
     values = {
-        "one_to_many_queries": stored_number(arguments, "num_queries_one2many", least=0),
+        "one_to_many_queries": stored_number(arguments, "num_queries_one2many", also_zero=True),
         "repeats": stored_number(arguments, "k_one2many"),
         "look_forward_twice": stored_flag(arguments, "look_forward_twice"),
     }
@@ -73,7 +73,7 @@ def _kinds_of_queries(values: Mapping[str, Any], tensors: Tensors, arguments: Ma
         CheckpointError: the options contradict the weights.
     """
     own = stored_number(arguments, "num_queries_one2one")
-    more = stored_number(arguments, "num_queries_one2many", least=0)
+    more = stored_number(arguments, "num_queries_one2many", also_zero=True)
     total = Rows("training_queries", "query_source.content.weight").read(tensors)
     if total == 0:  # content is not learned, so the weights show no number
         own, more = own or values["queries"], values["one_to_many_queries"] if more is None else more

@@ -274,22 +274,21 @@ def count_modules(names: Collection[str], beginning: str) -> int:
 _ATTENTION_HEADS = ("nheads", "encoder_attention_heads", "decoder_attention_heads")
 
 
-def stored_number(arguments: Mapping[str, Any], name: str, *, least: int = 1) -> int | None:
+def stored_number(arguments: Mapping[str, Any], name: str, *, also_zero: bool = False) -> int | None:
     """A whole number among stored arguments; None if it is missing or null, which Hugging Face writes for defaults.
 
     Args:
         arguments: options stored beside the weights.
         name: the option.
-        least: the least number that makes sense.
+        also_zero: whether the number can be 0.
 
     Raises:
         CheckpointError: the argument is something else.
     """
     value = arguments.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise CheckpointError(
-            f"the stored setting {name} must be a whole number above {least - 1}, not {value!r}: correct it"
-        )
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1 - also_zero):
+        wanted = "0 or above" if also_zero else "above 0"
+        raise CheckpointError(f"the stored setting {name} must be a whole number {wanted}, not {value!r}: correct it")
     return value
 
 

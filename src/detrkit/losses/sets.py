@@ -180,8 +180,8 @@ class RepeatedGroup(_TrainingGroup):
         if wanted <= group.rows:
             return None
         return (
-            f"an image has {objects} objects, to be learned {group.repeats} times each, but the training group '{self.name}' has only "
-            f"{group.rows} queries: {wanted - group.rows} times none learns an object; build the model with more of these queries or fewer repeats"
+            f"an image has {objects} objects, but the training group '{self.name}' has only {group.rows} queries for {group.repeats} copies of "
+            f"each: {wanted - group.rows} copies are left out; build the model with more of these queries or fewer repeats"
         )
 
 
