@@ -100,7 +100,7 @@ class HybridQueries(ProposalQueries):
 
 
 class MixedQueries(HybridQueries):
-    """The same with content that is learned for each rank of the proposals ("mixed query selection", as in Zhang et al. 2022, DINO, section 3.4).
+    """The same with content that is learned for each rank of the proposals (mixed query selection, as in DINO, Zhang et al. 2022, section 3.4).
 
     Positions are still half of what the projection makes of a proposal. The other half only takes part in the norm's mean and variance, as in
     the authors' weights. Arguments are those of `HybridQueries`.
