@@ -24,6 +24,7 @@ from detrkit.backbones.resnet import ResNet
 from detrkit.layers.frozen_batch_norm import FrozenBatchNorm2d
 from detrkit.models.catalog import CATALOG, config_of, selection_for
 from detrkit.models.detector import EncoderDecoder, flatten_levels
+from detrkit.models.h_detr import MixedQueries
 from detrkit.models.light_detr import DistinctQueries
 from detrkit.structures import ImageBatch, Levels, Output, Stages, Target
 
@@ -82,7 +83,7 @@ def model(request: pytest.FixtureRequest) -> detrkit.Detector:
             module.weight.fill_(0.5)  # random weights under norms that do nothing overflow in a deep network
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             module.weight.data.mul_(module.groups**0.5)  # they begin so small that hardly anything would come through
-    if isinstance(getattr(detector, "query_source", None), DistinctQueries):
+    if isinstance(getattr(detector, "query_source", None), DistinctQueries | MixedQueries):
         content = detector.query_source.content.weight.data
         content[:] = content[0].clone()  # so that results do not depend on which of two equal proposals comes first
     for parameter in detector.parameters():

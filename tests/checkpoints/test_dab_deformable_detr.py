@@ -197,7 +197,7 @@ class TestSettings:
     def test_that_should_be_true_or_false(self, tmp_path: Path) -> None:
         path = write(tmp_path / "file.pth", hollow(COMPACT), nheads=4, random_refpoints_xy="no")
         assert complaint(path) == (
-            f"{path}: the stored setting random_refpoints_xy must be True or False, not 'no': correct it"
+            f"{path}: the stored setting random_refpoints_xy must be true or false, not 'no': correct it"
         )
 
     def test_of_a_part_of_a_model(self, shared: Path) -> None:

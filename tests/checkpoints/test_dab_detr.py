@@ -312,7 +312,7 @@ class TestSettings:
     def test_that_should_be_true_or_false(self, tmp_path: Path, value: Any) -> None:
         path = write(tmp_path / "file.pth", hollow("dab-detr-compact"), nheads=4, random_refpoints_xy=value)
         assert complaint(path) == (
-            f"{path}: the stored setting random_refpoints_xy must be True or False, not {value!r}: correct it"
+            f"{path}: the stored setting random_refpoints_xy must be true or false, not {value!r}: correct it"
         )
 
     @pytest.mark.parametrize(

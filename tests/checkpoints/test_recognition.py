@@ -161,7 +161,7 @@ def test_another_papers_variant_is_refused_by_both_names(shared: Path, tmp_path:
         f"{path} holds a DN-DETR, not a detr-r50: leave `variant` out"
     )
     assert complaint(path, case_tensors(shared, "h_deformable_detr_r50"), variant="deformable-detr-r50") == (
-        f"{path} holds an H-DETR, not a deformable-detr-r50: detrkit does not build H-DETR yet"
+        f"{path} holds an H-DETR, not a deformable-detr-r50: leave `variant` out"
     )
     assert complaint(path, case_tensors(shared, "smca_detr_r50"), variant="deformable-detr-r50") == (
         f"{path} holds an SMCA-DETR, not a deformable-detr-r50: leave `variant` out"

@@ -128,6 +128,33 @@ def test_queries_from_proposals_may_have_any_number(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("kinds", "kept"),
+    [
+        ((9, 12), (6, 12)),
+        ((4, 14), (4, 12)),  # as many together
+        ((4, 3), (4, 3)),
+        ((6, 0), (6, 0)),
+        ((6, 20), (6, 12)),
+    ],
+)
+def test_each_kind_of_queries_keeps_its_first_ones(
+    kinds: tuple[int, int], kept: tuple[int, int], tmp_path: Path
+) -> None:
+    variant = "h-deformable-detr-compact"
+    source = trained(variant, ["a"], one_to_many_queries=12, look_forward_twice=False, repeats=4)
+    model = small(variant, ["a"], queries=kinds[0], one_to_many_queries=kinds[1])
+    drawn, given = model.query_source.content.weight.clone(), source.query_source.content.weight
+    taken = load_start(model, save(source, tmp_path / "trained.safetensors"))
+    assert (taken.queries, taken.queries_now, taken.queries_resized) == (6, kinds[0], True)
+    content = model.query_source.content.weight
+    for (first, last), theirs, count in zip(
+        ((0, kinds[0]), (kinds[0], sum(kinds))), (given[:6], given[6:]), kept, strict=True
+    ):
+        assert torch.equal(content[first : first + count], theirs[:count])
+        assert torch.equal(content[first + count : last], drawn[first + count : last])
+
+
 def test_anchors_on_a_grid_keep_their_number(tmp_path: Path) -> None:
     grid: dict[str, Any] = {"centers": "grid"}
     path = save(small("dab-detr-compact", ["a"], queries=4, **grid), tmp_path / "trained.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import ClassVar
 
 import pytest
@@ -154,6 +155,34 @@ class TestTrainingGroups:
         for name, value in wanted.items():
             torch.testing.assert_close(losses.terms[f"one2many.{name}"], value)
         assert criterion.weights.keys() == losses.terms.keys()
+
+    def test_copies_for_which_there_are_no_queries_are_said_once(self) -> None:
+        queries, group_queries = (prediction(2, layers=2, classes=CLASSES - 1) for _ in range(2))
+        group = QueryGroup("one2many", QUERIES, repeats=3)
+        part = GroupOutput(group, Output(group_queries.logits, group_queries.boxes_cxcywh))
+        output = dataclasses.replace(queries, training_groups=(part,))
+        criterion = self.criterion(RepeatedGroup("one2many"))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            criterion(output, [objects(1), objects(0)])  # three copies, five queries
+            assert caught == []
+            for _ in range(2):
+                criterion(output, [objects(2), objects(1)])
+        assert [str(warning.message) for warning in caught] == [
+            "an image has 2 objects, but the training group 'one2many' has only 5 queries for 3 copies of each: 1 copies are left out; "
+            "build the model with more of these queries or fewer repeats"
+        ]
+        assert caught[0].filename == __file__
+
+    def test_where_queries_run_out_each_learns_a_copy(self) -> None:
+        queries, group_queries = (prediction(1, layers=2, classes=CLASSES - 1) for _ in range(2))
+        group = QueryGroup("one2many", QUERIES, repeats=4)
+        part = GroupOutput(group, Output(group_queries.logits, group_queries.boxes_cxcywh))
+        criterion, targets = self.criterion(RepeatedGroup("one2many")), [objects(2)]
+        with pytest.warns(UserWarning, match="3 copies are left out"):
+            (_, matched) = criterion.matched(dataclasses.replace(queries, training_groups=(part,)), targets)[1]
+        assert matched.matches.queries.tolist() == [list(range(QUERIES))] * 2
+        assert matched.divisor == 8  # as many as there are copies, learned or not
 
     def test_outside_of_training_there_are_none(self) -> None:
         queries, targets = prediction(1, layers=2, classes=CLASSES - 1), [objects(1)]

@@ -33,6 +33,9 @@ class Case:
         skipped: arrays of stages that our model does not have.
         reported: how many detections the authors report of an image, where their values do not say it.
         imitate: changes a model so that it does what the authors' code does in the case, where ours is sound instead.
+        training: whether the values are also of queries that exist in training only. The model then runs in training mode, which changes nothing
+            else where nothing is dropped and norms are frozen.
+        arguments: options without which the authors' file is not understood.
     """
 
     variant: str
@@ -42,6 +45,8 @@ class Case:
     skipped: tuple[str, ...] = ()
     reported: int = 100
     imitate: Callable[[Any], None] | None = None
+    training: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def uses(self, key: str) -> bool:
         """Whether the authors' tensor of this name has a place in our model."""
@@ -82,6 +87,12 @@ CASES = {
     "dab_deformable_detr_r50": Case("dab-deformable-detr-r50", SMALL),
     "dino_r50_4scale": Case("dino-r50-4scale", SMALL, reported=300),
     "dn_dab_detr_r50": Case("dn-dab-detr-r50", SMALL, reported=300),
+    "h_deformable_detr_r50": Case(
+        "h-deformable-detr-r50",
+        SMALL | {"one_to_many_queries": 60},
+        training=True,
+        arguments={"num_queries_one2one": 40, "num_queries_one2many": 60, "k_one2many": 6},
+    ),
     "smca_detr_r50": Case("smca-detr-r50", SMALL, reported=40),
     "smca_detr_r50_multiscale": Case(
         "smca-detr-r50-multiscale",
@@ -180,7 +191,7 @@ class Run:
         self.model.load_state_dict(from_official(self.weights, self.model))
         if case.imitate is not None:
             case.imitate(self.model)
-        self.model.double().eval()
+        self.model.double().train(case.training)
         self.criterion = detrkit.criterion_for(self.model)
         self.stages = self.stages_of(self.batch())
         self.output = self.stages.output
@@ -244,6 +255,16 @@ class Run:
 
         The authors also weigh `_enc` where no encoder proposes anything; then there is no such term.
         """
+        result: dict[str, float] = {}
+        for group, ending in (("", ""), ("one_to_many.", "_one2many")):
+            stems = {name.removesuffix(ending): value for name, value in values.items() if name.endswith(ending)}
+            if group:  # they have no proposals, though the authors weigh them
+                stems = {name: value for name, value in stems.items() if not name.endswith("_enc")}
+            result |= {f"{group}{name}": value for name, value in self._our_terms(stems).items()}
+        return result
+
+    def _our_terms(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Those of one kind of queries."""
         terms = {"loss_ce": "class", "loss_bbox": "l1", "loss_giou": "giou"}
         if hasattr(self.output, "mask_inputs"):
             terms |= {"loss_mask": "mask", "loss_dice": "dice"}
@@ -304,8 +325,11 @@ def _stage(name: str, golden: Golden, stages: Stages) -> Tensor:
         if kind == "encoder":
             proposals, index = stages.all_proposals, torch.from_numpy(golden.arrays["encoder.index"]).long()
         return {"logits": proposals.logits, "boxes": proposals.boxes_cxcywh}[rest[0]][:, index]
-    assert kind == "layers"
     layer = int(rest[0])
+    if kind == "one2many":
+        (group,) = stages.output.training_groups
+        return {"logits": group.output.logits, "boxes": group.output.boxes_cxcywh}[rest[1]][layer]
+    assert kind == "layers"
     return {
         "hidden": lambda: hidden_states(golden, stages)[layer],
         "logits": lambda: stages.output.logits[layer],

@@ -27,6 +27,7 @@ CASES = (
     "smca_detr_r50_multiscale",
     "anchor_detr_r50_c5",
     "anchor_detr_r50_c5_plain",
+    "h_deformable_detr_r50",
 )
 # Of these arrays one element in so many is kept, by the end of the name; what is neither here nor in WHOLE is left out.
 STEPS = {
@@ -38,9 +39,14 @@ STEPS = {
     "encoder.logits": 211,
     "encoder.boxes": 7,
 }
+TRAINING_QUERIES = (
+    "one2many.",
+    5,
+)  # how their arrays' names begin, and how many times fewer of their elements are kept
 WHOLE = ("encoder.index", "encoder.topk")
 FIELDS = ("source", "images", "targets", "scale", "aliases", "matches", "losses", "weights", "total")
 FIELDS += ("empty_one", "empty_both", "postprocess")
+SOME_HAVE = ("matches_one2many",)
 GRADIENTS = 5  # every fifth
 
 
@@ -53,10 +59,10 @@ def small(folder: Path) -> dict[str, Any]:
     for name, values in np.load(folder / "golden.npz").items():
         step = _step(name)
         if step is not None:
-            steps[name] = step
+            steps[name] = step * manifest["sampled"].get(name, {"step": 1})["step"]
             arrays[name] = values.reshape(-1)[::step].round(9).tolist()
     return {
-        **{field: manifest[field] for field in FIELDS},
+        **{field: manifest[field] for field in (*FIELDS, *(field for field in SOME_HAVE if field in manifest))},
         "steps": steps,
         "arrays": arrays,
         "gradients": {name: gradients[name] for name in names[::GRADIENTS]},
@@ -82,7 +88,10 @@ def _step(name: str) -> int | None:
     if name in WHOLE:
         return 1
     fitting = [ending for ending in STEPS if name.endswith(ending)]
-    return STEPS[max(fitting, key=len)] if fitting else None
+    if not fitting:
+        return None
+    beginning, fewer = TRAINING_QUERIES
+    return STEPS[max(fitting, key=len)] * (fewer if name.startswith(beginning) else 1)
 
 
 if __name__ == "__main__":

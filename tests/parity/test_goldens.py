@@ -6,6 +6,7 @@ A part of these values lies beside the tests; the whole of them (every stage, cl
 from __future__ import annotations
 
 import copy
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from parity.cases import Golden, Run
 
 import detrkit
 from detrkit.checkpoints import to_official
+from detrkit.losses.sets import repeat_target
 from detrkit.models.catalog import selection_for
 from detrkit.structures import Detections, ImageBatch, Output, Stages, Target
 
@@ -85,6 +87,22 @@ def test_matches(run: Run, golden: Golden) -> None:
             objects = [Target(torch.zeros_like(target.labels), target.boxes_cxcywh) for target in objects]
         (found["encoder"],) = pairs(run, Output(layer.logits[None], layer.boxes_cxcywh[None]), objects)
     assert found == golden.manifest["matches"]
+
+
+def test_matches_of_training_queries(run: Run, golden: Golden) -> None:
+    """Copies of an object are alike, so any of them may have been matched."""
+    wanted = golden.manifest.get("matches_one2many")
+    groups = run.output.training_groups
+    assert (wanted is None) == (groups == ())
+    if wanted is None:  # all other models have the same queries always
+        return
+    (group,) = groups
+    targets = [repeat_target(target, group.group.repeats) for target in run.targets()]
+    for layer, rows in enumerate(pairs(run, group.output, targets)):
+        for found, (queries, objects), target in zip(rows, wanted[str(layer)], run.targets(), strict=True):
+            count = len(target.labels)
+            assert found[0] == queries
+            assert [number % count for number in found[1]] == [number % count for number in objects]
 
 
 def pairs(run: Run, output: Output, targets: list[Target]) -> list[list[list[list[int]]]]:
@@ -172,7 +190,7 @@ def test_the_authors_checkpoint_is_loaded_whole(run: Run, tmp_path: Path) -> Non
     unused = cases.CASES[run.case].unused
     if unused is not None:
         content[f"{unused}0.weight"] = torch.ones(4, 4)
-    torch.save({"model": content}, tmp_path / "case.pth")
+    torch.save({"model": content, "args": Namespace(**cases.CASES[run.case].arguments)}, tmp_path / "case.pth")
     loaded = detrkit.load(tmp_path / "case.pth", variant=cases.CASES[run.case].variant)
     assert loaded.state_dict().keys() == run.model.state_dict().keys()
     for name, value in loaded.state_dict().items():

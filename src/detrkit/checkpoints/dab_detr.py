@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from types import NoneType
 from typing import Any
 
 from detrkit.checkpoints.conditional_detr import decoder_rules
@@ -31,6 +30,7 @@ from detrkit.checkpoints.shared import (
     hugging_face_backbone,
     hugging_face_layers,
     official_layers,
+    stored_flag,
     stored_float,
 )
 from detrkit.errors import CheckpointError
@@ -180,11 +180,7 @@ def stated_training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
     values = [(ours, stored_float(arguments, theirs)) for theirs, ours in options.items()]
     stated = {name: value for name, value in values if value is not None}
-    fixed = arguments.get("random_refpoints_xy")
-    if not isinstance(fixed, bool | NoneType):
-        raise CheckpointError(
-            f"the stored setting random_refpoints_xy must be True or False, not {fixed!r}: correct it"
-        )
+    fixed = stored_flag(arguments, "random_refpoints_xy")
     return {**stated, "centers": "random" if fixed else "learned"}
 
 

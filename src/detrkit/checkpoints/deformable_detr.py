@@ -87,7 +87,9 @@ def points_in(values: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
 def _queries_in(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> int:
     if not values["two_stage"]:
         return Size("queries", "query_source.embedding.weight").read(tensors)
-    stored = (stored_number(arguments, name) for name in ("two_stage_num_proposals", "num_queries"))
+    # The last name is that of H-DETR's code, which also writes two-stage Deformable DETR's files.
+    names = ("two_stage_num_proposals", "num_queries", "num_queries_one2one")
+    stored = (stored_number(arguments, name) for name in names)
     return next((number for number in stored if number is not None), int(values["queries"]))
 
 
@@ -117,7 +119,7 @@ def official_frame(form: Form) -> list[Rule]:
 
 def _official(form: Form) -> KeyMapping:
     return KeyMapping(
-        [*official_frame(form), *_queries(form, "transformer.", "query_embed")],
+        [*official_frame(form), *query_rules(form, "transformer.", "query_embed")],
         OFFICIAL_COUNTERS,
     )
 
@@ -137,7 +139,7 @@ def _hugging_face(form: Form, names: Collection[str]) -> KeyMapping:
             same("encoder.layers.{n}.norm", f"{encoder}.self_attn_layer_norm"),
             same("decoder.layers.{n}.cross_norm", f"{decoder}.encoder_attn_layer_norm"),
             Rule("encoder.level_code", ("model.level_embed",)),
-            *_queries(form, "model.", "model.query_position_embeddings"),
+            *query_rules(form, "model.", "model.query_position_embeddings"),
             *head_rules(form, "model.decoder.", one_class_head=tied),
             same("neck.projections.{n}.0", "model.input_proj.{n}.0"),
             same("neck.projections.{n}.1", "model.input_proj.{n}.1"),
@@ -159,8 +161,14 @@ def attention_rules(part: str, our_module: str, their_module: str) -> list[Rule]
     ]
 
 
-def _queries(form: Form, transformer: str, embedding: str) -> list[Rule]:
-    """The query source."""
+def query_rules(form: Form, transformer: str, embedding: str) -> list[Rule]:
+    """The query source.
+
+    Args:
+        form: form of the model.
+        transformer: what names in the transformer begin with.
+        embedding: name of the learned queries of one-stage models.
+    """
     names = {"embedding": embedding, "reference_points": f"{transformer}reference_points"}
     if form.two_stage:
         names = {

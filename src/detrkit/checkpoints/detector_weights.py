@@ -13,7 +13,7 @@ _HEAD = "mask_"  # what the names of a mask head's parts begin with
 # Settings without an effect on what a trained detector gives.
 FOR_TRAINING = {
     *("dropout", "learn_queries", "no_object_weight", "class_weight", "l1_weight", "giou_weight"),
-    *("class_cost", "l1_cost", "giou_cost"),
+    *("class_cost", "l1_cost", "giou_cost", "repeats", "look_forward_twice"),
 }
 
 

@@ -17,7 +17,7 @@ from detrkit.checkpoints.names import as_in_files, by_prefix
 from detrkit.checkpoints.own_format import is_own, restore
 from detrkit.checkpoints.reading import WeightFile, read_weights
 from detrkit.checkpoints.recognition import TABLES, recognise
-from detrkit.checkpoints.shared import fitting_backbones, stored_dilation
+from detrkit.checkpoints.shared import agreement_of, fitting_backbones, stored_dilation
 from detrkit.errors import CheckpointError, ConfigurationError
 from detrkit.models.catalog import CATALOG, as_categories, build_from_config, config_of, find_variant
 from detrkit.models.coco_categories import COCO_LAYOUTS
@@ -243,7 +243,7 @@ def _find_variant_name(file: WeightFile, family: str, weights: Mapping[str, Tens
 
 
 def _stored_variants(file: WeightFile, candidates: list[str], stated: Mapping[str, Any]) -> list[str]:
-    """The candidates that agree with the file's stored options, or the one whose published file has this checksum.
+    """The candidates that agree best with the file's stored options, or the one whose published file has this checksum.
 
     An option with which none agrees was changed for this model, and rules out no candidate.
     """
@@ -252,7 +252,8 @@ def _stored_variants(file: WeightFile, candidates: list[str], stated: Mapping[st
         agreeing = [name for name in candidates if CATALOG[name].config.backbone.endswith("-dc5") == dilation]
         candidates = agreeing or candidates
     for setting, value in stated.items():
-        agreeing = [name for name in candidates if getattr(CATALOG[name].config, setting) == value]
+        agreement = {name: agreement_of(getattr(CATALOG[name].config, setting), value) for name in candidates}
+        agreeing = [name for name, agrees in agreement.items() if agrees == max(agreement.values())]
         # A setting must not choose the backbone: perhaps no variant has both.
         if {CATALOG[name].config.backbone for name in agreeing} == {
             CATALOG[name].config.backbone for name in candidates

@@ -22,6 +22,7 @@ from detrkit.checkpoints import (
     dino,
     dn_deformable_detr,
     dn_detr,
+    h_detr,
     light_detr,
     sam_detr,
     smca_detr,
@@ -74,17 +75,7 @@ _KNOWN: dict[str, Table | Paper] = {
         "RT-DETR", ({**_RT_VALUES, "decoder.enc_output.0.weight": ("D", "D")}, _HUGGING_FACE_RT_VALUES), article="an"
     ),
     "dino": dino.TABLE,
-    "h_detr": Paper(
-        "H-DETR",
-        (
-            {
-                "query_embed.weight": ("Q", "D"),
-                "transformer.pos_trans.weight": ("2D", "2D"),
-                _OFFSETS: (None, "D"),
-            },
-        ),
-        article="an",
-    ),
+    "h_detr": h_detr.TABLE,
     "dn_deformable_detr": dn_deformable_detr.TABLE,
     "dn_deformable_encoder": Paper(
         "DN-DAB-Deformable-DETR with dense attention in the decoder",

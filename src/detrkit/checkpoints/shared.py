@@ -200,10 +200,10 @@ class Table:
         paper: its name and what its files are recognised by.
         official: the authors' names for a model with a given configuration.
         layout: the key mapping for a file with these tensors; the file must have one of the paper's signatures.
-        readings: the settings that are read from the weights.
+        readings: the settings that are read from the weights. One that only tells variants apart may be a property of the configuration.
         telling: settings, the most important first, that decide which variants fit the weights best.
-        stated: settings given by the stored arguments, besides dilation and attention heads; variants that do not agree
-            with them are ruled out as long as one agrees.
+        stated: settings given by the stored arguments, besides dilation and attention heads; variants that agree
+            less with them than another are ruled out.
         compute: settings that take arithmetic, given all settings so far, the weights by our names and the stored arguments.
     """
 
@@ -230,7 +230,7 @@ class Table:
             reading.setting: reading.read(tensors) for reading in self.readings if reading.setting in self.telling
         }
         agreement = {
-            name: [_agreement(getattr(config, setting), values[setting]) for setting in self.telling]
+            name: [agreement_of(getattr(config, setting), values[setting]) for setting in self.telling]
             for name, config in configs.items()
         }
         best = max(agreement.values())
@@ -248,10 +248,12 @@ class Table:
             CheckpointError: the weights are only part of a model, or contradict the arguments.
         """
         try:
-            values: dict[str, Any] = {reading.setting: reading.read(tensors) for reading in self.readings}
+            read: dict[str, Any] = {reading.setting: reading.read(tensors) for reading in self.readings}
         except _LackingError as problem:
             part = f"a part of {self.paper.article} {self.paper.name}"
             raise CheckpointError(f"{problem}: this is only {part}") from problem
+        told_apart_by = {name for name in read if isinstance(getattr(type(config), name, None), property)}
+        values = {name: value for name, value in read.items() if name not in told_apart_by}
         values["attention_heads"] = stored_attention_heads(arguments, config.attention_heads)
         values["backbone"] = _stored_backbone(arguments, config.backbone)
         values |= self.stated(arguments)
@@ -259,8 +261,8 @@ class Table:
         return dataclasses.replace(config, **values)
 
 
-def _agreement(setting: Any, value: Any) -> int:
-    """How well a variant's setting agrees with the weights: 2 if equal, 1 if both are zero or both are not, else 0."""
+def agreement_of(setting: Any, value: Any) -> int:
+    """How well a variant's setting agrees with what a file shows: 2 if equal, 1 if both are zero or both are not, else 0."""
     return 2 if setting == value else int(bool(setting) == bool(value))
 
 
@@ -272,15 +274,33 @@ def count_modules(names: Collection[str], beginning: str) -> int:
 _ATTENTION_HEADS = ("nheads", "encoder_attention_heads", "decoder_attention_heads")
 
 
-def stored_number(arguments: Mapping[str, Any], name: str) -> int | None:
-    """A whole number above 0 among stored arguments; None if it is missing or null, which Hugging Face writes for defaults.
+def stored_number(arguments: Mapping[str, Any], name: str, *, also_zero: bool = False) -> int | None:
+    """A whole number among stored arguments; None if it is missing or null, which Hugging Face writes for defaults.
+
+    Args:
+        arguments: options stored beside the weights.
+        name: the option.
+        also_zero: whether the number can be 0.
 
     Raises:
         CheckpointError: the argument is something else.
     """
     value = arguments.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise CheckpointError(f"the stored setting {name} must be a whole number above 0, not {value!r}: correct it")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1 - also_zero):
+        wanted = "0 or above" if also_zero else "above 0"
+        raise CheckpointError(f"the stored setting {name} must be a whole number {wanted}, not {value!r}: correct it")
+    return value
+
+
+def stored_flag(arguments: Mapping[str, Any], name: str) -> bool | None:
+    """True or False among stored arguments; None if it is missing or null.
+
+    Raises:
+        CheckpointError: the argument is something else.
+    """
+    value = arguments.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"the stored setting {name} must be true or false, not {value!r}: correct it")
     return value
 
 
@@ -325,10 +345,7 @@ def stored_dilation(arguments: Mapping[str, Any]) -> bool | None:
         stride = stored_number(backbone, "output_stride")
         if stride is not None:
             return stride == 16
-    dilation = arguments.get("dilation")
-    if dilation is not None and not isinstance(dilation, bool):
-        raise CheckpointError(f"the stored setting dilation must be true or false, not {dilation!r}: correct it")
-    return dilation
+    return stored_flag(arguments, "dilation")
 
 
 def _stored_backbone(arguments: Mapping[str, Any], name: str) -> str:

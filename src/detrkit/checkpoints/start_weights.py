@@ -18,14 +18,14 @@ from detrkit.errors import CheckpointError
 from detrkit.layers.denoising import ContrastiveDenoising
 from detrkit.layers.proposals import TokenProposals
 from detrkit.losses.sets import AllProposals
-from detrkit.models.catalog import criterion_for
+from detrkit.models.catalog import config_of, criterion_for
 from detrkit.models.detector import Detector
 from detrkit.models.dn_detr import LabelDenoising
 
 # Settings in which a detector may differ from the one that it starts from.
 _FREE = FOR_TRAINING | {
     *("class_count", "queries", "distinct_overlap", "mask_weight", "dice_weight"),
-    *("denoising", "denoising_groups", "label_noise", "box_noise"),
+    *("denoising", "denoising_groups", "label_noise", "box_noise", "one_to_many_queries"),
 }
 _QUERIES = "query_source."  # what the names of learned queries begin with
 
@@ -56,7 +56,7 @@ def load_start(model: Detector, path: str | Path) -> Taken:
 
     Outputs of the class heads, and codes of classes, are kept where both have a class of that name; upper and lower case, spaces, hyphens
     and underscores make no difference. The output for "no object" and the code of no known class are kept, and so are all of proposals that
-    only tell objects from background. Of learned queries the first ones are kept.
+    only tell objects from background. Of learned queries the first ones are kept, also of those that exist in training only.
 
     Args:
         model: new, so that what is not copied is as in any new detector; changed in place.
@@ -74,7 +74,7 @@ def load_start(model: Detector, path: str | Path) -> Taken:
     own, given = model.state_dict(), trained.state_dict()
     pairs = _alike(model.card.categories, trained.card.categories)
     classes = dict(_class_rows(model, trained, [(mine.index, theirs.index) for mine, theirs in pairs]))
-    queries = {name: rows for name, rows in _query_rows(own, given) if name not in classes}
+    queries = {name: rows for name, rows in _query_rows(model, trained) if name not in classes}
     rows = {**queries, **classes}
     if queries and model.card.config.get("centers") == "grid":
         raise CheckpointError(
@@ -197,15 +197,26 @@ def _parts_of_classes(model: Detector) -> Iterator[tuple[nn.Module, bool]]:
                 yield head, classless and isinstance(part, TokenProposals)
 
 
-def _query_rows(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[tuple[str, Rows]]:
-    """Tensors of which both detectors have another number of rows for their queries: the first ones are kept."""
-    for name, tensor in own.items():
+def _query_rows(model: Detector, trained: Detector) -> Iterator[tuple[str, Rows]]:
+    """Tensors of which both detectors have other rows for their queries: of each kind of queries the first ones are kept."""
+    given, kinds, their_kinds = trained.state_dict(), _kinds_of_queries(model), _kinds_of_queries(trained)
+    learned = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
+    for name, tensor in model.state_dict().items():
         other = given.get(name)
         if not name.startswith(_QUERIES) or other is None or not tensor.dim() == other.dim() > 0:
             continue
-        if len(tensor) != len(other):
+        if name in learned and (len(tensor), len(other)) == (sum(kinds), sum(their_kinds)) and kinds != their_kinds:
+            always, more = (torch.arange(min(counts)) for counts in zip(kinds, their_kinds, strict=True))
+            yield name, (torch.cat([always, kinds[0] + more]), torch.cat([always, their_kinds[0] + more]))
+        elif len(tensor) != len(other):
             rows = torch.arange(min(len(tensor), len(other)))
             yield name, (rows, rows)
+
+
+def _kinds_of_queries(model: Detector) -> tuple[int, int]:
+    """How many queries a detector has always, and how many more in training."""
+    config = config_of(model)
+    return config.queries, config.training_queries - config.queries
 
 
 def _numbers(values: Iterator[int]) -> Tensor:

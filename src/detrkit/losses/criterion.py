@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from detrkit.losses.classification import focal_loss
 from detrkit.losses.matched import LossTerm, Matched, gather
 from detrkit.losses.sets import DecoderLayers, Part, PredictionSet
 from detrkit.matching.costs import focal_class_cost
-from detrkit.matching.hungarian import HungarianMatcher, Matches, known_matches, set_matcher
+from detrkit.matching.hungarian import HungarianMatcher, Matches, frames_to_user, known_matches, set_matcher
 from detrkit.matching.transfer import HostTask, run_together
 from detrkit.measures import CLASS_LOSS, DISTANCE_LOSS, MATCHED_CLASS_ACCURACY, OVERLAP_LOSS
 from detrkit.structures import Losses, Output, Shown, Target
@@ -61,6 +62,7 @@ class SetCriterion(nn.Module):
         super().__init__()
         self.matcher, self.terms, self.sets = matcher, dict(terms), tuple(sets)
         self.layers, self.class_count = layers, class_count
+        self._warned: set[str] = set()
         self.no_object = class_count if no_object is None else no_object
         names = _check_names(self.sets, layers)
         self.weights = {f"{name}.{term}": term_weights[term] for name in names for term in self.terms}
@@ -106,6 +108,7 @@ class SetCriterion(nn.Module):
         object_count = number_of_objects(targets, output.boxes_cxcywh)
         parts = [(each, each.part(output, targets, object_count)) for each in self.sets]
         present = [(each, part) for each, part in parts if part is not None]
+        self._warn_of_shortages(present)
         all_matches = self._match([part for _, part in present], targets)
         return [
             (
@@ -136,6 +139,13 @@ class SetCriterion(nn.Module):
             shown = shown or shown_of_last_layer(matched, values)
         total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         return Losses(total, terms, shown)
+
+    def _warn_of_shortages(self, parts: Sequence[tuple[PredictionSet, Part]]) -> None:
+        """Says once of each set that its predictions are too few."""
+        for each, part in parts:
+            if part.shortage is not None and each.source not in self._warned:
+                self._warned.add(each.source)
+                warnings.warn(part.shortage, stacklevel=frames_to_user())
 
     def _match(self, parts: Sequence[Part], targets: Sequence[Target]) -> list[Matches]:
         """Matches all parts and checks all labels with a single copy from the device."""

@@ -31,6 +31,7 @@ class Part:
             for predictions that still have to be matched.
         counted: (B, R) bool, the rows that count in the class loss; None where all do.
         warn: whether to warn if an image has more objects than predictions, since more queries would help.
+        shortage: a sentence for users where predictions are too few for another reason.
     """
 
     output: Output
@@ -39,6 +40,7 @@ class Part:
     objects: Tensor | None = None
     counted: Tensor | None = None
     warn: bool = False
+    shortage: str | None = None
 
 
 class PredictionSet(Protocol):
@@ -170,7 +172,17 @@ class RepeatedGroup(_TrainingGroup):
             )
         repeated = [repeat_target(target, group.repeats) for target in targets]
         divisor = _at_least_one(object_count * group.repeats)
-        return Part(predictions.output, repeated, divisor, counted=group.counted)
+        shortage = self._shortage(max((len(target.labels) for target in targets), default=0), group)
+        return Part(predictions.output, repeated, divisor, counted=group.counted, shortage=shortage)
+
+    def _shortage(self, objects: int, group: QueryGroup) -> str | None:
+        wanted = objects * group.repeats
+        if wanted <= group.rows:
+            return None
+        return (
+            f"an image has {objects} objects, but the training group '{self.name}' has only {group.rows} queries for {group.repeats} copies of "
+            f"each: {wanted - group.rows} copies are left out; build the model with more of these queries or fewer repeats"
+        )
 
 
 def repeat_target(target: Target, repeats: int) -> Target:

@@ -131,7 +131,7 @@ class HungarianMatcher:
             warnings.warn(
                 f"an image has {objects} objects but the model only {queries} {'query' if queries == 1 else 'queries'}: it cannot learn from the remaining objects; "
                 f"build it with queries={objects} or more",
-                stacklevel=_frames_to_user(),
+                stacklevel=frames_to_user(),
             )
 
     def _refuse(self, costs: NDArray[Any], output: Output, targets: PaddedTargets) -> None:
@@ -181,7 +181,7 @@ def _first_objects(counts: Sequence[int]) -> NDArray[np.int64]:
     return np.cumsum([0, *counts], dtype=np.int64)[:-1]
 
 
-def _frames_to_user() -> int:
+def frames_to_user() -> int:
     """The `stacklevel` of the nearest caller outside detrkit and PyTorch, where a warning should point (Python 3.12 has `skip_file_prefixes`)."""
     inside = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
     frame, level = sys._getframe(1), 1

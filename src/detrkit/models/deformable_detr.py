@@ -139,9 +139,18 @@ class ProposalQueries(nn.Module):
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None = None) -> Queries:  # noqa: ARG002 - ignores the targets
         """Queries from the best proposals of each image, fewer where memory has fewer tokens."""
+        return self.best(memory, self.count)
+
+    def best(self, memory: Memory, count: int) -> Queries:
+        """Queries from so many of the best proposals: a step for papers that make more of them in training, or other contents.
+
+        Args:
+            memory: the encoded image.
+            count: the most queries.
+        """
         proposals = self.proposals(memory)
         scores = proposals.logits[..., 0].detach()
-        rows = scores.topk(min(self.count, scores.shape[1]), dim=1).indices  # (B, Q), best first
+        rows = scores.topk(min(count, scores.shape[1]), dim=1).indices  # (B, Q), best first
         return self.of_rows(Proposals(all=proposals), rows)
 
     def of_rows(self, proposals: Proposals, rows: Tensor) -> Queries:

@@ -304,7 +304,7 @@ class MoreQueries(Supervised):
         self.groups = tuple(groups)
         self.source: nn.Module | None = None
         config = config_of(model)
-        if not isinstance(model.query_source, _SOURCES):
+        if type(model.query_source) not in _SOURCES:  # descendants differ in what more of them would be
             raise ConfigurationError(
                 f"{model.card.variant} has queries to which no others can be added: choose a variant of DETR, Conditional, SMCA, DAB or "
                 "Deformable DETR"
