@@ -24,6 +24,7 @@ VARIANTS = {
     "dab-deformable-detr-r50": {},
     "dn-dab-detr-r50": {"random_refpoints_xy": False},
     "dn-dab-deformable-detr-r50": {},
+    "dino-r50-4scale": {},
     "h-deformable-detr-r50": {"num_queries_one2one": 6, "num_queries_one2many": 1500},
     # With the heads that their mask heads have channels for.
     "detr-r50-panoptic": {"nheads": 8},

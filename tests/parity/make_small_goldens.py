@@ -21,6 +21,7 @@ CASES = (
     "deformable_detr_two_stage",
     "dab_deformable_detr_r50",
     "dn_dab_detr_r50",
+    "dino_r50_4scale",
     "sam_detr_r50_smca",
     "sam_detr_r50_multiscale",
     "smca_detr_r50",

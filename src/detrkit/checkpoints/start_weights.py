@@ -25,7 +25,7 @@ from detrkit.models.dn_detr import LabelDenoising
 # Settings in which a detector may differ from the one that it starts from.
 _FREE = FOR_TRAINING | {
     *("class_count", "queries", "distinct_overlap", "mask_weight", "dice_weight"),
-    *("denoising", "denoising_groups", "label_noise", "box_noise", "one_to_many_queries"),
+    *("denoising", "denoising_groups", "label_noise", "label_codes", "box_noise", "one_to_many_queries"),
 }
 _QUERIES = "query_source."  # what the names of learned queries begin with
 
