@@ -70,6 +70,12 @@ class Runs:
     def __init__(self, digits: Path, folder: Path) -> None:
         sparse, empty = sparse_data(folder / "sparse data"), data_without_objects(digits, folder / "empty data")
         masks = {"variant": "deformable-detr-compact-panoptic", "epochs": 1}
+        more: dict[str, Any] = {
+            "variant": "deformable-detr-compact-two-stage",
+            "supervision": "one-to-many,queries=9,repeats=3",
+            "epochs": 1,
+        }
+        noise = {"variant": "dino-compact", "settings": {**PLAIN["settings"], "denoising": 8}, "epochs": 1}
         cut: dict[str, Any] = {"resume": str(folder / "cut")}
         interrupted = {"resume": str(folder / "interrupted")}
         legs = {
@@ -83,6 +89,9 @@ class Runs:
             "two, resumed": {"train": {**cut, "devices": 1}, "sgd": True},
             "masks, one": together(sparse, folder / "masks one", 1, **masks),
             "masks, two": together(sparse, folder / "masks two", 2, **masks),
+            "more, one": together(sparse, folder / "more one", 1, **more),
+            "more, two": together(sparse, folder / "more two", 2, **more),
+            "noise, two": together(sparse, folder / "noise two", 2, **noise),
             "no objects": together(empty, folder / "no objects", 2),
             "small batch": together(digits, folder / "small batch", 2, batch_size=1),
             "other number": together(digits, folder / "other number", 2, devices=3),
@@ -136,6 +145,19 @@ def test_processes_without_any_object(runs: Runs) -> None:
     """In batches of five of which most parts, and some batches as a whole, have none: boxes, masks and classes."""
     assert (runs.codes["masks, one"], runs.codes["masks, two"]) == ([0], [0, 0]), runs.said
     check_equal(runs.folder / "masks one", runs.folder / "masks two")
+
+
+def test_one_to_many_queries_of_processes_without_any_object(runs: Runs) -> None:
+    """Losses are divided by the repeated objects of all processes."""
+    assert (runs.codes["more, one"], runs.codes["more, two"]) == ([0], [0, 0]), runs.said
+    check_equal(runs.folder / "more one", runs.folder / "more two")
+
+
+def test_noised_objects_of_processes_without_any_object(runs: Runs) -> None:
+    """Each process draws noise of its own, so there is no single process to compare with."""
+    assert runs.codes["noise, two"] == [0, 0], runs.said
+    losses = [float(row["loss"]) for row in rows(runs.folder / "noise two")]
+    assert all(0 < loss < 1e4 for loss in losses)
 
 
 def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(runs: Runs) -> None:
