@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from training.small_runs import check_same_run, run, without_reports
 
 import detrkit
+from detrkit.errors import OptionError
 
 OPTIONS = {"supervision": "groups,count=3", "epochs": 2, "crop": False}
 
@@ -46,3 +47,18 @@ def test_it_starts_from_a_model_without_it(digits_folder: Path, tmp_path: Path) 
         supervision="denoising,copies=20",
     )
     assert "all 10 classes kept" in printed
+
+
+@pytest.mark.parametrize(
+    ("variant", "supervision", "words"),
+    [
+        ("detr-r50", "denoising", "start from no points or boxes"),
+        ("detr-r50-panoptic", "groups", "has a forward pass of its own"),
+        ("dino-r50-4scale", "groups", "brings training queries of its own"),
+        ("detr-r50", "more", "there is no supervision 'more'"),
+    ],
+)
+def test_what_a_model_cannot_take_is_said_before_anything_is_read(variant: str, supervision: str, words: str) -> None:
+    with pytest.raises(OptionError, match=words) as caught:
+        detrkit.train(variant, "no such data", supervision=supervision)
+    assert caught.value.options == ("supervision",)

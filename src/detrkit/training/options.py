@@ -14,9 +14,9 @@ import torch
 from detrkit.data.augmentation import POLICIES
 from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded
-from detrkit.models.catalog import changed_config, find_variant, has_masks
+from detrkit.models.catalog import build, changed_config, find_variant, has_masks
 from detrkit.models.settings import check_type
-from detrkit.models.supervision import parse
+from detrkit.models.supervision import parse, supervise
 from detrkit.prediction.devices import choose_device
 from detrkit.training.learning_checks import check_learning
 from detrkit.training.pieces import pieces
@@ -112,6 +112,8 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         settings=_all_settings(variant.config, options.settings),
         workers=_or(options.workers, 0 if on_cpu else min(8, max(1, (os.cpu_count() or 1) // options.devices))),
     )
+    if resolved.supervision is not None:
+        _check_supervision(resolved)
     if options.scale_lr:
         resolved = dataclasses.replace(resolved, **scaled_rates(options, batch_size, recipe))
     if batch_size % (resolved.accumulate or 1):
@@ -148,6 +150,20 @@ def added_queries(options: TrainingOptions, config: Any) -> int:
         OptionError: there is no such supervision.
     """
     return 0 if options.supervision is None else parse(options.supervision).rows(config.queries)
+
+
+def _check_supervision(options: TrainingOptions) -> None:
+    """Refuses supervision that the model cannot take, before anything is read or downloaded; a model of names and shapes is enough for that."""
+    with torch.device("meta"):
+        model = build(options.variant, **options.settings)
+    assert options.supervision is not None
+    try:
+        with torch.device("meta"):
+            supervise(model, options.supervision)
+    except OptionError:
+        raise
+    except ConfigurationError as problem:
+        raise OptionError(str(problem), "supervision") from problem
 
 
 def located(data: str) -> str:
