@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/
 
-.PHONY: setup demo test test-slow test-processor check site format variants notebook lock
+.PHONY: setup demo test test-times test-slow test-processor check site format variants notebook lock
 
 setup: $(VENV)/.ready
 
@@ -28,6 +28,11 @@ demo: setup
 WORKERS ?= 2
 test: setup
 	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
+
+# Processor seconds of every file and of the slowest tests, to see what is worth making faster: `make test-times FILES=tests/commands`.
+FILES ?= tests
+test-times: setup
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN)python -m pytest -q -m "not slow" -p cpu_seconds $(FILES)
 
 test-slow: setup
 	$(RUN)python -m pytest -m slow

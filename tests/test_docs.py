@@ -8,9 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked_commands import ForkedCommands, forked_commands
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
@@ -21,18 +23,21 @@ PAGES = [page.name for page in sorted(DOCS.glob("*.md")) if TESTED.search(page.r
 BINARIES = Path(sys.executable).parent
 
 
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCommands]:
+    with forked_commands(tmp_path_factory.mktemp("printed")) as forked:
+        yield forked
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_marked_blocks_run(page: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}"}
+def test_marked_blocks_run(page: str, tmp_path: Path, commands: ForkedCommands) -> None:
     for language, text in TESTED.findall((DOCS / page).read_text(encoding="utf-8")):
         lines = [text] if language == "python" else [line for line in text.splitlines() if line.strip()]
         for line in lines:
             # Training goes on for a few steps only; that a model learns is examined elsewhere.
             line = re.sub(r"--steps \d+", "--steps 6", line)
-            command = [sys.executable, "-c", line] if language == "python" else shlex.split(line)
-            result = subprocess.run(
-                command, capture_output=True, text=True, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL
-            )
+            command = ["python", "-c", line] if language == "python" else shlex.split(line)
+            result = commands.run(command, tmp_path)
             assert result.returncode == 0, f"{page}: {line}\n{result.stdout}\n{result.stderr}"
 
 

@@ -1,8 +1,9 @@
 """What every entry of the catalog has to keep, whatever its paper: adding a variant adds its tests.
 
-Cheap checks run on every variant; those that take seconds run once for each structure (see `structure`). Checks from outside hold for any
-detector; those of single parts are for models made of the six parts. A check that a variant breaks by design is named in its
-`exceptions` and then has to fail.
+Names are checked of every variant, on a model without memory (`whole`). What takes a forward pass runs once for each structure (see
+`structure`), on a small model (`model`); export, which takes seconds, on fewer of them (see `to_export`). Checks from outside hold for any
+detector; those of single parts are for models made of the six parts. A check that a variant breaks by design is named in its `exceptions`
+and then has to fail.
 """
 
 from __future__ import annotations
@@ -71,13 +72,55 @@ def representatives(variants: Mapping[str, Any]) -> dict[str, set[Any]]:
     return chosen
 
 
+def export_traits(family: str, config: Any) -> set[Any]:
+    """What export may depend on, one by one: the settings of a family, as in `structure`, the number of levels, and the kind of backbone.
+
+    A model with an encoder stands for those without one, too.
+    """
+    _, *settings = structure(family, config)
+    each = {name: min(value, 2) if name == "levels" and value else value for name, value in settings}
+    if not each["encoder_layers"]:
+        del each["encoder_layers"]
+    own = {(family, *setting) for setting in each.items()}
+    return own | {("levels", getattr(config, "levels", None)), ("backbone", backbone_kind(config))}
+
+
+def to_export(variants: Mapping[str, Any]) -> list[str]:
+    """A few of the representatives that have all traits of all variants between them."""
+    traits = {name: export_traits(variants[name].family, variants[name].config) for name in representatives(variants)}
+    missing, chosen = set().union(*traits.values()), []
+    while missing:
+        chosen.append(max(traits, key=lambda name: len(traits[name] & missing)))
+        missing -= traits[chosen[-1]]
+    return chosen
+
+
 REPRESENTATIVES = representatives(CATALOG)
+EXPORTED = to_export(CATALOG)
+
+
+def smaller(variant: str) -> dict[str, Any]:
+    """Settings of a model of the same structure that takes a part of the time; the kind of its backbone is examined with one variant."""
+    config = CATALOG[variant].config
+    sizes = {"width": 64, "hidden": 64, "queries": 24, "decoder_layers": 2}
+    fewer = {name: min(value, getattr(config, name)) for name, value in sizes.items()}
+    fewer["encoder_layers"] = min(config.encoder_layers, 1)
+    own_backbone = backbone_kind(config) in REPRESENTATIVES[variant]
+    return fewer | ({} if own_backbone else {"backbone": "compact"})
 
 
 @pytest.fixture(scope="module", params=list(CATALOG))
+def whole(request: pytest.FixtureRequest) -> detrkit.Detector:
+    """Every variant as it is in the catalog, but without values."""
+    with torch.device("meta"):
+        return detrkit.build(request.param)
+
+
+@pytest.fixture(scope="module", params=list(REPRESENTATIVES))
 def model(request: pytest.FixtureRequest) -> detrkit.Detector:
+    """A small model of every structure."""
     torch.manual_seed(0)
-    detector = detrkit.build(request.param, classes=["cat", "dog", "bird"]).eval()
+    detector = detrkit.build(request.param, classes=["cat", "dog", "bird"], **smaller(request.param)).eval()
     for module in detector.backbone.modules():
         if isinstance(module, FrozenBatchNorm2d) and isinstance(detector.backbone, ResNet):
             module.weight.fill_(0.5)  # random weights under norms that do nothing overflow in a deep network
@@ -106,14 +149,6 @@ def _exceptions(request: pytest.FixtureRequest) -> None:
 def exceptions_of(variant: str) -> Mapping[str, str]:
     """The checks, without "test_", that a variant breaks by design, and the sentence that tells why."""
     return CATALOG[variant].exceptions
-
-
-@pytest.fixture
-def heavy(model: detrkit.Detector) -> detrkit.Detector:
-    """The model, for checks that take seconds and say the same of every model of its structure."""
-    if model.card.variant not in REPRESENTATIVES:
-        pytest.skip("a smaller variant of the same structure is examined")
-    return model
 
 
 @pytest.fixture
@@ -166,16 +201,16 @@ def some_targets() -> list[Target]:
 
 
 @torch.no_grad()
-def test_nothing_behind_padding_matters(heavy: detrkit.Detector) -> None:
+def test_nothing_behind_padding_matters(model: detrkit.Detector) -> None:
     padding = padding_of((HEIGHT, 100), (97, WIDTH))
     pixels = images()
     other = torch.where(padding[:, None], torch.full_like(pixels, 1e4), pixels)
-    wanted = stages_of(heavy, ImageBatch(pixels, padding))
-    assert_close(heavy(ImageBatch(other, padding)), wanted, 1e-5)  # 1e4 would not hide behind such a tolerance
+    wanted = stages_of(model, ImageBatch(pixels, padding))
+    assert_close(model(ImageBatch(other, padding)), wanted, 1e-5)  # 1e4 would not hide behind such a tolerance
     shown = torch.where(
         torch.arange(HEIGHT)[:, None] < 40, -pixels, pixels
     )  # pixels that are not behind padding do matter
-    assert (heavy(ImageBatch(shown, padding)).logits - wanted.output.logits).abs().max() > 1e-3
+    assert (model(ImageBatch(shown, padding)).logits - wanted.output.logits).abs().max() > 1e-3
 
 
 @torch.no_grad()
@@ -185,9 +220,7 @@ def test_padding_none_is_padding_nowhere(model: detrkit.Detector, expected: Stag
 
 
 @torch.no_grad()
-def test_permuted_queries_give_permuted_results(
-    heavy: detrkit.Detector, parts: EncoderDecoder, expected: Stages
-) -> None:
+def test_permuted_queries_give_permuted_results(parts: EncoderDecoder, expected: Stages) -> None:
     queries, output = expected.queries, expected.output
     order = torch.randperm(queries.content.shape[1], generator=torch.Generator().manual_seed(3))
     of_all = {field.name: getattr(queries, field.name) for field in dataclasses.fields(queries)}
@@ -214,15 +247,15 @@ def test_the_best_proposals_become_queries(model: detrkit.Detector, expected: St
 
 
 @torch.no_grad()
-def test_images_of_a_batch_do_not_see_each_other(heavy: detrkit.Detector, expected: Stages) -> None:
+def test_images_of_a_batch_do_not_see_each_other(model: detrkit.Detector, expected: Stages) -> None:
     for row in range(2):
         part, scores = slice(row, row + 1), choice_of(expected)
         wanted = Output(expected.output.logits[:, part], expected.output.boxes_cxcywh[:, part])
-        assert_same_output(heavy(ImageBatch(images()[part])), wanted, 1e-4, None if scores is None else scores[part])
+        assert_same_output(model(ImageBatch(images()[part])), wanted, 1e-4, None if scores is None else scores[part])
 
 
 @torch.no_grad()
-def test_tokens_behind_padding_are_not_looked_at(heavy: detrkit.Detector, parts: EncoderDecoder) -> None:
+def test_tokens_behind_padding_are_not_looked_at(parts: EncoderDecoder) -> None:
     """From the levels on, a padded image gives what it gives alone; before them, convolutions and norms may see its border."""
     features = parts.backbone(ImageBatch(images(count=1)))
     alone = parts.neck(features[-getattr(parts, "levels_taken", 0) :])  # the others are for masks
@@ -257,18 +290,17 @@ def with_padding(model: EncoderDecoder, levels: Levels) -> Levels:
     return Levels(tuple(maps), positions, tuple(paddings))
 
 
-def test_every_tensor_has_one_name(model: detrkit.Detector) -> None:
+def test_every_tensor_has_one_name(whole: detrkit.Detector) -> None:
     """A module that two parts hold would be saved twice; whoever owns it hands it to whoever needs it."""
-    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    tensors = [*whole.named_parameters(remove_duplicate=False), *whole.named_buffers(remove_duplicate=False)]
     names: dict[int, list[str]] = {}
     for name, tensor in tensors:
         names.setdefault(id(tensor), []).append(name)
     assert [same for same in names.values() if len(same) > 1] == []
 
 
-def test_every_parameter_gets_a_gradient(heavy: detrkit.Detector) -> None:
+def test_every_parameter_gets_a_gradient(model: detrkit.Detector) -> None:
     """A parameter without one would stop training on several devices; an image without objects must not change that."""
-    model = heavy
     model.zero_grad()
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     model.train()  # some parts are there in training only
@@ -288,47 +320,32 @@ def test_every_parameter_gets_a_gradient(heavy: detrkit.Detector) -> None:
     model.zero_grad()
 
 
-def test_export(heavy: detrkit.Detector) -> None:
-    """One graph for every batch and image size, the same numbers out. Further layers, and a backbone once more, would add only time."""
-    config, model = config_of(heavy), heavy
-    fewer: dict[str, Any] = {"encoder_layers": min(config.encoder_layers, 1), "decoder_layers": 2}
-    if backbone_kind(config) not in REPRESENTATIVES[model.card.variant]:
-        fewer["backbone"] = "compact"  # its own is exported with another variant
-    shallow = detrkit.build(model.card.variant, classes=["cat", "dog", "bird"], **fewer).eval()
-    given = model.state_dict()
-    wanted = {
-        name: value
-        for name, value in shallow.state_dict().items()
-        if not name.startswith(("backbone.", "neck.", "mask_head.adapters."))
-    }
-    assert all(given[name].shape == value.shape for name, value in wanted.items())
-    shallow.load_state_dict({**shallow.state_dict(), **{name: given[name] for name in wanted}})
-    if "backbone" not in fewer:
-        shallow.load_state_dict({name: given[name] for name in shallow.state_dict()})
+def test_export(model: detrkit.Detector) -> None:
+    """One graph for every batch and image size, the same numbers out."""
+    if model.card.variant not in EXPORTED:
+        pytest.skip("others that have all of its traits between them are exported")
     batch_size, size = torch.export.Dim("batch", min=1), torch.export.Dim.DYNAMIC
     shapes = [{0: batch_size, 2: size, 3: size}, {0: batch_size, 1: size, 2: size}]
     example = ImageBatch(images(), padding_of((HEIGHT, 100), (97, WIDTH)))
-    program = torch.export.export(shallow, (example,), dynamic_shapes=(shapes,)).module()
+    program = torch.export.export(model, (example,), dynamic_shapes=(shapes,)).module()
     for count, height, width in ((1, 96, 192), (3, 160, 130)):
         inside = padding_of(*([(height, width)] * (count - 1)), (height - 30, width), height=height, width=width)
         batch = ImageBatch(images(height, width, count, seed=5), inside)
         with torch.no_grad():
-            assert_close(program(batch), shallow.stages(batch), 1e-4)
+            assert_close(program(batch), model.stages(batch), 1e-4)
 
 
 @torch.no_grad()
-def test_forward_gives_the_last_of_the_stages(heavy: detrkit.Detector, expected: Stages) -> None:
+def test_forward_gives_the_last_of_the_stages(model: detrkit.Detector, expected: Stages) -> None:
     padded = ImageBatch(images(), padding_of((HEIGHT, 100), (97, WIDTH)))
-    for batch, wanted in ((ImageBatch(images()), expected), (padded, heavy.stages(padded))):
-        output = heavy(batch)
+    for batch, wanted in ((ImageBatch(images()), expected), (padded, model.stages(padded))):
+        output = model(batch)
         assert_close(output, wanted, 1e-5)
         assert (output.proposals is None) == (wanted.output.proposals is None)
 
 
 @torch.no_grad()
-def test_mixed_precision_keeps_coordinates_in_float32(
-    heavy: detrkit.Detector, parts: EncoderDecoder, expected: Stages
-) -> None:
+def test_mixed_precision_keeps_coordinates_in_float32(parts: EncoderDecoder, expected: Stages) -> None:
     model = parts
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = model.stages(ImageBatch(images()))
@@ -344,7 +361,7 @@ def test_mixed_precision_keeps_coordinates_in_float32(
 
 
 @torch.no_grad()
-def test_a_bfloat16_model_keeps_coordinates_in_float32(heavy: detrkit.Detector, parts: EncoderDecoder) -> None:
+def test_a_bfloat16_model_keeps_coordinates_in_float32(parts: EncoderDecoder) -> None:
     """Also without autocast, where every parameter has few digits."""
     model = copy.deepcopy(parts).bfloat16()
     stages = model.stages(ImageBatch(images().bfloat16()))
@@ -354,14 +371,20 @@ def test_a_bfloat16_model_keeps_coordinates_in_float32(heavy: detrkit.Detector, 
 
 
 @torch.no_grad()
-def test_own_file_gives_the_same_model(heavy: detrkit.Detector, expected: Stages, tmp_path: Path) -> None:
-    model = heavy
+def test_own_file_gives_the_same_model(model: detrkit.Detector, expected: Stages, tmp_path: Path) -> None:
     again = detrkit.load(detrkit.save(model, tmp_path / "model.safetensors"))
     assert again.card == model.card
     state = again.state_dict()
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
     assert_close(again(ImageBatch(images())), expected, 1e-5)  # rounding depends on where weights lie in memory
+
+
+def test_official_names_of_every_layer(whole: detrkit.Detector) -> None:
+    state = whole.state_dict()
+    official = detrkit.checkpoints.to_official(state, whole)
+    back = detrkit.checkpoints.from_official(official, whole)
+    assert {name: value.shape for name, value in back.items()} == {name: value.shape for name, value in state.items()}
 
 
 def test_official_names_and_back(model: detrkit.Detector) -> None:
@@ -373,8 +396,8 @@ def test_official_names_and_back(model: detrkit.Detector) -> None:
 
 
 @torch.no_grad()
-def test_float64_works(heavy: detrkit.Detector, expected: Stages) -> None:
-    output = copy.deepcopy(heavy).to(torch.float64)(ImageBatch(images().double()))
+def test_float64_works(model: detrkit.Detector, expected: Stages) -> None:
+    output = copy.deepcopy(model).to(torch.float64)(ImageBatch(images().double()))
     assert output.logits.dtype is output.boxes_cxcywh.dtype is torch.float64
     assert_close(output.to(dtype=torch.float32), expected, 1e-3)
 
@@ -395,6 +418,20 @@ def test_every_structure_and_every_kind_of_backbone_is_examined() -> None:
     assert {backbone_kind(each.config) for each in examined} == {
         backbone_kind(each.config) for each in CATALOG.values()
     }
+
+
+def test_what_is_exported_has_every_trait() -> None:
+    traits = {name: export_traits(each.family, each.config) for name, each in CATALOG.items()}
+    assert set().union(*(traits[name] for name in EXPORTED)) == set().union(*traits.values())
+    families = {trait[:2] for name in EXPORTED for trait in traits[name] if len(trait) == 3}
+    assert {(each.family, "encoder_layers") for each in CATALOG.values()} <= families
+
+
+def test_variants_of_one_structure_have_the_same_exceptions() -> None:
+    """Their checks run on one of them."""
+    seen: dict[tuple[Any, ...], Mapping[str, str]] = {}
+    for name, each in CATALOG.items():
+        assert seen.setdefault(structure(each.family, each.config), exceptions_of(name)) == exceptions_of(name), name
 
 
 def test_sizes_make_no_structure_and_switches_do() -> None:

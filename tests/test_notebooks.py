@@ -196,7 +196,7 @@ def test_every_result_is_one_line_of_text(digits_folder: Path) -> None:
         f"<Inspection {digits_folder}: fine": detrkit.inspect_data(digits_folder, quick=True),
         f"<ModelCard light-detr-compact: 80 classes, threshold {model.card.threshold:.3f}>": model.card,
         f"<Objects {len(digits.objects(0))} objects, 0 crowd regions>": digits.objects(0),
-        "<ArrayImages 3 images of 64 × 64 pixels>": digits.images,
+        "<DigitImages 3 images of 64 × 64 pixels>": digits.images,
         f"<ImageFiles 5 files in {digits_folder}": detrkit.open_dataset(digits_folder, "val").images,
         "<Outcome 3 of 5 images done, 7 detections, 1 problem, stopped>": Outcome(
             5, 3, 7, problems=["a\nb"], stopped=True

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked_commands import ForkedCommands, forked_commands
 
 from detrkit.data import read_digits
 
@@ -29,38 +30,60 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(command: list[str], folder: Path) -> str:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=environment, stdin=subprocess.DEVNULL
-    )
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCommands]:
+    with forked_commands(tmp_path_factory.mktemp("printed")) as forked:
+        yield forked
+
+
+def run(commands: ForkedCommands, command: list[str], folder: Path) -> str:
+    result = commands.run(command, folder)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
 
-def test_commands(folder: Path) -> None:
-    commands = [line for block in blocks("console") for line in block.splitlines() if line.startswith("detrkit ")]
-    assert len(commands) >= 5
-    for command in commands:
+def test_commands(folder: Path, commands: ForkedCommands) -> None:
+    lines = [line for block in blocks("console") for line in block.splitlines() if line.startswith("detrkit ")]
+    assert len(lines) >= 5
+    for command in lines:
         words = command.split("#")[0].split()
         if words[1] == "demo":
             words += ["--steps", "6"]
         if words[1] == "train" and "--resume" not in words:
             words += ["--steps", "6"]  # wins over --epochs
-        run(words, folder)
+        run(commands, words, folder)
     for name in ("report.html", "metrics.json", "best.safetensors", "curves.png"):
         assert (folder / "runs" / "demo" / name).is_file()
     assert (folder / "predictions" / "detections.json").is_file()
 
 
-def test_python(folder: Path) -> None:
+def test_python(folder: Path, commands: ForkedCommands) -> None:
     code = blocks("python")
     assert code
     for number, block in enumerate(code):
         shutil.rmtree(folder / "runs" / "digits", ignore_errors=True)
         script = folder / f"block{number}.py"
         script.write_text(block.replace("epochs=20", "steps=6"))
-        assert "AP" in run([sys.executable, str(script)], folder)
+        assert "AP" in run(commands, ["python", str(script)], folder)
+
+
+def test_a_command_that_fails_is_seen(folder: Path, commands: ForkedCommands) -> None:
+    """Of how these tests run commands: their exit codes, what they print, and that none changes another."""
+    refused = commands.run(["detrkit", "predict", "none.safetensors", "photo.jpg"], folder)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "detrkit: there is no weight file none.safetensors: check the path\n"
+    broken = commands.run(["python", "-c", "import json; json.loads = None; 1 / 0"], folder)
+    assert broken.returncode == 1
+    assert "ZeroDivisionError" in broken.stderr
+    assert commands.run(["python", "-c", "import json; print(callable(json.loads))"], folder).stdout == "True\n"
+    assert commands.run(["python", "-c", "raise SystemExit(3)"], folder).returncode == 3
+
+
+def test_the_installed_command_starts() -> None:
+    program = Path(sys.executable).parent / "detrkit"
+    result = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Usage: detrkit" in result.stdout
 
 
 def test_make_commands_exist() -> None:

@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits, load_sample_images
 
 from detrkit.data import DetectionDataset, read_digits
-from detrkit.data.digits import digit_sources
+from detrkit.data.digits import DigitImages, digit_sources
 from detrkit.errors import DataError
 
 
@@ -38,6 +38,32 @@ def test_the_seed_determines_everything(dataset: DetectionDataset) -> None:
     np.testing.assert_array_equal(again.boxes_xyxy, first.boxes_xyxy)
     np.testing.assert_array_equal(again.labels, first.labels)
     assert read_digits("val", images=1).image(0).tobytes() != again.image(0).tobytes()
+
+
+def test_the_default_images_are_those_that_stored_figures_are_of() -> None:
+    """The last one of each split; colours to a level, since libraries may round otherwise."""
+    expected: dict[str, tuple[int, list[int], list[list[int]], list[float]]] = {
+        "train": (17462, [2, 0, 6, 7], [[70, 75, 101, 118], [62, 32, 89, 81], [35, 35, 53, 65], [14, 2, 42, 49]], [139.3, 144.6, 148.3]),
+        "val": (717, [3, 4, 7, 6], [[42, 10, 77, 69], [21, 85, 39, 113], [20, 11, 33, 34], [29, 64, 44, 87]], [151.4, 118.7, 75.8]),
+    }  # fmt: skip
+    for split, (count, labels, boxes, colour) in expected.items():
+        whole = read_digits(split)
+        objects = whole.objects(len(whole) - 1)
+        assert len(whole.labels) == count
+        assert objects.labels.tolist() == labels
+        assert objects.boxes_xyxy.tolist() == boxes
+        mean = np.asarray(whole.image(len(whole) - 1)).mean(axis=(0, 1))
+        np.testing.assert_allclose(mean, colour, atol=0.5)
+
+
+def test_an_image_is_drawn_when_it_is_asked_for_and_kept() -> None:
+    dataset = read_digits("train", images=5, size=64)
+    assert isinstance(dataset.images, DigitImages)
+    last = dataset.image(4)
+    assert dataset.images.drawn.tolist() == [False, False, False, False, True]
+    assert dataset.subset([4, 0]).image(0).tobytes() == last.tobytes()  # order does not matter
+    dataset.images.pixels[4] = 7
+    assert np.asarray(dataset.image(4)).max() == 7
 
 
 def test_splits_share_neither_digits_nor_photographs() -> None:

@@ -74,8 +74,7 @@ def pixels(batches: BatchLoader) -> list[torch.Tensor]:
 
 def with_images(kind: type[ArrayImages], images: int = 8) -> DetectionDataset:
     dataset = read_digits("train", images=images, size=64)
-    assert isinstance(dataset.images, ArrayImages)
-    return replace(dataset, images=kind(dataset.images.pixels))
+    return replace(dataset, images=kind(np.stack([np.asarray(dataset.image(index)) for index in range(images)])))
 
 
 def training_data(images: int = 6) -> TrainingData:
@@ -103,6 +102,21 @@ def test_workers_see_the_same_pixels_boxes_and_epochs() -> None:
     for (values, boxes), (other_values, other_boxes) in zip(alone, shared_out, strict=True):
         assert torch.equal(values, other_values)
         assert boxes == other_boxes
+
+
+def test_workers_keep_the_digits_that_they_draw() -> None:
+    """An epoch's workers find what those of earlier epochs have drawn: it lies in memory that all of them see."""
+    dataset = read_digits("train", images=4, size=64)
+    batches = loader(dataset, 2)
+    first = pixels(batches)
+    shared = batches.dataset._shared.load().images
+    assert shared.drawn.all()
+    assert not dataset.images.drawn.any()  # nothing was drawn in this process
+    shared.pixels[:] = 0
+    again = pixels(batches)
+    black = EvaluationTransform(Preprocessing(64, 64))(Image.new("RGB", (64, 64)))
+    assert all(torch.equal(image, black) for batch in again for image in batch)
+    assert not any(torch.equal(image, black) for batch in first for image in batch)
 
 
 def many_objects(images: int, each: int) -> DetectionDataset:
@@ -261,6 +275,7 @@ def test_other_errors_of_workers_stay_as_they_are(own_module: Callable[[str], Mo
 BEGINNING = """
 from dataclasses import replace
 from functools import partial
+import numpy as np
 from detrkit.cards import Preprocessing
 from detrkit.data import ArrayImages, EvaluationData, EvaluationTransform, collate, read_digits
 from detrkit.data.workers import BatchLoader, for_workers
@@ -289,7 +304,8 @@ class Negative(ArrayImages):
 
 if __name__ == "__main__":
     dataset = read_digits("train", images=8, size=64)
-    negative = replace(dataset, images=Negative(dataset.images.pixels))
+    pixels = np.stack([np.asarray(dataset.image(index)) for index in range(8)])
+    negative = replace(dataset, images=Negative(pixels))
     print(total(negative, 1) == total(negative, 0) != total(dataset, 0))
 """
     assert run_script(tmp_path, BEGINNING + script) == "True\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,25 @@ _NAMES_SHOWN = 10
 
 class NoImagesError(DataError):
     """A split that is there but lists no images, as some exports write for a split that nothing was assigned to."""
+
+
+class Images(Protocol):
+    """Where the pictures of a data set come from: `ImageFiles`, `ArrayImages`, or another source with these methods."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """The name of a picture in messages and result files."""
+
+    def open(self, index: int) -> Image.Image:
+        """The picture, in RGB.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+
+    def subset(self, indices: np.ndarray) -> Images:
+        """Some of the pictures, in the given order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +112,7 @@ class ArrayImages:
 
     def name(self, index: int) -> str:
         """A name for messages and result files."""
-        return f"image_{index:06d}"
+        return array_image_name(index)
 
     def open(self, index: int) -> Image.Image:
         """The picture, in RGB."""
@@ -102,6 +121,11 @@ class ArrayImages:
     def subset(self, indices: np.ndarray) -> ArrayImages:
         """Some of the images, in the given order."""
         return ArrayImages(self.pixels[indices])
+
+
+def array_image_name(index: int) -> str:
+    """What an image that is no file is called in messages and result files."""
+    return f"image_{index:06d}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +178,7 @@ class DetectionDataset:
     """
 
     name: str
-    images: ImageFiles | ArrayImages
+    images: Images
     image_ids: np.ndarray
     sizes: np.ndarray
     categories: tuple[Category, ...]

@@ -164,5 +164,5 @@ def _ends_in_fill(grey: NDArray[np.uint8]) -> bool:
 def _digest(split: Split, index: int) -> bytes:
     """The same bytes for the same file, or for the same pixels in memory."""
     images = split.dataset.images
-    content = images[index].read_bytes() if isinstance(images, ImageFiles) else images.pixels[index].tobytes()
+    content = images[index].read_bytes() if isinstance(images, ImageFiles) else images.open(index).tobytes()
     return hashlib.blake2b(content, digest_size=16).digest()
