@@ -20,24 +20,18 @@ from detrkit.training.pieces import (
     MASK_OBJECTS,
     _mask_bytes,
     _parameter_bytes,
+    count_cost,
     pieces,
     step_memory,
 )
 
 
-def kept_bytes(backbone: nn.Module, side: int) -> int:
-    """What the forward pass of one image keeps for the backward pass, not counting parameters."""
-    kept = kept_tensors(backbone, ImageBatch(torch.zeros(1, 3, side, side)))
-    return sum(each.untyped_storage().nbytes() for each in kept if not isinstance(each, nn.Parameter))
-
-
 @pytest.mark.parametrize("name", BACKBONES)
 def test_costs_of_backbones_are_what_they_keep(name: str) -> None:
-    cost, backbone = BACKBONE_COSTS[name], build_backbone(name).train()
-    per_pixel = (kept_bytes(backbone, 128) - kept_bytes(backbone, 64)) / (128**2 - 64**2)  # without folded weights
-    assert cost.bytes_per_pixel == pytest.approx(per_pixel, rel=0.02)
-    assert cost.parameters == pytest.approx(sum(each.numel() for each in backbone.parameters()), rel=0.02)
-    assert cost.stride == backbone.strides[-1]
+    cost, counted = BACKBONE_COSTS[name], count_cost(build_backbone(name).train())
+    assert cost.bytes_per_pixel == pytest.approx(counted.bytes_per_pixel, rel=0.02)
+    assert cost.parameters == pytest.approx(counted.parameters, rel=0.02)
+    assert cost.stride == counted.stride
 
 
 @pytest.mark.parametrize("name", CATALOG)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from detrkit.backbones import Backbone, build_backbone
+from detrkit.backbones.timm_networks import PREFIX as TIMM
+from detrkit.checkpoints.blank import WithoutRandomValues
 from detrkit.layers.attention import SLICED_FROM
 from detrkit.layers.transformer import FeedForward
 from detrkit.models.settings import Settings
+from detrkit.structures import ImageBatch
 
 # GB (10⁹ bytes) that a step's estimate may reach. 8 GB is the aim: the estimate is within a tenth of what benchmarks/memory.py measures in one
 # step, and in later steps a heap with gaps took up to 0.9 GB more.
@@ -55,6 +63,7 @@ BACKBONE_COSTS: dict[str, BackboneCost] = {
     "compact-c3": BackboneCost(90, 0.119e6, 8),
 }
 LARGEST = BACKBONE_COSTS["resnet101-dc5"]  # stands in for backbones that are not in the table
+_COUNTED_SIDES = 64, 128  # pixels of the images with which the memory of a network of timm's is counted
 
 
 def pieces(config: Settings, batch_size: int, height: int, width: int, *, processes: int = 1) -> int:
@@ -90,7 +99,7 @@ def step_memory(config: Settings, images: int, height: int, width: int) -> float
     """
     # A batch with portrait and landscape images is padded to a square.
     pixels = height * width if images == 1 else max(height, width) ** 2
-    backbone = BACKBONE_COSTS.get(config.backbone, LARGEST)
+    backbone = _backbone_cost(config.backbone)
     tokens = sum(pixels / stride**2 for stride in _strides(config, backbone.stride))
     kept: float = images * (
         backbone.bytes_per_pixel * pixels + _transformer_bytes(config, tokens) + _mask_bytes(config, pixels)
@@ -98,6 +107,42 @@ def step_memory(config: Settings, images: int, height: int, width: int) -> float
     if config.dropout > 0:
         kept += _map_bytes(config, tokens, images)
     return LIBRARIES + (_parameter_bytes(config, backbone) + BACKWARD * kept) / 1e9
+
+
+@functools.cache
+def _backbone_cost(name: str) -> BackboneCost:
+    if name.startswith(TIMM):
+        with WithoutRandomValues():
+            return count_cost(build_backbone(name))
+    return BACKBONE_COSTS.get(name, LARGEST)
+
+
+def count_cost(backbone: Backbone) -> BackboneCost:
+    """The memory that a backbone takes, counted in two forward passes, whose difference has neither parameters nor what is made of them.
+
+    Args:
+        backbone: in training mode.
+    """
+    few, many = (_kept_bytes(backbone, side) for side in _COUNTED_SIDES)
+    pixels = _COUNTED_SIDES[1] ** 2 - _COUNTED_SIDES[0] ** 2
+    parameters = sum(each.numel() for each in backbone.parameters())
+    return BackboneCost((many - few) / pixels, parameters, backbone.strides[-1])
+
+
+def _kept_bytes(backbone: Backbone, side: int) -> int:
+    """What the forward pass of one image keeps for the backward pass."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.random.fork_rng([]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        levels = backbone(ImageBatch(torch.zeros(1, 3, side, side)))  # holds the graph, so that no address is used twice
+    sizes = sum(each.untyped_storage().nbytes() for each in kept.values())
+    del levels
+    return sizes
 
 
 def _strides(config: Settings, coarsest: int) -> list[int]:
