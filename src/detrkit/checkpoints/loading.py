@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from detrkit.backbones import TimmBackbone
 from detrkit.cards import Category
 from detrkit.checkpoints.blank import WithoutRandomValues
 from detrkit.checkpoints.key_mapping import KeyMapping

@@ -41,7 +41,9 @@ def own_tensors(backbone: TimmBackbone, tensors: Mapping[str, Tensor], path: str
         return {own.get(names[name], name): each for name, each in given.items() if names[name] not in elsewhere}
 
     found = renamed(tensors)
-    if all(name in found and found[name].shape == each.shape for name, each in expected.items() if not is_counter(name)):
+    if all(
+        name in found and found[name].shape == each.shape for name, each in expected.items() if not is_counter(name)
+    ):
         return found
     translate = getattr(sys.modules[type(whole).__module__], _TRANSLATION, None)
     if translate is None:

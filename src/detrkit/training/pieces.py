@@ -139,7 +139,9 @@ def _kept_bytes(backbone: Backbone, side: int) -> int:
         return tensor
 
     with torch.random.fork_rng([]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        levels = backbone(ImageBatch(torch.zeros(1, 3, side, side)))  # holds the graph, so that no address is used twice
+        levels = backbone(
+            ImageBatch(torch.zeros(1, 3, side, side))
+        )  # holds the graph, so that no address is used twice
     sizes = sum(each.untyped_storage().nbytes() for each in kept.values())
     del levels
     return sizes

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from detrkit.errors import OptionError, closest
@@ -42,8 +42,9 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
 
 def _common_beginning(names: Sequence[str]) -> str:
     """The components that all names begin with, such as the modules around a network of another library."""
-    common = os.path.commonprefix([name.split(".")[:-1] for name in names])
-    return "".join(f"{component}." for component in common)
+    of_names = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    common = itertools.takewhile(lambda components: len(set(components)) == 1, of_names)
+    return "".join(f"{components[0]}." for components in common)
 
 
 def _block(name: str) -> str:
