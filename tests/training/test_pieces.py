@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from support import kept_tensors
@@ -12,6 +14,8 @@ from detrkit.backbones import BACKBONES, build_backbone
 from detrkit.models.catalog import CATALOG
 from detrkit.models.detr_segmentation import MaskDetector
 from detrkit.structures import ImageBatch
+from detrkit.training import TrainingOptions
+from detrkit.training.options import resolve
 from detrkit.training.pieces import (
     BACKBONE_COSTS,
     BACKWARD,
@@ -81,7 +85,24 @@ def test_what_masks_keep_is_about_what_the_estimate_says() -> None:
             masks = model.mask_logits(inputs, torch.zeros(objects, dtype=torch.int64), torch.arange(objects))
         assert len(masks) == objects
     measured = sum(kept[MASK_OBJECTS].values()) - sum(kept[0].values())
-    assert 0.9 < _mask_bytes(CATALOG["detr-r50-panoptic"].config, 256 * 320) / measured < 1.1
+    assert 0.9 < _mask_bytes(CATALOG["detr-r50-panoptic"].config, 256 * 320, MASK_OBJECTS) / measured < 1.1
+
+
+def test_a_mosaic_has_the_masks_of_four_images() -> None:
+    config, size = CATALOG["detr-r50-panoptic"].config, (800, 1333)
+    plain, mixed = (step_memory(config, 1, *size, mosaics=mosaics) for mosaics in (False, True))
+    masks = _mask_bytes(config, math.prod(size), MASK_OBJECTS)
+    assert mixed - plain == pytest.approx(3 * BACKWARD * masks / 1e9)
+    assert pieces(config, 64, 320, 430, mosaics=True) > pieces(config, 64, 320, 430)
+    boxes = CATALOG["detr-r50"].config
+    assert step_memory(boxes, 2, *size, mosaics=True) == step_memory(boxes, 2, *size)
+    whole, parts = (
+        resolve(TrainingOptions("detr-r18-panoptic", "digits", short_side=320, augmentation=policy)).accumulate
+        for policy in ("light", "strong")
+    )
+    assert whole is not None
+    assert parts is not None
+    assert parts > whole
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ class TrainingKeywords(TypedDict, total=False):
     queries_from: str | Path | None
     detector_from: str | Path | None
     settings: dict[str, Any]
+    memory_probe: bool
     precision: Literal["float32", "bf16"]
     device: str
     devices: int

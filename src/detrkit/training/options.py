@@ -94,7 +94,14 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         batch_size=batch_size,
         accumulate=_or(
             options.accumulate,
-            pieces(config, batch_size, short_side, long_side, processes=options.devices * options.nodes),
+            pieces(
+                config,
+                batch_size,
+                short_side,
+                long_side,
+                processes=options.devices * options.nodes,
+                mosaics=policy.mosaic > 0,
+            ),
         ),
         **{name: _or(getattr(options, name), getattr(recipe, source)) for name, source in _FROM_RECIPE.items()},
         **{name: _or(getattr(options, name), getattr(policy, name)) for name in _FROM_POLICY},

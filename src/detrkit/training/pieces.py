@@ -26,6 +26,8 @@ LIBRARIES = 0.95
 
 # Objects of an image whose masks are computed; COCO's panoptic images have 11 on average, crowded ones three times as many.
 MASK_OBJECTS = 16
+# Images whose objects an image has that is put together of others.
+MOSAIC_IMAGES = 4
 
 # Factor for what the backward pass holds in addition to what the forward pass kept: gradients of activations, buffers of convolutions.
 BACKWARD = 1.3
@@ -66,7 +68,9 @@ LARGEST = BACKBONE_COSTS["resnet101-dc5"]  # stands in for backbones that are no
 _COUNTED_SIDES = 64, 128  # pixels of the images with which the memory of a network of timm's is counted
 
 
-def pieces(config: Settings, batch_size: int, height: int, width: int, *, processes: int = 1) -> int:
+def pieces(
+    config: Settings, batch_size: int, height: int, width: int, *, processes: int = 1, mosaics: bool = False
+) -> int:
     """The least number of equal pieces whose estimate stays below `LIMIT`; the smallest pieces if even their estimate is higher.
 
     Args:
@@ -75,6 +79,7 @@ def pieces(config: Settings, batch_size: int, height: int, width: int, *, proces
         height: pixels of the shorter side of a training image.
         width: pixels of its longer side.
         processes: number of processes that share each piece, with an image or more each.
+        mosaics: whether four images are put together to one.
 
     Returns:
         A divisor of `batch_size`.
@@ -83,12 +88,12 @@ def pieces(config: Settings, batch_size: int, height: int, width: int, *, proces
     possible = [count for count in counts if batch_size // count >= processes] or [1]
     for count in possible:
         share = math.ceil(batch_size // count / processes)
-        if step_memory(config, share, height, width) <= LIMIT:
+        if step_memory(config, share, height, width, mosaics=mosaics) <= LIMIT:
             return count
     return possible[-1]
 
 
-def step_memory(config: Settings, images: int, height: int, width: int) -> float:
+def step_memory(config: Settings, images: int, height: int, width: int, *, mosaics: bool = False) -> float:
     """Estimated peak of a process, in GB, during a training step with AdamW in float32 on a CPU.
 
     Args:
@@ -96,13 +101,15 @@ def step_memory(config: Settings, images: int, height: int, width: int) -> float
         images: number of images that are processed at once.
         height: height of an image in pixels.
         width: width of an image in pixels.
+        mosaics: whether four images are put together to one, which has the objects of all, and their masks.
     """
+    objects = MASK_OBJECTS * (MOSAIC_IMAGES if mosaics else 1)
     # A batch with portrait and landscape images is padded to a square.
     pixels = height * width if images == 1 else max(height, width) ** 2
     backbone = _backbone_cost(config.backbone)
     tokens = sum(pixels / stride**2 for stride in _strides(config, backbone.stride))
     kept: float = images * (
-        backbone.bytes_per_pixel * pixels + _transformer_bytes(config, tokens) + _mask_bytes(config, pixels)
+        backbone.bytes_per_pixel * pixels + _transformer_bytes(config, tokens) + _mask_bytes(config, pixels, objects)
     )
     if config.dropout > 0:
         kept += _map_bytes(config, tokens, images)
@@ -173,12 +180,12 @@ def _transformer_bytes(config: Settings, tokens: float) -> float:
     return float(4 * (layers + 6 * width * tokens + proposals))
 
 
-def _mask_bytes(config: Settings, pixels: float) -> float:
-    """Bytes of the activations that the mask head keeps for one image."""
+def _mask_bytes(config: Settings, pixels: float, objects: int) -> float:
+    """Bytes of the activations that the mask head keeps for one image with so many objects."""
     # What convolutions, norms and ReLU keep, in widths of the model by the area of a cell, at strides 32, 16, 8 and 4: 31 bytes per pixel and
     # object were counted at width 256.
     numbers = 3.06 / 32**2 + 1 / 16**2 + 0.5 / 8**2 + 0.25 / 4**2
-    return float(4 * MASK_OBJECTS * config.mask_width * numbers * pixels)
+    return float(4 * objects * config.mask_width * numbers * pixels)
 
 
 def _map_bytes(config: Settings, tokens: float, images: int) -> float:

@@ -19,6 +19,7 @@ from detrkit.progress import duration
 from detrkit.terminal import terminal
 from detrkit.training.ground_truth import not_said_again, with_kind_of_masks
 from detrkit.training.keywords import TrainingKeywords
+from detrkit.training.memory_probe import probe_memory
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule
 from detrkit.training.pieces import step_memory
@@ -137,9 +138,12 @@ def dry_run(
     assert resolved.short_side is not None
     assert resolved.long_side is not None
     share = math.ceil(module.schedule.piece_size / processes.count)
-    memory = step_memory(config_of(module.model), share, resolved.short_side, resolved.long_side)
+    mosaics = module.data.transform.augmentation.mosaic > 0
+    memory = step_memory(config_of(module.model), share, resolved.short_side, resolved.long_side, mosaics=mosaics)
     device = choose_device(resolved.device)
     with not_said_again(opened, resolved):
+        if resolved.memory_probe:
+            probe_memory(module, console)
         seconds = time_pieces(module, device, pieces=_TIMED).piece
     schedule = module.schedule
     missing = missing_offer(resolved)
