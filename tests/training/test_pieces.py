@@ -97,7 +97,7 @@ def test_a_mosaic_has_the_masks_of_four_images() -> None:
     boxes = CATALOG["detr-r50"].config
     assert step_memory(boxes, 2, *size, mosaics=True) == step_memory(boxes, 2, *size)
     whole, parts = (
-        resolve(TrainingOptions("detr-r18-panoptic", "digits", short_side=320, augmentation=policy)).accumulate
+        resolve(TrainingOptions("detr-mobilenetv2-panoptic", "digits", short_side=320, augmentation=policy)).accumulate
         for policy in ("light", "strong")
     )
     assert whole is not None

@@ -80,7 +80,7 @@ def _timm_offer(backbone: str) -> Offer | None:
         file = settings.hf_hub_filename or _HUB_FILE
         address = hf_hub_url(repository, file, revision=revision or None)
         return Offer(what, address, f"timm-{name}{PurePosixPath(file).suffix}", licence)
-    if not settings.url:
+    if not isinstance(settings.url, str) or not settings.url:
         return None
     file = PurePosixPath(urlsplit(settings.url).path).name
     checksum = _CHECKSUM.search(PurePosixPath(file).stem)

@@ -70,7 +70,8 @@ def probe_memory(module: TrainingModule, console: Console) -> float:
     """
     device = torch.device(module.processes.device(choose_device(module.options.device)))
     batch, targets = largest_batch(module)
-    step = LargestStep(*batch.pixels[:, 0].shape, sum(len(target.labels) for target in targets))
+    images, _, height, width = batch.pixels.shape
+    step = LargestStep(images, height, width, sum(len(target.labels) for target in targets))
     console.print(f"Memory probe: the largest piece of a batch has {step.in_words()}.")
     try:
         with _unchanged(module, device), alone(), warnings.catch_warnings():
@@ -123,8 +124,8 @@ def largest_batch(module: TrainingModule) -> tuple[ImageBatch, list[Target]]:
     whole = dataclasses.replace(policy, short_sides=(max(policy.short_sides),), crop=False, zoom=None)
     forms = [dataclasses.replace(whole, mosaic=0.0, copy_paste=0.0)]
     if policy.mixes and data.mixed_epochs != 0:
-        always = {name: float(getattr(policy, name) > 0) for name in ("mosaic", "copy_paste")}
-        forms.append(dataclasses.replace(whole, **always))
+        always = dataclasses.replace(whole, mosaic=float(policy.mosaic > 0), copy_paste=float(policy.copy_paste > 0))
+        forms.append(always)
     sources = [
         TrainingData(crowded, TrainingTransform(form, data.transform.preprocessing), data.seed) for form in forms
     ]
