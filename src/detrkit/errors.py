@@ -2,7 +2,8 @@
 
     DetrkitError
     ├── ConfigurationError   an option, a variant or a combination of settings that cannot work
-    │   └── OptionError      a single option or setting with a value that cannot be
+    │   ├── OptionError      a single option or setting with a value that cannot be
+    │   └── MissingPackageError  a package that is needed for what was asked and not installed
     ├── DataError            an image or an annotation that cannot be used
     ├── CheckpointError      a weight file that cannot be read or does not fit the model
     ├── OutputError          a file or folder that cannot be written
@@ -49,6 +50,10 @@ class OptionError(ConfigurationError):
     def __init__(self, message: str, *options: str) -> None:
         super().__init__(message)
         self.options = options
+
+
+class MissingPackageError(ConfigurationError):
+    """A package that detrkit needs only for what was asked, and that is not installed; the message has the command that installs it."""
 
 
 class DataError(DetrkitError, ValueError):

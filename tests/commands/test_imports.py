@@ -12,7 +12,7 @@ import detrkit
 
 HEAVY = (
     "torch", "torchvision", "lightning", "torchmetrics", "tensorboard", "matplotlib", "supervision", "scipy", "numba", "faster_coco_eval",
-    "numpy", "PIL", "safetensors",
+    "numpy", "PIL", "safetensors", "timm", "huggingface_hub",
 )  # fmt: skip
 NONE: tuple[str, ...] = ()
 FILES = ("numpy", "PIL")  # of pictures and annotations

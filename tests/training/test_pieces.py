@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from support import kept_tensors
@@ -12,6 +14,8 @@ from detrkit.backbones import BACKBONES, build_backbone
 from detrkit.models.catalog import CATALOG
 from detrkit.models.detr_segmentation import MaskDetector
 from detrkit.structures import ImageBatch
+from detrkit.training import TrainingOptions
+from detrkit.training.options import resolve
 from detrkit.training.pieces import (
     BACKBONE_COSTS,
     BACKWARD,
@@ -20,24 +24,18 @@ from detrkit.training.pieces import (
     MASK_OBJECTS,
     _mask_bytes,
     _parameter_bytes,
+    count_cost,
     pieces,
     step_memory,
 )
 
 
-def kept_bytes(backbone: nn.Module, side: int) -> int:
-    """What the forward pass of one image keeps for the backward pass, not counting parameters."""
-    kept = kept_tensors(backbone, ImageBatch(torch.zeros(1, 3, side, side)))
-    return sum(each.untyped_storage().nbytes() for each in kept if not isinstance(each, nn.Parameter))
-
-
 @pytest.mark.parametrize("name", BACKBONES)
 def test_costs_of_backbones_are_what_they_keep(name: str) -> None:
-    cost, backbone = BACKBONE_COSTS[name], build_backbone(name).train()
-    per_pixel = (kept_bytes(backbone, 128) - kept_bytes(backbone, 64)) / (128**2 - 64**2)  # without folded weights
-    assert cost.bytes_per_pixel == pytest.approx(per_pixel, rel=0.02)
-    assert cost.parameters == pytest.approx(sum(each.numel() for each in backbone.parameters()), rel=0.02)
-    assert cost.stride == backbone.strides[-1]
+    cost, counted = BACKBONE_COSTS[name], count_cost(build_backbone(name).train())
+    assert cost.bytes_per_pixel == pytest.approx(counted.bytes_per_pixel, rel=0.02)
+    assert cost.parameters == pytest.approx(counted.parameters, rel=0.02)
+    assert cost.stride == counted.stride
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -87,7 +85,24 @@ def test_what_masks_keep_is_about_what_the_estimate_says() -> None:
             masks = model.mask_logits(inputs, torch.zeros(objects, dtype=torch.int64), torch.arange(objects))
         assert len(masks) == objects
     measured = sum(kept[MASK_OBJECTS].values()) - sum(kept[0].values())
-    assert 0.9 < _mask_bytes(CATALOG["detr-r50-panoptic"].config, 256 * 320) / measured < 1.1
+    assert 0.9 < _mask_bytes(CATALOG["detr-r50-panoptic"].config, 256 * 320, MASK_OBJECTS) / measured < 1.1
+
+
+def test_a_mosaic_has_the_masks_of_four_images() -> None:
+    config, size = CATALOG["detr-r50-panoptic"].config, (800, 1333)
+    plain, mixed = (step_memory(config, 1, *size, mosaics=mosaics) for mosaics in (False, True))
+    masks = _mask_bytes(config, math.prod(size), MASK_OBJECTS)
+    assert mixed - plain == pytest.approx(3 * BACKWARD * masks / 1e9)
+    assert pieces(config, 64, 320, 430, mosaics=True) > pieces(config, 64, 320, 430)
+    boxes = CATALOG["detr-r50"].config
+    assert step_memory(boxes, 2, *size, mosaics=True) == step_memory(boxes, 2, *size)
+    whole, parts = (
+        resolve(TrainingOptions("detr-mobilenetv2-panoptic", "digits", short_side=320, augmentation=policy)).accumulate
+        for policy in ("light", "strong")
+    )
+    assert whole is not None
+    assert parts is not None
+    assert parts > whole
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from detrkit.backbones.backbone import Backbone
 from detrkit.backbones.compact import Compact
 from detrkit.backbones.mobilenet import MobileNetV2
 from detrkit.backbones.resnet import ResNet
+from detrkit.backbones.timm_networks import PREFIX, TimmBackbone
 from detrkit.errors import ConfigurationError, closest
 
-__all__ = ["BACKBONES", "Backbone", "build_backbone"]
+__all__ = ["BACKBONES", "Backbone", "TimmBackbone", "build_backbone"]
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet18": partial(ResNet, depth=18),
@@ -37,12 +38,17 @@ def build_backbone(name: str, *, levels: int = 1) -> Backbone:
     """A backbone with random weights, laid out channels-last.
 
     Args:
-        name: a key of `BACKBONES`; `-dc5` dilates the last stage, `-c4` ends before it, both at stride 16; `-c3` ends at stride 8.
+        name: a key of `BACKBONES`; `-dc5` dilates the last stage, `-c4` ends before it, both at stride 16; `-c3` ends at stride 8. Or `timm/` and
+            the name of a network of timm's, see `TimmBackbone`.
         levels: how many of the coarsest levels it returns.
 
     Raises:
         ConfigurationError: there is no such backbone.
+        MissingPackageError: it is one of timm's, which is not installed.
     """
+    if name.startswith(PREFIX):
+        return TimmBackbone(name, levels=levels).to(memory_format=torch.channels_last)
     if name not in BACKBONES:
-        raise ConfigurationError(f"there is no backbone '{name}': {closest(name, BACKBONES)}")
+        listing = f"choose one of {', '.join(BACKBONES)}, or a network of timm, such as {PREFIX}convnext_tiny"
+        raise ConfigurationError(f"there is no backbone '{name}': {closest(name, BACKBONES, listing=listing)}")
     return BACKBONES[name](levels=levels).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""ImageNet weights for a backbone, with torchvision's names."""
+"""Pretrained weights for a backbone, with torchvision's names or with timm's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from detrkit.backbones import Backbone
+from detrkit.backbones import Backbone, TimmBackbone
 from detrkit.checkpoints.names import by_prefix
 from detrkit.checkpoints.reading import read_weights
+from detrkit.checkpoints.timm_weights import is_counter, own_tensors
 from detrkit.errors import CheckpointError
 
 
 def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
-    """Fills a backbone from a file with torchvision's keys.
+    """Fills a backbone from a file with torchvision's keys, or a network of timm's from one with timm's.
 
     Args:
         backbone: changed in place.
@@ -27,13 +28,17 @@ def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
     """
     file = read_weights(path)
     expected = backbone.state_dict()
-    given = _own_names(file.tensors, expected)
+    if isinstance(backbone, TimmBackbone):
+        given = own_tensors(backbone, file.tensors, path)
+    else:
+        given = _own_names(file.tensors, expected)
     given = {
         name: tensor
         for name, tensor in given.items()
-        if not name.startswith(backbone.unused_weights)
-        and (name in expected or not name.endswith("num_batches_tracked"))
+        if not name.startswith(backbone.unused_weights) and (name in expected or not is_counter(name))
     }
+    if isinstance(backbone, TimmBackbone):  # its norms are frozen, so counters that a file lacks mean nothing
+        given = {name: each for name, each in expected.items() if is_counter(name)} | given
     missing = sorted(name for name in expected if name not in given)
     if missing:
         stage = missing[0].split(".")[0]

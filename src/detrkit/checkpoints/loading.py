@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from detrkit.backbones import TimmBackbone
 from detrkit.cards import Category
 from detrkit.checkpoints.blank import WithoutRandomValues
 from detrkit.checkpoints.key_mapping import KeyMapping
@@ -76,7 +77,7 @@ def to_official(tensors: Mapping[str, Tensor], model: Detector) -> dict[str, Ten
     """Renames tensors from our parameter names to the authors' keys; weights or gradients of the whole model or a part of it.
 
     Raises:
-        CheckpointError: a name is not one of the model's.
+        CheckpointError: a name is not one of the model's, or the backbone is one of timm's.
     """
     own_names = model.state_dict().keys()
     for name in tensors:
@@ -89,12 +90,16 @@ def from_official(tensors: Mapping[str, Tensor], model: Detector) -> dict[str, T
     """Renames tensors from the authors' keys to our parameter names; weights or gradients of the whole model or a part of it.
 
     Raises:
-        CheckpointError: a key has no place in the model.
+        CheckpointError: a key has no place in the model, or the backbone is one of timm's.
     """
     return _official(model).from_foreign(tensors, set(model.state_dict()))
 
 
 def _official(model: Detector) -> KeyMapping:
+    if isinstance(model.backbone, TimmBackbone):
+        raise CheckpointError(
+            f"no authors have names for a {model.card.variant} with the backbone {model.backbone.name}: write it with detrkit.save"
+        )
     return TABLES[model.card.family].official(config_of(model))
 
 

@@ -17,7 +17,7 @@ from detrkit.cards import Category, ModelCard, Preprocessing
 from detrkit.checkpoints.blank import WithoutRandomValues
 from detrkit.checkpoints.places import find_weights
 from detrkit.checkpoints.reading import WeightFile, read_weights
-from detrkit.errors import CheckpointError, ConfigurationError
+from detrkit.errors import CheckpointError, ConfigurationError, MissingPackageError
 from detrkit.files import expanded, write_atomically
 from detrkit.models.catalog import FAMILIES, build_from_config, changed_config
 from detrkit.models.detector import FOR_TRAINING_ONLY, Detector, unwrapped
@@ -106,7 +106,8 @@ def restore(file: WeightFile) -> Detector:
     """The model that `save` wrote, in eval mode.
 
     Raises:
-        CheckpointError: the header comes from a newer detrkit, names an unknown family, has settings that cannot be built, or does not fit the tensors.
+        CheckpointError: the header comes from a newer detrkit, names an unknown family, has settings that cannot be built, needs a package that is
+            not installed, or does not fit the tensors.
     """
     card = _card_in(file)
     if card.family not in FAMILIES:
@@ -119,6 +120,8 @@ def restore(file: WeightFile) -> Detector:
             model = build_from_config(
                 card.family, card.variant, config, categories=card.categories, preprocessing=card.preprocessing
             )
+    except MissingPackageError as problem:
+        raise CheckpointError(f"{file.path} cannot be loaded here: {problem}") from problem
     except (ConfigurationError, TypeError) as problem:
         raise CheckpointError(
             f"{file.path} has settings that this detrkit cannot use ({problem}): install a newer detrkit"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
+from detrkit.backbones.timm_networks import PREFIX, pretrained_settings
 from detrkit.cards import PublishedWeights
 from detrkit.models.catalog import find_variant
 
@@ -20,6 +22,8 @@ _IMAGENET = {
     "resnet101": "resnet101-63fe2227.pth",
     "mobilenet_v2": "mobilenet_v2-b0353104.pth",
 }
+_HUB_FILE = "model.safetensors"  # in each of timm's repositories on the Hugging Face hub
+_CHECKSUM = re.compile("-([0-9a-f]{8,})$")  # at the end of the name of a file of timm's that is elsewhere
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,40 @@ class Offer:
 
 
 def imagenet_offer(backbone: str) -> Offer | None:
-    """ImageNet weights of a backbone; None for one that has no such file.
+    """ImageNet weights of a backbone; None for one that has no such file. Of timm's networks the weights that timm offers, on whatever images.
 
     Args:
-        backbone: a key of `detrkit.backbones.BACKBONES`; `-c4` and `-dc5` take the weights of the plain network.
+        backbone: a name as `build_backbone` takes it; `-c4` and `-dc5` take the weights of the plain network.
+
+    Raises:
+        ConfigurationError: timm has no such network or weights, or is needed and not installed.
     """
+    if backbone.startswith(PREFIX):
+        return _timm_offer(backbone)
     network = backbone.partition("-")[0]
     if network not in _IMAGENET:
         return None
     file = _IMAGENET[network]
     prefix = PurePosixPath(file).stem.rpartition("-")[2]
     return Offer(f"ImageNet weights of {network}", _TORCHVISION + file, file, "BSD-3-Clause", prefix)
+
+
+def _timm_offer(backbone: str) -> Offer | None:
+    settings = pretrained_settings(backbone)
+    name = ".".join(part for part in (settings.architecture, settings.tag) if part)
+    what, licence = f"pretrained weights of {PREFIX}{name}", settings.license or "its licence is not stated"
+    if settings.hf_hub_id:
+        from huggingface_hub import hf_hub_url  # a dependency of timm
+
+        repository, _, revision = settings.hf_hub_id.partition("@")
+        file = settings.hf_hub_filename or _HUB_FILE
+        address = hf_hub_url(repository, file, revision=revision or None)
+        return Offer(what, address, f"timm-{name}{PurePosixPath(file).suffix}", licence)
+    if not isinstance(settings.url, str) or not settings.url:
+        return None
+    file = PurePosixPath(urlsplit(settings.url).path).name
+    checksum = _CHECKSUM.search(PurePosixPath(file).stem)
+    return Offer(what, settings.url, file, licence, None if checksum is None else checksum[1])
 
 
 def coco_offer(variant: str) -> Offer | None:

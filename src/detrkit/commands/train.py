@@ -116,7 +116,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Images and augmentation": (
         *("short_side", "long_side", "augmentation", "flip", "vertical_flip", "crop", "multi_scale"),
     ),
-    "Speed and memory": ("accumulate", "precision", "device", "devices", "nodes", "workers"),
+    "Speed and memory": ("accumulate", "memory_probe", "precision", "device", "devices", "nodes", "workers"),
     "Output": ("output", "config", "watch", "loggers", "resume", "dry_run"),
 }
 _OTHER_NAMES = {"detector_from": ("--detector-from", "--from")}  # `from` is a keyword of Python

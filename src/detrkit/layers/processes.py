@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
+
+_IS_ALONE = ContextVar("is_alone", default=False)
 
 
 def process_count() -> int:
     """How many processes share each batch; 1 outside a distributed run."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and not _IS_ALONE.get():
         return torch.distributed.get_world_size()
     return 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside this block a step is that of a process which shares its batch with no other, so it waits for none that may have failed."""
+    before = _IS_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _IS_ALONE.reset(before)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ class Settings:
 
     Attributes:
         class_count: outputs of the class head, not counting no-object; the authors have 91 since COCO's ids go up to 90.
-        backbone: a name in `detrkit.backbones.BACKBONES`.
+        backbone: a name in `detrkit.backbones.BACKBONES`, or `timm/` and the name of a network of timm's, such as timm/convnext_tiny.
         queries: Q, the largest number of objects that can be detected in an image.
         width: D, the number of channels of the transformer.
         attention_heads: M, the number of attention heads.

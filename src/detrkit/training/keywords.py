@@ -50,6 +50,7 @@ class TrainingKeywords(TypedDict, total=False):
     detector_from: str | Path | None
     supervision: str | None
     settings: dict[str, Any]
+    memory_probe: bool
     precision: Literal["float32", "bf16"]
     device: str
     devices: int

@@ -103,6 +103,7 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
                 long_side,
                 processes=options.devices * options.nodes,
                 more_queries=added_queries(options, config),
+                mosaics=policy.mosaic > 0,
             ),
         ),
         **{name: _or(getattr(options, name), getattr(recipe, source)) for name, source in _FROM_RECIPE.items()},

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+from detrkit.backbones import Backbone, build_backbone
+from detrkit.backbones.timm_networks import PREFIX as TIMM
+from detrkit.checkpoints.blank import WithoutRandomValues
 from detrkit.layers.attention import SLICED_FROM
 from detrkit.layers.transformer import FeedForward
 from detrkit.models.settings import Settings
+from detrkit.structures import ImageBatch
 
 # GB (10⁹ bytes) that a step's estimate may reach. 8 GB is the aim: the estimate is within a tenth of what benchmarks/memory.py measures in one
 # step, and in later steps a heap with gaps took up to 0.9 GB more.
@@ -18,6 +26,8 @@ LIBRARIES = 0.95
 
 # Objects of an image whose masks are computed; COCO's panoptic images have 11 on average, crowded ones three times as many.
 MASK_OBJECTS = 16
+# Images whose objects an image has that is put together of others.
+MOSAIC_IMAGES = 4
 
 # Factor for what the backward pass holds in addition to what the forward pass kept: gradients of activations, buffers of convolutions.
 BACKWARD = 1.3
@@ -55,10 +65,18 @@ BACKBONE_COSTS: dict[str, BackboneCost] = {
     "compact-c3": BackboneCost(90, 0.119e6, 8),
 }
 LARGEST = BACKBONE_COSTS["resnet101-dc5"]  # stands in for backbones that are not in the table
+_COUNTED_SIDES = 64, 128  # pixels of the images with which the memory of a network of timm's is counted
 
 
 def pieces(
-    config: Settings, batch_size: int, height: int, width: int, *, processes: int = 1, more_queries: int = 0
+    config: Settings,
+    batch_size: int,
+    height: int,
+    width: int,
+    *,
+    processes: int = 1,
+    more_queries: int = 0,
+    mosaics: bool = False,
 ) -> int:
     """The least number of equal pieces whose estimate stays below `LIMIT`; the smallest pieces if even their estimate is higher.
 
@@ -69,6 +87,7 @@ def pieces(
         width: pixels of its longer side.
         processes: number of processes that share each piece, with an image or more each.
         more_queries: see `step_memory`.
+        mosaics: whether four images are put together to one.
 
     Returns:
         A divisor of `batch_size`.
@@ -77,12 +96,15 @@ def pieces(
     possible = [count for count in counts if batch_size // count >= processes] or [1]
     for count in possible:
         share = math.ceil(batch_size // count / processes)
-        if step_memory(config, share, height, width, more_queries=more_queries) <= LIMIT:
+        memory = step_memory(config, share, height, width, more_queries=more_queries, mosaics=mosaics)
+        if memory <= LIMIT:
             return count
     return possible[-1]
 
 
-def step_memory(config: Settings, images: int, height: int, width: int, *, more_queries: int = 0) -> float:
+def step_memory(
+    config: Settings, images: int, height: int, width: int, *, more_queries: int = 0, mosaics: bool = False
+) -> float:
     """Estimated peak of a process, in GB, during a training step with AdamW in float32 on a CPU.
 
     Args:
@@ -91,19 +113,59 @@ def step_memory(config: Settings, images: int, height: int, width: int, *, more_
         height: height of an image in pixels.
         width: width of an image in pixels.
         more_queries: queries that supervision adds in training to those that the configuration has.
+        mosaics: whether four images are put together to one, which has the objects of all, and their masks.
     """
+    objects = MASK_OBJECTS * (MOSAIC_IMAGES if mosaics else 1)
     # A batch with portrait and landscape images is padded to a square.
     pixels = height * width if images == 1 else max(height, width) ** 2
-    backbone = BACKBONE_COSTS.get(config.backbone, LARGEST)
+    backbone = _backbone_cost(config.backbone)
     tokens = sum(pixels / stride**2 for stride in _strides(config, backbone.stride))
     kept: float = images * (
         backbone.bytes_per_pixel * pixels
         + _transformer_bytes(config, tokens, more_queries)
-        + _mask_bytes(config, pixels)
+        + _mask_bytes(config, pixels, objects)
     )
     if config.dropout > 0:
         kept += _map_bytes(config, tokens, images, more_queries)
     return LIBRARIES + (_parameter_bytes(config, backbone) + BACKWARD * kept) / 1e9
+
+
+@functools.cache
+def _backbone_cost(name: str) -> BackboneCost:
+    if name.startswith(TIMM):
+        with WithoutRandomValues():
+            return count_cost(build_backbone(name))
+    return BACKBONE_COSTS.get(name, LARGEST)
+
+
+def count_cost(backbone: Backbone) -> BackboneCost:
+    """The memory that a backbone takes, counted in two forward passes, whose difference has neither parameters nor what is made of them.
+
+    Args:
+        backbone: in training mode.
+    """
+    few, many = (_kept_bytes(backbone, side) for side in _COUNTED_SIDES)
+    pixels = _COUNTED_SIDES[1] ** 2 - _COUNTED_SIDES[0] ** 2
+    parameters = sum(each.numel() for each in backbone.parameters())
+    return BackboneCost((many - few) / pixels, parameters, backbone.strides[-1])
+
+
+def _kept_bytes(backbone: Backbone, side: int) -> int:
+    """What the forward pass of one image keeps for the backward pass."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.random.fork_rng([]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        levels = backbone(
+            ImageBatch(torch.zeros(1, 3, side, side))
+        )  # holds the graph, so that no address is used twice
+    sizes = sum(each.untyped_storage().nbytes() for each in kept.values())
+    del levels
+    return sizes
 
 
 def _strides(config: Settings, coarsest: int) -> list[int]:
@@ -132,12 +194,12 @@ def _transformer_bytes(config: Settings, tokens: float, more_queries: int) -> fl
     return float(4 * (layers + 6 * width * tokens + proposals))
 
 
-def _mask_bytes(config: Settings, pixels: float) -> float:
-    """Bytes of the activations that the mask head keeps for one image."""
+def _mask_bytes(config: Settings, pixels: float, objects: int) -> float:
+    """Bytes of the activations that the mask head keeps for one image with so many objects."""
     # What convolutions, norms and ReLU keep, in widths of the model by the area of a cell, at strides 32, 16, 8 and 4: 31 bytes per pixel and
     # object were counted at width 256.
     numbers = 3.06 / 32**2 + 1 / 16**2 + 0.5 / 8**2 + 0.25 / 4**2
-    return float(4 * MASK_OBJECTS * config.mask_width * numbers * pixels)
+    return float(4 * objects * config.mask_width * numbers * pixels)
 
 
 def _map_bytes(config: Settings, tokens: float, images: int, more_queries: int) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from detrkit.errors import OptionError, closest
 
@@ -27,14 +28,23 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
     """The factors of a backbone's parameters: 1 in its last block, `decay` in the one before, and so on.
 
     Args:
-        names: of its parameters, in the order of the network. A block is what the components up to the first number name ("layer3.2",
-            "blocks.7"), or the first component where there is no number ("conv1").
+        names: of its parameters, in the order of the network. Without what all of them begin with, a block is what the components up to the first
+            number name ("layer3.2", "blocks.7"), or the first component where there is no number ("conv1").
         decay: above 0 and at most 1.
     """
-    block_of = {name: _block(name) for name in names}
+    names = list(names)
+    outer = _common_beginning(names)
+    block_of = {name: _block(name.removeprefix(outer)) for name in names}
     last_first = list(reversed(dict.fromkeys(block_of.values())))
     depths = {block: depth for depth, block in enumerate(last_first)}
     return {name: decay ** depths[block] for name, block in block_of.items()}
+
+
+def _common_beginning(names: Sequence[str]) -> str:
+    """The components that all names begin with, such as the modules around a network of another library."""
+    of_names = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    common = itertools.takewhile(lambda components: len(set(components)) == 1, of_names)
+    return "".join(f"{components[0]}." for components in common)
 
 
 def _block(name: str) -> str:

@@ -19,6 +19,7 @@ from detrkit.progress import duration
 from detrkit.terminal import terminal
 from detrkit.training.ground_truth import not_said_again, with_kind_of_masks
 from detrkit.training.keywords import TrainingKeywords
+from detrkit.training.memory_probe import probe_memory
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule, added_queries
 from detrkit.training.pieces import step_memory
@@ -138,10 +139,18 @@ def dry_run(
     assert resolved.long_side is not None
     share = math.ceil(module.schedule.piece_size / processes.count)
     config = config_of(module.model)
-    more = added_queries(resolved, config)
-    memory = step_memory(config, share, resolved.short_side, resolved.long_side, more_queries=more)
+    memory = step_memory(
+        config,
+        share,
+        resolved.short_side,
+        resolved.long_side,
+        more_queries=added_queries(resolved, config),
+        mosaics=module.data.transform.augmentation.mosaic > 0,
+    )
     device = choose_device(resolved.device)
     with not_said_again(opened, resolved):
+        if resolved.memory_probe:
+            probe_memory(module, console)
         seconds = time_pieces(module, device, pieces=_TIMED).piece
     schedule = module.schedule
     missing = missing_offer(resolved)

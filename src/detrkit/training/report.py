@@ -38,7 +38,7 @@ from detrkit.training.training_options import TrainingOptions
 # Shown elsewhere, or about the machine and its folders: no departure from a recipe.
 _NOT_SETTINGS = (
     *("variant", "data", "output", "settings", "device", "devices", "nodes", "workers", "loggers"),
-    "checkpoint_minutes",
+    *("checkpoint_minutes", "memory_probe"),
 )
 _CURVE_WORDS = {
     LOSS.name: "Training loss over the epochs.",

@@ -37,6 +37,7 @@ from detrkit.training.ground_truth import RunData, not_said_again, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.launching import follow_starter, other_processes
 from detrkit.training.loggers import end_loggers, start_loggers
+from detrkit.training.memory_probe import probe_memory
 from detrkit.training.module import NonFiniteStepError, TrainingModule
 from detrkit.training.options import Schedule, plan, resolve
 from detrkit.training.processes import (
@@ -268,6 +269,9 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
             budget = fit_to_time(module, data.validation)
         options = module.options
         module = _module(module.model, options, data.training, module.schedule, processes)
+    if options.memory_probe:
+        with not_said_again(data, options):
+            probe_memory(module, console)
     folder = None if earlier is None else earlier.folder
     if folder is None and processes.is_first:
         folder = create(options, data.training)

@@ -75,6 +75,8 @@ class TrainingOptions:
             for each object) or "groups" (copies of all queries), with settings such as one-to-many,repeats=4. It costs time in training
             and nothing afterwards.
         settings: settings of the model that differ from the variant's, such as queries=300 (--settings.queries 300).
+        memory_probe: whether the largest step that can come is tried before the first one, so that a run for which there is not enough memory ends
+            at once; it changes nothing that is learned.
         precision: float32, or bf16 for mixed precision.
         device: auto, cpu, cuda, cuda:1 or mps.
         devices: devices to train on, each with a process of its own; also of the CPU. Under torchrun or srun as many as they start.
@@ -129,6 +131,7 @@ class TrainingOptions:
     detector_from: str | None = None
     supervision: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    memory_probe: bool = False
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
     devices: int = 1
