@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -133,22 +132,26 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def until_finished(leg: dict[str, Any], folder: Path, *, seed: int, kills: int) -> list[list[tuple[int, str]]]:
-    """Trains with kills at random moments, resuming after each, and to the end after the last one."""
-    moments, made, results = random.Random(seed), 0, []
-    while True:
+def until_finished(leg: dict[str, Any], folder: Path, kills: list[dict[str, Any]]) -> list[list[tuple[int, str]]]:
+    """Trains with kills, and to the end after the last one. After each the run goes on, or where it cannot begins again in its folder."""
+    results: list[list[tuple[int, str]]] = []
+    for kill in [*kills, None]:
         run = Path(leg["train"]["output"])
-        resumes = (run / "resume.ckpt").is_file()
-        if not resumes:
-            shutil.rmtree(run, ignore_errors=True)
-        train = {"resume": str(run)} if resumes else leg["train"]
-        where = moments.choice(KILLS)
-        call = moments.randint(1, 2 if where == "evaluation" else 8)  # epochs have four steps and one evaluation
-        kill = {"in": where, "call": call} if made < kills else None
+        train = {"resume": str(run)} if (run / "resume.ckpt").is_file() else leg["train"]
         results.append(finished({"train": train, "kill": kill}, folder, len(results)))
         if results[-1][0][0] != -signal.SIGKILL:
-            return results
-        made += 1
+            break
+    return results
+
+
+def at_random(seed: int, kills: int) -> list[dict[str, Any]]:
+    """Kills at random moments."""
+    moments, made = random.Random(seed), []
+    for _ in range(kills):
+        where = moments.choice(KILLS)
+        call = moments.randint(1, 2 if where == "evaluation" else 8)  # epochs have four steps and one evaluation
+        made.append({"in": where, "call": call})
+    return made
 
 
 def finished(leg: dict[str, Any], folder: Path, number: int) -> list[tuple[int, str]]:
@@ -179,7 +182,7 @@ def main() -> None:
     results: list[Any] = []
     for number, leg in enumerate(json.loads(plan.read_text())):
         if "kills" in leg:
-            results += until_finished(leg, plan.parent, seed=leg["seed"], kills=leg["kills"])
+            results += until_finished(leg, plan.parent, leg["kills"])
         else:
             results.append(finished(leg, plan.parent, number))
     print(json.dumps(results))

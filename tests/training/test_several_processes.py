@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training.forked_runs import run_legs
+from training.forked_runs import at_random, run_legs
 from training.small_runs import NOISY, SMALL, check_same_run, rows
 
 from detrkit.data import read_digits
@@ -94,11 +94,16 @@ class Runs:
             "killed in an evaluation": {"train": interrupted, "kill": {"in": "evaluation", "call": 1}},
             "killed while writing": {"train": interrupted, "kill": {"in": "checkpoint", "call": 3}},
             "not killed": {"train": interrupted},
+            "short": {"train": noisy(digits, folder / "short", epochs=1)},
         }
-        results = run_legs(list(legs.values()), folder)
+        # The third file of a run is its first checkpoint; then come those of the first epoch, which is the only one.
+        files = [{"in": "after a file", "call": call} for call in (2, 3, 2, 3, 4)]
+        killed = {"train": noisy(digits, folder / "short, killed", epochs=1), "kills": files}
+        results = run_legs([*legs.values(), killed], folder)
+        self.short = [code for ((code, _),) in results[len(legs) :]]
         self.folder = folder
-        self.codes = {name: [code for code, _ in leg] for name, leg in zip(legs, results, strict=True)}
-        self.said = {name: [text for _, text in leg] for name, leg in zip(legs, results, strict=True)}
+        self.codes = {name: [code for code, _ in leg] for name, leg in zip(legs, results, strict=False)}
+        self.said = {name: [text for _, text in leg] for name, leg in zip(legs, results, strict=False)}
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +182,12 @@ def test_three_kills_change_nothing(runs: Runs) -> None:
     assert len(left) == 1  # the half of a checkpoint that the last kill left
 
 
+def test_kills_at_the_end_of_the_first_epoch_change_nothing(runs: Runs) -> None:
+    """Before the first checkpoint, when the run begins again in its folder; after it; and between the log and the models."""
+    assert (runs.codes["short"], runs.short) == ([0], [KILLED] * 5 + [0]), runs.said
+    check_same_run(runs.folder / "short", runs.folder / "short, killed")
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(digits_folder: Path, tmp_path: Path) -> None:
     """Each at most eight steps, evaluations or files after the start, so that the run cannot end before."""
@@ -184,8 +195,7 @@ def test_kills_at_random_moments_change_nothing(digits_folder: Path, tmp_path: P
         {"train": noisy(digits_folder, tmp_path / "whole", epochs=42)},
         {
             "train": noisy(digits_folder, tmp_path / "cut", epochs=42, **EACH_STEP),
-            "kills": 20,
-            "seed": 0,
+            "kills": at_random(0, 20),
         },
     ]
     codes = [code for ((code, _),) in run_legs(legs, tmp_path)]

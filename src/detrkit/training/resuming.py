@@ -32,13 +32,13 @@ class Progress:
         epochs: finished ones.
         steps: optimizer steps.
         steps_into_epoch: those of them that were taken in an epoch that is not finished.
-        lacks_evaluation: whether the last epoch has still to be evaluated.
+        lacks_end: whether the end of the last epoch is missing: its evaluation, or its models.
     """
 
     epochs: int
     steps: int
     steps_into_epoch: int = 0
-    lacks_evaluation: bool = False
+    lacks_end: bool = False
 
     @property
     def steps_of_epochs(self) -> int:
@@ -140,7 +140,7 @@ def continued(options: TrainingOptions, images: int, done: Progress) -> Schedule
 def is_finished(options: TrainingOptions, folder: RunFolder, done: Progress) -> bool:
     """Whether nothing is left to train, or the run stopped early; the number of images is the one that the run noted at its beginning."""
     is_over = early_end(options, folder, done) is not None or _has_all_steps(options, folder, done)
-    return is_over and not done.lacks_evaluation
+    return is_over and not done.lacks_end
 
 
 def _has_all_steps(options: TrainingOptions, folder: RunFolder, done: Progress) -> bool:

@@ -14,13 +14,13 @@ from typing import Any, Unpack
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from detrkit.data import DetectionDataset, TrainingData, TrainingTransform
 from detrkit.data.augmentation import mixed_epochs
 from detrkit.data.wording import counted
-from detrkit.errors import ConfigurationError, NonFiniteError, closest
+from detrkit.errors import ConfigurationError, NonFiniteError, OutputError, closest
 from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
 from detrkit.models.detector import Detector
 from detrkit.models.detr_segmentation import MaskDetector
@@ -35,7 +35,7 @@ from detrkit.training.epochs import EpochEnds
 from detrkit.training.ground_truth import RunData, not_said_again, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.launching import follow_starter, other_processes
-from detrkit.training.loggers import end_loggers, start_loggers
+from detrkit.training.loggers import Curves, end_loggers, start_loggers
 from detrkit.training.module import NonFiniteStepError, TrainingModule
 from detrkit.training.options import Schedule, plan, resolve
 from detrkit.training.processes import (
@@ -332,17 +332,19 @@ def _fit(
         progress = ProgressLines(console, evaluates=validation is not None)
         averaging = None if module.options.ema is None else Averaging(module.options.ema)
         ends = EpochEnds(folder, validation, progress, processes, averaging)
-        stopping = Stopping(folder, progress, processes)
-        if earlier is not None and earlier.done.lacks_evaluation:
-            ends.catch_up(module)
+        stopping = Stopping(ends, progress, processes)
+        loggers: list[Logger] = [Curves(folder.path, name="tensorboard", version=""), *others]
+        if earlier is not None and earlier.done.lacks_end:
+            ends.catch_up(module, loggers)
             if stopping.at_standstill(module.options):
+                loggers[0].finalize("success")
                 return True
         callbacks: list[Callback] = [progress, ends, stopping, Diagnosis(progress.line.print, folder.path)]
         if averaging is not None:
             callbacks.insert(0, averaging)  # before the end of an epoch, which evaluates
         if processes.count > 1:
             callbacks.append(EndAtOnce())
-        trainer = _trainer(module, folder, callbacks, others)
+        trainer = _trainer(module, callbacks, loggers)
         try:
             trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
         except SystemExit:  # raised by Lightning on Ctrl-C and on SIGTERM, for the latter even with exit code 0
@@ -362,7 +364,7 @@ def _after_a_loss(folder: RunFolder) -> str:
     return f"its own message says why; continue, also with another number of processes, with: detrkit train --resume {path}"
 
 
-def _trainer(module: TrainingModule, folder: RunFolder, callbacks: list[Callback], others: Sequence[Logger]) -> Trainer:
+def _trainer(module: TrainingModule, callbacks: list[Callback], loggers: Sequence[Logger]) -> Trainer:
     options, schedule = module.options, module.schedule
     return Trainer(
         **trainer_options(choose_device(options.device), module.processes),
@@ -371,7 +373,7 @@ def _trainer(module: TrainingModule, folder: RunFolder, callbacks: list[Callback
         accumulate_grad_batches=schedule.accumulate,
         gradient_clip_val=options.gradient_clip,
         callbacks=callbacks,
-        logger=[TensorBoardLogger(folder.path, name="tensorboard", version=""), *others],
+        logger=list(loggers),
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -403,6 +405,11 @@ def _end(folder: RunFolder, data: RunData, options: TrainingOptions, console: Co
     """Writes the report of a run whose training is over; says how to get it if that is stopped."""
     try:
         return write_everything(folder, data, options, console)
+    except OutputError as problem:
+        what, path = str(problem).rpartition(": ")[0], shlex.quote(str(folder.path))
+        raise OutputError(
+            f"{what}: training itself is finished, so make room or correct permissions, and write the report with: detrkit report {path}"
+        ) from problem
     except KeyboardInterrupt as stop:
         console.print(
             f"Stopped. The training itself is finished; write its report with: detrkit report {shlex.quote(str(folder.path))}",
@@ -430,7 +437,14 @@ def _end_early(folder: RunFolder, data: RunData, options: TrainingOptions, conso
     )
     if not folder.log.is_file():
         return
-    write_without_evaluation(folder, data, options)
+    try:
+        write_without_evaluation(folder, data, options)
+    except OutputError as problem:
+        what = str(problem).rpartition(": ")[0]
+        console.print(
+            f"No report so far, since {what}: make room, and write it with: detrkit report {path}", soft_wrap=True
+        )
+        return
     console.print(
         f"Report so far: {folder.report} (with evaluation and pictures: detrkit report {path})", soft_wrap=True
     )

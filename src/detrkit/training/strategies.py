@@ -117,6 +117,8 @@ def quiet_lightning() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     interrupt = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    of_threads = threading.excepthook
+    threading.excepthook = lambda problem: None if _is_of_curves(problem) else of_threads(problem)
     try:
         with warnings.catch_warnings():
             for message in (
@@ -128,7 +130,13 @@ def quiet_lightning() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
+        threading.excepthook = of_threads
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         if interrupt is not None:  # after Ctrl-C Lightning ignores the signal for the rest of the process
             signal.signal(signal.SIGINT, interrupt)
+
+
+def _is_of_curves(problem: threading.ExceptHookArgs) -> bool:
+    """Whether TensorBoard's thread could not write, which `Curves` gets to know as well."""
+    return isinstance(problem.exc_value, OSError) and type(problem.thread).__module__.startswith("tensorboard.")
