@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from detrkit.training import TrainingOptions
 from detrkit.training.batches import EpochBatches, part_of
 from detrkit.training.keeping import SaveMoments
 from detrkit.training.launching import check_startable, other_processes
-from detrkit.training.options import resolve
+from detrkit.training.options import resolve, worker_count
 from detrkit.training.pieces import pieces
 from detrkit.training.processes import (
     ALONE,
@@ -153,6 +154,20 @@ def test_what_processes_cannot_do(
     check_processes(options(**given | {"devices": 1, "nodes": 1}), device)
 
 
+def test_workers_follow_the_machine_and_its_processes_unless_they_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a run that goes on with more devices, or on another machine."""
+    monkeypatch.setattr("detrkit.training.options.choose_device", lambda _: "cuda")
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    begun = options(devices=1)
+    assert begun.workers is None
+    assert [worker_count(replace(begun, devices=count)) for count in (1, 2, 3, 20)] == [8, 6, 4, 1]
+    assert [worker_count(options(devices=count, workers=5)) for count in (1, 3)] == [5, 5]
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert worker_count(begun) == 4
+    monkeypatch.setattr("detrkit.training.options.choose_device", lambda _: "cpu")
+    assert worker_count(begun) == 0
+
+
 def test_too_few_images() -> None:
     check_images(3, 3)
     with pytest.raises(
@@ -235,5 +250,5 @@ def test_several_nodes_need_their_numbers() -> None:
         other_processes(1, 2, {**environment, "NODE_RANK": "2"}),
     ):
         pass
-    with other_processes(1, 2, {**environment, "NODE_RANK": "1"}) as processes:
+    with other_processes(1, 2, {**environment, "NODE_RANK": "1"}) as (processes, _):
         assert processes == Processes(2, 1, 1, 0, "detrkit")

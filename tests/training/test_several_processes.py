@@ -94,6 +94,12 @@ class Runs:
             "killed in an evaluation": {"train": interrupted, "kill": {"in": "evaluation", "call": 1}},
             "killed while writing": {"train": interrupted, "kill": {"in": "checkpoint", "call": 3}},
             "not killed": {"train": interrupted},
+            "not finite": {**together(digits, folder / "not finite", 2), "with": ["a broken model"]},
+            "no network": {
+                **together(digits, folder / "no network", 2, variant="light-detr-mobilenetv2", settings={}),
+                "with": ["no network"],
+            },
+            "minutes": {**together(digits, folder / "minutes", 2, minutes=2.1 / 60), "with": ["known speed"]},
             "short": {"train": noisy(digits, folder / "short", epochs=1)},
         }
         # The third file of a run is its first checkpoint; then come those of the first epoch, which is the only one.
@@ -153,6 +159,36 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(runs: R
     options = json.loads((runs.folder / "cut" / "config.json").read_text())
     assert options["changes"][-1] == {"after_epochs": 1, "from": {"devices": 2}, "to": {"devices": 1}}
     check_equal(runs.folder / "one", runs.folder / "cut")
+
+
+def test_a_loss_that_is_not_finite_in_another_process_is_said_with_what_it_left(runs: Runs) -> None:
+    assert runs.codes["not finite"] == [2, 2], runs.said
+    file = runs.folder / "not finite" / "not_finite_process1.pt"
+    remains = f"Not finite first: the weights heads.box_head.layers.2.bias. The batch, the weights and the optimizer's state are in {file}."
+    first, other = runs.said["not finite"]
+    assert first.splitlines()[-1].startswith("in one of the 2 processes: step 2, ")
+    assert first.endswith(remains)
+    assert other.startswith("step 2, ")
+    assert other.endswith(remains)
+    kept = torch.load(file, weights_only=True)
+    assert (kept["step"], kept["first"]) == (2, "the weights heads.box_head.layers.2.bias")
+    assert kept["weights"]["heads.box_head.layers.2.bias"].isnan().all()
+    assert not (runs.folder / "not finite" / "not_finite.pt").exists()
+
+
+def test_one_process_tries_a_download_and_the_others_hear_of_it(runs: Runs) -> None:
+    assert runs.codes["no network"] == [2, 2], runs.said
+    assert runs.said["no network"][0].startswith("there is no network")
+    assert runs.said["no network"][1] == ""
+    assert [path.name for path in runs.folder.glob("tried by *")] == ["tried by 0"]
+
+
+def test_minutes_give_all_processes_the_same_number_of_steps(runs: Runs) -> None:
+    """That of the first one, which finds 0.5 s for a step, and the other one 0.11."""
+    assert runs.codes["minutes"] == [0, 0], runs.said
+    assert "hold 4 steps (2 epochs): a step takes 0.5 s" in runs.said["minutes"][0]
+    assert [row["step"] for row in rows(runs.folder / "minutes")] == ["2.0", "4.0"]
+    assert json.loads((runs.folder / "minutes" / "config.json").read_text())["options"]["steps"] == 4
 
 
 @pytest.mark.parametrize(

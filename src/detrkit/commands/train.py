@@ -132,7 +132,7 @@ def _signature() -> inspect.Signature:
     hints = get_type_hints(TrainingOptions)
     fields = {field.name: field for field in dataclasses.fields(TrainingOptions)}
     options = {name: _parameter(fields[name], hints[name], group) for name, group in groups.items() if name in fields}
-    help_text = "folder of a run to continue with its own options; only data, epochs, steps, patience, devices and nodes may be given anew."
+    help_text = "folder of a run to continue with its own options; only data, epochs, steps, patience, devices, nodes and workers may be given anew."
     resumed = Annotated[OptionalPathText, Parameter(help=help_text, group=groups["resume"])]
     read = Annotated[
         OptionalPathText,

@@ -18,11 +18,11 @@ from detrkit.data import DetectionDataset
 from detrkit.data.wording import counted
 from detrkit.errors import OutputError
 from detrkit.evaluation.runner import eval_mode
-from detrkit.files import write_atomically
 from detrkit.layers.processes import process_count
 from detrkit.measures import MATCHED_CLASS_ACCURACY
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Output, Target
+from detrkit.training.keeping import write_state
 from detrkit.training.learning import Learning, LearningWindow
 from detrkit.training.module import NonFiniteStepError, TrainingModule
 
@@ -39,11 +39,12 @@ class Diagnosis(Callback):
     Args:
         say: prints a sentence.
         folder: the run's, for what a loss that is not finite leaves behind.
+        rank: of this process.
         window: steps between two looks.
     """
 
-    def __init__(self, say: Callable[[str], None], folder: Path, *, window: int = _WINDOW) -> None:
-        self._say, self._folder, self._size = say, folder, window
+    def __init__(self, say: Callable[[str], None], folder: Path, *, rank: int = 0, window: int = _WINDOW) -> None:
+        self._say, self._folder, self._rank, self._size = say, folder, rank, window
         self._window = LearningWindow(window)
         self._course: list[Learning] = []
         self._beginning: list[Tensor] = []  # losses of the first steps
@@ -77,10 +78,11 @@ class Diagnosis(Callback):
         """Keeps what a loss that is not finite came from, and says where it began."""
         if not isinstance(exception, NonFiniteStepError) or self._batch is None:
             return
-        file = self._folder / "not_finite.pt"
+        file = remains_file(self._folder, self._rank)
         images, targets = self._batch
         kept = {
             "step": pl_module.global_step + 1,
+            "message": str(exception),
             "weights": {name: value.cpu().clone() for name, value in pl_module.model.state_dict().items()},
             "pixels": images.pixels.cpu(),
             "padding": None if images.padding is None else images.padding.cpu(),
@@ -91,8 +93,11 @@ class Diagnosis(Callback):
         where = first_not_finite(pl_module.model, images, targets)
         kept["first"] = where
         with contextlib.suppress(OutputError):
-            write_atomically(file, lambda path: torch.save(kept, path))
-            self._say(f"Not finite first: {where}. The batch, the weights and the optimizer's state are in {file}.")
+            write_state(file, kept)
+            words = _remains_in_words(where, file)
+            self._say(words)
+            if self._rank:  # whose console is silent: the error itself says it, and the first process if it can
+                exception.args = (f"{exception}. {words}",)
 
     def _look(self, module: TrainingModule) -> None:
         options, batch_size = module.options, module.schedule.batch_size
@@ -106,6 +111,45 @@ class Diagnosis(Callback):
         if problem is not None and name not in self._said:
             self._said.add(name)
             self._say(f"Warning: {problem}")
+
+
+def remains_file(folder: Path, rank: int) -> Path:
+    """What a loss that is not finite leaves behind in a process: batch, weights and the optimizer's state.
+
+    Args:
+        folder: of the run.
+        rank: of the process.
+    """
+    return folder / ("not_finite.pt" if rank == 0 else f"not_finite_process{rank}.pt")
+
+
+def _remains_in_words(where: str, file: Path) -> str:
+    return f"Not finite first: {where}. The batch, the weights and the optimizer's state are in {file}."
+
+
+class Remains:
+    """Finds out whether another process of a run ended since its loss was not finite.
+
+    Args:
+        folder: of the run; what other processes left there before is not meant.
+        count: of processes.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._files = [remains_file(folder, rank) for rank in range(1, count)]
+        self._before = [_written_at(file) for file in self._files]
+
+    def in_words(self) -> str | None:
+        """What such a process would have said; None where there is none."""
+        for file, before in zip(self._files, self._before, strict=True):
+            if _written_at(file) not in (None, before):
+                kept = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                return f"{kept['message']}. {_remains_in_words(kept['first'], file)}"
+        return None
+
+
+def _written_at(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.is_file() else None
 
 
 def too_high(beginning: float, course: Sequence[Learning], *, lr: float, batch_size: int) -> str | None:

@@ -37,6 +37,7 @@ from detrkit.training.kept_models import KeptModels, decisive
 from detrkit.training.learning import LearningWindow
 from detrkit.training.loggers import log_epoch, log_figures
 from detrkit.training.module import TrainingModule
+from detrkit.training.options import worker_count
 from detrkit.training.processes import ALONE, Processes
 from detrkit.training.progress import ProgressLines
 from detrkit.training.run_folder import RunFolder, append_to_log, read_log
@@ -307,7 +308,7 @@ class EpochEnds(Callback):
         """The figures, for the first process; the others only look at their images."""
         options: dict[str, Any] = {
             "batch_size": evaluation_batch(module.options),
-            "workers": module.options.workers or 0,
+            "workers": worker_count(module.options),
             "progress": self.progress.follow,
         }
         with self._paused():
@@ -324,7 +325,7 @@ class EpochEnds(Callback):
                 model,
                 self.validation,
                 batch_size=evaluation_batch(options),
-                workers=options.workers or 0,
+                workers=worker_count(options),
                 progress=self.progress.follow,
             )
         row[PQ.column] = evaluation.pq or 0.0

@@ -78,7 +78,7 @@ def start_loggers(
 class Curves(TensorBoardLogger):
     """TensorBoard's curves, which end no run: what a full disk swallows is in log.csv as well. Later figures go into a new file."""
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Adds figures."""
         with self._losing_figures():
             super().log_metrics(metrics, step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -178,11 +178,6 @@ def check_processes(options: TrainingOptions, device: str) -> None:
     count = options.devices * options.nodes
     if count == 1:
         return
-    if options.minutes is not None:
-        raise OptionError(
-            "minutes measures the speed of one process: give epochs or steps to several processes",
-            *("minutes", "devices"),
-        )
     if device == "mps":
         raise OptionError(
             f"{count} processes cannot share the device mps: give device=cpu, or train in one process", "device"
@@ -268,11 +263,20 @@ class Agreement:
 
     Args:
         processes: those of the run, which have joined.
+        release: is called when this process needs the others no more.
     """
 
-    def __init__(self, processes: Processes) -> None:
-        self.processes = processes
+    def __init__(self, processes: Processes, release: Callable[[], object] = lambda: None) -> None:
+        self.processes, self.release = processes, release
         self._is_reached = False
+
+    def meet(self) -> None:
+        """Waits for the others before the agreement; all processes have to come here equally often.
+
+        Raises:
+            SystemExit: another process has a problem, and says so.
+        """
+        self._exchange(None)
 
     def reach(self) -> None:
         """Waits for the others; all processes have to come here once.
@@ -296,6 +300,9 @@ class Agreement:
 
     def _tell(self, problem: DetrkitError | None) -> None:
         self._is_reached = True
+        self._exchange(problem)
+
+    def _exchange(self, problem: DetrkitError | None) -> None:
         with losing_no_process(self.processes, "its own message says why"):
             have_problems = self.processes.at_all(problem is not None)
         if any(have_problems) and have_problems.index(True) != self.processes.rank:
@@ -303,12 +310,15 @@ class Agreement:
 
 
 @contextmanager
-def losing_no_process(processes: Processes, remedy: str) -> Iterator[None]:
+def losing_no_process(
+    processes: Processes, remedy: str, reason: Callable[[], str | None] = lambda: None
+) -> Iterator[None]:
     """Turns what PyTorch raises where another process is gone into a sentence of the first process that is left.
 
     Args:
         processes: those of the run.
         remedy: what to do.
+        reason: says why the other one ended, where that can be found out.
 
     Raises:
         LostProcessError: another process ended.
@@ -321,6 +331,9 @@ def losing_no_process(processes: Processes, remedy: str) -> Iterator[None]:
             raise
         if not processes.is_first and not _starter_is_gone():
             raise SystemExit(2) from problem
+        found = reason()
+        if found is not None:
+            raise LostProcessError(f"in one of the {processes.count} processes: {found}") from problem
         raise LostProcessError(
             f"One of the {processes.count} processes ended, so training cannot go on: {remedy}"
         ) from problem

@@ -21,7 +21,7 @@ from detrkit.training.run_folder import RunFolder, learned_from, read_log
 from detrkit.training.stopping import Standstill, stopped_early
 from detrkit.training.training_options import TrainingOptions
 
-CHANGEABLE = ("data", "epochs", "steps", "patience", "devices", "nodes")
+CHANGEABLE = ("data", "epochs", "steps", "patience", "devices", "nodes", "workers")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,21 @@ class Progress:
     def steps_of_epochs(self) -> int:
         """Steps of finished epochs."""
         return self.steps - self.steps_into_epoch
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a run that goes on was.
+
+    Attributes:
+        folder: the run's.
+        options: those that it had so far.
+        done: how far it came.
+    """
+
+    folder: RunFolder
+    options: TrainingOptions
+    done: Progress
 
 
 def check_changeable(given: list[str]) -> None:
