@@ -100,6 +100,15 @@ class Runs:
                 "with": ["no network"],
             },
             "minutes": {**together(digits, folder / "minutes", 2, minutes=2.1 / 60), "with": ["known speed"]},
+            "fsdp": together(digits, folder / "fsdp", 2, strategy="fsdp"),
+            "fsdp, killed": {
+                **together(digits, folder / "fsdp cut", 2, strategy="fsdp", **EACH_STEP),
+                "kill": {"in": "step", "call": 4, "rank": 1},
+            },
+            "fsdp, resumed": {
+                "train": {"resume": str(folder / "fsdp cut"), "devices": 1, "strategy": "ddp"},
+                "sgd": True,
+            },
             "short": {"train": noisy(digits, folder / "short", epochs=1)},
         }
         # The third file of a run is its first checkpoint; then come those of the first epoch, which is the only one.
@@ -159,6 +168,14 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(runs: R
     options = json.loads((runs.folder / "cut" / "config.json").read_text())
     assert options["changes"][-1] == {"after_epochs": 1, "from": {"devices": 2}, "to": {"devices": 1}}
     check_equal(runs.folder / "one", runs.folder / "cut")
+
+
+def test_a_model_that_is_shared_out_learns_what_one_process_learns(runs: Runs) -> None:
+    """And goes on in a single process after a kill, from the checkpoint that two of them wrote."""
+    names = ("fsdp", "fsdp, killed", "fsdp, resumed")
+    assert [runs.codes[name] for name in names] == [[0, 0], [2, KILLED], [0]], runs.said
+    check_equal(runs.folder / "one", runs.folder / "fsdp")
+    check_equal(runs.folder / "one", runs.folder / "fsdp cut")
 
 
 def test_a_loss_that_is_not_finite_in_another_process_is_said_with_what_it_left(runs: Runs) -> None:

@@ -25,6 +25,7 @@ from detrkit.structures import ImageBatch, Output, Target
 from detrkit.training.keeping import write_state
 from detrkit.training.learning import Learning, LearningWindow
 from detrkit.training.module import NonFiniteStepError, TrainingModule
+from detrkit.training.sharding import local
 
 _WINDOW = 50  # steps between two looks, and of the means that are looked at
 _MUCH_HIGHER = 1.3  # a loss that many times that of the beginning is no chance
@@ -83,14 +84,14 @@ class Diagnosis(Callback):
         kept = {
             "step": pl_module.global_step + 1,
             "message": str(exception),
-            "weights": {name: value.cpu().clone() for name, value in pl_module.model.state_dict().items()},
+            "weights": {name: local(value).cpu().clone() for name, value in pl_module.model.state_dict().items()},
             "pixels": images.pixels.cpu(),
             "padding": None if images.padding is None else images.padding.cpu(),
             "image_ids": images.image_ids,
             "targets": [{"labels": each.labels.cpu(), "boxes_cxcywh": each.boxes_cxcywh.cpu()} for each in targets],
-            "optimizer": trainer.optimizers[0].state_dict(),
+            "optimizer": local(trainer.optimizers[0].state_dict()),
         }
-        where = first_not_finite(pl_module.model, images, targets)
+        where = first_not_finite(pl_module.model, images, targets, runs=not pl_module.is_shared_out)
         kept["first"] = where
         with contextlib.suppress(OutputError):
             write_state(file, kept)
@@ -104,7 +105,8 @@ class Diagnosis(Callback):
         beginning = min(torch.stack(self._beginning).mean().item(), self._course[0].total)
         self._warn("rate", too_high(beginning, self._course, lr=options.lr or 0.0, batch_size=batch_size))
         self._warn("accuracy", flat_accuracy(self._course, chance_of(module.data.dataset)))
-        if len(self._course) % _ENOUGH == 0 and "same" not in self._said and self._batch is not None:
+        runs = not module.is_shared_out  # otherwise only all processes together could look
+        if runs and len(self._course) % _ENOUGH == 0 and "same" not in self._said and self._batch is not None:
             self._warn("same", same_predictions(module.model, self._batch[0]))
 
     def _warn(self, name: str, problem: str | None) -> None:
@@ -219,21 +221,24 @@ def _spread(values: Tensor) -> float:
     return float((values.amax(0) - values.amin(0)).max())
 
 
-def first_not_finite(model: Detector, images: ImageBatch, targets: Sequence[Target]) -> str:
+def first_not_finite(model: Detector, images: ImageBatch, targets: Sequence[Target], *, runs: bool = True) -> str:
     """The first tensor that is not finite, of the batch, the weights, or what the model's parts return in their order.
 
     Args:
         model: in training mode.
         images: the batch.
         targets: its objects.
+        runs: False leaves the model alone, whose other parts are in other processes.
     """
     if not images.pixels.isfinite().all():
         return "the pixels of the batch"
     if not all(target.boxes_cxcywh.isfinite().all() for target in targets):
         return "the boxes of the batch"
     for name, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
+        if value.is_floating_point() and not local(value).isfinite().all():
             return f"the weights {name}"
+    if not runs:
+        return "the output of a part of the model, or the loss itself"
     found: list[str] = []
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:

@@ -41,6 +41,7 @@ from detrkit.training.options import worker_count
 from detrkit.training.processes import ALONE, Processes
 from detrkit.training.progress import ProgressLines
 from detrkit.training.run_folder import RunFolder, append_to_log, read_log
+from detrkit.training.sharding import WholeModel
 from detrkit.training.shared_evaluation import evaluate_together
 from detrkit.training.training_options import TrainingOptions
 
@@ -56,7 +57,8 @@ class EpochEnds(Callback):
         validation: what the model is evaluated on; None if the data set has no such split, in which case the lowest loss is best.
         progress: prints the lines, and shows how far an evaluation is.
         processes: those of the run, of which the first one writes.
-        averaging: averages the weights, if that is what is evaluated and saved.
+        averaging: has what is evaluated and saved, if that is not the model itself: an average of the weights, or all weights of a model
+            that is shared out.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class EpochEnds(Callback):
         validation: DetectionDataset | None,
         progress: ProgressLines,
         processes: Processes = ALONE,
-        averaging: Averaging | None = None,
+        averaging: Averaging | WholeModel | None = None,
     ) -> None:
         self.folder, self.validation, self.progress, self.processes = folder, validation, progress, processes
         self.averaging = averaging
@@ -185,8 +187,7 @@ class EpochEnds(Callback):
         module.load_state_dict(state["state_dict"])
         module.to(self.processes.device(choose_device(module.options.device)))
         if self.averaging is not None:
-            self.averaging.begin(module)
-            self.averaging.load_state_dict(state["callbacks"][self.averaging.state_key])
+            self.averaging.restore(module, state["callbacks"])
         row, message = dict(lacking["row"]), lacking["message"]
         with self.progress.line:
             if self.validation is not None and lacking.get("evaluates", True):

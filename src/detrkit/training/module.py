@@ -74,6 +74,19 @@ class TrainingModule(LightningModule):
             raise self._with_location(problem, images) from problem
         return self.losses.total
 
+    @property
+    def is_shared_out(self) -> bool:
+        """Whether each process holds a part of the model."""
+        return self.options.strategy == "fsdp" and self.processes.count > 1
+
+    def configure_model(self) -> None:
+        """Leaves this process its part of the model, where it is shared out; Lightning calls this before it asks for optimizers."""
+        if self.is_shared_out:
+            from detrkit.training.sharding import shard
+
+            assert self.device_mesh is not None
+            shard(self.model, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> Any:
         """AdamW, and learning rates that change after every step."""
         options = self.options

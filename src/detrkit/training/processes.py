@@ -176,6 +176,8 @@ def check_processes(options: TrainingOptions, device: str) -> None:
         ConfigurationError: there is something to refuse.
     """
     count = options.devices * options.nodes
+    if options.strategy == "fsdp":
+        _check_sharding(options, count)
     if count == 1:
         return
     if device == "mps":
@@ -198,6 +200,18 @@ def check_processes(options: TrainingOptions, device: str) -> None:
             f"{what} of {counted(piece, 'image')} cannot be split among {count} processes: give a larger batch_size, or fewer devices",
             *("accumulate", "batch_size", "devices"),
         )
+
+
+def _check_sharding(options: TrainingOptions, count: int) -> None:
+    """Refuses what a model that is shared out among processes cannot do."""
+    if count == 1:
+        raise OptionError(
+            "strategy=fsdp shares a model out among several processes, and this is one: give devices, or strategy=ddp",
+            *("strategy", "devices"),
+        )
+    for name in ("ema", "minutes"):
+        if getattr(options, name) is not None:
+            raise OptionError(f"{name} cannot be had with strategy=fsdp: leave one of them out", name, "strategy")
 
 
 def check_images(images: int, count: int) -> None:

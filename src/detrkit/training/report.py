@@ -37,7 +37,7 @@ from detrkit.training.training_options import TrainingOptions
 
 # Shown elsewhere, or about the machine and its folders: no departure from a recipe.
 _NOT_SETTINGS = (
-    *("variant", "data", "output", "settings", "device", "devices", "nodes", "workers", "loggers"),
+    *("variant", "data", "output", "settings", "device", "devices", "nodes", "strategy", "workers", "loggers"),
     "checkpoint_minutes",
 )
 _CURVE_WORDS = {

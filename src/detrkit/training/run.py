@@ -58,6 +58,7 @@ from detrkit.training.resuming import (
 )
 from detrkit.training.run_folder import RunFolder, create, reopen
 from detrkit.training.sessions import begin_session, end_session
+from detrkit.training.sharding import WholeModel
 from detrkit.training.starting import missing_offer, wanted_offer
 from detrkit.training.stopping import Stopping
 from detrkit.training.strategies import EndAtOnce, quiet_lightning, trainer_options
@@ -78,8 +79,8 @@ def train(
     Args:
         variant: a name in the catalog, such as "detr-r50".
         data: a data set's folder or annotation file, or "digits".
-        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs`, `steps`, `patience`, `devices`, `nodes` and
-            `workers` may be given anew, for data that were moved, to train longer, and for another number of processes.
+        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs`, `steps`, `patience`, `devices`, `nodes`,
+            `strategy` and `workers` may be given anew, for data that were moved, to train longer, and for another number of processes.
         console: the console that shows progress; None means the terminal.
         **options: any other field of `TrainingOptions`; `help(detrkit.train)` shows them all.
 
@@ -278,7 +279,10 @@ def _fit(
     remains = Remains(folder.path, processes.count)
     with quiet_lightning(), said, losing_no_process(processes, _after_a_loss(folder), remains.in_words):
         progress = ProgressLines(console, evaluates=validation is not None)
-        averaging = None if module.options.ema is None else Averaging(module.options.ema)
+        averaging: Averaging | WholeModel | None = None if module.options.ema is None else Averaging(module.options.ema)
+        if module.is_shared_out:
+            averaging = WholeModel()
+            averaging.begin(module)
         ends = EpochEnds(folder, validation, progress, processes, averaging)
         stopping = Stopping(ends, progress, processes)
         loggers: list[Logger] = [Curves(folder.path, name="tensorboard", version=""), *others]
@@ -316,7 +320,7 @@ def _after_a_loss(folder: RunFolder) -> str:
 def _trainer(module: TrainingModule, callbacks: list[Callback], loggers: Sequence[Logger]) -> Trainer:
     options, schedule = module.options, module.schedule
     return Trainer(
-        **trainer_options(choose_device(options.device), module.processes),
+        **trainer_options(choose_device(options.device), module.processes, shares_out=module.is_shared_out),
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",
         max_epochs=schedule.epochs,  # not max_steps, with which Lightning resumes a run in the wrong epoch
         accumulate_grad_batches=schedule.accumulate,

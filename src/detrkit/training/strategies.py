@@ -14,35 +14,37 @@ from typing import Any, NoReturn
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from detrkit.training.keeping import StateFile
 from detrkit.training.processes import Processes
+from detrkit.training.sharding import Sharding
 
 
-def trainer_options(device: str, processes: Processes) -> dict[str, Any]:
+def trainer_options(device: str, processes: Processes, *, shares_out: bool = False) -> dict[str, Any]:
     """The options of Lightning's `Trainer` about devices and processes.
 
     Args:
         device: the device that was chosen for the run.
         processes: those of the run.
+        shares_out: whether each holds a part of the model.
     """
     kind, _, index = device.partition(":")
     accelerator = "gpu" if kind == "cuda" else kind
     if processes.count == 1:  # whatever a cluster's environment variables say
         devices = [int(index)] if index else 1
         return {"accelerator": accelerator, "devices": devices, "plugins": [LightningEnvironment(), StateFile()]}
-    strategy = DDPStrategy(
-        cluster_environment=JoinedEnvironment(processes),
-        find_unused_parameters=False,  # each has a gradient in each step, also in that of a process without any object
-        gradient_as_bucket_view=True,
-    )
+    if shares_out:
+        strategy: Strategy = Sharding(processes.count)
+    else:
+        # Each parameter has a gradient in each step, also in that of a process without any object.
+        strategy = DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
     return {
         "accelerator": accelerator,
         "devices": processes.local_count,
         "num_nodes": processes.nodes,
         "strategy": strategy,
-        "plugins": [StateFile()],
+        "plugins": [JoinedEnvironment(processes), StateFile()],
     }
 
 
