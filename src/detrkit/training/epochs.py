@@ -78,6 +78,7 @@ class EpochEnds(Callback):
         self._first_step = 0  # of the epoch
         self._into = 0  # steps of the epoch, before the run was resumed
         self._unwritten: list[dict[str, float]] = []  # rows of the log
+        self._row: dict[str, float] = {}  # of the last epoch
         self._is_complete = True  # whether all that was to be written lately was
         self._lacking: dict[str, Any] | None = (
             None  # an epoch that has still to be evaluated, or whose models have to be written
@@ -206,14 +207,14 @@ class EpochEnds(Callback):
         unwritten = {row["epoch"] for row in self._unwritten}
         return [row for row in read_log(self.folder.log) if row["epoch"] not in unwritten] + self._unwritten
 
-    def finish(self, trainer: Trainer) -> None:
-        """Writes what could not be written yet, since the run ends early; all processes have to call it.
+    def finish(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Writes what could not be written at the end of this epoch, since the run ends early; all processes have to call it.
 
         Raises:
             OutputError: it still cannot.
         """
         if not self.processes.from_first(self._is_complete):
-            self._write_what_waits(last=True)
+            self._write(module, self._row, saves=True, last=True)
             self._keep_state(trainer, last=True)
 
     def _keep_state(self, trainer: Trainer, *, last: bool = False, written: bool = True) -> None:
@@ -350,6 +351,7 @@ class EpochEnds(Callback):
         Raises:
             OutputError: a file cannot be written and this is the last epoch, or the run's folder is gone.
         """
+        self._row = row
         if not self.processes.is_first:
             return True
         self._check_folder()
@@ -365,7 +367,7 @@ class EpochEnds(Callback):
         self._is_complete = keeps or not saves
         return True
 
-    def _write_what_waits(self, *, last: bool = False) -> bool:
+    def _write_what_waits(self) -> bool:
         """Writes rows and the best model that were only held so far, as `_write` does."""
         if not self.processes.is_first:
             return True
@@ -374,7 +376,7 @@ class EpochEnds(Callback):
             self._write_rows()
             self._models.write_held()
         except OutputError as problem:
-            self._go_on_without(problem, last=last)
+            self._go_on_without(problem, last=False)
             return False
         return True
 

@@ -107,7 +107,7 @@ class Stopping(Callback):
         if pl_module.options.patience is None or pl_module.global_step >= pl_module.schedule.steps:
             return
         if self.at_standstill(pl_module.options):
-            self.ends.finish(trainer)
+            self.ends.finish(trainer, pl_module)
             trainer.should_stop = True
 
     def at_standstill(self, options: TrainingOptions) -> bool:
