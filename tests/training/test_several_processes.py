@@ -99,7 +99,10 @@ class Runs:
                 **together(digits, folder / "no network", 2, variant="light-detr-mobilenetv2", settings={}),
                 "with": ["no network"],
             },
-            "minutes": {**together(digits, folder / "minutes", 2, minutes=2.1 / 60), "with": ["known speed"]},
+            "minutes": {
+                **together(digits, folder / "minutes", 2, epochs=None, minutes=2.1 / 60),
+                "with": ["known speed"],
+            },
             "fsdp": together(digits, folder / "fsdp", 2, strategy="fsdp"),
             "fsdp, killed": {
                 **together(digits, folder / "fsdp cut", 2, strategy="fsdp", **EACH_STEP),
@@ -183,7 +186,7 @@ def test_a_loss_that_is_not_finite_in_another_process_is_said_with_what_it_left(
     file = runs.folder / "not finite" / "not_finite_process1.pt"
     remains = f"Not finite first: the weights heads.box_head.layers.2.bias. The batch, the weights and the optimizer's state are in {file}."
     first, other = runs.said["not finite"]
-    assert first.splitlines()[-1].startswith("in one of the 2 processes: step 2, ")
+    assert first.splitlines()[-1].startswith("In one of the 2 processes: step 2, ")
     assert first.endswith(remains)
     assert other.startswith("step 2, ")
     assert other.endswith(remains)

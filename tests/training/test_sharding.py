@@ -37,7 +37,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceMesh]:
 
 
 def small(variant: str, **settings: Any) -> detrkit.Detector:
-    known = {"width": 64, "hidden": 64, "queries": 8, "encoder_layers": 1, "decoder_layers": 2, "dropout": 0.0}
+    known = {"width": 64, "hidden": 64, "queries": 9, "encoder_layers": 1, "decoder_layers": 2, "dropout": 0.0}
     fields = CATALOG[variant].config.__dataclass_fields__
     given = {name: value for name, value in known.items() if name in fields} | settings
     return detrkit.build(variant, classes=["a", "b"], **given).train()

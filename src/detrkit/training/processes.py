@@ -347,7 +347,7 @@ def losing_no_process(
             raise SystemExit(2) from problem
         found = reason()
         if found is not None:
-            raise LostProcessError(f"in one of the {processes.count} processes: {found}") from problem
+            raise LostProcessError(f"In one of the {processes.count} processes: {found}") from problem
         raise LostProcessError(
             f"One of the {processes.count} processes ended, so training cannot go on: {remedy}"
         ) from problem
