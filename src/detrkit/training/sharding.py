@@ -64,7 +64,7 @@ def shard(model: Detector, mesh: DeviceMesh) -> None:
     """
     if isinstance(model, FSDPModule):
         return
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # others cannot be shared out
+    model.to(memory_format=torch.contiguous_format)  # others cannot be shared out
     for part in sharded_parts(model):
         fully_shard(part, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -133,7 +133,7 @@ class Sharding(ModelParallelStrategy):
         """All of the optimizer's numbers, with numbers for parameters as PyTorch gives them; empty but in the first process."""
         plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = get_optimizer_state_dict(self._module(), plain, options=whole)
+        state: dict[str, Any] = dict(get_optimizer_state_dict(self._module(), plain, options=whole))
         if not state:
             return {}
         numbers = {name: number for number, name in enumerate(itertools.chain(*self._names(plain)))}
