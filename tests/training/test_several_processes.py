@@ -104,13 +104,20 @@ class Runs:
                 "with": ["known speed"],
             },
             "fsdp": together(digits, folder / "fsdp", 2, strategy="fsdp"),
+            # Killed in its second step, then in the fourth, and each time resumed in another form.
             "fsdp, killed": {
                 **together(digits, folder / "fsdp cut", 2, strategy="fsdp", **EACH_STEP),
-                "kill": {"in": "step", "call": 4, "rank": 1},
+                "kill": {"in": "step", "call": 2, "rank": 1},
             },
-            "fsdp, resumed": {
+            "fsdp, resumed alone": {
                 "train": {"resume": str(folder / "fsdp cut"), "devices": 1, "strategy": "ddp"},
                 "sgd": True,
+                "kill": {"in": "step", "call": 3},
+            },
+            "fsdp, resumed": {
+                "train": {"resume": str(folder / "fsdp cut"), "strategy": "fsdp"},
+                "sgd": True,
+                "processes": 2,
             },
             "short": {"train": noisy(digits, folder / "short", epochs=1)},
         }
@@ -174,9 +181,9 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(runs: R
 
 
 def test_a_model_that_is_shared_out_learns_what_one_process_learns(runs: Runs) -> None:
-    """And goes on in a single process after a kill, from the checkpoint that two of them wrote."""
-    names = ("fsdp", "fsdp, killed", "fsdp, resumed")
-    assert [runs.codes[name] for name in names] == [[0, 0], [2, KILLED], [0]], runs.said
+    """And goes on in a single process after a kill, from the checkpoint that two of them wrote, and then in two again."""
+    names = ("fsdp", "fsdp, killed", "fsdp, resumed alone", "fsdp, resumed")
+    assert [runs.codes[name] for name in names] == [[0, 0], [2, KILLED], [KILLED], [0, 0]], runs.said
     check_equal(runs.folder / "one", runs.folder / "fsdp")
     check_equal(runs.folder / "one", runs.folder / "fsdp cut")
 

@@ -148,22 +148,21 @@ class Sharding(ModelParallelStrategy):
         whole = StateDictOptions(full_state_dict=True)
         set_model_state_dict(self._module(), checkpoint["state_dict"], options=whole)
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            names = self._names(optimizer)
-            named = dict(
-                zip(
-                    itertools.chain(*(group["params"] for group in state["param_groups"])),
-                    itertools.chain(*names),
-                    strict=True,
-                )
-            )
-            groups = [
-                {**group, "params": [named[number] for number in group["params"]]} for group in state["param_groups"]
-            ]
-            states = {named[number]: value for number, value in state["state"].items()}
-            set_optimizer_state_dict(
-                self._module(), optimizer, {"state": states, "param_groups": groups}, options=whole
-            )
+            self._load_optimizer(optimizer, state)
         return checkpoint
+
+    def _load_optimizer(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        saved = state["param_groups"]
+        if not state["state"]:  # an optimizer that keeps nothing; PyTorch's function for it needs a tensor
+            for group, values in zip(optimizer.param_groups, saved, strict=True):
+                group.update({name: value for name, value in values.items() if name != "params"})
+            return
+        numbers = itertools.chain(*(group["params"] for group in saved))
+        named = dict(zip(numbers, itertools.chain(*self._names(optimizer)), strict=True))
+        groups = [{**group, "params": [named[number] for number in group["params"]]} for group in saved]
+        states = {named[number]: value for number, value in state["state"].items()}
+        whole = StateDictOptions(full_state_dict=True)
+        set_optimizer_state_dict(self._module(), optimizer, {"state": states, "param_groups": groups}, options=whole)
 
     def _module(self) -> nn.Module:
         assert self.model is not None
