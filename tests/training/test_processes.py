@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from detrkit.errors import ConfigurationError, LostProcessError, OptionError
 from detrkit.models.catalog import CATALOG
-from detrkit.training import TrainingOptions
+from detrkit.training import TrainingOptions, launching
 from detrkit.training.batches import EpochBatches, part_of
 from detrkit.training.keeping import SaveMoments
 from detrkit.training.launching import check_startable, other_processes
@@ -212,6 +213,26 @@ def test_moments_depend_on_the_clock_of_the_first_process_alone() -> None:
     assert len(kept) == 4
     assert all(30 <= gap <= 40 for gap in gaps), kept
     assert looks[0] < 40
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_a_process_that_ended_ends_the_first_one_only_while_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, is_needed: bool
+) -> None:
+    """Afterwards the first one may write its report for as long as that takes."""
+    ends, is_over = [], threading.Event()
+
+    def end(code: int) -> None:
+        ends.append(code)
+        is_over.set()
+
+    monkeypatch.setattr("os._exit", end)
+    monkeypatch.setattr(launching, "_PATIENCE", 0.01)
+    child: Any = SimpleNamespace(poll=lambda: 130, kill=lambda: ends.append(-9))
+    if not is_needed:
+        is_over.set()
+    launching._watch([child], is_over)
+    assert ends == ([-9, 2] if is_needed else [])
 
 
 @pytest.fixture
