@@ -30,7 +30,8 @@ from detrkit.models.catalog import criterion_for
 from detrkit.models.supervision import supervise
 from detrkit.structures import ImageBatch, Target
 from detrkit.training.optimizer import build_optimizer
-from detrkit.training.run import new_options, prepare
+from detrkit.training.preparing import prepare
+from detrkit.training.run import new_options
 
 PARTS = ("data", "forward", "matching", "losses", "backward", "optimizer")
 Batch = tuple[ImageBatch, list[Target]]

@@ -90,7 +90,7 @@ def test_a_full_disk_is_reported_and_the_old_file_stays(tmp_path: Path) -> None:
 
     with pytest.raises(OutputError) as caught:
         write_atomically(path, write)
-    assert str(caught.value) == f"{path} cannot be written (No space left on device): choose another path"
+    assert str(caught.value) == f"{path} cannot be written (No space left on device): make room, or choose another path"
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

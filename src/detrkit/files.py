@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -15,6 +16,7 @@ from typing import Any
 from detrkit.errors import OutputError
 
 _LONGEST_STEM = 40
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -44,11 +46,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
         write(temporary)
         temporary.replace(path)
     except OSError as problem:
-        raise OutputError(f"{path} cannot be written ({problem.strerror or problem}): choose another path") from problem
+        raise _not_written(path, problem) from problem
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def _not_written(path: Path, problem: OSError) -> OutputError:
+    """What is wrong, and what to do about it."""
+    remedy = "make room, or choose another path" if problem.errno in _NO_ROOM else "choose another path"
+    return OutputError(f"{path} cannot be written ({problem.strerror or problem}): {remedy}")
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -167,7 +175,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}-"))
     except OSError as problem:
-        raise OutputError(f"{path} cannot be written ({problem.strerror or problem}): choose another path") from problem
+        raise _not_written(path, problem) from problem
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())  # mkdtemp creates folders that only their owner may read
@@ -177,7 +185,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     except OSError as problem:
         if isinstance(problem, OutputError):
             raise
-        raise OutputError(f"{path} cannot be written ({problem.strerror or problem}): choose another path") from problem
+        raise _not_written(path, problem) from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -13,15 +13,21 @@ from typing import Any
 
 import pytest
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from support import heed_interrupts
 
 TRAIN = ("-m", "detrkit", "train", "detr-compact", "--short-side", "64", "--batch-size", "4", "--output", "run")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
 
-def start(command: list[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
+def start(
+    command: list[str], folder: Path, *, start_new_session: bool = False, **variables: str
+) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+    prepare = heed_interrupts if start_new_session else None
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, start_new_session=start_new_session, preexec_fn=prepare, **pipes
+    )
 
 
 def check_run(folder: Path, printed: str, *, devices: int, nodes: int = 1) -> None:
@@ -99,6 +105,37 @@ def test_one_of_the_processes_is_killed(digits_folder: Path, tmp_path: Path, whi
         "processes, with: detrkit train --resume run"
     )
     assert [line for line in said.splitlines() if line.startswith("detrkit: ")] == [sentence]
+
+
+REPORT_TAKES_LONG = """
+import sys, time
+import detrkit.training.launching as launching
+import detrkit.training.run as run
+
+launching._PATIENCE = 0.5
+run.write_without_evaluation = lambda *_: time.sleep(4.0)
+if __name__ == "__main__":
+    sys.argv = ["detrkit", *sys.argv[1:]]
+    from detrkit.__main__ import main
+
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_the_first_process_has_time_for_its_report_after_ctrl_c(digits_folder: Path, tmp_path: Path) -> None:
+    """Although the others have ended long before, and with an exit code other than 0."""
+    (tmp_path / "script.py").write_text(REPORT_TAKES_LONG)
+    options = [*TRAIN[2:], "--data", str(digits_folder), "--epochs", "10000", "--devices", "2"]
+    process = start([sys.executable, "script.py", *options], tmp_path, start_new_session=True)
+    while not (tmp_path / "run" / "log.csv").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    printed, said = process.communicate()
+    assert process.returncode == 130, said
+    assert said == ""
+    assert printed.splitlines()[-1].startswith("Report so far: ")
 
 
 def test_one_process_in_an_allocation_of_slurm_for_two(digits_folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,8 @@ def run_legs(legs: list[dict[str, Any]], folder: Path) -> list[list[tuple[int, s
     """What became of the processes of each leg: exit code (negative for a signal) and what they printed.
 
     Args:
-        legs: each with the arguments of `detrkit.train`, and if wanted "processes", "kill" (see `arrange`) and "sgd".
+        legs: each with the arguments of `detrkit.train`, and if wanted "processes", "kill" (see `arrange`), "with" (what else is arranged) and
+            "sgd"; or "kills" one after the other.
         folder: for files of the legs.
     """
     plan = folder / "legs.json"
@@ -65,6 +65,8 @@ def trained(leg: dict[str, Any], rank: int, port: int, output: Path) -> int:
     if leg.get("sgd"):
         use_plain_descent()
     arrange(leg.get("kill"), rank)
+    for name in leg.get("with", ()):
+        {"a broken model": break_model, "no network": take_network, "known speed": know_speed}[name](rank, output)
     with output.open("w") as file:
         try:
             detrkit.train(**leg["train"], console=Console(file=file, width=2000))
@@ -88,6 +90,51 @@ def use_plain_descent() -> None:
         return torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=lr)
 
     module.build_optimizer = build  # type: ignore[assignment]
+
+
+def break_model(rank: int, _: Path) -> None:
+    """Lets the second step of the second process have a weight that is not a number."""
+    import torch
+
+    from detrkit.training.module import TrainingModule
+
+    step = TrainingModule.training_step
+
+    def poisoned(self: TrainingModule, batch: Any, index: int) -> Any:
+        if self.global_step == 1 and rank == 1:
+            with torch.no_grad():
+                self.model.heads.box_head.layers[-1].bias.fill_(float("nan"))
+        return step(self, batch, index)
+
+    TrainingModule.training_step = poisoned  # type: ignore[method-assign]
+
+
+def take_network(rank: int, output: Path) -> None:
+    """Lets downloads fail, and notes who tried."""
+    import detrkit.training.starting as starting
+    from detrkit.errors import CheckpointError
+
+    def fetch(*_: Any) -> Path:
+        output.with_name(f"tried by {rank}").touch()
+        raise CheckpointError("there is no network")
+
+    starting.fetch = fetch
+
+
+def know_speed(rank: int, _: Path) -> None:
+    """Lets processes find different speeds; they measure nevertheless, as they have to do that together."""
+    import detrkit.training.time_budget as time_budget
+    from detrkit.training.timing import PieceTimes
+
+    pieces, evaluation = time_budget.time_pieces, time_budget.time_evaluation
+
+    def timed(*arguments: Any, **named: Any) -> PieceTimes:
+        pieces(*arguments, **named | {"pieces": 2})
+        return PieceTimes(piece=(0.4, 0.01)[rank], update=0.1, start=9.0, pieces=2)
+
+    time_budget.time_pieces = timed
+    time_budget.time_evaluation = lambda *arguments, **named: 0.0 * evaluation(*arguments, **named)
+    time_budget.fit_to_time.__defaults__ = (lambda: 0.0,)
 
 
 def arrange(kill: dict[str, Any] | None, rank: int) -> None:
@@ -133,22 +180,26 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def until_finished(leg: dict[str, Any], folder: Path, *, seed: int, kills: int) -> list[list[tuple[int, str]]]:
-    """Trains with kills at random moments, resuming after each, and to the end after the last one."""
-    moments, made, results = random.Random(seed), 0, []
-    while True:
+def until_finished(leg: dict[str, Any], folder: Path, kills: list[dict[str, Any]]) -> list[list[tuple[int, str]]]:
+    """Trains with kills, and to the end after the last one. After each the run goes on, or where it cannot begins again in its folder."""
+    results: list[list[tuple[int, str]]] = []
+    for kill in [*kills, None]:
         run = Path(leg["train"]["output"])
-        resumes = (run / "resume.ckpt").is_file()
-        if not resumes:
-            shutil.rmtree(run, ignore_errors=True)
-        train = {"resume": str(run)} if resumes else leg["train"]
-        where = moments.choice(KILLS)
-        call = moments.randint(1, 2 if where == "evaluation" else 8)  # epochs have four steps and one evaluation
-        kill = {"in": where, "call": call} if made < kills else None
+        train = {"resume": str(run)} if (run / "resume.ckpt").is_file() else leg["train"]
         results.append(finished({"train": train, "kill": kill}, folder, len(results)))
         if results[-1][0][0] != -signal.SIGKILL:
-            return results
-        made += 1
+            break
+    return results
+
+
+def at_random(seed: int, kills: int) -> list[dict[str, Any]]:
+    """Kills at random moments."""
+    moments, made = random.Random(seed), []
+    for _ in range(kills):
+        where = moments.choice(KILLS)
+        call = moments.randint(1, 2 if where == "evaluation" else 8)  # epochs have four steps and one evaluation
+        made.append({"in": where, "call": call})
+    return made
 
 
 def finished(leg: dict[str, Any], folder: Path, number: int) -> list[tuple[int, str]]:
@@ -179,7 +230,7 @@ def main() -> None:
     results: list[Any] = []
     for number, leg in enumerate(json.loads(plan.read_text())):
         if "kills" in leg:
-            results += until_finished(leg, plan.parent, seed=leg["seed"], kills=leg["kills"])
+            results += until_finished(leg, plan.parent, leg["kills"])
         else:
             results.append(finished(leg, plan.parent, number))
     print(json.dumps(results))

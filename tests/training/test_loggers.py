@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 import lightning.pytorch.loggers
 import pytest
 from lightning.pytorch.loggers import Logger
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.small_runs import run
 
+import detrkit
 from detrkit.errors import ConfigurationError, OptionError
 from detrkit.training.loggers import check_loggers, end_loggers, start_loggers
 from detrkit.training.run_folder import RunFolder
@@ -211,3 +215,30 @@ def test_a_run_passes_its_figures_on_and_outlives_a_tool(
     assert len(mlflow.figures) == 1
     assert printed.count("Note: Breaking failed (no route to host). The run goes on without it") == 1
     assert wandb.finished == 1
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_an_epoch_whose_evaluation_was_cut_off_reaches_all_loggers(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    """Also where it was the last one, so that no step is left."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("detrkit.training.epochs.evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(digits_folder, folder, epochs=epochs, loggers=["wandb"])
+    detrkit.train(resume=folder, console=Console(file=io.StringIO()))
+    _, wandb = Recorder.started
+    assert [step for step, _ in wandb.figures] == [3, 6][:epochs]
+    assert all("epoch/AP" in figures for _, figures in wandb.figures)
+    assert points(folder, "epoch/AP") == [(3, 0.0), (6, 0.0)][:epochs]
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def points(folder: Path, name: str) -> list[tuple[int, float]]:
+    """A curve of TensorBoard."""
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +14,11 @@ import torch
 
 from detrkit.errors import ConfigurationError, LostProcessError, OptionError
 from detrkit.models.catalog import CATALOG
-from detrkit.training import TrainingOptions
+from detrkit.training import TrainingOptions, launching
 from detrkit.training.batches import EpochBatches, part_of
 from detrkit.training.keeping import SaveMoments
 from detrkit.training.launching import check_startable, other_processes
-from detrkit.training.options import resolve
+from detrkit.training.options import resolve, worker_count
 from detrkit.training.pieces import pieces
 from detrkit.training.processes import (
     ALONE,
@@ -153,6 +155,20 @@ def test_what_processes_cannot_do(
     check_processes(options(**given | {"devices": 1, "nodes": 1}), device)
 
 
+def test_workers_follow_the_machine_and_its_processes_unless_they_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a run that goes on with more devices, or on another machine."""
+    monkeypatch.setattr("detrkit.training.options.choose_device", lambda _: "cuda")
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    begun = options(devices=1)
+    assert begun.workers is None
+    assert [worker_count(replace(begun, devices=count)) for count in (1, 2, 3, 20)] == [8, 6, 4, 1]
+    assert [worker_count(options(devices=count, workers=5)) for count in (1, 3)] == [5, 5]
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert worker_count(begun) == 4
+    monkeypatch.setattr("detrkit.training.options.choose_device", lambda _: "cpu")
+    assert worker_count(begun) == 0
+
+
 def test_too_few_images() -> None:
     check_images(3, 3)
     with pytest.raises(
@@ -199,6 +215,26 @@ def test_moments_depend_on_the_clock_of_the_first_process_alone() -> None:
     assert looks[0] < 40
 
 
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_a_process_that_ended_ends_the_first_one_only_while_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, is_needed: bool
+) -> None:
+    """Afterwards the first one may write its report for as long as that takes."""
+    ends, is_over = [], threading.Event()
+
+    def end(code: int) -> None:
+        ends.append(code)
+        is_over.set()
+
+    monkeypatch.setattr("os._exit", end)
+    monkeypatch.setattr(launching, "_PATIENCE", 0.01)
+    child: Any = SimpleNamespace(poll=lambda: 130, kill=lambda: ends.append(-9))
+    if not is_needed:
+        is_over.set()
+    launching._watch([child], is_over)
+    assert ends == ([-9, 2] if is_needed else [])
+
+
 @pytest.fixture
 def _no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another test of this process may have left one."""
@@ -235,5 +271,5 @@ def test_several_nodes_need_their_numbers() -> None:
         other_processes(1, 2, {**environment, "NODE_RANK": "2"}),
     ):
         pass
-    with other_processes(1, 2, {**environment, "NODE_RANK": "1"}) as processes:
+    with other_processes(1, 2, {**environment, "NODE_RANK": "1"}) as (processes, _):
         assert processes == Processes(2, 1, 1, 0, "detrkit")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training.forked_runs import run_legs
+from training.forked_runs import at_random, run_legs
 from training.small_runs import NOISY, SMALL, check_same_run, rows
 
 from detrkit.data import read_digits
@@ -103,11 +103,41 @@ class Runs:
             "killed in an evaluation": {"train": interrupted, "kill": {"in": "evaluation", "call": 1}},
             "killed while writing": {"train": interrupted, "kill": {"in": "checkpoint", "call": 3}},
             "not killed": {"train": interrupted},
+            "not finite": {**together(digits, folder / "not finite", 2), "with": ["a broken model"]},
+            "no network": {
+                **together(digits, folder / "no network", 2, variant="light-detr-mobilenetv2", settings={}),
+                "with": ["no network"],
+            },
+            "minutes": {
+                **together(digits, folder / "minutes", 2, epochs=None, minutes=2.1 / 60),
+                "with": ["known speed"],
+            },
+            "fsdp": together(digits, folder / "fsdp", 2, strategy="fsdp"),
+            # Killed in its second step, then in the fourth, and each time resumed in another form.
+            "fsdp, killed": {
+                **together(digits, folder / "fsdp cut", 2, strategy="fsdp", **EACH_STEP),
+                "kill": {"in": "step", "call": 2, "rank": 1},
+            },
+            "fsdp, resumed alone": {
+                "train": {"resume": str(folder / "fsdp cut"), "devices": 1, "strategy": "ddp"},
+                "sgd": True,
+                "kill": {"in": "step", "call": 3},
+            },
+            "fsdp, resumed": {
+                "train": {"resume": str(folder / "fsdp cut"), "strategy": "fsdp"},
+                "sgd": True,
+                "processes": 2,
+            },
+            "short": {"train": noisy(digits, folder / "short", epochs=1)},
         }
-        results = run_legs(list(legs.values()), folder)
+        # The third file of a run is its first checkpoint; then come those of the first epoch, which is the only one.
+        files = [{"in": "after a file", "call": call} for call in (2, 3, 2, 3, 4)]
+        killed = {"train": noisy(digits, folder / "short, killed", epochs=1), "kills": files}
+        results = run_legs([*legs.values(), killed], folder)
+        self.short = [code for ((code, _),) in results[len(legs) :]]
         self.folder = folder
-        self.codes = {name: [code for code, _ in leg] for name, leg in zip(legs, results, strict=True)}
-        self.said = {name: [text for _, text in leg] for name, leg in zip(legs, results, strict=True)}
+        self.codes = {name: [code for code, _ in leg] for name, leg in zip(legs, results, strict=False)}
+        self.said = {name: [text for _, text in leg] for name, leg in zip(legs, results, strict=False)}
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +202,44 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(runs: R
     check_equal(runs.folder / "one", runs.folder / "cut")
 
 
+def test_a_model_that_is_shared_out_learns_what_one_process_learns(runs: Runs) -> None:
+    """And goes on in a single process after a kill, from the checkpoint that two of them wrote, and then in two again."""
+    names = ("fsdp", "fsdp, killed", "fsdp, resumed alone", "fsdp, resumed")
+    assert [runs.codes[name] for name in names] == [[0, 0], [2, KILLED], [KILLED], [0, 0]], runs.said
+    check_equal(runs.folder / "one", runs.folder / "fsdp")
+    check_equal(runs.folder / "one", runs.folder / "fsdp cut")
+
+
+def test_a_loss_that_is_not_finite_in_another_process_is_said_with_what_it_left(runs: Runs) -> None:
+    assert runs.codes["not finite"] == [2, 2], runs.said
+    file = runs.folder / "not finite" / "not_finite_process1.pt"
+    remains = f"Not finite first: the weights heads.box_head.layers.2.bias. The batch, the weights and the optimizer's state are in {file}."
+    first, other = runs.said["not finite"]
+    assert first.splitlines()[-1].startswith("In one of the 2 processes: step 2, ")
+    assert first.endswith(remains)
+    assert other.startswith("step 2, ")
+    assert other.endswith(remains)
+    kept = torch.load(file, weights_only=True)
+    assert (kept["step"], kept["first"]) == (2, "the weights heads.box_head.layers.2.bias")
+    assert kept["weights"]["heads.box_head.layers.2.bias"].isnan().all()
+    assert not (runs.folder / "not finite" / "not_finite.pt").exists()
+
+
+def test_one_process_tries_a_download_and_the_others_hear_of_it(runs: Runs) -> None:
+    assert runs.codes["no network"] == [2, 2], runs.said
+    assert runs.said["no network"][0].startswith("there is no network")
+    assert runs.said["no network"][1] == ""
+    assert [path.name for path in runs.folder.glob("tried by *")] == ["tried by 0"]
+
+
+def test_minutes_give_all_processes_the_same_number_of_steps(runs: Runs) -> None:
+    """That of the first one, which finds 0.5 s for a step, and the other one 0.11."""
+    assert runs.codes["minutes"] == [0, 0], runs.said
+    assert "hold 4 steps (2 epochs): a step takes 0.5 s" in runs.said["minutes"][0]
+    assert [row["step"] for row in rows(runs.folder / "minutes")] == ["2.0", "4.0"]
+    assert json.loads((runs.folder / "minutes" / "config.json").read_text())["options"]["steps"] == 4
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -199,6 +267,12 @@ def test_three_kills_change_nothing(runs: Runs) -> None:
     assert len(left) == 1  # the half of a checkpoint that the last kill left
 
 
+def test_kills_at_the_end_of_the_first_epoch_change_nothing(runs: Runs) -> None:
+    """Before the first checkpoint, when the run begins again in its folder; after it; and between the log and the models."""
+    assert (runs.codes["short"], runs.short) == ([0], [KILLED] * 5 + [0]), runs.said
+    check_same_run(runs.folder / "short", runs.folder / "short, killed")
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(digits_folder: Path, tmp_path: Path) -> None:
     """Each at most eight steps, evaluations or files after the start, so that the run cannot end before."""
@@ -206,8 +280,7 @@ def test_kills_at_random_moments_change_nothing(digits_folder: Path, tmp_path: P
         {"train": noisy(digits_folder, tmp_path / "whole", epochs=42)},
         {
             "train": noisy(digits_folder, tmp_path / "cut", epochs=42, **EACH_STEP),
-            "kills": 20,
-            "seed": 0,
+            "kills": at_random(0, 20),
         },
     ]
     codes = [code for ((code, _),) in run_legs(legs, tmp_path)]

@@ -54,7 +54,7 @@ def fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
         return PieceTimes(piece=0.4, update=0.1, start=9.0, pieces=2)
 
     monkeypatch.setattr(time_budget, "time_pieces", pieces)
-    monkeypatch.setattr(time_budget, "time_evaluation", lambda *_: 0.0)
+    monkeypatch.setattr(time_budget, "time_evaluation", lambda *_, **__: 0.0)
     monkeypatch.setattr(time_budget.fit_to_time, "__defaults__", (lambda: 0.0,))
 
 

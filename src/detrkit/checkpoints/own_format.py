@@ -42,14 +42,45 @@ def save(model: Detector | nn.Module, path: str | Path) -> Path:
         ConfigurationError: this is no detector.
         OutputError: the file cannot be written.
     """
-    detector, path = unwrapped(model), expanded(path)
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} must end in .safetensors: that is the only format detrkit writes")
+    detector = unwrapped(model)
+    return Snapshot(detector.card, _on_cpu(detector)).save(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A model at some moment, which may be written later.
+
+    Attributes:
+        card: what the model is.
+        tensors: its state on the CPU, by name.
+    """
+
+    card: ModelCard
+    tensors: dict[str, Tensor]
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the file that `save` would have written at that moment; errors are those of `save`."""
+        path = expanded(path)
+        if path.suffix != ".safetensors":
+            raise CheckpointError(f"{path} must end in .safetensors: that is the only format detrkit writes")
+        return _write(path, self.tensors, {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(self.card)})})
+
+
+def snapshot(model: Detector | nn.Module) -> Snapshot:
+    """A copy of a model's weights and card, which what happens to the model later does not change.
+
+    Args:
+        model: as `save` takes it.
+    """
+    detector = unwrapped(model)
+    return Snapshot(detector.card, {name: tensor.clone() for name, tensor in _on_cpu(detector).items()})
+
+
+def _on_cpu(detector: Detector) -> dict[str, Tensor]:
     named = ((_plain_name(name), tensor) for name, tensor in detector.state_dict().items())
-    tensors = {
+    return {
         name: tensor.detach().cpu().contiguous() for name, tensor in named if not name.startswith(FOR_TRAINING_ONLY)
     }
-    return _write(path, tensors, {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(detector.card)})})
 
 
 def store_thresholds(

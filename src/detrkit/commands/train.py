@@ -116,7 +116,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Images and augmentation": (
         *("short_side", "long_side", "augmentation", "flip", "vertical_flip", "crop", "multi_scale"),
     ),
-    "Speed and memory": ("accumulate", "memory_probe", "precision", "device", "devices", "nodes", "workers"),
+    "Speed and memory": (
+        "accumulate",
+        "memory_probe",
+        "precision",
+        "device",
+        "devices",
+        "nodes",
+        "strategy",
+        "workers",
+    ),
     "Output": ("output", "config", "watch", "loggers", "resume", "dry_run"),
 }
 _OTHER_NAMES = {"detector_from": ("--detector-from", "--from")}  # `from` is a keyword of Python
@@ -132,7 +141,7 @@ def _signature() -> inspect.Signature:
     hints = get_type_hints(TrainingOptions)
     fields = {field.name: field for field in dataclasses.fields(TrainingOptions)}
     options = {name: _parameter(fields[name], hints[name], group) for name, group in groups.items() if name in fields}
-    help_text = "folder of a run to continue with its own options; only data, epochs, steps, patience, devices and nodes may be given anew."
+    help_text = "folder of a run to continue with its own options; only data, epochs, steps, patience, devices, nodes, strategy and workers may be given anew."
     resumed = Annotated[OptionalPathText, Parameter(help=help_text, group=groups["resume"])]
     read = Annotated[
         OptionalPathText,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -69,6 +70,16 @@ class Averaging(Callback):
     def begin(self, module: TrainingModule) -> None:
         """Begins with the weights that a module has now, on its device."""
         self._average = average_of(module.model, self._decay)
+
+    def restore(self, module: TrainingModule, callbacks: Mapping[str, Any]) -> None:
+        """Goes on with the average of a checkpoint, before a run goes on.
+
+        Args:
+            module: of the run.
+            callbacks: their parts of the checkpoint.
+        """
+        self.begin(module)
+        self.load_state_dict(callbacks[self.state_key])
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Notes the step that a run begins or goes on with."""

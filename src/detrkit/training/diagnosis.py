@@ -18,13 +18,14 @@ from detrkit.data import DetectionDataset
 from detrkit.data.wording import counted
 from detrkit.errors import OutputError
 from detrkit.evaluation.runner import eval_mode
-from detrkit.files import write_atomically
 from detrkit.layers.processes import process_count
 from detrkit.measures import MATCHED_CLASS_ACCURACY
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Output, Target
+from detrkit.training.keeping import write_state
 from detrkit.training.learning import Learning, LearningWindow
 from detrkit.training.module import NonFiniteStepError, TrainingModule
+from detrkit.training.sharding import local
 
 _WINDOW = 50  # steps between two looks, and of the means that are looked at
 _MUCH_HIGHER = 1.3  # a loss that many times that of the beginning is no chance
@@ -39,11 +40,12 @@ class Diagnosis(Callback):
     Args:
         say: prints a sentence.
         folder: the run's, for what a loss that is not finite leaves behind.
+        rank: of this process.
         window: steps between two looks.
     """
 
-    def __init__(self, say: Callable[[str], None], folder: Path, *, window: int = _WINDOW) -> None:
-        self._say, self._folder, self._size = say, folder, window
+    def __init__(self, say: Callable[[str], None], folder: Path, *, rank: int = 0, window: int = _WINDOW) -> None:
+        self._say, self._folder, self._rank, self._size = say, folder, rank, window
         self._window = LearningWindow(window)
         self._course: list[Learning] = []
         self._beginning: list[Tensor] = []  # losses of the first steps
@@ -77,35 +79,79 @@ class Diagnosis(Callback):
         """Keeps what a loss that is not finite came from, and says where it began."""
         if not isinstance(exception, NonFiniteStepError) or self._batch is None:
             return
-        file = self._folder / "not_finite.pt"
+        file = remains_file(self._folder, self._rank)
         images, targets = self._batch
         kept = {
             "step": pl_module.global_step + 1,
-            "weights": {name: value.cpu().clone() for name, value in pl_module.model.state_dict().items()},
+            "message": str(exception),
+            "weights": {name: local(value).cpu().clone() for name, value in pl_module.model.state_dict().items()},
             "pixels": images.pixels.cpu(),
             "padding": None if images.padding is None else images.padding.cpu(),
             "image_ids": images.image_ids,
             "targets": [{"labels": each.labels.cpu(), "boxes_cxcywh": each.boxes_cxcywh.cpu()} for each in targets],
-            "optimizer": trainer.optimizers[0].state_dict(),
+            "optimizer": local(trainer.optimizers[0].state_dict()),
         }
-        where = first_not_finite(pl_module.model, images, targets)
+        where = first_not_finite(pl_module.model, images, targets, runs=not pl_module.is_shared_out)
         kept["first"] = where
         with contextlib.suppress(OutputError):
-            write_atomically(file, lambda path: torch.save(kept, path))
-            self._say(f"Not finite first: {where}. The batch, the weights and the optimizer's state are in {file}.")
+            write_state(file, kept)
+            words = _remains_in_words(where, file)
+            self._say(words)
+            if self._rank:  # whose console is silent: the error itself says it, and the first process if it can
+                exception.args = (f"{exception}. {words}",)
 
     def _look(self, module: TrainingModule) -> None:
         options, batch_size = module.options, module.schedule.batch_size
         beginning = min(torch.stack(self._beginning).mean().item(), self._course[0].total)
         self._warn("rate", too_high(beginning, self._course, lr=options.lr or 0.0, batch_size=batch_size))
         self._warn("accuracy", flat_accuracy(self._course, chance_of(module.data.dataset)))
-        if len(self._course) % _ENOUGH == 0 and "same" not in self._said and self._batch is not None:
+        runs = not module.is_shared_out  # otherwise only all processes together could look
+        if runs and len(self._course) % _ENOUGH == 0 and "same" not in self._said and self._batch is not None:
             self._warn("same", same_predictions(module.model, self._batch[0]))
 
     def _warn(self, name: str, problem: str | None) -> None:
         if problem is not None and name not in self._said:
             self._said.add(name)
             self._say(f"Warning: {problem}")
+
+
+def remains_file(folder: Path, rank: int) -> Path:
+    """What a loss that is not finite leaves behind in a process: batch, weights and the optimizer's state.
+
+    Args:
+        folder: of the run.
+        rank: of the process.
+    """
+    return folder / ("not_finite.pt" if rank == 0 else f"not_finite_process{rank}.pt")
+
+
+def _remains_in_words(where: str, file: Path) -> str:
+    return f"Not finite first: {where}. The batch, the weights and the optimizer's state are in {file}."
+
+
+class Remains:
+    """Finds out whether another process of a run ended since its loss was not finite.
+
+    Args:
+        folder: of the run; what other processes left there before is not meant.
+        count: of processes.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._files = [remains_file(folder, rank) for rank in range(1, count)]
+        self._before = [_written_at(file) for file in self._files]
+
+    def in_words(self) -> str | None:
+        """What such a process would have said; None where there is none."""
+        for file, before in zip(self._files, self._before, strict=True):
+            if _written_at(file) not in (None, before):
+                kept = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                return f"{kept['message']}. {_remains_in_words(kept['first'], file)}"
+        return None
+
+
+def _written_at(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.is_file() else None
 
 
 def too_high(beginning: float, course: Sequence[Learning], *, lr: float, batch_size: int) -> str | None:
@@ -175,21 +221,24 @@ def _spread(values: Tensor) -> float:
     return float((values.amax(0) - values.amin(0)).max())
 
 
-def first_not_finite(model: Detector, images: ImageBatch, targets: Sequence[Target]) -> str:
+def first_not_finite(model: Detector, images: ImageBatch, targets: Sequence[Target], *, runs: bool = True) -> str:
     """The first tensor that is not finite, of the batch, the weights, or what the model's parts return in their order.
 
     Args:
         model: in training mode.
         images: the batch.
         targets: its objects.
+        runs: False leaves the model alone, whose other parts are in other processes.
     """
     if not images.pixels.isfinite().all():
         return "the pixels of the batch"
     if not all(target.boxes_cxcywh.isfinite().all() for target in targets):
         return "the boxes of the batch"
     for name, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
+        if value.is_floating_point() and not local(value).isfinite().all():
             return f"the weights {name}"
+    if not runs:
+        return "the output of a part of the model, or the loss itself"
     found: list[str] = []
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:

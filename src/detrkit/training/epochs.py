@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableSequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 
 from detrkit.cards import ModelCard
-from detrkit.checkpoints import save
 from detrkit.data import DetectionDataset
 from detrkit.errors import OutputError
 from detrkit.evaluation import Evaluation, evaluate, evaluate_panoptic
 from detrkit.evaluation.runner import with_best_thresholds
-from detrkit.files import write_atomically, write_json
 from detrkit.measures import (
     AP,
     IMAGES_PER_SECOND,
     LEARNING_RATE,
-    LOSS,
     MASK_AP,
     MATCHED_CLASS_ACCURACY,
     PQ,
     REPEATED_SHARE,
     SECONDS,
-    Measure,
 )
 from detrkit.models.detector import Detector
 from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
 from detrkit.training.averaging import Averaging
-from detrkit.training.keeping import KEPT, SaveMoments, StateFile
+from detrkit.training.keeping import KEPT, SaveMoments, StateFile, write_state
+from detrkit.training.kept_models import KeptModels, decisive
 from detrkit.training.learning import LearningWindow
-from detrkit.training.loggers import log_figures
+from detrkit.training.loggers import log_epoch, log_figures
 from detrkit.training.module import TrainingModule
+from detrkit.training.options import worker_count
 from detrkit.training.processes import ALONE, Processes
 from detrkit.training.progress import ProgressLines
-from detrkit.training.run_folder import RunFolder, append_to_log
+from detrkit.training.run_folder import RunFolder, append_to_log, read_log
+from detrkit.training.sharding import WholeModel
 from detrkit.training.shared_evaluation import evaluate_together
 from detrkit.training.training_options import TrainingOptions
 from detrkit.training.watching import ConvergenceWatch
@@ -59,7 +58,8 @@ class EpochEnds(Callback):
         validation: what the model is evaluated on; None if the data set has no such split, in which case the lowest loss is best.
         progress: prints the lines, and shows how far an evaluation is.
         processes: those of the run, of which the first one writes.
-        averaging: averages the weights, if that is what is evaluated and saved.
+        averaging: has what is evaluated and saved, if that is not the model itself: an average of the weights, or all weights of a model
+            that is shared out.
         watch: gives more figures of each epoch.
     """
 
@@ -69,18 +69,23 @@ class EpochEnds(Callback):
         validation: DetectionDataset | None,
         progress: ProgressLines,
         processes: Processes = ALONE,
-        averaging: Averaging | None = None,
+        averaging: Averaging | WholeModel | None = None,
         watch: ConvergenceWatch | None = None,
     ) -> None:
         self.folder, self.validation, self.progress, self.processes = folder, validation, progress, processes
         self.averaging, self.watch = averaging, watch
+        self._models = KeptModels(folder, evaluates=validation is not None)
         self._window = LearningWindow(None, shared=True)
         self._began = self._saved = self._printed = time.perf_counter()
         self._seconds = 0.0  # of the epoch, before the run was resumed
         self._first_step = 0  # of the epoch
         self._into = 0  # steps of the epoch, before the run was resumed
         self._unwritten: list[dict[str, float]] = []  # rows of the log
-        self._lacking: dict[str, Any] | None = None  # an epoch that has still to be evaluated
+        self._row: dict[str, float] = {}  # of the last epoch
+        self._is_complete = True  # whether all that was to be written lately was
+        self._lacking: dict[str, Any] | None = (
+            None  # an epoch that has still to be evaluated, or whose models have to be written
+        )
         self._moments: SaveMoments | None = None
         self._logged_step = self._step = 0
         self._explained = folder.state.is_file()  # in what this run printed before it was resumed
@@ -133,11 +138,11 @@ class EpochEnds(Callback):
             self._logged_step = step
             losses = {name: value.item() for name, value in pl_module.losses.terms.items()}
             figures = {"loss": pl_module.losses.total.item(), **losses}
-            log_figures(trainer, figures, step, self.progress.line.print)
+            log_figures(trainer.loggers, figures, step, self.progress.line.print)
         assert self._moments is not None
         is_end = trainer.is_last_batch or step >= pl_module.schedule.steps
         if not is_end and self._moments.is_due(step):
-            self._keep_state(trainer)
+            self._keep_state(trainer, written=self._write_what_waits())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Evaluates if it is time to, then writes log, metrics and models."""
@@ -146,9 +151,8 @@ class EpochEnds(Callback):
         evaluates = self.validation is not None and (last or epoch % pl_module.options.evaluate_every == 0)
         # Epochs of a tiny data set take no time: writing and printing after each would take longer than training.
         # The first epoch is kept in any case, so that a run that is stopped later can go on.
-        due = self.processes.from_first(
-            time.perf_counter() - self._saved > _SAVE_EVERY or not self.folder.state.is_file()
-        )
+        is_first_state = self.processes.from_first(not self.folder.state.is_file())
+        due = is_first_state or self.processes.from_first(time.perf_counter() - self._saved > _SAVE_EVERY)
         saves = evaluates or last or due
         row, message = self._summary(trainer, pl_module, epoch, seconds)
         self._first_step = self._step  # the epoch is finished
@@ -157,20 +161,21 @@ class EpochEnds(Callback):
         if self.watch is not None and self.processes.is_first:
             with self._paused():
                 row |= self.watch.figures(model)
+        if is_first_state or (evaluates and due):
+            # The state comes first: a folder that has models has a state, so that its run can always go on.
+            self._lacking = {"row": dict(row), "message": message, "evaluates": evaluates}
+            self._keep_state(trainer)
+            self._lacking = None
         if evaluates:
             if due:
-                self._lacking = {"row": row, "message": message}
                 self._write(pl_module, row, saves=True, last=False)  # an image that cannot be read ends the run here
-                self._keep_state(trainer)
-                self._lacking = None
             message += self._evaluate(pl_module, row)
         if not last and self.progress.pace is not None:
             message += f"; about {duration(self.progress.pace.left(epoch) or 0.0)} left"
-        self._write(pl_module, row, saves=saves, last=last)
-        figures = {f"epoch/{name}": value for name, value in row.items()}
-        log_figures(trainer, figures, pl_module.global_step, self.progress.line.print)
+        written = self._write(pl_module, row, saves=saves, last=last)
+        log_epoch(trainer.loggers, row, self.progress.line.print)
         if saves:
-            self._keep_state(trainer, last=last)
+            self._keep_state(trainer, last=last, written=written)
             self._saved = time.perf_counter()
         if saves or time.perf_counter() - self._printed > _PRINT_EVERY:
             self._say(message, row)
@@ -179,31 +184,62 @@ class EpochEnds(Callback):
         """What is evaluated and saved."""
         return module.model if self.averaging is None else self.averaging.model
 
-    def catch_up(self, module: TrainingModule) -> None:
-        """Evaluates the last epoch of a run that was killed while it did that; with the weights in its checkpoint, before it goes on."""
+    def catch_up(self, module: TrainingModule, loggers: MutableSequence[Logger]) -> None:
+        """Ends the last epoch of a run that was killed while it did that; with the weights in its checkpoint, before the run goes on.
+
+        Args:
+            module: of the run.
+            loggers: of the run, as `log_figures` takes them.
+        """
         state = torch.load(self.folder.state, map_location="cpu", weights_only=True)
         kept = state["callbacks"][KEPT]
-        if self.validation is not None:
-            module.load_state_dict(state["state_dict"])
-            module.to(self.processes.device(choose_device(module.options.device)))
-            if self.averaging is not None:
-                self.averaging.begin(module)
-                self.averaging.load_state_dict(state["callbacks"][self.averaging.state_key])
-            row = dict(kept["lacking"]["row"])
-            with self.progress.line:
-                message = kept["lacking"]["message"] + self._evaluate(module, row)
-                self._write(module, row, saves=True, last=False)
-                self._say(message, row)
-        kept["lacking"] = None
-        if self.processes.is_first:
-            write_atomically(self.folder.state, lambda file: torch.save(state, file))
+        lacking, kept["lacking"] = kept["lacking"], None
+        module.load_state_dict(state["state_dict"])
+        module.to(self.processes.device(choose_device(module.options.device)))
+        if self.averaging is not None:
+            self.averaging.restore(module, state["callbacks"])
+        row, message = dict(lacking["row"]), lacking["message"]
+        with self.progress.line:
+            if self.validation is not None and lacking.get("evaluates", True):
+                message += self._evaluate(module, row)
+            self._write(module, row, saves=True, last=True)
+            if self.processes.is_first:
+                log_epoch(loggers, row, self.progress.line.print)
+                try:
+                    write_state(self.folder.state, state)
+                except OutputError as problem:
+                    self._go_on_without(problem, last=True)
+            self._say(message, row)
 
-    def _keep_state(self, trainer: Trainer, *, last: bool = False) -> None:
-        """Writes the checkpoint that the run goes on from; all processes have to call it."""
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of the log, also those that could not be written yet."""
+        unwritten = {row["epoch"] for row in self._unwritten}
+        return [row for row in read_log(self.folder.log) if row["epoch"] not in unwritten] + self._unwritten
+
+    def finish(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Writes what could not be written at the end of this epoch, since the run ends early; all processes have to call it.
+
+        Raises:
+            OutputError: it still cannot.
+        """
+        if not self.processes.from_first(self._is_complete):
+            self._write(module, self._row, saves=True, last=True)
+            self._keep_state(trainer, last=True)
+
+    def _keep_state(self, trainer: Trainer, *, last: bool = False, written: bool = True) -> None:
+        """Writes the checkpoint that the run goes on from; all processes have to call it.
+
+        Args:
+            trainer: of the run.
+            last: whether this is the last time.
+            written: whether what comes before it was written; otherwise the earlier checkpoint stays, from which that is made again.
+        """
         self._check_folder()
-        trainer.save_checkpoint(self.folder.state)
         if self._moments is not None:
             self._moments.kept(self._step)
+        if not self.processes.from_first(written):
+            return
+        trainer.save_checkpoint(self.folder.state)
         file = trainer.strategy.checkpoint_io
         assert isinstance(file, StateFile)
         if file.problem is not None:
@@ -215,11 +251,11 @@ class EpochEnds(Callback):
         Raises:
             OutputError: there is no next time.
         """
+        self._is_complete = False
         what = str(problem).rpartition(": ")[0]
         if last:
-            raise OutputError(
-                f"{what}: make room or correct permissions, and go on from the last checkpoint with --resume"
-            ) from problem
+            remedy = "go on from the last checkpoint with --resume" if self.folder.state.is_file() else "train again"
+            raise OutputError(f"{what}: make room or correct permissions, and {remedy}") from problem
         self.progress.line.print(
             f"Warning: {what}. Training goes on and tries again later; until then a stop loses more. Make room, or correct permissions."
         )
@@ -270,7 +306,7 @@ class EpochEnds(Callback):
         if self.validation.is_panoptic:
             quality += f", PQ {self._panoptic_quality(module, row):.3f}"
         measure = decisive(row)
-        best = (self._best() or {}).get(measure.column, -1.0)
+        best = (self._models.best or {}).get(measure.column, -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
         repeats = ""
         if evaluation.suppression is not None and evaluation.suppression.helps:
@@ -283,7 +319,7 @@ class EpochEnds(Callback):
         """The figures, for the first process; the others only look at their images."""
         options: dict[str, Any] = {
             "batch_size": evaluation_batch(module.options),
-            "workers": module.options.workers or 0,
+            "workers": worker_count(module.options),
             "progress": self.progress.follow,
         }
         with self._paused():
@@ -300,7 +336,7 @@ class EpochEnds(Callback):
                 model,
                 self.validation,
                 batch_size=evaluation_batch(options),
-                workers=options.workers or 0,
+                workers=worker_count(options),
                 progress=self.progress.follow,
             )
         row[PQ.column] = evaluation.pq or 0.0
@@ -318,54 +354,45 @@ class EpochEnds(Callback):
             self.progress.line.print(f"({MATCHED_CLASS_ACCURACY.name}: {MATCHED_CLASS_ACCURACY.meaning}.)")
             self._explained = True
 
-    def _best(self) -> dict[str, float] | None:
-        """The log row of the epoch that the folder's best model comes from."""
-        if not self.folder.best.is_file() or not self.folder.metrics.is_file():
-            return None
-        best: dict[str, float] | None = json.loads(self.folder.metrics.read_text(encoding="utf-8"))["best"]
-        return best
-
-    def _write(self, module: TrainingModule, row: dict[str, float], *, saves: bool, last: bool) -> None:
-        """Writes log and metrics; with `saves` also the last model, and the best one if this is the best so far.
+    def _write(self, module: TrainingModule, row: dict[str, float], *, saves: bool, last: bool) -> bool:
+        """Writes log and metrics; with `saves` also the last model, and the best one so far. Returns whether it could.
 
         Raises:
             OutputError: a file cannot be written and this is the last epoch, or the run's folder is gone.
         """
+        self._row = row
         if not self.processes.is_first:
-            return
+            return True
         self._check_folder()
-        self._unwritten.append(row)
+        self._unwritten = [each for each in self._unwritten if each["epoch"] != row["epoch"]] + [row]
+        # Models without a state would be those of a run that cannot go on, in a folder that no other run may have.
+        keeps = saves and (last or self.folder.state.is_file())
         try:
-            for each in self._unwritten:
-                append_to_log(self.folder.log, each)
-            self._unwritten.clear()
-            self._write_models(module, row, saves=saves)
+            self._write_rows()
+            self._models.write(self._model(module), row, saves=keeps)
         except OutputError as problem:
             self._go_on_without(problem, last=last)
-
-    def _write_models(self, module: TrainingModule, row: dict[str, float], *, saves: bool) -> None:
-        if saves:
-            save(self._model(module), self.folder.last)
-        best = self._best()
-        if saves and self._is_better(row, best):
-            save(self._model(module), self.folder.best)
-            best = row
-        write_json(self.folder.metrics, {"best": best, "last": row})
-
-    def _is_better(self, row: dict[str, float], best: dict[str, float] | None) -> bool:
-        """Whether an epoch beats the best one so far: by PQ, mask AP or AP, whichever comes first in it; by loss without a validation split."""
-        metric, sign = LOSS.column, -1.0
-        if self.validation is not None:
-            metric, sign = decisive(row).column, 1.0
-        if metric not in row:
             return False
-        # If the validation split was added during the run, the best epoch so far was chosen by its loss and has no AP: any AP beats it.
-        return best is None or metric not in best or sign * row[metric] > sign * best[metric]
+        self._is_complete = keeps or not saves
+        return True
 
+    def _write_what_waits(self) -> bool:
+        """Writes rows and the best model that were only held so far, as `_write` does."""
+        if not self.processes.is_first:
+            return True
+        self._check_folder()
+        try:
+            self._write_rows()
+            self._models.write_held()
+        except OutputError as problem:
+            self._go_on_without(problem, last=False)
+            return False
+        return True
 
-def decisive(row: Mapping[str, float]) -> Measure:
-    """The figure that decides which epoch is best. Where only a mask head learns, box AP stays the same."""
-    return next((measure for measure in (PQ, MASK_AP) if measure.column in row), AP)
+    def _write_rows(self) -> None:
+        for row in self._unwritten:
+            append_to_log(self.folder.log, row)
+        self._unwritten = []
 
 
 def _with_figures(card: ModelCard, validation: DetectionDataset, evaluation: Evaluation) -> ModelCard:

@@ -55,6 +55,7 @@ class TrainingKeywords(TypedDict, total=False):
     device: str
     devices: int
     nodes: int
+    strategy: Literal["ddp", "fsdp"]
     workers: int | None
     seed: int
     evaluate_every: int

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
@@ -24,7 +24,9 @@ _FAREWELL = 10.0  # seconds in which processes may end after a failure
 
 
 @contextmanager
-def other_processes(devices: int, nodes: int, environment: MutableMapping[str, str]) -> Iterator[Processes]:
+def other_processes(
+    devices: int, nodes: int, environment: MutableMapping[str, str]
+) -> Iterator[tuple[Processes, Callable[[], None]]]:
     """Starts the other processes of this node; at the end of the block they have ended.
 
     Args:
@@ -33,7 +35,8 @@ def other_processes(devices: int, nodes: int, environment: MutableMapping[str, s
         environment: variables of this process, which are completed as torchrun does it.
 
     Yields:
-        The processes as this one sees them.
+        The processes as this one sees them; and what to call when this one needs the others no more. Until then, and only until then, one
+        that ends with an error ends all.
 
     Raises:
         ConfigurationError: nothing can be started from here, or a variable is missing.
@@ -51,7 +54,7 @@ def other_processes(devices: int, nodes: int, environment: MutableMapping[str, s
     is_over = threading.Event()
     threading.Thread(target=_watch, args=(children, is_over), daemon=True).start()
     try:
-        yield Processes(devices * nodes, node * devices, devices, 0, "detrkit")
+        yield Processes(devices * nodes, node * devices, devices, 0, "detrkit"), is_over.set
     except BaseException:
         is_over.set()
         _end(children, _FAREWELL)

@@ -6,12 +6,11 @@ import dataclasses
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from detrkit.errors import ConfigurationError, OptionError, closest
 from detrkit.files import write_json
@@ -76,26 +75,64 @@ def start_loggers(
     return started
 
 
-def log_figures(trainer: Trainer, figures: Mapping[str, float], step: int, say: Callable[[str], None]) -> None:
-    """Passes figures on to all loggers. A tool that fails is left out from then on: it does not end a run; nor does a full disk.
+class Curves(TensorBoardLogger):
+    """TensorBoard's curves, which end no run: what a full disk swallows is in log.csv as well. Later figures go into a new file."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Adds figures."""
+        with self._losing_figures():
+            super().log_metrics(metrics, step)
+
+    def save(self) -> None:
+        """Writes hyperparameters, of which there are none."""
+        with self._losing_figures():
+            super().save()
+
+    def finalize(self, status: str) -> None:
+        """Ends the file."""
+        with self._losing_figures():
+            super().finalize(status)
+
+    @contextmanager
+    def _losing_figures(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):  # Lightning makes the second of the first
+            self._experiment = None
+
+
+def log_figures(
+    loggers: MutableSequence[Logger], figures: Mapping[str, float], step: int, say: Callable[[str], None]
+) -> None:
+    """Passes figures on to all loggers. A tool that fails is left out from then on: it does not end a run.
 
     Args:
-        trainer: has the loggers, TensorBoard first.
+        loggers: `Curves` first; a tool that fails is taken out.
         figures: by name.
         step: optimizer step.
         say: gets a line about a tool that failed.
     """
-    own, *others = trainer.loggers
-    with suppress(OSError):
-        own.log_metrics(dict(figures), step)
+    own, *others = loggers
+    own.log_metrics(dict(figures), step)
     for logger in others:
         try:
             logger.log_metrics(dict(figures), step)
         except Exception as problem:  # whatever these tools raise
-            trainer.loggers = [each for each in trainer.loggers if each is not logger]
+            loggers.remove(logger)
             say(
                 f"Note: {type(logger).__name__} failed ({_in_a_line(problem)}). The run goes on without it; log.csv has every figure."
             )
+
+
+def log_epoch(loggers: MutableSequence[Logger], row: Mapping[str, float], say: Callable[[str], None]) -> None:
+    """Passes the figures of an epoch on, at its last step; see `log_figures`.
+
+    Args:
+        loggers: as for `log_figures`.
+        row: of the run's log.
+        say: as for `log_figures`.
+    """
+    log_figures(loggers, {f"epoch/{name}": value for name, value in row.items()}, int(row["step"]), say)
 
 
 def end_loggers(loggers: Sequence[Logger]) -> None:

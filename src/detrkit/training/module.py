@@ -21,7 +21,7 @@ from detrkit.structures import ImageBatch, Losses, Target
 from detrkit.training.batches import EpochBatches, EpochLoader
 from detrkit.training.epoch_images import EpochImages
 from detrkit.training.optimizer import build_optimizer
-from detrkit.training.options import Schedule
+from detrkit.training.options import Schedule, worker_count
 from detrkit.training.processes import ALONE, Processes
 from detrkit.training.schedules import rate_factor
 from detrkit.training.training_options import TrainingOptions
@@ -57,7 +57,7 @@ class TrainingModule(LightningModule):
         self.data, self.options, self.schedule, self.processes = data, options, schedule, processes
         self.losses: Losses | None = None  # the last step's losses, for callbacks
         self.images = EpochImages(options, data.dataset)
-        self._for_workers = for_workers(data, options.workers or 0)
+        self._for_workers = for_workers(data, worker_count(options))
 
     def training_step(self, batch: tuple[ImageBatch, list[Target]], batch_index: int) -> Tensor:  # noqa: ARG002 - Lightning requires it
         """The loss of one piece of a batch.
@@ -73,6 +73,19 @@ class TrainingModule(LightningModule):
         except NonFiniteError as problem:
             raise self._with_location(problem, images) from problem
         return self.losses.total
+
+    @property
+    def is_shared_out(self) -> bool:
+        """Whether each process holds a part of the model."""
+        return self.options.strategy == "fsdp" and self.processes.count > 1
+
+    def configure_model(self) -> None:
+        """Leaves this process its part of the model, where it is shared out; Lightning calls this before it asks for optimizers."""
+        if self.is_shared_out:
+            from detrkit.training.sharding import shard
+
+            assert self.device_mesh is not None
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """AdamW, and learning rates that change after every step."""
@@ -113,7 +126,7 @@ class TrainingModule(LightningModule):
         return EpochLoader(
             self._for_workers,
             EpochBatches(self.images.order(epoch), self.schedule.piece_size, self.processes),
-            workers=self.options.workers or 0,
+            workers=worker_count(self.options),
             collate_fn=partial(collate, smallest_side=self.model.card.preprocessing.smallest_side),
             pin_memory=self.device.type == "cuda",
         )

@@ -69,7 +69,7 @@ class Schedule:
 
 
 def resolve(options: TrainingOptions) -> TrainingOptions:
-    """The options with every None filled in, so that they state everything that a run depends on.
+    """The options with every None filled in, so that they state everything that the result of a run depends on.
 
     Raises:
         ConfigurationError: an unknown variant, a value of the wrong type, or an impossible value.
@@ -81,7 +81,7 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
     long_side = _or(
         options.long_side, max(short_side, round(short_side * preprocessing.long_side / preprocessing.short_side))
     )
-    on_cpu = choose_device(options.device).startswith("cpu")
+    choose_device(options.device)  # refuses one that is not there
     batch_size = _or(options.batch_size, recipe.batch_size)
     config = changed_config(variant.config, options.settings)
     policy = POLICIES[_or(options.augmentation, recipe.augmentation)]
@@ -111,7 +111,6 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
         short_side=short_side,
         long_side=long_side,
         settings=_all_settings(variant.config, options.settings),
-        workers=_or(options.workers, 0 if on_cpu else min(8, max(1, (os.cpu_count() or 1) // options.devices))),
     )
     if resolved.supervision is not None:
         _check_supervision(resolved)
@@ -124,6 +123,21 @@ def resolve(options: TrainingOptions) -> TrainingOptions:
             "accumulate",
         )
     return resolved
+
+
+def worker_count(options: TrainingOptions) -> int:
+    """How many workers read images for each process of a run: as many as were asked for, otherwise as suit the machine and its processes.
+
+    It is not among the options that a run keeps, since nothing but time depends on it: a run goes on with what suits the machine then.
+
+    Args:
+        options: the resolved options.
+    """
+    if options.workers is not None:
+        return options.workers
+    if choose_device(options.device).startswith("cpu"):
+        return 0
+    return min(8, max(1, (os.cpu_count() or 1) // options.devices))
 
 
 def plan(options: TrainingOptions, images: int) -> Schedule:

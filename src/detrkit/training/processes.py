@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -176,13 +176,10 @@ def check_processes(options: TrainingOptions, device: str) -> None:
         ConfigurationError: there is something to refuse.
     """
     count = options.devices * options.nodes
+    if options.strategy == "fsdp":
+        _check_sharding(options, count)
     if count == 1:
         return
-    if options.minutes is not None:
-        raise OptionError(
-            "minutes measures the speed of one process: give epochs or steps to several processes",
-            *("minutes", "devices"),
-        )
     if device == "mps":
         raise OptionError(
             f"{count} processes cannot share the device mps: give device=cpu, or train in one process", "device"
@@ -203,6 +200,18 @@ def check_processes(options: TrainingOptions, device: str) -> None:
             f"{what} of {counted(piece, 'image')} cannot be split among {count} processes: give a larger batch_size, or fewer devices",
             *("accumulate", "batch_size", "devices"),
         )
+
+
+def _check_sharding(options: TrainingOptions, count: int) -> None:
+    """Refuses what a model that is shared out among processes cannot do."""
+    if count == 1:
+        raise OptionError(
+            "strategy=fsdp shares a model out among several processes, and this is one: give devices, or strategy=ddp",
+            *("strategy", "devices"),
+        )
+    for name in ("ema", "minutes"):
+        if getattr(options, name) is not None:
+            raise OptionError(f"{name} cannot be had with strategy=fsdp: leave one of them out", name, "strategy")
 
 
 def check_images(images: int, count: int) -> None:
@@ -268,11 +277,20 @@ class Agreement:
 
     Args:
         processes: those of the run, which have joined.
+        release: is called when this process needs the others no more.
     """
 
-    def __init__(self, processes: Processes) -> None:
-        self.processes = processes
+    def __init__(self, processes: Processes, release: Callable[[], object] = lambda: None) -> None:
+        self.processes, self.release = processes, release
         self._is_reached = False
+
+    def meet(self) -> None:
+        """Waits for the others before the agreement; all processes have to come here equally often.
+
+        Raises:
+            SystemExit: another process has a problem, and says so.
+        """
+        self._exchange(None)
 
     def reach(self) -> None:
         """Waits for the others; all processes have to come here once.
@@ -296,6 +314,9 @@ class Agreement:
 
     def _tell(self, problem: DetrkitError | None) -> None:
         self._is_reached = True
+        self._exchange(problem)
+
+    def _exchange(self, problem: DetrkitError | None) -> None:
         with losing_no_process(self.processes, "its own message says why"):
             have_problems = self.processes.at_all(problem is not None)
         if any(have_problems) and have_problems.index(True) != self.processes.rank:
@@ -303,12 +324,15 @@ class Agreement:
 
 
 @contextmanager
-def losing_no_process(processes: Processes, remedy: str) -> Iterator[None]:
+def losing_no_process(
+    processes: Processes, remedy: str, reason: Callable[[], str | None] = lambda: None
+) -> Iterator[None]:
     """Turns what PyTorch raises where another process is gone into a sentence of the first process that is left.
 
     Args:
         processes: those of the run.
         remedy: what to do.
+        reason: says why the other one ended, where that can be found out.
 
     Raises:
         LostProcessError: another process ended.
@@ -321,6 +345,9 @@ def losing_no_process(processes: Processes, remedy: str) -> Iterator[None]:
             raise
         if not processes.is_first and not _starter_is_gone():
             raise SystemExit(2) from problem
+        found = reason()
+        if found is not None:
+            raise LostProcessError(f"In one of the {processes.count} processes: {found}") from problem
         raise LostProcessError(
             f"One of the {processes.count} processes ended, so training cannot go on: {remedy}"
         ) from problem

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from detrkit.checkpoints.downloads import place_of
 from detrkit.data.wording import counted
+from detrkit.errors import OptionError
 from detrkit.models.catalog import config_of
 from detrkit.notebooks import paragraph, shown, table
 from detrkit.prediction.devices import choose_device
@@ -21,10 +22,11 @@ from detrkit.training.ground_truth import not_said_again, with_kind_of_masks
 from detrkit.training.keywords import TrainingKeywords
 from detrkit.training.memory_probe import probe_memory
 from detrkit.training.module import TrainingModule
-from detrkit.training.options import Schedule, added_queries
+from detrkit.training.options import Schedule, added_queries, worker_count
 from detrkit.training.pieces import step_memory
+from detrkit.training.preparing import prepare
 from detrkit.training.processes import Processes
-from detrkit.training.run import new_options, prepare
+from detrkit.training.run import new_options
 from detrkit.training.starting import missing_offer
 from detrkit.training.time_budget import fit_to_time
 from detrkit.training.timing import time_pieces
@@ -63,7 +65,7 @@ class DryRun:
             ("memory", self._memory()),
             ("time", f"about {duration(self.seconds)}"),
         ]
-        options = [(name, str(value)) for name, value in dataclasses.asdict(self.options).items() if value is not None]
+        options = [(name, str(value)) for name, value in self._given().items() if value is not None]
         words = f"Time is without evaluations. Both are estimates: memory for a CPU in float32, time from a few steps. {self._unchecked()}".rstrip()
         return shown(
             f"{self.options.variant} on {self.options.data}",
@@ -82,7 +84,7 @@ class DryRun:
         )
 
     def __str__(self) -> str:
-        given = dataclasses.asdict(self.options)
+        given = self._given()
         if self.options.steps is not None:
             given["epochs"] = f"{self.schedule.epochs} (as many as the steps take)"
         values = [f"  {name} = {value}" for name, value in given.items()]
@@ -96,6 +98,9 @@ class DryRun:
                 self._unchecked() or "Everything was checked, nothing was written.",
             )
         )
+
+    def _given(self) -> dict[str, object]:
+        return {**dataclasses.asdict(self.options), "workers": worker_count(self.options)}
 
     def _unchecked(self) -> str:
         return (
@@ -130,6 +135,11 @@ def dry_run(
     console = console or terminal()
     processes = Processes(resolved.devices * resolved.nodes, local_count=resolved.devices)
     module, opened = prepare(resolved, None, console, processes, download=False)
+    if resolved.minutes is not None and processes.count > 1:
+        raise OptionError(
+            "a dry run is one process, and cannot measure how many steps of several fit into minutes: give steps, or devices=1",
+            *("minutes", "devices"),
+        )
     if resolved.minutes is not None:
         with not_said_again(opened, resolved):
             budget = fit_to_time(module, opened.validation)

@@ -27,8 +27,8 @@ from detrkit.evaluation.report.charts import LAST_LAYER
 from detrkit.evaluation.report.page import MISSING
 from detrkit.measures import AP, LEARNING_RATE, LOSS, MEASURES, PQ, REPEATED_SHARE, name_of
 from detrkit.progress import duration
-from detrkit.training.epochs import decisive
 from detrkit.training.ground_truth import with_kind_of_masks
+from detrkit.training.kept_models import decisive
 from detrkit.training.options import resolve
 from detrkit.training.sessions import Session
 from detrkit.training.starting import began_with
@@ -37,7 +37,7 @@ from detrkit.training.training_options import TrainingOptions
 
 # Shown elsewhere, or about the machine and its folders: no departure from a recipe.
 _NOT_SETTINGS = (
-    *("variant", "data", "output", "settings", "device", "devices", "nodes", "workers", "loggers"),
+    *("variant", "data", "output", "settings", "device", "devices", "nodes", "strategy", "workers", "loggers"),
     *("checkpoint_minutes", "memory_probe"),
 )
 _CURVE_WORDS = {

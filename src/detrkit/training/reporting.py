@@ -36,6 +36,7 @@ from detrkit.progress import Activity, ProgressLine
 from detrkit.terminal import terminal
 from detrkit.training.epochs import evaluation_batch
 from detrkit.training.ground_truth import RunData, open_run_data
+from detrkit.training.options import worker_count
 from detrkit.training.report import run_subtitle, training_sections
 from detrkit.training.result import TrainingResult
 from detrkit.training.resuming import changed_data, check_data_are_there, check_same_data
@@ -103,7 +104,7 @@ def write_everything(folder: RunFolder, data: RunData, options: TrainingOptions,
                 model,
                 data.validation,
                 batch_size=evaluation_batch(options),
-                workers=options.workers or 0,
+                workers=worker_count(options),
                 progress=line.follow,
             )
             evaluation, analysis = compare_in_detail(model, data.validation, entries)
@@ -112,7 +113,7 @@ def write_everything(folder: RunFolder, data: RunData, options: TrainingOptions,
                     model,
                     data.validation,
                     batch_size=evaluation_batch(options),
-                    workers=options.workers or 0,
+                    workers=worker_count(options),
                     progress=line.follow,
                 )
             line.show(_WRITING)

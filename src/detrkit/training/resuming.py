@@ -21,7 +21,7 @@ from detrkit.training.run_folder import RunFolder, learned_from, read_log
 from detrkit.training.stopping import Standstill, stopped_early
 from detrkit.training.training_options import TrainingOptions
 
-CHANGEABLE = ("data", "epochs", "steps", "patience", "devices", "nodes")
+CHANGEABLE = ("data", "epochs", "steps", "patience", "devices", "nodes", "strategy", "workers")
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,33 @@ class Progress:
         epochs: finished ones.
         steps: optimizer steps.
         steps_into_epoch: those of them that were taken in an epoch that is not finished.
-        lacks_evaluation: whether the last epoch has still to be evaluated.
+        lacks_end: whether the end of the last epoch is missing: its evaluation, or its models.
     """
 
     epochs: int
     steps: int
     steps_into_epoch: int = 0
-    lacks_evaluation: bool = False
+    lacks_end: bool = False
 
     @property
     def steps_of_epochs(self) -> int:
         """Steps of finished epochs."""
         return self.steps - self.steps_into_epoch
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a run that goes on was.
+
+    Attributes:
+        folder: the run's.
+        options: those that it had so far.
+        done: how far it came.
+    """
+
+    folder: RunFolder
+    options: TrainingOptions
+    done: Progress
 
 
 def check_changeable(given: list[str]) -> None:
@@ -140,7 +155,7 @@ def continued(options: TrainingOptions, images: int, done: Progress) -> Schedule
 def is_finished(options: TrainingOptions, folder: RunFolder, done: Progress) -> bool:
     """Whether nothing is left to train, or the run stopped early; the number of images is the one that the run noted at its beginning."""
     is_over = early_end(options, folder, done) is not None or _has_all_steps(options, folder, done)
-    return is_over and not done.lacks_evaluation
+    return is_over and not done.lacks_end
 
 
 def _has_all_steps(options: TrainingOptions, folder: RunFolder, done: Progress) -> bool:

@@ -7,44 +7,34 @@ import dataclasses
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from detrkit.data import DetectionDataset, TrainingData, TrainingTransform
-from detrkit.data.augmentation import mixed_epochs
 from detrkit.data.wording import counted
-from detrkit.errors import ConfigurationError, NonFiniteError, closest
-from detrkit.models.catalog import CATALOG, build, criterion_for, find_variant
-from detrkit.models.detector import Detector
-from detrkit.models.detr_segmentation import MaskDetector
-from detrkit.models.supervision import supervise
+from detrkit.errors import ConfigurationError, NonFiniteError, OptionError, OutputError, closest
+from detrkit.models.catalog import CATALOG
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
 from detrkit.training.announcing import announce
 from detrkit.training.averaging import Averaging
-from detrkit.training.before_data import augmentation, check_before_data
-from detrkit.training.diagnosis import Diagnosis
-from detrkit.training.epoch_images import EpochImages
+from detrkit.training.before_data import check_before_data
+from detrkit.training.diagnosis import Diagnosis, Remains
 from detrkit.training.epochs import EpochEnds
 from detrkit.training.ground_truth import RunData, not_said_again, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.launching import follow_starter, other_processes
-from detrkit.training.loggers import end_loggers, start_loggers
+from detrkit.training.loggers import Curves, end_loggers, start_loggers
 from detrkit.training.memory_probe import probe_memory
 from detrkit.training.module import NonFiniteStepError, TrainingModule
-from detrkit.training.options import Schedule, plan, resolve
+from detrkit.training.options import resolve, worker_count
+from detrkit.training.preparing import module_of, prepare
 from detrkit.training.processes import (
-    ALONE,
     Agreement,
-    Processes,
-    check_images,
     check_processes,
     joined,
     losing_no_process,
@@ -52,11 +42,10 @@ from detrkit.training.processes import (
     with_processes,
 )
 from detrkit.training.progress import ProgressLines
-from detrkit.training.rates import check_rates
 from detrkit.training.reporting import best_of, write_everything, write_without_evaluation
 from detrkit.training.result import TrainingResult
 from detrkit.training.resuming import (
-    Progress,
+    Resumed,
     changed_options,
     check_changeable,
     check_data_are_there,
@@ -70,27 +59,13 @@ from detrkit.training.resuming import (
 )
 from detrkit.training.run_folder import RunFolder, create, reopen
 from detrkit.training.sessions import begin_session, end_session
-from detrkit.training.starting import begin
-from detrkit.training.stopping import Stopping, check_patience
+from detrkit.training.sharding import WholeModel
+from detrkit.training.starting import missing_offer, wanted_offer
+from detrkit.training.stopping import Stopping
 from detrkit.training.strategies import EndAtOnce, quiet_lightning, trainer_options
-from detrkit.training.time_budget import fit_to_time, note_budget
+from detrkit.training.time_budget import TimeBudget, fit_to_time, note_budget
 from detrkit.training.training_options import TrainingOptions
 from detrkit.training.watching import ConvergenceWatch
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """What a run that goes on was.
-
-    Attributes:
-        folder: the run's.
-        options: those that it had so far.
-        done: how far it came.
-    """
-
-    folder: RunFolder
-    options: TrainingOptions
-    done: Progress
 
 
 def train(
@@ -106,8 +81,8 @@ def train(
     Args:
         variant: a name in the catalog, such as "detr-r50".
         data: a data set's folder or annotation file, or "digits".
-        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs`, `steps`, `patience`, `devices` and `nodes` may be
-            given anew, for data that were moved, to train longer, and for another number of processes.
+        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs`, `steps`, `patience`, `devices`, `nodes`,
+            `strategy` and `workers` may be given anew, for data that were moved, to train longer, and for another number of processes.
         console: the console that shows progress; None means the terminal.
         **options: any other field of `TrainingOptions`; `help(detrkit.train)` shows them all.
 
@@ -202,73 +177,18 @@ def new_options(variant: str, data: str | Path, given: dict[str, Any]) -> Traini
     return resolve(TrainingOptions(variant=variant, data=str(data), **given))
 
 
-def prepare(
-    options: TrainingOptions,
-    earlier: Resumed | None,
-    console: Console,
-    processes: Processes = ALONE,
-    *,
-    download: bool = True,
-) -> tuple[TrainingModule, RunData]:
-    """Everything that a run needs before its first step: checks, opens the data and builds the model; writes nothing.
-
-    Args:
-        options: the resolved options.
-        earlier: what is resumed; None for a new run.
-        console: where notes and warnings about the data are printed.
-        processes: those that share the batches.
-        download: False to leave the download of published weights to the run.
-
-    Raises:
-        DetrkitError: something cannot be used.
-    """
-    files = None  # a run that goes on has its weights from its folder
-    check_processes(options, choose_device(options.device))
-    if earlier is None:
-        files = check_before_data(options, console, download=download)
-    else:
-        choose_device(options.device)
-        check_data_are_there(options, earlier.folder, earlier.options)
-    data = open_run_data(options, console)
-    check_patience(options, data.validation)
-    training = data.training
-    check_images(len(training), processes.count)
-    torch.manual_seed(options.seed)
-    model = _build(options, training, resumed=earlier is not None)
-    if files is not None:
-        console.print(begin(model, options, files))
-    if options.supervision is not None:  # after the weights, of which it has none
-        supervise(model, options.supervision)
-    check_rates((name for name, _ in model.named_parameters()), options.rates)
-    count = len(EpochImages(options, training))
-    if earlier is None:
-        schedule = plan(options, count)
-    else:
-        check_same_data(earlier.folder, training)
-        schedule = continued(options, count, earlier.done)
-    return _module(model, options, training, schedule, processes), data
-
-
-def _module(
-    model: Detector, options: TrainingOptions, training: DetectionDataset, schedule: Schedule, processes: Processes
-) -> TrainingModule:
-    """The detector with its loss and the images as they vary in a run of this length."""
-    transform = TrainingTransform(augmentation(options), model.card.preprocessing)
-    learned = TrainingData(training, transform, options.seed, mixed_epochs=mixed_epochs(schedule.epochs))
-    return TrainingModule(model, criterion_for(model), learned, options, schedule, processes)
-
-
 def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, agreement: Agreement) -> TrainingResult:
     processes = agreement.processes
     if options.devices * options.nodes > processes.count:
         return _run_in_processes(options, earlier, console)
+    if earlier is None:
+        _download_once(options, console, agreement)
     module, data = prepare(options, earlier, console, processes)
     budget = None
-    if options.minutes is not None:  # of a new run in one process
-        with not_said_again(data, options):
-            budget = fit_to_time(module, data.validation)
+    if options.minutes is not None:  # of a new run
+        budget = _measure(module, data, agreement)
         options = module.options
-        module = _module(module.model, options, data.training, module.schedule, processes)
+        module = module_of(module.model, options, data.training, module.schedule, processes)
     if options.memory_probe:
         with not_said_again(data, options):
             probe_memory(module, console)
@@ -298,10 +218,35 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
         with contextlib.suppress(OSError):  # without room, or where the folder is gone, another error is on its way
             end_session(folder.config)
         end_loggers(others)
+        agreement.release()
     if not is_over:
         _end_early(folder, data, options, console, epochs=module.schedule.epochs)
         raise KeyboardInterrupt("")  # said there
     return _end(folder, data, options, console)
+
+
+def _measure(module: TrainingModule, data: RunData, agreement: Agreement) -> TimeBudget:
+    """Gives the module the length that fits into its minutes; all processes measure together."""
+    processes = agreement.processes
+    agreement.reach()  # a process that fails from here on ends without telling the others, which notice
+    with losing_no_process(processes, "its own message says why"), not_said_again(data, module.options):
+        try:
+            return fit_to_time(module, data.validation, processes=processes)
+        except OptionError as problem:  # all have it
+            if not processes.is_first:
+                raise SystemExit(2) from problem
+            raise
+
+
+def _download_once(options: TrainingOptions, console: Console, agreement: Agreement) -> None:
+    """Lets one process of each node download what the run starts from; where it cannot, the others do not try as well."""
+    processes = agreement.processes
+    if processes.count == 1 or wanted_offer(options) is None:
+        return
+    if processes.local_rank == 0 and missing_offer(options) is not None:
+        check_processes(options, choose_device(options.device))
+        check_before_data(options, console)
+    agreement.meet()
 
 
 def _run_in_processes(options: TrainingOptions, earlier: Resumed | None, console: Console) -> TrainingResult:
@@ -309,8 +254,8 @@ def _run_in_processes(options: TrainingOptions, earlier: Resumed | None, console
     check_processes(options, choose_device(options.device))
     if earlier is None:
         check_before_data(options, console)
-    with other_processes(options.devices, options.nodes, os.environ) as processes, joined(processes):
-        agreement = Agreement(processes)
+    with other_processes(options.devices, options.nodes, os.environ) as (processes, release), joined(processes):
+        agreement = Agreement(processes, release)
         with agreement.until_reached():
             result = _run(options, earlier, processes.console(console), agreement)
     if not processes.is_first:
@@ -336,24 +281,31 @@ def _fit(
     """Trains to the end, or until it is stopped; returns whether it was the end."""
     processes, resumed, validation = module.processes, earlier is not None, data.validation
     said = not_said_again(data, module.options)
-    with quiet_lightning(), said, losing_no_process(processes, _after_a_loss(folder)):
+    remains = Remains(folder.path, processes.count)
+    with quiet_lightning(), said, losing_no_process(processes, _after_a_loss(folder), remains.in_words):
         progress = ProgressLines(console, evaluates=validation is not None)
-        averaging = None if module.options.ema is None else Averaging(module.options.ema)
+        averaging: Averaging | WholeModel | None = None if module.options.ema is None else Averaging(module.options.ema)
+        if module.is_shared_out:
+            averaging = WholeModel()
+            averaging.begin(module)
         watch = None
         if module.options.watch is not None:
-            watch = ConvergenceWatch(data.training, workers=module.options.workers or 0)
+            watch = ConvergenceWatch(data.training, workers=worker_count(module.options))
         ends = EpochEnds(folder, validation, progress, processes, averaging, watch)
-        stopping = Stopping(folder, progress, processes)
-        if earlier is not None and earlier.done.lacks_evaluation:
-            ends.catch_up(module)
+        stopping = Stopping(ends, progress, processes)
+        loggers: list[Logger] = [Curves(folder.path, name="tensorboard", version=""), *others]
+        if earlier is not None and earlier.done.lacks_end:
+            ends.catch_up(module, loggers)
             if stopping.at_standstill(module.options):
+                loggers[0].finalize("success")
                 return True
-        callbacks: list[Callback] = [progress, ends, stopping, Diagnosis(progress.line.print, folder.path)]
+        diagnosis = Diagnosis(progress.line.print, folder.path, rank=processes.rank)
+        callbacks: list[Callback] = [progress, ends, stopping, diagnosis]
         if averaging is not None:
             callbacks.insert(0, averaging)  # before the end of an epoch, which evaluates
         if processes.count > 1:
             callbacks.append(EndAtOnce())
-        trainer = _trainer(module, folder, callbacks, others)
+        trainer = _trainer(module, callbacks, loggers)
         try:
             trainer.fit(module, ckpt_path=folder.state if resumed else None, weights_only=True if resumed else None)
         except SystemExit:  # raised by Lightning on Ctrl-C and on SIGTERM, for the latter even with exit code 0
@@ -373,16 +325,16 @@ def _after_a_loss(folder: RunFolder) -> str:
     return f"its own message says why; continue, also with another number of processes, with: detrkit train --resume {path}"
 
 
-def _trainer(module: TrainingModule, folder: RunFolder, callbacks: list[Callback], others: Sequence[Logger]) -> Trainer:
+def _trainer(module: TrainingModule, callbacks: list[Callback], loggers: Sequence[Logger]) -> Trainer:
     options, schedule = module.options, module.schedule
     return Trainer(
-        **trainer_options(choose_device(options.device), module.processes),
+        **trainer_options(choose_device(options.device), module.processes, shares_out=module.is_shared_out),
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",
         max_epochs=schedule.epochs,  # not max_steps, with which Lightning resumes a run in the wrong epoch
         accumulate_grad_batches=schedule.accumulate,
         gradient_clip_val=options.gradient_clip,
         callbacks=callbacks,
-        logger=[TensorBoardLogger(folder.path, name="tensorboard", version=""), *others],
+        logger=list(loggers),
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -392,28 +344,15 @@ def _trainer(module: TrainingModule, folder: RunFolder, callbacks: list[Callback
     )
 
 
-def _build(options: TrainingOptions, training: DetectionDataset, *, resumed: bool) -> Detector:
-    assert options.short_side is not None
-    assert options.long_side is not None
-    variant = find_variant(options.variant)
-    settings = dict(options.settings)
-    if resumed:  # settings that did not exist when the run began keep their defaults, whatever the variant says now
-        settings = {**dataclasses.asdict(type(variant.config)()), **settings}
-        del settings["class_count"]
-    preprocessing = dataclasses.replace(
-        variant.preprocessing, short_side=options.short_side, long_side=options.long_side
-    )
-    model = build(options.variant, classes=training.categories, preprocessing=preprocessing, **settings)
-    if options.detector_from is not None:
-        assert isinstance(model, MaskDetector)  # otherwise the option was refused
-        model.freeze_detector()
-    return model
-
-
 def _end(folder: RunFolder, data: RunData, options: TrainingOptions, console: Console) -> TrainingResult:
     """Writes the report of a run whose training is over; says how to get it if that is stopped."""
     try:
         return write_everything(folder, data, options, console)
+    except OutputError as problem:
+        what, path = str(problem).rpartition(": ")[0], shlex.quote(str(folder.path))
+        raise OutputError(
+            f"{what}: training itself is finished, so make room or correct permissions, and write the report with: detrkit report {path}"
+        ) from problem
     except KeyboardInterrupt as stop:
         console.print(
             f"Stopped. The training itself is finished; write its report with: detrkit report {shlex.quote(str(folder.path))}",
@@ -441,7 +380,14 @@ def _end_early(folder: RunFolder, data: RunData, options: TrainingOptions, conso
     )
     if not folder.log.is_file():
         return
-    write_without_evaluation(folder, data, options)
+    try:
+        write_without_evaluation(folder, data, options)
+    except OutputError as problem:
+        what = str(problem).rpartition(": ")[0]
+        console.print(
+            f"No report so far, since {what}: make room, and write it with: detrkit report {path}", soft_wrap=True
+        )
+        return
     console.print(
         f"Report so far: {folder.report} (with evaluation and pictures: detrkit report {path})", soft_wrap=True
     )

@@ -15,11 +15,11 @@ from detrkit.data import DetectionDataset
 from detrkit.data.wording import counted
 from detrkit.errors import OptionError
 from detrkit.measures import AP
-from detrkit.training.epochs import decisive
+from detrkit.training.epochs import EpochEnds
+from detrkit.training.kept_models import decisive
 from detrkit.training.module import TrainingModule
 from detrkit.training.processes import ALONE, Processes
 from detrkit.training.progress import ProgressLines
-from detrkit.training.run_folder import RunFolder, read_log
 from detrkit.training.training_options import TrainingOptions
 
 
@@ -94,19 +94,21 @@ class Stopping(Callback):
     """Ends a run that has come to a standstill; it stands after `EpochEnds`, which writes the log.
 
     Args:
-        folder: the run's folder.
+        ends: has the run's log, and writes before the run ends what could not be written at once.
         progress: prints why the run ends.
         processes: those of the run, of which the first one writes the log and decides.
     """
 
-    def __init__(self, folder: RunFolder, progress: ProgressLines, processes: Processes = ALONE) -> None:
-        self.folder, self.progress, self.processes = folder, progress, processes
+    def __init__(self, ends: EpochEnds, progress: ProgressLines, processes: Processes = ALONE) -> None:
+        self.ends, self.progress, self.processes = ends, progress, processes
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Looks at the log."""
         if pl_module.options.patience is None or pl_module.global_step >= pl_module.schedule.steps:
             return
-        trainer.should_stop = self.at_standstill(pl_module.options) or trainer.should_stop
+        if self.at_standstill(pl_module.options):
+            self.ends.finish(trainer, pl_module)
+            trainer.should_stop = True
 
     def at_standstill(self, options: TrainingOptions) -> bool:
         """Whether the run ends now, which is then said; all processes have to ask.
@@ -116,7 +118,7 @@ class Stopping(Callback):
         """
         if options.patience is None:
             return False
-        found = stopped_early(options, read_log(self.folder.log)) if self.processes.is_first else None
+        found = stopped_early(options, self.ends.rows()) if self.processes.is_first else None
         if found is not None:
             self.progress.line.print(f"Training stops early: {found.in_words()}.")
         return self.processes.from_first(found is not None)

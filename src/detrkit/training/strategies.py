@@ -14,35 +14,37 @@ from typing import Any, NoReturn
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from detrkit.training.keeping import StateFile
 from detrkit.training.processes import Processes
+from detrkit.training.sharding import Sharding
 
 
-def trainer_options(device: str, processes: Processes) -> dict[str, Any]:
+def trainer_options(device: str, processes: Processes, *, shares_out: bool = False) -> dict[str, Any]:
     """The options of Lightning's `Trainer` about devices and processes.
 
     Args:
         device: the device that was chosen for the run.
         processes: those of the run.
+        shares_out: whether each holds a part of the model.
     """
     kind, _, index = device.partition(":")
     accelerator = "gpu" if kind == "cuda" else kind
     if processes.count == 1:  # whatever a cluster's environment variables say
         devices = [int(index)] if index else 1
         return {"accelerator": accelerator, "devices": devices, "plugins": [LightningEnvironment(), StateFile()]}
-    strategy = DDPStrategy(
-        cluster_environment=JoinedEnvironment(processes),
-        find_unused_parameters=False,  # each has a gradient in each step, also in that of a process without any object
-        gradient_as_bucket_view=True,
-    )
+    if shares_out:
+        strategy: Strategy = Sharding(processes.count)
+    else:
+        # Each parameter has a gradient in each step, also in that of a process without any object.
+        strategy = DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
     return {
         "accelerator": accelerator,
         "devices": processes.local_count,
         "num_nodes": processes.nodes,
         "strategy": strategy,
-        "plugins": [StateFile()],
+        "plugins": [JoinedEnvironment(processes), StateFile()],
     }
 
 
@@ -117,6 +119,8 @@ def quiet_lightning() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     interrupt = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    of_threads = threading.excepthook
+    threading.excepthook = lambda problem: None if _is_of_curves(problem) else of_threads(problem)
     try:
         with warnings.catch_warnings():
             for message in (
@@ -128,7 +132,13 @@ def quiet_lightning() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
+        threading.excepthook = of_threads
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         if interrupt is not None:  # after Ctrl-C Lightning ignores the signal for the rest of the process
             signal.signal(signal.SIGINT, interrupt)
+
+
+def _is_of_curves(problem: threading.ExceptHookArgs) -> bool:
+    """Whether TensorBoard's thread could not write, which `Curves` gets to know as well."""
+    return isinstance(problem.exc_value, OSError) and type(problem.thread).__module__.startswith("tensorboard.")

@@ -13,19 +13,25 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from detrkit.data import DetectionDataset
 from detrkit.data.wording import counted
 from detrkit.errors import OptionError
+from detrkit.evaluation import evaluate, evaluate_panoptic
 from detrkit.files import write_json
 from detrkit.models.catalog import find_variant
 from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
+from detrkit.training.epochs import evaluation_batch
 from detrkit.training.module import TrainingModule
-from detrkit.training.options import plan
+from detrkit.training.options import plan, worker_count
+from detrkit.training.processes import ALONE, Processes
+from detrkit.training.shared_evaluation import evaluate_together
 from detrkit.training.timing import time_evaluation, time_pieces
 
 _SHARE = 0.03  # of the time goes into measuring pieces of batches
@@ -79,7 +85,11 @@ class TimeBudget:
 
 
 def fit_to_time(
-    module: TrainingModule, validation: DetectionDataset | None, clock: Callable[[], float] = time.perf_counter
+    module: TrainingModule,
+    validation: DetectionDataset | None,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    processes: Processes = ALONE,
 ) -> TimeBudget:
     """Measures a run's speed, and gives the module the options and the schedule of a run that fits into its minutes.
 
@@ -89,6 +99,7 @@ def fit_to_time(
         module: of a new run, whose options have `minutes`.
         validation: what it is evaluated on.
         clock: seconds since any moment.
+        processes: those of the run, which all have to call this. They measure together, and all have what the first one finds.
 
     Raises:
         OptionError: there is not even time for one step and its evaluations.
@@ -96,9 +107,9 @@ def fit_to_time(
     options, schedule = module.options, module.schedule
     assert options.minutes is not None
     seconds, began = 60 * options.minutes, clock()
-    speed, pieces = _measured(module, validation, _SHARE * seconds, clock)
+    measured = _measured(module, validation, _SHARE * seconds, processes, clock)
+    speed, pieces, left = processes.from_first((*measured, seconds - (clock() - began)))
     every = None if validation is None else options.evaluate_every
-    left = seconds - (clock() - began)
     steps = fitting_steps(left, speed, schedule.steps_per_epoch, every)
     if steps == 0:
         least = seconds - left + seconds_of(1, speed, schedule.steps_per_epoch, every)
@@ -144,23 +155,43 @@ def note_budget(config: Path, budget: TimeBudget) -> None:
 
 
 def _measured(
-    module: TrainingModule, validation: DetectionDataset | None, seconds: float, clock: Callable[[], float]
+    module: TrainingModule,
+    validation: DetectionDataset | None,
+    seconds: float,
+    processes: Processes,
+    clock: Callable[[], float],
 ) -> tuple[Speed, int]:
-    device = choose_device(module.options.device)
+    device = processes.device(choose_device(module.options.device))
     module.to(device)
     weights = copy.deepcopy(module.model.state_dict())
     modes = {name: part.training for name, part in module.named_modules()}
     optimizer = _resting_optimizer(module)
     own = torch.device(device)
     with torch.random.fork_rng([own.index or 0] if own.type == "cuda" else []):
-        times = time_pieces(module, device, pieces=_MOST_PIECES, seconds=seconds, optimizer=optimizer, clock=clock)
-        evaluation = 0.0 if validation is None else time_evaluation(module, validation, clock)
+        shared: dict[str, Any] = {"seconds": seconds, "processes": processes, "clock": clock}
+        times = time_pieces(module, device, pieces=_MOST_PIECES, optimizer=optimizer, **shared)
+        evaluated = partial(_evaluate, module, processes)
+        evaluation = 0.0 if validation is None else time_evaluation(evaluated, validation, **shared)
     module.model.load_state_dict(weights)
     for name, part in module.named_modules():
         part.training = modes[name]
     module.losses = None
     step = module.schedule.accumulate * times.piece + times.update
-    return Speed(step, times.start if module.options.workers else 0.0, evaluation), times.pieces
+    return Speed(step, times.start if worker_count(module.options) else 0.0, evaluation), times.pieces
+
+
+def _evaluate(module: TrainingModule, processes: Processes, images: DetectionDataset) -> None:
+    """What follows an epoch, on some images."""
+    options: dict[str, Any] = {
+        "batch_size": evaluation_batch(module.options),
+        "workers": worker_count(module.options),
+    }
+    if processes.count == 1:
+        evaluate(module.model, images, **options)
+    else:
+        evaluate_together(module.model, images, processes, **options)
+    if images.is_panoptic and processes.is_first:
+        evaluate_panoptic(module.model, images, **options)
 
 
 def _resting_optimizer(module: TrainingModule) -> torch.optim.Optimizer:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from detrkit.data import DetectionDataset
-from detrkit.evaluation import detect, evaluate_panoptic
 from detrkit.structures import ImageBatch, Target
-from detrkit.training.epochs import evaluation_batch
 from detrkit.training.module import TrainingModule
+from detrkit.training.processes import ALONE, Processes
 
-_EVALUATED = 8  # images
+_EVALUATED = 8  # images for each process
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def time_pieces(
     pieces: int,
     seconds: float = float("inf"),
     optimizer: torch.optim.Optimizer | None = None,
+    processes: Processes = ALONE,
     clock: Callable[[], float] = time.perf_counter,
 ) -> PieceTimes:
     """Trains on a few pieces of batches without changing weights, though statistics of batch norms change.
@@ -52,9 +54,14 @@ def time_pieces(
         pieces: largest number that is timed, after one that is not: it compiles and reserves memory.
         seconds: after which no further piece is begun, though two are timed in any case.
         optimizer: over the model's parameters, with rates of 0; None times no updates.
+        processes: those that train together, which all have to call this; the clock of the first one decides. Gradients are then exchanged
+            for each piece, also where a step has several.
         clock: seconds since any moment.
     """
     module.to(device).train()
+    step = (
+        _Step(module) if processes.count == 1 else DistributedDataParallel(_Step(module), gradient_as_bucket_view=True)
+    )
     half = module.options.precision == "bf16"
     began, first = clock(), 0.0
     passes = updates = start = 0.0
@@ -62,8 +69,8 @@ def time_pieces(
         ready = clock()
         batch = images.to(torch.device(device)), [target.to(torch.device(device)) for target in targets]
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
-            loss = module.training_step(batch, index)
-        loss.backward()  # type: ignore[no-untyped-call]
+            loss = step(batch, index)
+        loss.backward()
         loss.item()  # waits for the device
         passed = clock()
         if optimizer is not None:
@@ -76,33 +83,64 @@ def time_pieces(
         else:
             passes, updates = passes + (passed - began), updates + (now - passed)
         began = now
-        if index == pieces or (index > 1 and now - first > seconds):
+        if index == pieces or processes.from_first(index > 1 and now - first > seconds):
             break
     return PieceTimes(passes / index, updates / index, start, index)
 
 
 def time_evaluation(
-    module: TrainingModule, validation: DetectionDataset, clock: Callable[[], float] = time.perf_counter
+    evaluated: Callable[[DetectionDataset], object],
+    validation: DetectionDataset,
+    *,
+    seconds: float,
+    processes: Processes = ALONE,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Seconds that an evaluation takes, from a few images that are spread over the split.
+    """Seconds that an evaluation takes, from evaluations of more and more images that are spread over the split.
+
+    What each takes on top of its images, such as the start of workers, counts once. A small split is measured as a whole.
 
     Args:
-        module: on the device that trains.
+        evaluated: evaluates a part of the split, as it is done after an epoch.
         validation: what the run is evaluated on.
+        seconds: after which no further evaluation is begun, as far as that can be foreseen; three take place in any case.
+        processes: those of the run, which all have to call this; the clock of the first one decides.
         clock: seconds since any moment.
     """
-    count = min(_EVALUATED, len(validation))
-    few = validation.subset(np.linspace(0, len(validation) - 1, count).astype(np.int64))
-    seconds = 0.0
-    for images in (few.subset(np.arange(1)), few):  # the first one compiles
+    total = len(validation)
+
+    def timed(count: int) -> float:
+        few = validation.subset(np.linspace(0, total - 1, count).astype(np.int64))
         began = clock()
-        batch = evaluation_batch(module.options)
-        detect(module.model, images, batch_size=batch)
-        if validation.is_panoptic:
-            evaluate_panoptic(module.model, images, batch_size=batch)
-        seconds = clock() - began
-    module.train()
-    return seconds / count * len(validation)
+        evaluated(few)
+        return clock() - began
+
+    began = clock()
+    least = count = min(total, processes.count)
+    timed(least)  # compiles
+    start = timed(least)
+    while count < total:
+        count = min(total, max(_EVALUATED * processes.count, 4 * count))
+        passed = timed(count)
+        per_image = max(0.0, passed - start) / (count - least)
+        if count == total:
+            return passed
+        foreseen = clock() - began + start + 4 * count * per_image
+        if processes.from_first(foreseen > seconds):
+            return start + per_image * (total - least)
+    return start
+
+
+class _Step(nn.Module):
+    """A training step as a module of PyTorch, which may be one of several that exchange gradients."""
+
+    def __init__(self, module: TrainingModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: tuple[ImageBatch, list[Target]], index: int) -> Tensor:
+        """The loss."""
+        return self.module.training_step(batch, index)
 
 
 def _wait(device: str) -> None:

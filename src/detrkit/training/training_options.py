@@ -81,6 +81,8 @@ class TrainingOptions:
         device: auto, cpu, cuda, cuda:1 or mps.
         devices: devices to train on, each with a process of its own; also of the CPU. Under torchrun or srun as many as they start.
         nodes: machines that train together, each with as many devices; needs MASTER_ADDR, MASTER_PORT and NODE_RANK, or torchrun or srun.
+        strategy: what several processes share: batches alone ("ddp"), or weights, gradients and the optimizer's numbers as well ("fsdp"), for
+            models that are too large for one device.
         workers: processes that load images.
         seed: seed of weights, order, augmentation, dropout and noise.
         evaluate_every: epochs between two evaluations.
@@ -136,6 +138,7 @@ class TrainingOptions:
     device: str = "auto"
     devices: int = 1
     nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     workers: int | None = None
     seed: int = 0
     evaluate_every: int = 1
