@@ -36,6 +36,10 @@ app.command(
 )
 app.command("detrkit.commands.convert:convert", help="Write a data set as COCO, YOLO or Pascal VOC.")
 app.command(
+    "detrkit.commands.convert_weights:convert_weights",
+    help="Write a model's weights as its authors, Hugging Face's transformers or detrkit read them.",
+)
+app.command(
     "detrkit.commands.models:models",
     help="List everything that can be built, or show the settings and the recipe of one variant.",
 )
