@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from detrkit.checkpoints.own_format import save
     from detrkit.checkpoints.query_weights import load_queries
 
-__all__ = ["convert_weights", "from_official", "load", "load_backbone_weights", "load_detector", "load_queries", "save", "save_authors", "save_hugging_face", "to_official",]
+__all__ = [
+    "convert_weights",
+    "from_official",
+    "load",
+    "load_backbone_weights",
+    "load_detector",
+    "load_queries",
+    "save",
+    "save_authors",
+    "save_hugging_face",
+    "to_official",
+]
 
 __getattr__, __dir__ = lazy_names(
     __name__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,7 @@ from detrkit.checkpoints.loading import load, to_official
 from detrkit.checkpoints.own_format import CARD_ENTRY, card_text, save, write_tensors
 from detrkit.checkpoints.places import find_weights
 from detrkit.checkpoints.recognition import TABLES
-from detrkit.checkpoints.shared import Table
-from detrkit.errors import CheckpointError, OptionError, OutputError
+from detrkit.errors import CheckpointError, ConfigurationError, OptionError, OutputError
 from detrkit.files import expanded, new_folder, refuse_folder, write_atomically, write_json
 from detrkit.models.catalog import config_of, has_masks
 from detrkit.models.detector import Detector, unwrapped
@@ -38,12 +37,14 @@ class Converted:
         path: the file or folder.
         form: its form.
         variant: the model's name in the catalog.
+        architecture: the class of `transformers` that opens it; empty in other forms.
         notes: sentences on what to know about it.
     """
 
     path: Path
     form: FormName
     variant: str
+    architecture: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -81,14 +82,12 @@ def convert_weights(
     _check_names(output, form, timm_backbone)
     _check_free(output, find_weights(source), force=force)
     model = load(source, variant=variant, classes=classes)
-    notes: tuple[str, ...] = ()
-    if form == "own":
-        save(model, output)
-    elif form == "authors":
-        save_authors(model, output)
-    else:
+    if form == "huggingface":
         notes = save_hugging_face(model, output, timm_backbone=timm_backbone, force=force)
-    return Converted(output, form, model.card.variant, notes)
+        architecture = _form_for(model).architecture
+        return Converted(output, form, model.card.variant, architecture, notes)
+    (save if form == "own" else save_authors)(model, output)
+    return Converted(output, form, model.card.variant)
 
 
 def save_authors(model: Detector | nn.Module, path: str | Path) -> Path:
@@ -114,8 +113,8 @@ def save_authors(model: Detector | nn.Module, path: str | Path) -> Path:
             f"{detector.card.variant} has no authors' form: its backbone is {config.backbone}, and {where} builds whole ResNets only"
         )
     _check_fixed(detector, table.fixed, where)
-    content = {"model": to_official(_tensors(detector), detector), "args": _arguments(config)}
-    content[CARD_ENTRY] = card_text(detector.card)
+    weights = to_official(_tensors(detector), detector)
+    content = {"model": weights, "args": _arguments(config), CARD_ENTRY: card_text(detector.card)}
     return write_atomically(path, lambda temporary: torch.save(content, temporary))
 
 
@@ -139,15 +138,15 @@ def save_hugging_face(
     """
     detector, folder = unwrapped(model), expanded(folder)
     card, config = detector.card, config_of(detector)
-    form = _form_for(TABLES[card.family], detector)
+    form = _form_for(detector)
     timm = config.backbone.endswith("-dc5") if timm_backbone is None else timm_backbone
     _check_backbone(card.variant, config.backbone, timm=timm)
-    tensors = form.names(config, timm).to_foreign(_tensors(detector))
-    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    dtype = str(next(detector.parameters()).dtype).removeprefix("torch.")
     try:
         settings = form.settings_file(config, card.categories, timm=timm, dtype=dtype)
     except CheckpointError as problem:
         raise CheckpointError(f"{card.variant} has no Hugging Face form: {problem}") from problem
+    tensors = form.names(config, timm).to_foreign(_tensors(detector))
     processor = processor_file(form, card.preprocessing, panoptic=has_masks(card.variant))
     with _files_in(folder, force=force) as place:
         write_json(place / "config.json", settings)
@@ -165,9 +164,8 @@ def _form_by_name(output: Path) -> FormName:
     if output.suffix in _SUFFIXES and not output.is_dir():
         return _SUFFIXES[output.suffix]
     if output.suffix and not output.is_dir():
-        raise OptionError(
-            f"{output} does not say what to write: end it in .safetensors (detrkit) or .pth (authors), name a folder (Hugging Face), or give to",
-            "to",
+        raise ConfigurationError(
+            f"{output} has the ending of no form: end it in .safetensors (detrkit) or .pth (authors), or give a folder's name (Hugging Face)"
         )
     return "huggingface"
 
@@ -176,10 +174,12 @@ def _check_names(output: Path, form: FormName, timm_backbone: bool | None) -> No
     if timm_backbone is not None and form != "huggingface":
         raise OptionError("timm_backbone is for Hugging Face's form only: leave it out", "timm_backbone")
     if form == "huggingface" and output.suffix in (*_SUFFIXES, ".bin"):
-        raise OptionError(f"{output} would be a folder in Hugging Face's form: leave {output.suffix} out of its name", "to")
+        raise ConfigurationError(
+            f"{output} would be a folder in Hugging Face's form: leave {output.suffix} out of its name"
+        )
     if form != "huggingface" and _SUFFIXES.get(output.suffix) != form:
         refuse_folder(output)
-        raise OptionError(f"{output} must end in {_ENDINGS[form]} where to is {form}", "to")
+        raise ConfigurationError(f"{output} must end in {_ENDINGS[form]}, as files in the form '{form}' do")
 
 
 def _check_free(output: Path, source: Path, *, force: bool) -> None:
@@ -192,8 +192,8 @@ def _check_free(output: Path, source: Path, *, force: bool) -> None:
         raise OutputError(f"{output} exists: choose another path, or replace it with --force (force=True in Python)")
 
 
-def _form_for(table: Table, model: Detector) -> HuggingFaceForm:
-    card = model.card
+def _form_for(model: Detector) -> HuggingFaceForm:
+    card, table = model.card, TABLES[model.card.family]
     if table.hugging_face is None:
         raise CheckpointError(
             f"{card.variant} has no Hugging Face form, since transformers has no {table.paper.name} that computes the same"
@@ -202,7 +202,7 @@ def _form_for(table: Table, model: Detector) -> HuggingFaceForm:
     return table.hugging_face
 
 
-def _check_fixed(model: Detector, fixed: Any, where: str) -> None:
+def _check_fixed(model: Detector, fixed: Mapping[str, Any], where: str) -> None:
     """Refuses settings with which other code would compute something else."""
     config = config_of(model)
     for name, value in fixed.items():
@@ -219,7 +219,9 @@ def _check_backbone(variant: str, backbone: str, *, timm: bool) -> None:
             f"{variant} has no Hugging Face form: its backbone is {backbone}, and transformers builds it with ResNets only"
         )
     if timm and backbone.endswith("-c4"):
-        raise CheckpointError(f"{variant} has no form with timm's backbone, which keeps its last stage: leave it to transformers")
+        raise CheckpointError(
+            f"{variant} has no form with timm's backbone, which keeps its last stage: leave it to transformers"
+        )
     if not timm and backbone.endswith("-dc5"):
         raise CheckpointError(f"{variant} has a dilated backbone, which transformers has from timm only: take timm's")
 
@@ -264,6 +266,8 @@ def _files_in(folder: Path, *, force: bool) -> Iterator[Path]:
     except OSError as problem:
         if isinstance(problem, OutputError):
             raise
-        raise OutputError(f"{folder} cannot be written ({problem.strerror or problem}): choose another path") from problem
+        raise OutputError(
+            f"{folder} cannot be written ({problem.strerror or problem}): choose another path"
+        ) from problem
     finally:
         shutil.rmtree(hidden, ignore_errors=True)

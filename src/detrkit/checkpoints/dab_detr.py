@@ -140,7 +140,9 @@ OFFICIAL = _official()
 HUGGING_FACE = _hugging_face(hugging_face_backbone())
 HUGGING_FACE_TIMM = _hugging_face(TIMM_BACKBONE)
 # Unlike in other papers' files, timm's network keeps the name that its wrapper gives it.
-_HUGGING_FACE_WRITTEN = _hugging_face([Rule("backbone.{rest}", ("model.backbone.conv_encoder.model._backbone.{rest}",))])
+_HUGGING_FACE_WRITTEN = _hugging_face(
+    [Rule("backbone.{rest}", ("model.backbone.conv_encoder.model._backbone.{rest}",))]
+)
 
 
 def layout(names: Collection[str]) -> KeyMapping:

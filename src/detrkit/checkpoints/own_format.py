@@ -202,9 +202,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """Writes a safetensors file atomically; see `write_atomically`."""
 
     def write(temporary: Path) -> None:
+        mode = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata)
         except SafetensorError as problem:  # a full disk, for example
             raise OSError(str(problem)) from problem
+        temporary.chmod(mode)  # the library makes a file that only its owner may read
 
     return write_atomically(path, write)

@@ -139,7 +139,9 @@ def _read_torch(path: Path) -> WeightFile:
                 f"{path} holds Python objects besides tensors, which could run code when loaded: {remedy}"
             ) from problem
         raise CheckpointError(damaged) from problem
-    texts = {key: value for key, value in content.items() if isinstance(value, str)} if isinstance(content, dict) else {}
+    texts = (
+        {key: value for key, value in content.items() if isinstance(value, str)} if isinstance(content, dict) else {}
+    )
     return WeightFile(path, _weights_in(path, content), texts, _arguments_in(content) or _settings_beside(path))
 
 

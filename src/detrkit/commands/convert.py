@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from detrkit.data import DetectionDataset
     from detrkit.data.coco_frames import Orientation
 
+_WEIGHTS = (".pth", ".pt", ".safetensors")
+
 
 def convert(
     path: PathText,
@@ -26,7 +28,8 @@ def convert(
 
     Boxes, classes and sizes stay what they are; outlines are not kept. YOLO has no crowd regions, so they are left out. Boxes that were
     annotated on the stored pixels of a turned picture are turned with it. Nothing in the pictures changes: 16-bit grey is stretched only where
-    they are read (--stretch-16bit of train, evaluate and predict). What was changed is printed.
+    they are read (--stretch-16bit of train, evaluate and predict). What was changed is printed. For the weights of a model: detrkit
+    convert-weights.
 
     Args:
         path: folder or annotation file of a data set, or "digits".
@@ -38,9 +41,12 @@ def convert(
             Pascal VOC.
     """
     from detrkit.data.places import find_data
+    from detrkit.errors import ConfigurationError
     from detrkit.files import expanded, new_folder
     from detrkit.terminal import terminal
 
+    if Path(path).suffix in _WEIGHTS:
+        raise ConfigurationError(f"{path} is a file of weights, and a data set is needed: use detrkit convert-weights")
     find_data(path)  # before anything is created
     console = terminal()
     output = expanded(output)

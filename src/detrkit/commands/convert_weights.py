@@ -55,7 +55,10 @@ def convert_weights(
     for note in written.notes:
         console.print(note)
     console.print(f"{written.variant}, written to {written.path} {_IN_WORDS[written.form]}", soft_wrap=True)
-    console.print(f"Next: {_next(written.form, written.path)}", soft_wrap=True)
+    following = f"detrkit predict {written.path} PICTURES"
+    if written.architecture:
+        following = f'transformers.{written.architecture}.from_pretrained("{written.path}") in Python, or {following}'
+    console.print(f"Next: {following}", soft_wrap=True)
 
 
 _IN_WORDS = {
@@ -63,9 +66,3 @@ _IN_WORDS = {
     "authors": "in its authors' form",
     "huggingface": "in Hugging Face's form",
 }
-
-
-def _next(form: str, path: Path) -> str:
-    if form == "huggingface":
-        return f'transformers.AutoModelForObjectDetection.from_pretrained("{path}")'
-    return f"detrkit predict {path} PICTURES"
