@@ -218,4 +218,5 @@ class Variant:
     @property
     def ap(self) -> float | None:
         """The best AP on COCO val2017 that the authors published; None where they published none."""
-        return max((each.ap for each in (*self.weights, *self.results)), default=None)
+        figures = [weights.ap for weights in self.weights] + [result.ap for result in self.results]
+        return max(figures, default=None)
