@@ -61,7 +61,7 @@ def test_what_exists_is_kept(own: Path, tmp_path: Path) -> None:
 
 
 def test_hints_are_named_as_options(tmp_path: Path) -> None:
-    write(tmp_path / "theirs.pth", hollow("detr-r50", class_count=2))
+    write(tmp_path / "theirs.pth", hollow("detr-r50", classes=["x", "y"]))
     told = refusal("convert-weights", "theirs.pth", "own.safetensors", folder=tmp_path)
     assert told == (
         "detrkit: theirs.pth could be any of detr-r50, detr-r50-dc5, between which its contents do not decide: say which one with --variant"

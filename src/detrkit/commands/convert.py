@@ -28,8 +28,7 @@ def convert(
 
     Boxes, classes and sizes stay what they are; outlines are not kept. YOLO has no crowd regions, so they are left out. Boxes that were
     annotated on the stored pixels of a turned picture are turned with it. Nothing in the pictures changes: 16-bit grey is stretched only where
-    they are read (--stretch-16bit of train, evaluate and predict). What was changed is printed. For the weights of a model: detrkit
-    convert-weights.
+    they are read (--stretch-16bit of train, evaluate and predict). What was changed is printed.
 
     Args:
         path: folder or annotation file of a data set, or "digits".

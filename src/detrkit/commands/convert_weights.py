@@ -22,8 +22,7 @@ def convert_weights(
 ) -> None:
     """Write a model's weights as its authors, Hugging Face's transformers or detrkit read them.
 
-    Weights stay what they are, bit by bit; names, settings and the file around them change. Class names, thresholds and preprocessing travel
-    along. To write a data set in another format: detrkit convert.
+    Weights stay what they are, bit by bit; classes, thresholds and preprocessing travel along. A data set: detrkit convert.
 
     Args:
         checkpoint: the authors' file, Hugging Face's folder, detrkit's own file, or a run's folder.
