@@ -136,6 +136,36 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The authors' own code, which a paper's file was written from and is compared with.
+
+    Attributes:
+        repository: its owner and name on GitHub.
+        commit: the state that was read.
+        licence: SPDX name of its licence; None where the authors state none.
+        paper: number of the paper at arXiv.
+    """
+
+    repository: str
+    commit: str
+    licence: str | None
+    paper: str
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """Figures that the authors published of a model whose weights they do not offer.
+
+    Attributes:
+        ap: AP on COCO val2017, in [0, 1].
+        tag: what distinguishes it from other results of the same variant, such as "50 epochs"; empty where it is the only one.
+    """
+
+    ap: float
+    tag: str = ""
+
+
+@dataclass(frozen=True)
 class PublishedWeights:
     """A file of trained weights that the authors offer.
 
@@ -145,6 +175,8 @@ class PublishedWeights:
         licence: SPDX name of its licence.
         sha256_prefix: first digits of its SHA-256, as the authors publish them in its name; None where they publish none.
         tag: what distinguishes it from other files of the same variant, such as "50 epochs"; empty where it is the only one.
+        mask_ap: the published AP of masks, likewise; None for models without masks.
+        panoptic_quality: the published PQ, in [0, 1], likewise.
     """
 
     address: str
@@ -152,6 +184,8 @@ class PublishedWeights:
     licence: str
     sha256_prefix: str | None = None
     tag: str = ""
+    mask_ap: float | None = None
+    panoptic_quality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +197,8 @@ class Variant:
         recipe: how it is trained.
         preprocessing: how images are prepared for it.
         weights: what the authors published for it, best AP last.
+        results: what the authors published about it without weights, best AP last.
+        source: the authors' code, which the catalog takes from the paper's file; None for detrkit's own models.
         exceptions: what holds for other variants but by design not for this one: from the name of a check to a sentence for users.
     """
 
@@ -170,9 +206,17 @@ class Variant:
     recipe: Recipe
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     weights: tuple[PublishedWeights, ...] = ()
+    results: tuple[PublishedResult, ...] = ()
+    source: Source | None = None
     exceptions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
         """Name of the paper's model file, where the configuration is defined."""
         return type(self.config).__module__.rpartition(".")[2]
+
+    @property
+    def ap(self) -> float | None:
+        """The best AP on COCO val2017 that the authors published; None where they published none."""
+        figures = [weights.ap for weights in self.weights] + [result.ap for result in self.results]
+        return max(figures, default=None)

@@ -55,7 +55,9 @@ def hollow(variant: str, **changes: Any) -> dict[str, Tensor]:
 def hugging_face(model: Detector, *markers: str) -> dict[str, Tensor]:
     """A model under Hugging Face's names; markers are the names that identify a layout."""
     form = deformable_detr._form(to_official(model.state_dict(), model), "transformer.")
-    return deformable_detr._hugging_face(form, markers).to_foreign(model.state_dict())
+    tied = form.refine and not form.two_stage and "class_embed.1.weight" not in markers
+    names = deformable_detr._hugging_face(form, timm=OWN_RESNET not in markers, tied=tied)
+    return names.to_foreign(model.state_dict())
 
 
 def write(path: Path, weights: dict[str, Tensor], **arguments: Any) -> Path:

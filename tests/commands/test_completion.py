@@ -48,6 +48,7 @@ def folder(tmp_path: Path) -> Path:
         ("detrkit evaluate my_weights.pth --data my_d", ["my_data"]),
         ("detrkit inspect my_d", ["my_data"]),
         ("detrkit convert my_d", ["my_data"]),
+        ("detrkit convert-weights my_w", ["my_weights.pth"]),
         ("detrkit report my_d", ["my_data"]),
         ("detrkit train light-detr-compact my_data --backbone-", ["--backbone-lr", "--backbone-weights"]),
         ("detrkit train light-detr-compact my_data --schedule c", ["cosine"]),

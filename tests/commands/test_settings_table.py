@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,46 @@ def test_an_unknown_variant(tmp_path: Path) -> None:
     assert refusal("models", "detr-r5O", folder=tmp_path).endswith(
         "there is no variant 'detr-r5O': did you mean 'detr-r50'?"
     )
+
+
+def test_where_a_variant_is_from(tmp_path: Path) -> None:
+    shown = detrkit_command("models", "smca-detr-r50", folder=tmp_path).stdout
+    assert "smca-detr-r50, of the family smca_detr, with 41,760,482 parameters" in shown
+    assert (
+        "Authors' code: https://github.com/gaopengcuhk/SMCA-DETR at e4df3ab2081571a016c82794a85abd2342a2fc1b (no stated licence); paper: arXiv:2101.07448"
+        in shown
+    )
+    assert "Published without weights: AP 0.410, 50 epochs" in shown
+    assert (
+        "(AP 0.388, mask AP 0.311, PQ 0.434, Apache-2.0)"
+        in detrkit_command("models", "detr-r50-panoptic", folder=tmp_path).stdout
+    )
+    assert "The model is detrkit's own." in detrkit_command("models", "light-detr-compact", folder=tmp_path).stdout
+
+
+def test_the_list_fits_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = detrkit_command("models", folder=tmp_path).stdout
+    table = shown.partition("Published weights:")[0].splitlines()
+    assert max(map(len, table)) <= 80
+    rows = {line.split()[0]: line.split()[1:] for line in table if line.strip()}
+    assert rows["detr-r50"] == ["resnet50", "41.5M", "0.420", "Apache-2.0"]
+    assert rows["sam-detr-compact-without-cross-attention"] == ["compact-c4", "1.1M", "-", "MIT"]
+    assert rows["light-detr-compact"] == ["compact", "1.6M", "-", "own"]
+    assert set(CATALOG) <= set(rows)
+
+
+def test_all_fields_as_json(tmp_path: Path) -> None:
+    every = json.loads(detrkit_command("models", "--json", folder=tmp_path).stdout)
+    assert list(every) == list(CATALOG)
+    assert every["detr-r50"]["source"] == {
+        "repository": "facebookresearch/detr",
+        "commit": "29901c51",
+        "licence": "Apache-2.0",
+        "paper": "2005.12872",
+    }
+    assert every["detr-r50"]["weights"][0]["sha256_prefix"] == "e632da11"
+    one = json.loads(detrkit_command("models", "detr-r50", "--json", folder=tmp_path).stdout)
+    assert (one["name"], one["parameters"], one["settings"]["queries"]) == ("detr-r50", 41_524_768, 100)
+    assert (one["recipe"]["epochs"], one["preprocessing"]["short_side"]) == (500, 800)
+    assert {name: one[name] for name in every["detr-r50"]} == every["detr-r50"]

@@ -7,8 +7,10 @@ Where the decoder's first layer also adds the queries' learned position, only th
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from detrkit.checkpoints.detr import DECODER_NORMS, OFFICIAL_FRAME, READINGS, hugging_face_frame
+from detrkit.checkpoints.hugging_face import HuggingFaceForm, loss_settings, transformer_settings
 from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
 from detrkit.checkpoints.shared import (
     HUGGING_FACE_COUNTERS,
@@ -101,6 +103,13 @@ def layout(names: Collection[str]) -> KeyMapping:
     return HUGGING_FACE if OWN_RESNET in names else HUGGING_FACE_TIMM
 
 
+def _settings(config: Any) -> dict[str, Any]:
+    """Entries of `config.json`; `auxiliary_loss` would have their decoder norm its states between layers, too."""
+    weights = {"cls": config.class_weight, "bbox": config.l1_weight, "giou": config.giou_weight}
+    losses = loss_settings(config.term_weights, weights)
+    return {**transformer_settings(config), **losses, "auxiliary_loss": False}
+
+
 TABLE = Table(
     paper=Paper(
         "Conditional DETR",
@@ -120,4 +129,11 @@ TABLE = Table(
     official=lambda _: OFFICIAL,
     layout=layout,
     readings=(*READINGS, Size("class_count", "heads.class_head.weight")),
+    hugging_face=HuggingFaceForm(
+        model_type="conditional_detr",
+        architecture="ConditionalDetrForObjectDetection",
+        processor="ConditionalDetrImageProcessor",
+        names=lambda _, timm: HUGGING_FACE_TIMM if timm else HUGGING_FACE,
+        settings=_settings,
+    ),
 )

@@ -58,4 +58,5 @@ TABLE = Table(
     telling=("levels",),
     stated=stated_training,
     compute=_computed,
+    fixed={"padded_positions": True},
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from detrkit.checkpoints.conditional_detr import decoder_rules
 from detrkit.checkpoints.detr import DECODER_NORMS
+from detrkit.checkpoints.hugging_face import HuggingFaceForm, loss_settings, transformer_settings
 from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
 from detrkit.checkpoints.shared import (
     HUGGING_FACE_COUNTERS,
@@ -34,6 +35,7 @@ from detrkit.checkpoints.shared import (
     stored_float,
 )
 from detrkit.errors import CheckpointError
+from detrkit.models.dab_detr import Config
 
 # DN-DETR's files have these tensors, too.
 SIGNATURE: Signature = {
@@ -137,6 +139,10 @@ def _hugging_face(backbone: Collection[Rule]) -> KeyMapping:
 OFFICIAL = _official()
 HUGGING_FACE = _hugging_face(hugging_face_backbone())
 HUGGING_FACE_TIMM = _hugging_face(TIMM_BACKBONE)
+# Unlike in other papers' files, timm's network keeps the name that its wrapper gives it.
+_HUGGING_FACE_WRITTEN = _hugging_face(
+    [Rule("backbone.{rest}", ("model.backbone.conv_encoder.model._backbone.{rest}",))]
+)
 
 
 def layout(names: Collection[str]) -> KeyMapping:
@@ -205,6 +211,28 @@ def count_queries(values: Mapping[str, Any], tensors: Tensors, arguments: Mappin
     return {"queries": anchors * max(values["patterns"], 1)}
 
 
+# What neither the authors' code nor Hugging Face's computes.
+_FIXED = {"learned_content": False, "least_side": 0.0, "normed_references": False}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Entries of `config.json`; `num_queries` counts anchors."""
+    if not config.temperature.is_integer():
+        raise CheckpointError(f"transformers takes whole temperatures only, and this model has {config.temperature}")
+    settings = transformer_settings(config)
+    weights = {"cls": config.class_weight, "bbox": config.l1_weight, "giou": config.giou_weight}
+    return {
+        **{name: value for name, value in settings.items() if name not in ("d_model", "position_embedding_type")},
+        **loss_settings(config.cost_weights, weights),
+        "hidden_size": config.width,
+        "activation_function": "prelu",
+        "num_queries": config.queries // max(config.patterns, 1),
+        "num_patterns": config.patterns,
+        "random_refpoints_xy": config.centers != "learned",
+        **dict.fromkeys(("temperature_height", "temperature_width"), int(config.temperature)),
+    }
+
+
 TABLE = Table(
     paper=Paper(
         "DAB-DETR",
@@ -232,4 +260,14 @@ TABLE = Table(
     telling=("patterns",),
     stated=stated,
     compute=count_queries,
+    fixed=_FIXED,
+    hugging_face=HuggingFaceForm(
+        model_type="dab-detr",
+        architecture="DabDetrForObjectDetection",
+        processor="ConditionalDetrImageProcessor",
+        names=lambda _, timm: _HUGGING_FACE_WRITTEN if timm else HUGGING_FACE,
+        settings=_settings,
+        fixed=_FIXED | {"box_head_per_layer": False, "modulate": True},
+        note="transformers lets the boxes of DAB-DETR come nearer to the image's border than its authors do, so results there may differ.",
+    ),
 )

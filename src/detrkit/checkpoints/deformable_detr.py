@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from detrkit.checkpoints.hugging_face import HuggingFaceForm, loss_settings, transformer_settings
 from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
 from detrkit.checkpoints.shared import (
     HUGGING_FACE_COUNTERS,
@@ -48,14 +49,21 @@ class Form:
 
 def official(config: Config) -> KeyMapping:
     """The authors' names for a model of this configuration."""
-    return _official(Form(layers=config.decoder_layers, refine=config.refine, two_stage=config.two_stage))
+    return _official(_form_of(config))
+
+
+def _form_of(config: Config) -> Form:
+    return Form(layers=config.decoder_layers, refine=config.refine, two_stage=config.two_stage)
 
 
 def layout(names: Collection[str]) -> KeyMapping:
     """The table for the naming scheme that these names of a Deformable DETR follow."""
     if "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight" in names:
         return _official(_form(names, "transformer."))
-    return _hugging_face(_form(names, "model."), names)
+    form = _form(names, "model.")
+    # Newer releases tie the class heads of refining models to the first one, and then write only that one.
+    tied = form.refine and not form.two_stage and "class_embed.1.weight" not in names
+    return _hugging_face(form, timm=OWN_RESNET not in names, tied=tied)
 
 
 def _computed(values: Mapping[str, Any], tensors: Tensors, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,14 +132,12 @@ def _official(form: Form) -> KeyMapping:
     )
 
 
-def _hugging_face(form: Form, names: Collection[str]) -> KeyMapping:
+def _hugging_face(form: Form, *, timm: bool, tied: bool = False) -> KeyMapping:
     """Hugging Face's names in files; newer releases keep these names although their modules have others."""
     encoder, decoder = "model.encoder.layers.{n}", "model.decoder.layers.{n}"
-    # Newer releases tie the class heads of refining models to the first one, and then write only that one.
-    tied = form.refine and not form.two_stage and "class_embed.1.weight" not in names
     return KeyMapping(
         [
-            *(hugging_face_backbone() if OWN_RESNET in names else TIMM_BACKBONE),
+            *(TIMM_BACKBONE if timm else hugging_face_backbone()),
             *hugging_face_layers("encoder", {}),
             *hugging_face_layers("decoder", {"self_attention": "self_attn"}),
             *attention_rules("encoder", "attention", f"{encoder}.self_attn"),
@@ -214,6 +220,22 @@ def _signatures(transformer: str, cross_attention: str, embedding: str) -> tuple
     return {**attention, **one_stage}, {**attention, **two_stage}
 
 
+def _settings(config: Config) -> dict[str, Any]:
+    """Entries of `config.json`."""
+    if config.two_stage and not config.refine:
+        raise CheckpointError("transformers builds two stages with refinement only, and this model does not refine")
+    weights = {"bbox": config.l1_weight, "giou": config.giou_weight}
+    return {
+        **transformer_settings(config),
+        **loss_settings(config.term_weights, weights),
+        "num_feature_levels": config.levels,
+        **dict.fromkeys(("encoder_n_points", "decoder_n_points"), config.points),
+        "with_box_refine": config.refine,
+        "two_stage": config.two_stage,
+        "two_stage_num_proposals": config.queries,
+    }
+
+
 SIZES = (
     Size("width", "neck.projections.0.0.weight"),
     Size("hidden", "decoder.layers.0.feed_forward.expand.weight"),
@@ -239,4 +261,12 @@ TABLE = Table(
     ),
     telling=("two_stage", "refine", "levels"),
     compute=_computed,
+    hugging_face=HuggingFaceForm(
+        model_type="deformable_detr",
+        architecture="DeformableDetrForObjectDetection",
+        processor="DeformableDetrImageProcessor",
+        names=lambda config, timm: _hugging_face(_form_of(config), timm=timm),
+        settings=_settings,
+        stages=lambda config: (2, 3, 4) if config.levels > 1 else (4,),
+    ),
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
+from detrkit.checkpoints.hugging_face import HuggingFaceForm, loss_settings, transformer_settings
 from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
 from detrkit.checkpoints.shared import (
     HUGGING_FACE_COUNTERS,
@@ -73,12 +75,26 @@ def layout(names: Collection[str]) -> KeyMapping:
     return HUGGING_FACE if OWN_RESNET in names else HUGGING_FACE_TIMM
 
 
+def _settings(config: Any) -> dict[str, Any]:
+    """Entries of `config.json`; in the loss their classes weigh 1."""
+    weights = {"bbox": config.l1_weight, "giou": config.giou_weight}
+    losses = loss_settings(config.term_weights, weights)
+    return {**transformer_settings(config), **losses, "eos_coefficient": config.no_object_weight}
+
+
 READINGS = (
     Size("queries", "query_source.position.weight"),
     Size("width", "query_source.position.weight", axis=1),
     Size("hidden", "decoder.layers.0.feed_forward.expand.weight"),
     Count("encoder_layers", "encoder.layers."),
     Count("decoder_layers", "decoder.layers."),
+)
+FORM = HuggingFaceForm(
+    model_type="detr",
+    architecture="DetrForObjectDetection",
+    processor="DetrImageProcessor",
+    names=lambda _, timm: HUGGING_FACE_TIMM if timm else HUGGING_FACE,
+    settings=_settings,
 )
 TABLE = Table(
     paper=Paper(
@@ -97,4 +113,5 @@ TABLE = Table(
     official=lambda _: OFFICIAL,
     layout=layout,
     readings=(*READINGS, Size("class_count", "heads.class_head.weight", offset=-1)),  # the last output is for no-object
+    hugging_face=FORM,
 )

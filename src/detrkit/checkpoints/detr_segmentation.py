@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from detrkit.checkpoints import conditional_detr, deformable_detr, detr
+from detrkit.checkpoints.hugging_face import HuggingFaceForm, loss_settings
 from detrkit.checkpoints.key_mapping import Dropped, KeyMapping, Rule, same
 from detrkit.checkpoints.shared import Paper, Table, Tensors
 
@@ -41,12 +43,16 @@ _HUGGING_FACE_HEAD = [
 ]
 
 
-def with_masks(name: str, detector: Table) -> Table:
+def with_masks(
+    name: str, detector: Table, *, ours_alone: str = "", hugging_face: HuggingFaceForm | None = None
+) -> Table:
     """The table of a detector with a mask head.
 
     Args:
         name: what people call it.
         detector: the table of the detector alone.
+        ours_alone: see `Table`.
+        hugging_face: see `Table`.
     """
     signatures = tuple(
         {_PREFIX + tensor: shape for tensor, shape in signature.items()} | {attention: ("D", "D")}
@@ -58,6 +64,8 @@ def with_masks(name: str, detector: Table) -> Table:
         paper=Paper(name, signatures, detector.paper.article),
         official=lambda config: _with_head(detector.official(config), _OFFICIAL_HEAD),
         layout=_layout(detector.layout),
+        ours_alone=ours_alone,
+        hugging_face=hugging_face,
     )
 
 
@@ -84,6 +92,25 @@ def _with_head(detector: KeyMapping, head: Sequence[Rule]) -> KeyMapping:
     return KeyMapping([*rules, *head], dropped)
 
 
-TABLE = with_masks("panoptic DETR", detr.TABLE)
+def _hugging_face(detector: HuggingFaceForm) -> HuggingFaceForm:
+    """DETR with masks as `transformers` has it; all stages of the backbone give features for masks."""
+
+    def settings(config: Any) -> dict[str, Any]:
+        masks = loss_settings({}, {"mask": config.mask_weight, "dice": config.dice_weight})
+        return {**detector.settings(config), **masks}
+
+    return dataclasses.replace(
+        detector,
+        architecture="DetrForSegmentation",
+        names=lambda config, timm: _with_head(detector.names(config, timm), _OFFICIAL_HEAD),
+        settings=settings,
+        stages=lambda _: (1, 2, 3, 4),
+    )
+
+
+TABLE = with_masks("panoptic DETR", detr.TABLE, hugging_face=_hugging_face(detr.FORM))
+# `transformers` has a class for it, which forgets the queries' reference points, so that it puts boxes elsewhere.
 CONDITIONAL_TABLE = with_masks("Conditional DETR with masks", conditional_detr.TABLE)
-DEFORMABLE_TABLE = with_masks("Deformable DETR with masks", deformable_detr.TABLE)
+DEFORMABLE_TABLE = with_masks(
+    "Deformable DETR with masks", deformable_detr.TABLE, ours_alone="their mask head does not fit several levels"
+)

@@ -24,4 +24,5 @@ TABLE = Table(
     layout=lambda _: _UNCHANGED,
     readings=(*SIZES, Size("queries", "query_source.content.weight")),
     compute=_computed,
+    ours_alone="it is detrkit's own",
 )

@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from detrkit.backbones import TimmBackbone
-from detrkit.cards import Category
+from detrkit.cards import Category, ModelCard
 from detrkit.checkpoints.blank import WithoutRandomValues
+from detrkit.checkpoints.hugging_face import stored_preprocessing
 from detrkit.checkpoints.key_mapping import KeyMapping
 from detrkit.checkpoints.mistaken import other_network
 from detrkit.checkpoints.names import as_in_files, by_prefix
-from detrkit.checkpoints.own_format import is_own, restore
+from detrkit.checkpoints.own_format import accompanying_card, blank_model, is_own, restore
 from detrkit.checkpoints.reading import WeightFile, read_weights
 from detrkit.checkpoints.recognition import TABLES, recognise
 from detrkit.checkpoints.shared import agreement_of, fitting_backbones, stored_dilation
@@ -47,10 +48,7 @@ def load(path: str | Path, *, variant: str | None = None, classes: Sequence[str 
     file = read_weights(path)
     if is_own(file):
         model = restore(file)
-        if variant is not None and variant != model.card.variant:
-            raise CheckpointError(f"{path} holds a {model.card.variant}, not a {variant}: leave `variant` out")
-        if classes is not None:
-            raise CheckpointError(f"{path} already contains the names of its classes: leave `classes` out")
+        _refuse_hints(file, model.card, variant, classes)
         return model
     try:
         return _load_foreign(file, variant, classes)
@@ -125,7 +123,34 @@ def _load_foreign(file: WeightFile, variant: str | None, classes: Sequence[str |
         return _load_bare(file, variant, given)
     family = _find_family(file, variant)
     weights = TABLES[family].layout(file.tensors).from_foreign(file.tensors)
+    card = accompanying_card(file)
+    if card is not None and card.family == family:
+        _refuse_hints(file, card, variant, classes)
+        return _converted(file, card, weights)
     return _assemble(file, family, _find_variant_name(file, family, weights, variant), weights, given)
+
+
+def _refuse_hints(
+    file: WeightFile, card: ModelCard, variant: str | None, classes: Sequence[str | Category] | None
+) -> None:
+    """Refuses what a user says about a file that says it itself."""
+    if variant is not None and variant != card.variant:
+        raise CheckpointError(f"{file.path} holds a {card.variant}, not a {variant}: leave `variant` out")
+    if classes is not None:
+        raise CheckpointError(f"{file.path} already contains the names of its classes: leave `classes` out")
+
+
+def _converted(file: WeightFile, card: ModelCard, weights: Mapping[str, Tensor]) -> Detector:
+    """The model that detrkit wrote in another form, with the names that classes have in the settings now."""
+    model = blank_model(file, card)
+    _check_fit(file, card.variant, weights, model)
+    model.load_state_dict(weights)
+    labels = file.arguments.get("id2label")
+    if isinstance(labels, Mapping):
+        names = {each.index: labels.get(str(each.index), each.name) for each in card.categories}
+        categories = tuple(replace(each, name=str(names[each.index])) for each in card.categories)
+        model.card = replace(card, categories=categories)
+    return model.eval()
 
 
 def _load_bare(file: WeightFile, variant: str | None, given: tuple[Category, ...] | None) -> Detector:
@@ -160,8 +185,9 @@ def _assemble(
     try:
         config = TABLES[family].fit_config(entry.config, weights, file.arguments)
         categories = _categories(file, config.class_count, given)
+        preprocessing = stored_preprocessing(file.path, entry.preprocessing)
         with WithoutRandomValues():
-            model = build_from_config(family, name, config, categories=categories, preprocessing=entry.preprocessing)
+            model = build_from_config(family, name, config, categories=categories, preprocessing=preprocessing)
     except ConfigurationError as problem:
         raise CheckpointError(
             f"{file.path} has settings that detrkit cannot build ({problem}): correct those stored with the weights"

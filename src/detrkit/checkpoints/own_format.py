@@ -23,6 +23,8 @@ from detrkit.models.catalog import FAMILIES, build_from_config, changed_config
 from detrkit.models.detector import FOR_TRAINING_ONLY, Detector, unwrapped
 
 _HEADER = "detrkit"
+# The entry of a file in the authors' or Hugging Face's form that holds the card: what these forms have no place for.
+CARD_ENTRY = "detrkit_card"
 # Format 1 had other names for parameters and settings (heads.classes, for example, became heads.class_head).
 _FORMAT = 2
 # torch.compile adds the first to names, parallel modules the second.
@@ -63,7 +65,7 @@ class Snapshot:
         path = expanded(path)
         if path.suffix != ".safetensors":
             raise CheckpointError(f"{path} must end in .safetensors: that is the only format detrkit writes")
-        return _write(path, self.tensors, {_HEADER: json.dumps({"format": _FORMAT, **dataclasses.asdict(self.card)})})
+        return write_tensors(path, self.tensors, {_HEADER: card_text(self.card)})
 
 
 def snapshot(model: Detector | nn.Module) -> Snapshot:
@@ -81,6 +83,11 @@ def _on_cpu(detector: Detector) -> dict[str, Tensor]:
     return {
         name: tensor.detach().cpu().contiguous() for name, tensor in named if not name.startswith(FOR_TRAINING_ONLY)
     }
+
+
+def card_text(card: ModelCard) -> str:
+    """A card as files hold it."""
+    return json.dumps({"format": _FORMAT, **dataclasses.asdict(card)})
 
 
 def store_thresholds(
@@ -105,7 +112,7 @@ def store_thresholds(
     file = own_file(path)
     header = json.loads(file.metadata[_HEADER])
     header |= {"threshold": threshold, "class_thresholds": dict(class_thresholds), "nms": nms}
-    return _write(path, file.tensors, {**file.metadata, _HEADER: json.dumps(header)})
+    return write_tensors(path, file.tensors, {**file.metadata, _HEADER: json.dumps(header)})
 
 
 def own_file(path: str | Path) -> WeightFile:
@@ -133,6 +140,15 @@ def is_own(file: WeightFile) -> bool:
     return _HEADER in file.metadata
 
 
+def accompanying_card(file: WeightFile) -> ModelCard | None:
+    """The card that detrkit put into a file of another form; None if it did not write the file.
+
+    Raises:
+        CheckpointError: the card is damaged, or comes from another version of detrkit.
+    """
+    return _card_in(file, CARD_ENTRY) if CARD_ENTRY in file.metadata else None
+
+
 def restore(file: WeightFile) -> Detector:
     """The model that `save` wrote, in eval mode.
 
@@ -140,7 +156,23 @@ def restore(file: WeightFile) -> Detector:
         CheckpointError: the header comes from a newer detrkit, names an unknown family, has settings that cannot be built, needs a package that is
             not installed, or does not fit the tensors.
     """
-    card = _card_in(file)
+    model = blank_model(file, _card_in(file))
+    try:
+        model.load_state_dict(file.tensors, assign=True)  # with the file's types, so that the model is what was saved
+    except RuntimeError as problem:
+        raise CheckpointError(
+            f"{file.path} does not hold the tensors that its own header describes: write it again"
+        ) from problem
+    model.backbone.to(memory_format=torch.channels_last)
+    return model.eval()
+
+
+def blank_model(file: WeightFile, card: ModelCard) -> Detector:
+    """The model that a card describes, whose weights are still to be filled in.
+
+    Raises:
+        CheckpointError: this detrkit does not know its family, or cannot build its settings.
+    """
     if card.family not in FAMILIES:
         raise CheckpointError(
             f"{file.path} holds a model of the family '{card.family}', which this detrkit does not know"
@@ -158,20 +190,13 @@ def restore(file: WeightFile) -> Detector:
             f"{file.path} has settings that this detrkit cannot use ({problem}): install a newer detrkit"
         ) from problem
     model.card = card
-    try:
-        model.load_state_dict(file.tensors, assign=True)  # with the file's types, so that the model is what was saved
-    except RuntimeError as problem:
-        raise CheckpointError(
-            f"{file.path} does not hold the tensors that its own header describes: write it again"
-        ) from problem
-    model.backbone.to(memory_format=torch.channels_last)
-    return model.eval()
+    return model
 
 
-def _card_in(file: WeightFile) -> ModelCard:
-    """The card in the header, if it has this version's format."""
+def _card_in(file: WeightFile, entry: str = _HEADER) -> ModelCard:
+    """The card in a file, if it has this version's format."""
     try:
-        header = json.loads(file.metadata[_HEADER])
+        header = json.loads(file.metadata[entry])
         file_format = header.get("format")
         if file_format == _FORMAT:
             return _card(header)
@@ -210,11 +235,15 @@ def frozen(value: Any) -> Any:
     return tuple(frozen(entry) for entry in value) if isinstance(value, list) else value
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+    """Writes a safetensors file atomically; see `write_atomically`."""
+
     def write(temporary: Path) -> None:
+        mode = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata)
         except SafetensorError as problem:  # a full disk, for example
             raise OSError(str(problem)) from problem
+        temporary.chmod(mode)  # the library makes a file that only its owner may read
 
     return write_atomically(path, write)

@@ -70,7 +70,7 @@ class WeightFile:
     Attributes:
         path: the file.
         tensors: the tensors by their names in the file.
-        metadata: the strings in the JSON header of a safetensors file.
+        metadata: the strings in the JSON header of a safetensors file, or beside the weights of another.
         arguments: options that the training code stored beside the weights, or the settings in a `config.json` beside the file.
     """
 
@@ -139,7 +139,10 @@ def _read_torch(path: Path) -> WeightFile:
                 f"{path} holds Python objects besides tensors, which could run code when loaded: {remedy}"
             ) from problem
         raise CheckpointError(damaged) from problem
-    return WeightFile(path, _weights_in(path, content), {}, _arguments_in(content) or _settings_beside(path))
+    texts = (
+        {key: value for key, value in content.items() if isinstance(value, str)} if isinstance(content, dict) else {}
+    )
+    return WeightFile(path, _weights_in(path, content), texts, _arguments_in(content) or _settings_beside(path))
 
 
 def _looks_like_torch(path: Path) -> bool:

@@ -135,4 +135,5 @@ TABLE = Table(
     ),
     telling=("gaussian", "levels", "cross_attention"),
     compute=_computed,
+    fixed={"cross_attention": True},
 )

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from detrkit.checkpoints.hugging_face import HuggingFaceForm
 from detrkit.checkpoints.key_mapping import Dropped, KeyMapping, Rule, same
 from detrkit.errors import CheckpointError
 
@@ -205,6 +206,9 @@ class Table:
         stated: settings given by the stored arguments, besides dilation and attention heads; variants that agree
             less with them than another are ruled out.
         compute: settings that take arithmetic, given all settings so far, the weights by our names and the stored arguments.
+        fixed: settings with the only values that the authors' code has.
+        ours_alone: why the authors' code builds no such model; empty where it does.
+        hugging_face: how `transformers` has the model; None where it does not.
     """
 
     paper: Paper
@@ -216,6 +220,9 @@ class Table:
     compute: Callable[[Mapping[str, Any], Tensors, Mapping[str, Any]], dict[str, Any]] = field(
         default=_nothing_to_compute
     )
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    ours_alone: str = ""
+    hugging_face: HuggingFaceForm | None = None
 
     def candidates(self, tensors: Tensors, configs: Mapping[str, Any]) -> list[str]:
         """The variants that the weights could belong to: those that agree in the first setting of `telling`, then in the second, and so on.

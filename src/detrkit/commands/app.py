@@ -34,7 +34,15 @@ app.command(
     help="Find objects in images.",
     usage="Usage: detrkit predict [OPTIONS] CHECKPOINT IMAGES...",
 )
-app.command("detrkit.commands.convert:convert", help="Write a data set as COCO, YOLO or Pascal VOC.")
+app.command(
+    "detrkit.commands.convert:convert",
+    help="Write a data set as COCO, YOLO or Pascal VOC.\n\nThe weights of a model: detrkit convert-weights.",
+)
+app.command(
+    "detrkit.commands.convert_weights:convert_weights",
+    help="Write a model's weights as its authors, Hugging Face's transformers or detrkit read them.\n\n"
+    "Weights stay what they are, bit by bit; classes, thresholds and preprocessing travel along. A data set: detrkit convert.",
+)
 app.command(
     "detrkit.commands.models:models",
     help="List everything that can be built, or show the settings and the recipe of one variant.",

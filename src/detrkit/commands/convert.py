@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from detrkit.data import DetectionDataset
     from detrkit.data.coco_frames import Orientation
 
+_WEIGHTS = (".pth", ".pt", ".safetensors")
+
 
 def convert(
     path: PathText,
@@ -38,9 +40,12 @@ def convert(
             Pascal VOC.
     """
     from detrkit.data.places import find_data
+    from detrkit.errors import ConfigurationError
     from detrkit.files import expanded, new_folder
     from detrkit.terminal import terminal
 
+    if Path(path).suffix in _WEIGHTS:
+        raise ConfigurationError(f"{path} is a file of weights, and a data set is needed: use detrkit convert-weights")
     find_data(path)  # before anything is created
     console = terminal()
     output = expanded(output)

@@ -19,6 +19,8 @@ from cyclopts import (
 from detrkit.commands.other_tools import counterpart
 from detrkit.errors import DetrkitError, OptionError, closest
 
+# Arguments of `detrkit.load` that commands have as options.
+_HINTS = {"predict": ("variant",), "evaluate": ("variant",), "convert-weights": ("variant", "classes")}
 _KINDS = {int: "a whole number", float: "a number", bool: "yes or no"}
 
 
@@ -48,6 +50,8 @@ def on_command_line(problem: DetrkitError, command: str) -> str:
     sentence = str(problem)
     for name in problem.options if isinstance(problem, OptionError) else ():
         sentence = re.sub(rf"(?<![\w.-]){re.escape(name)}\b", lambda _, name=name: _option(name, command), sentence)  # type: ignore[misc]
+    for name in _HINTS.get(command, ()):
+        sentence = sentence.replace(f"`{name}`", f"--{name}")
     return sentence
 
 

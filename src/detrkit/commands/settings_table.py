@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from detrkit.cards import Variant
+    from detrkit.cards import Source, Variant
 
 _OPTIONS = {
     "epochs": "--epochs",
@@ -29,19 +29,21 @@ _OPTIONS = {
 }
 
 
-def show_variant(name: str, variant: Variant, console: Console) -> None:
+def show_variant(name: str, variant: Variant, parameters: int, console: Console) -> None:
     """Prints everything that is known about a variant.
 
     Args:
         name: the variant's.
         variant: what the catalog says.
+        parameters: how many it has.
         console: where it is printed.
     """
     settings = {
         entry.name: f"--settings.{entry.name.replace('_', '-')}" for entry in dataclasses.fields(variant.config)
     }
     settings["class_count"] = "(from the data set)"
-    console.print(f"{name}, of the family {variant.family}")
+    console.print(f"{name}, of the family {variant.family}, with {parameters:,} parameters")
+    console.print(_origin(variant.source), soft_wrap=True)
     console.print(_table("setting", variant.config, settings))
     console.print(_table("recipe", variant.recipe, _OPTIONS))
     console.print(_table("preprocessing", variant.preprocessing, _OPTIONS))
@@ -49,8 +51,20 @@ def show_variant(name: str, variant: Variant, console: Console) -> None:
         console.print(f"To know: {sentence}")
     console.print("Published weights:" if variant.weights else "There are no published weights.")
     for weights in variant.weights:
+        quality, masks = weights.panoptic_quality, weights.mask_ap
+        figures = f"AP {weights.ap:.3f}" + ("" if masks is None else f", mask AP {masks:.3f}")
+        figures += "" if quality is None else f", PQ {quality:.3f}"
         tag = f", {weights.tag}" if weights.tag else ""
-        console.print(f"  {weights.address} (AP {weights.ap:.3f}, {weights.licence}{tag})", soft_wrap=True)
+        console.print(f"  {weights.address} ({figures}, {weights.licence}{tag})", soft_wrap=True)
+    for result in variant.results:
+        console.print(f"Published without weights: AP {result.ap:.3f}{f', {result.tag}' if result.tag else ''}")
+
+
+def _origin(source: Source | None) -> str:
+    if source is None:
+        return "The model is detrkit's own."
+    licence = "no stated licence" if source.licence is None else source.licence
+    return f"Authors' code: https://github.com/{source.repository} at {source.commit} ({licence}); paper: arXiv:{source.paper}"
 
 
 def meanings(kind: type) -> dict[str, str]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
-from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Variant
+from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Source, Variant
 from detrkit.errors import OptionError
 from detrkit.layers.attention import MultiHeadAttention
 from detrkit.layers.dropout import Dropout
@@ -358,6 +358,7 @@ def _published(file: str, ap: float) -> tuple[PublishedWeights, ...]:
     return (PublishedWeights(f"https://drive.google.com/file/d/{file}", ap, "Apache-2.0", tag="50 epochs"),)
 
 
+SOURCE = Source("megvii-research/AnchorDETR", "0b4358a1caacf4b311b8653312e145f1c94de3d3", "Apache-2.0", "2109.07107")
 RECIPE = Recipe(epochs=50, batch_size=8)
 PADDING = {
     "tokens_behind_padding_are_not_looked_at": (

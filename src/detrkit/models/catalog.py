@@ -41,7 +41,7 @@ from detrkit.structures import Detections, Output
 
 Selection = Callable[[Output, Tensor], list[Detections]]
 
-# A family's module provides Config, build, criterion, selection and VARIANTS.
+# A family's module provides Config, build, criterion, selection, VARIANTS and SOURCE.
 FAMILIES: dict[str, ModuleType] = {
     "detr": detr,
     "conditional_detr": conditional_detr,
@@ -63,7 +63,9 @@ FAMILIES: dict[str, ModuleType] = {
 }
 
 CATALOG: dict[str, Variant] = {
-    name: variant for module in FAMILIES.values() for name, variant in module.VARIANTS.items()
+    name: dataclasses.replace(variant, source=module.SOURCE)
+    for module in FAMILIES.values()
+    for name, variant in module.VARIANTS.items()
 }
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
-from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Variant
+from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Source, Variant
 from detrkit.layers.attention import (
     attend_heads,
     attention_weights,
@@ -327,6 +327,7 @@ def _published(file: str, ap: float) -> tuple[PublishedWeights, ...]:
     return (PublishedWeights(address, ap, "Apache-2.0", tag="50 epochs"),)
 
 
+SOURCE = Source("Atten4Vis/ConditionalDETR", "8ea7c3f3fff49cd287855d4f13cc12a6066bc8e9", "Apache-2.0", "2108.06152")
 RECIPE, RECIPE_DC5 = Recipe(epochs=50, batch_size=16), Recipe(epochs=50, batch_size=8)
 # For images of some 128 pixels with few objects: at stride 16, since a place must have cells of its own to be looked at.
 COMPACT: dict[str, Any] = {

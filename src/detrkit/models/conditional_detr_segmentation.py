@@ -53,6 +53,7 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
     return detr_segmentation.mask_selection(conditional_detr.selection(config, categories, model), categories, model)
 
 
+SOURCE = conditional_detr.SOURCE
 VARIANTS: dict[str, Variant] = {
     "conditional-detr-r50-panoptic": Variant(Config(), conditional_detr.RECIPE),
     "conditional-detr-compact-panoptic": Variant(Config(**COMPACT), COMPACT_RECIPE, COMPACT_PREPROCESSING),

@@ -149,6 +149,7 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
     return TopKSelection([category.index for category in categories])
 
 
+SOURCE = dab_detr.SOURCE
 RECIPE = Recipe(epochs=50, batch_size=16)
 # The authors say that it was trained with other loss coefficients than their code has; they are read from the file's arguments.
 _WEIGHTS = PublishedWeights(

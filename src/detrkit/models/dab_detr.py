@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
-from detrkit.cards import Category, ModelCard, PublishedWeights, Recipe, Variant
+from detrkit.cards import Category, ModelCard, PublishedWeights, Recipe, Source, Variant
 from detrkit.errors import ConfigurationError, OptionError
 from detrkit.layers.attention import padding_mask
 from detrkit.layers.heads import MLP, DetectionHeads, inverse_sigmoid, precisely, predictions
@@ -407,6 +407,7 @@ def _published(folder: str, ap: float) -> tuple[PublishedWeights, ...]:
     return (PublishedWeights(f"https://drive.google.com/drive/folders/{folder}", ap, "Apache-2.0", tag="50 epochs"),)
 
 
+SOURCE = Source("IDEA-Research/DAB-DETR", "723ddb80e95dbd3c9a2e4ef68c1e0fa9319167cf", "Apache-2.0", "2201.12329")
 _ALL_WEIGHTS = "1ByfbyCZL8o6zOKqH6dQFCsVQ8dgRXfUU"
 _PATTERNS: dict[str, Any] = {"patterns": 3, "queries": 900}
 RECIPE = Recipe(epochs=50, batch_size=16)

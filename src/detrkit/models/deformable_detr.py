@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.backbones import Backbone, build_backbone
-from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Variant
+from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Source, Variant
 from detrkit.errors import OptionError
 from detrkit.layers.deformable_attention import DeformableAttention
 from detrkit.layers.deformable_transformer import DeformableDecoderLayer, DeformableEncoderLayer
@@ -359,6 +359,7 @@ def _published(file_id: str, ap: float) -> tuple[PublishedWeights, ...]:
     return (PublishedWeights(f"https://drive.google.com/file/d/{file_id}/view", ap, "Apache-2.0"),)
 
 
+SOURCE = Source("fundamentalvision/Deformable-DETR", "11169a60", "Apache-2.0", "2010.04159")
 RECIPE = Recipe(  # section 5
     learning_rate=2e-4,
     backbone_learning_rate=2e-5,

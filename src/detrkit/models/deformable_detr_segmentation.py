@@ -53,6 +53,7 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
     return detr_segmentation.mask_selection(deformable_detr.selection(config, categories, model), categories, model)
 
 
+SOURCE = deformable_detr.SOURCE
 VARIANTS: dict[str, Variant] = {
     "deformable-detr-r50-panoptic": Variant(Config(), deformable_detr.RECIPE),
     "deformable-detr-compact-panoptic": Variant(Config(**COMPACT, levels=3), COMPACT_RECIPE, COMPACT_PREPROCESSING),

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from detrkit.backbones import Backbone, build_backbone
-from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Variant
+from detrkit.cards import Category, ModelCard, Preprocessing, PublishedWeights, Recipe, Source, Variant
 from detrkit.errors import OptionError
 from detrkit.layers.heads import DetectionHeads
 from detrkit.layers.initialization import xavier_matrices
@@ -159,13 +159,16 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
     return SoftmaxSelection([category.index for category in categories])
 
 
-def published(file: str, ap: float) -> tuple[PublishedWeights, ...]:
-    """The file of this name that the authors offer, with its AP on COCO val2017 in [0, 1]; its name ends with the beginning of its SHA-256."""
+def published(
+    file: str, ap: float, *, mask_ap: float | None = None, panoptic_quality: float | None = None
+) -> tuple[PublishedWeights, ...]:
+    """The file of this name that the authors offer, with its figures on COCO val2017; its name ends with the beginning of its SHA-256."""
     address = f"https://dl.fbaipublicfiles.com/detr/{file}"
     prefix = file.removesuffix(".pth").rpartition("-")[2]
-    return (PublishedWeights(address, ap, "Apache-2.0", sha256_prefix=prefix),)
+    return (PublishedWeights(address, ap, "Apache-2.0", prefix, mask_ap=mask_ap, panoptic_quality=panoptic_quality),)
 
 
+SOURCE = Source("facebookresearch/detr", "29901c51", "Apache-2.0", "2005.12872")
 RECIPE = Recipe(epochs=500, batch_size=64)  # section A.4
 # For images of about 128 pixels with few objects: no encoder, since 16 tokens need none, and more weight on classes.
 _COMPACT = Variant(

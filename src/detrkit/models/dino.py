@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.backbones import Backbone, build_backbone
-from detrkit.cards import Category, ModelCard, PublishedWeights, Recipe, Variant
+from detrkit.cards import Category, ModelCard, PublishedWeights, Recipe, Source, Variant
 from detrkit.layers.denoising import ContrastiveDenoising
 from detrkit.layers.heads import MLP, DetectionHeads
 from detrkit.layers.initialization import start_heads, xavier_matrices
@@ -249,6 +249,7 @@ def _published(*results: tuple[int, float]) -> tuple[PublishedWeights, ...]:
     return tuple(PublishedWeights(_FOLDER, ap, "Apache-2.0", tag=f"{epochs} epochs") for epochs, ap in results)
 
 
+SOURCE = Source("IDEA-Research/DINO", "faa8520", "Apache-2.0", "2203.03605")
 RECIPE = Recipe(epochs=12, batch_size=16, drop_after=11 / 12)
 VARIANTS: dict[str, Variant] = {
     "dino-r50-4scale": Variant(

@@ -87,6 +87,7 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
 _WEIGHTS = PublishedWeights(
     "https://drive.google.com/drive/folders/1pIllR0VfSIqX8TmQy0PFNiPdp87j-78j", 0.495, "Apache-2.0", tag="v2, 50 epochs"
 )
+SOURCE = dn_detr.SOURCE
 VARIANTS: dict[str, Variant] = {
     "dn-dab-deformable-detr-r50": Variant(
         Config(), dab_deformable_detr.RECIPE, weights=(_WEIGHTS,), exceptions=dab_deformable_detr.EXCEPTIONS

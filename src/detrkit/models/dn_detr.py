@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
-from detrkit.cards import Category, ModelCard, PublishedWeights, Recipe, Variant
+from detrkit.cards import Category, ModelCard, PublishedWeights, Recipe, Source, Variant
 from detrkit.errors import OptionError
 from detrkit.layers.denoising import (
     NoisedObjects,
@@ -352,6 +352,7 @@ def _published(folder: str, ap: float, tag: str) -> tuple[PublishedWeights, ...]
 
 
 _PATTERNS: dict[str, Any] = {"patterns": 3, "queries": 900}
+SOURCE = Source("IDEA-Research/DN-DETR", "ff3902a", "Apache-2.0", "2203.01305")
 RECIPE = dab_detr.RECIPE
 RECIPE_12 = Recipe(epochs=12, batch_size=16, drop_after=11 / 12)
 VARIANTS: dict[str, Variant] = {

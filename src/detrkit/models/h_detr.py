@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from detrkit.cards import Category, ModelCard, PublishedWeights, Variant
+from detrkit.cards import Category, ModelCard, PublishedWeights, Source, Variant
 from detrkit.layers.heads import LayerwiseHeads
 from detrkit.layers.initialization import start_heads
 from detrkit.layers.references import ReferenceTrail
@@ -186,6 +186,7 @@ def _published(name: str, aps: dict[int, float]) -> tuple[PublishedWeights, ...]
     )
 
 
+SOURCE = Source("HDETR/H-Deformable-DETR", "f58ceb1", "MIT", "2207.13080")
 RECIPE = replace(deformable_detr.RECIPE, epochs=12, batch_size=16, drop_after=11 / 12)
 # For images of about 128 pixels with few objects.
 _COMPACT: dict[str, Any] = {

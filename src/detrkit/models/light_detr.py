@@ -203,6 +203,7 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
     return TopKSelection([category.index for category in categories])
 
 
+SOURCE = None  # detrkit's own
 _PHOTOS = Recipe(
     learning_rate=7e-4,
     backbone_learning_rate=2e-4,

@@ -9,7 +9,9 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from detrkit.cards import PublishedResult, PublishedWeights, Source
 from detrkit.errors import ConfigurationError, closest
 
 FILE = Path(__file__).with_name("variants.json")
@@ -23,31 +25,43 @@ class Listed:
         family: the paper's file.
         backbone: name of its backbone.
         queries: number of queries.
+        parameters: numbers that it is made of, without what batch norms keep.
         ap: the best that its authors published on COCO val2017; None where they published none.
-        weights: an address, its licence and, where there are several, a tag for each published file.
+        weights: the files that they offer.
+        results: what else they published.
+        source: their code; None for detrkit's own models.
         exceptions: sentences on what to know before it is used.
     """
 
     family: str
     backbone: str
     queries: int
+    parameters: int
     ap: float | None
-    weights: tuple[tuple[str, str, str], ...]
+    weights: tuple[PublishedWeights, ...]
+    results: tuple[PublishedResult, ...]
+    source: Source | None
     exceptions: tuple[str, ...]
+
+    @property
+    def licence(self) -> str:
+        """Of the authors' code and weights, in a few letters; "own" for detrkit's own models."""
+        return "own" if self.source is None else self.source.licence or "none"
 
 
 @cache
 def listed_variants() -> dict[str, Listed]:
     """Every variant by its name, in the catalog's order."""
-    entries = json.loads(FILE.read_text(encoding="utf-8"))
+    entries: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
     return {
         name: Listed(
-            family=entry["family"],
-            backbone=entry["backbone"],
-            queries=entry["queries"],
-            ap=entry["ap"],
-            weights=tuple((address, licence, tag) for address, licence, tag in entry["weights"]),
-            exceptions=tuple(entry["exceptions"]),
+            **entry
+            | {
+                "weights": tuple(PublishedWeights(**each) for each in entry["weights"]),
+                "results": tuple(PublishedResult(**each) for each in entry["results"]),
+                "source": None if entry["source"] is None else Source(**entry["source"]),
+                "exceptions": tuple(entry["exceptions"]),
+            }
         )
         for name, entry in entries.items()
     }
@@ -74,12 +88,25 @@ def from_catalog() -> dict[str, Listed]:
             family=variant.family,
             backbone=variant.config.backbone,
             queries=variant.config.queries,
-            ap=max((weights.ap for weights in variant.weights), default=None),
-            weights=tuple((weights.address, weights.licence, weights.tag) for weights in variant.weights),
+            parameters=count_parameters(name),
+            ap=variant.ap,
+            weights=variant.weights,
+            results=variant.results,
+            source=variant.source,
             exceptions=tuple(variant.exceptions.values()),
         )
         for name, variant in CATALOG.items()
     }
+
+
+def count_parameters(variant: str) -> int:
+    """The number of parameters of a variant, trained or not, of a model without memory for them."""
+    import torch
+
+    from detrkit.models.catalog import build
+
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build(variant).parameters())
 
 
 def write() -> None:

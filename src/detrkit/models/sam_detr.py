@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
-from detrkit.cards import ModelCard, PublishedWeights, Recipe, Variant
+from detrkit.cards import ModelCard, PublishedWeights, Recipe, Source, Variant
 from detrkit.errors import OptionError
 from detrkit.layers.attention import attend_heads, attention_weights, merge_heads, split_heads
 from detrkit.layers.dropout import Dropout
@@ -400,7 +400,7 @@ def decoder(config: Config) -> AlignedDecoder:
 
 
 criterion, selection = conditional_detr.criterion, conditional_detr.selection  # the same loss, and the same hundred
-
+SOURCE = Source("ZhangGongjie/SAM-DETR", "df4e5676765ab0d1a65a82da89989309f399f3ef", "MIT", "2203.06883")
 RECIPE, RECIPE_DC5 = Recipe(epochs=50, batch_size=16), Recipe(epochs=50, batch_size=8)
 PADDING = {
     "tokens_behind_padding_are_not_looked_at": (

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
-from detrkit.cards import Category, ModelCard, Preprocessing, Recipe, Variant
+from detrkit.cards import Category, ModelCard, Preprocessing, PublishedResult, Recipe, Source, Variant
 from detrkit.errors import OptionError
 from detrkit.layers.attention import MultiHeadAttention
 from detrkit.layers.dropout import Dropout
@@ -302,6 +302,7 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
     return TopKSelection([category.index for category in categories], limit=config.queries)
 
 
+SOURCE = Source("gaopengcuhk/SMCA-DETR", "e4df3ab2081571a016c82794a85abd2342a2fc1b", None, "2101.07448")
 RECIPE = Recipe(epochs=50, batch_size=16)
 COMPACT: dict[str, Any] = {
     "backbone": "compact-c4",
@@ -323,8 +324,9 @@ COMPACT_RECIPE = Recipe(
     warmup_steps=50,
 )
 COMPACT_PREPROCESSING = Preprocessing(short_side=128, long_side=208)
+_RESULTS = tuple(PublishedResult(ap, f"{epochs} epochs") for epochs, ap in ((50, 0.410), (108, 0.427), (250, 0.435)))
 VARIANTS: dict[str, Variant] = {
-    "smca-detr-r50": Variant(Config(), RECIPE),
+    "smca-detr-r50": Variant(Config(), RECIPE, results=_RESULTS),
     "smca-detr-r50-type1": Variant(Config(scales=0), RECIPE),
     "smca-detr-r50-type2": Variant(Config(scales=1), RECIPE),
     "smca-detr-r50-type4": Variant(Config(scales=3), RECIPE),

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.backbones import Backbone, build_backbone
-from detrkit.cards import Category, ModelCard, Variant
+from detrkit.cards import Category, ModelCard, PublishedResult, Variant
 from detrkit.errors import OptionError
 from detrkit.layers.dropout import Dropout
 from detrkit.layers.heads import DetectionHeads
@@ -287,13 +287,16 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
     return TopKSelection([category.index for category in categories], limit=LIMIT)
 
 
+SOURCE = smca_detr.SOURCE  # in an archive within it
 PADDING = {
     "tokens_behind_padding_are_not_looked_at": (
         "The encoder's convolutions take in what lies behind padding, as the authors' do."
     )
 }
 VARIANTS: dict[str, Variant] = {
-    "smca-detr-r50-multiscale": Variant(Config(), smca_detr.RECIPE, exceptions=PADDING),
+    "smca-detr-r50-multiscale": Variant(
+        Config(), smca_detr.RECIPE, results=(PublishedResult(0.444, "50 epochs"),), exceptions=PADDING
+    ),
     "smca-detr-compact-multiscale": Variant(
         Config(**smca_detr.COMPACT | {"backbone": "compact", "levels": 3}),
         smca_detr.COMPACT_RECIPE,

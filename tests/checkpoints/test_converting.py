@@ -1,0 +1,401 @@
+"""Weights in other forms: every bit comes back with all that is known about the model, and what a form cannot hold is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints.authors_files import SMALL, assert_equal, hollow, published, write
+from torch import Tensor
+
+import detrkit
+from detrkit.checkpoints import convert_weights, save_authors, save_hugging_face
+from detrkit.checkpoints.recognition import TABLES
+from detrkit.errors import CheckpointError, ConfigurationError, DetrkitError, OutputError
+
+# One small model for each paper's tables; the backbone is the smallest of those that other code has.
+MODELS: dict[str, dict[str, Any]] = {
+    "detr-r50": {"backbone": "resnet18"},
+    "conditional-detr-r50": {"backbone": "resnet18"},
+    "dab-detr-r50": {"backbone": "resnet18"},
+    "anchor-detr-r50-c5": {"backbone": "resnet18"},
+    "smca-detr-r50": {"backbone": "resnet18"},
+    "smca-detr-r50-multiscale": {"backbone": "resnet18"},
+    "sam-detr-r50": {"backbone": "resnet18"},
+    "sam-detr-r50-multiscale-smca": {"backbone": "resnet18"},
+    "deformable-detr-r18": {},
+    "deformable-detr-r18-two-stage": {},
+    "dab-deformable-detr-r50": {"backbone": "resnet18"},
+    "detr-r50-panoptic": {"backbone": "resnet18", "width": 128, "attention_heads": 8},
+    "conditional-detr-r50-panoptic": {"backbone": "resnet18", "width": 128, "attention_heads": 8},
+}
+IN_TRANSFORMERS = [
+    "detr-r50", "conditional-detr-r50", "dab-detr-r50", "deformable-detr-r18", "deformable-detr-r18-two-stage", "detr-r50-panoptic",
+]  # fmt: skip
+
+
+def small(variant: str, **changes: Any) -> detrkit.Detector:
+    """A model with a card of its own: class ids, thresholds, sizes of images."""
+    classes = [detrkit.Category(7, "cat", 0), detrkit.Category(9, "Hündin", 1), detrkit.Category(3, "N/A?", 2)]
+    preprocessing = detrkit.Preprocessing(120, 200, mean=(0.1, 0.2, 0.3), deviation=(0.4, 0.5, 0.6))
+    settings = {**SMALL, **MODELS.get(variant, {}), **changes}
+    model = detrkit.build(variant, classes=classes, preprocessing=preprocessing, **settings)
+    card = {"threshold": 0.37, "class_thresholds": {1: 0.25}, "nms": 0.7, "metrics": {"AP": 0.125}}
+    model.card = dataclasses.replace(model.card, **card)
+    with torch.no_grad():  # what starts at zero, or as a copy, could change places unnoticed
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.add_(torch.randn_like(tensor).abs(), alpha=0.1)
+    return model.eval()
+
+
+def assert_same(found: detrkit.Detector, wanted: detrkit.Detector) -> None:
+    assert found.card == wanted.card
+    assert_equal(found.state_dict(), wanted.state_dict())
+    assert not found.training
+
+
+@pytest.mark.parametrize("variant", MODELS)
+def test_the_authors_form_and_back(variant: str, tmp_path: Path) -> None:
+    model = small(variant)
+    path = save_authors(model, tmp_path / "model.pth")
+    content = torch.load(path, weights_only=True)
+    assert content["args"]["backbone"] == "resnet18"
+    assert content["args"]["nheads"] == model.card.config["attention_heads"]
+    assert_equal(content["model"], detrkit.checkpoints.to_official(model.state_dict(), model))
+    assert_same(detrkit.load(path), model)
+
+
+@pytest.mark.parametrize("timm", [False, True], ids=["transformers' ResNet", "timm's ResNet"])
+@pytest.mark.parametrize("variant", IN_TRANSFORMERS)
+def test_hugging_faces_form_and_back(variant: str, timm: bool, tmp_path: Path) -> None:
+    model = small(variant)
+    save_hugging_face(model, tmp_path / "folder", timm_backbone=timm)
+    assert sorted(each.name for each in (tmp_path / "folder").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    settings = json.loads((tmp_path / "folder" / "config.json").read_text())
+    assert settings["use_timm_backbone"] is timm
+    assert settings["id2label"] == {"0": "cat", "1": "Hündin", "2": "N/A?"}
+    assert_same(detrkit.load(tmp_path / "folder"), model)
+
+
+def without_card(folder: Path) -> None:
+    """Makes a folder of one that `transformers` would have written."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    file.unlink()
+    save_file(weights, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("timm", [False, True], ids=["transformers' ResNet", "timm's ResNet"])
+@pytest.mark.parametrize("variant", ["detr-r18", "dab-detr-r50-3patterns", "deformable-detr-r18-two-stage"])
+def test_settings_alone_bring_back_most(variant: str, timm: bool, tmp_path: Path) -> None:
+    """Where `transformers` wrote the folder again, its settings say what a model is, and how images are prepared."""
+    model = small(variant)
+    save_hugging_face(model, tmp_path / "folder", timm_backbone=timm)
+    without_card(tmp_path / "folder")
+    found = detrkit.load(tmp_path / "folder")
+    assert found.card.variant == variant
+    assert_equal(found.state_dict(), model.state_dict())
+    assert found.card.preprocessing == model.card.preprocessing
+    assert [each.name for each in found.card.categories] == ["cat", "Hündin", "N/A?"]
+    kept = ("queries", "width", "hidden", "attention_heads", "encoder_layers", "decoder_layers", "class_count")
+    for name in kept:
+        assert found.card.config[name] == model.card.config[name], name
+
+
+def test_dilation_travels_along(tmp_path: Path) -> None:
+    model = small("detr-r50-dc5", backbone="resnet50-dc5")
+    notes = save_hugging_face(model, tmp_path / "folder")
+    assert notes == ("Note: the backbone is timm's, so opening the model needs the package timm beside transformers.",)
+    assert_same(detrkit.load(tmp_path / "folder"), model)
+    without_card(tmp_path / "folder")
+    assert detrkit.load(tmp_path / "folder").card.variant == "detr-r50-dc5"
+    save_authors(model, tmp_path / "model.pth")
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    torch.save({"model": content["model"], "args": content["args"]}, tmp_path / "model.pth")
+    assert detrkit.load(tmp_path / "model.pth").card.variant == "detr-r50-dc5"
+
+
+@pytest.mark.parametrize(
+    ("case", "variant"),
+    [
+        ("detr_r50", "detr-r50"),
+        ("conditional_detr_r50", "conditional-detr-r50"),
+        ("dab_detr_r50_3patterns", "dab-detr-r50-3patterns"),
+        ("deformable_detr_refine", "deformable-detr-r50-refine"),
+    ],
+)
+def test_a_published_file_comes_back_tensor_for_tensor(case: str, variant: str, shared: Path, tmp_path: Path) -> None:
+    weights: dict[str, Tensor] = published(shared, case)
+    write(tmp_path / "theirs.pth", weights, dilation=False)
+    own = convert_weights(tmp_path / "theirs.pth", tmp_path / "own.safetensors")
+    assert (own.form, own.variant) == ("own", variant)
+    again = convert_weights(tmp_path / "own.safetensors", tmp_path / "again.pth")
+    assert (again.form, again.variant) == ("authors", variant)
+    assert_equal(torch.load(again.path, weights_only=True)["model"], weights)
+    assert detrkit.load(again.path).card == detrkit.load(own.path).card
+
+
+def test_classes_are_renamed_in_the_settings(tmp_path: Path) -> None:
+    save_hugging_face(small("detr-r50"), tmp_path / "folder")
+    file = tmp_path / "folder" / "config.json"
+    settings = json.loads(file.read_text())
+    settings["id2label"]["1"] = "dog"
+    file.write_text(json.dumps(settings))
+    found = detrkit.load(tmp_path / "folder").card
+    assert [(each.id, each.name) for each in found.categories] == [(7, "cat"), (9, "dog"), (3, "N/A?")]
+    assert found.threshold == 0.37
+
+
+@pytest.mark.parametrize(
+    ("stored", "sides"),
+    [
+        ({"size": {"shortest_edge": 480, "longest_edge": 640}}, (480, 640)),
+        ({"size": 600, "max_size": 1000}, (600, 1000)),
+        ({"size": {"shortest_edge": 480}}, (480, 1333)),
+        ({"size": {"max_height": 512, "max_width": 512}}, (512, 512)),
+        ({}, (800, 1333)),
+    ],
+)
+def test_sizes_as_their_releases_write_them(stored: dict[str, Any], sides: tuple[int, int], tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    save_hugging_face(small("detr-r18"), folder)
+    without_card(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({**stored, "do_normalize": False}))
+    found = detrkit.load(folder).card.preprocessing
+    assert (found.short_side, found.long_side) == sides
+    assert (found.mean, found.deviation) == ((0, 0, 0), (1, 1, 1))
+
+
+def test_images_of_a_fixed_size_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    save_hugging_face(small("detr-r18"), folder)
+    without_card(folder)
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({"size": {"height": 640, "width": 640}}))
+    with pytest.raises(CheckpointError) as caught:
+        detrkit.load(folder)
+    assert str(caught.value) == (
+        f"{file} does not say how images are prepared in a way that detrkit knows (size {{'height': 640, 'width': 640}}, where detrkit takes "
+        "shortest_edge and longest_edge): correct it, or take it away"
+    )
+
+
+def test_every_file_can_be_read_by_others(tmp_path: Path) -> None:
+    """The library that writes safetensors makes files for their owner alone."""
+    plain = tmp_path / "plain"
+    plain.touch()
+    model = small("detr-r18")
+    save_hugging_face(model, tmp_path / "folder")
+    detrkit.save(model, tmp_path / "own.safetensors")
+    for file in (tmp_path / "own.safetensors", *(tmp_path / "folder").iterdir()):
+        assert file.stat().st_mode == plain.stat().st_mode, file
+
+
+REFUSED = [
+    ("light-detr-compact", "authors", {}, "light-detr-compact has no authors' form, since it is detrkit's own"),
+    (
+        "deformable-detr-r50-panoptic",
+        "authors",
+        {},
+        "deformable-detr-r50-panoptic has no authors' form, since their mask head does not fit several levels",
+    ),
+    (
+        "detr-compact",
+        "authors",
+        {},
+        "detr-compact has no authors' form: its backbone is compact, and the authors' code builds whole ResNets only",
+    ),
+    (
+        "detr-r18-c4",
+        "authors",
+        {},
+        "detr-r18-c4 has no authors' form: its backbone is resnet18-c4, and the authors' code builds whole ResNets only",
+    ),
+    (
+        "dab-detr-r50",
+        "authors",
+        {"least_side": 0.01},
+        "dab-detr-r50 has least_side 0.01, and the authors' code computes as with 0.0: it has no such form",
+    ),
+    (
+        "sam-detr-r50",
+        "huggingface",
+        {},
+        "sam-detr-r50 has no Hugging Face form, since transformers has no SAM-DETR that computes the same",
+    ),
+    (
+        "conditional-detr-r50-panoptic",
+        "huggingface",
+        {},
+        "conditional-detr-r50-panoptic has no Hugging Face form, since transformers has no Conditional DETR with masks that computes the same",
+    ),
+    (
+        "deformable-detr-mobilenetv2",
+        "huggingface",
+        {},
+        "deformable-detr-mobilenetv2 has no Hugging Face form: its backbone is mobilenet_v2, and transformers builds it with ResNets only",
+    ),
+    (
+        "dab-detr-r50",
+        "huggingface",
+        {"temperature": 20.5},
+        "dab-detr-r50 has no Hugging Face form: transformers takes whole temperatures only, and this model has 20.5",
+    ),
+    (
+        "dab-detr-r50",
+        "huggingface",
+        {"box_head_per_layer": True},
+        "dab-detr-r50 has box_head_per_layer True, and transformers computes as with False: it has no such form",
+    ),
+]
+
+
+@pytest.mark.parametrize(("variant", "form", "changes", "sentence"), REFUSED)
+def test_what_a_form_cannot_hold(
+    variant: str, form: str, changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        model = detrkit.build(variant, **changes)
+    with pytest.raises(CheckpointError) as caught:
+        save_authors(model, tmp_path / "x.pth") if form == "authors" else save_hugging_face(model, tmp_path / "x")
+    assert str(caught.value) == sentence
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_family_has_a_form_or_a_reason() -> None:
+    assert {name for name, table in TABLES.items() if table.ours_alone} == {
+        "light_detr",
+        "deformable_detr_segmentation",
+    }
+    assert {name for name, table in TABLES.items() if table.hugging_face} == {
+        "detr",
+        "conditional_detr",
+        "dab_detr",
+        "deformable_detr",
+        "detr_segmentation",
+    }
+
+
+@pytest.mark.parametrize(
+    ("backbone", "timm", "sentence"),
+    [
+        (
+            "resnet18-c4",
+            True,
+            "detr-r50 has no form with timm's backbone, which keeps its last stage: leave it to transformers",
+        ),
+        (
+            "resnet50-dc5",
+            False,
+            "detr-r50 has a dilated backbone, which transformers has from timm only: take timm's",
+        ),
+    ],
+)
+def test_backbones_of_one_side_alone(backbone: str, timm: bool, sentence: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = detrkit.build("detr-r50", backbone=backbone)
+    with pytest.raises(CheckpointError) as caught:
+        save_hugging_face(model, tmp_path / "x", timm_backbone=timm)
+    assert str(caught.value) == sentence
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return detrkit.save(small("detr-r18"), tmp_path_factory.mktemp("source") / "own.safetensors")
+
+
+class TestOutputs:
+    def refusal(self, source: Path, output: Path, **options: Any) -> str:
+        before = {each: each.stat().st_mtime_ns for each in output.parent.rglob("*")}
+        with pytest.raises(DetrkitError) as caught:
+            convert_weights(source, output, **options)
+        assert {each: each.stat().st_mtime_ns for each in output.parent.rglob("*")} == before
+        return str(caught.value)
+
+    def test_an_ending_that_is_none(self, source: Path, tmp_path: Path) -> None:
+        assert self.refusal(source, tmp_path / "model.onnx") == (
+            f"{tmp_path / 'model.onnx'} has the ending of no form: end it in .safetensors (detrkit) or .pth (authors), or give a folder's name "
+            "(Hugging Face)"
+        )
+
+    def test_an_ending_of_another_form(self, source: Path, tmp_path: Path) -> None:
+        assert self.refusal(source, tmp_path / "model.pth", to="own") == (
+            f"{tmp_path / 'model.pth'} must end in .safetensors, as files in the form 'own' do"
+        )
+        assert self.refusal(source, tmp_path / "model.pth", to="huggingface") == (
+            f"{tmp_path / 'model.pth'} would be a folder in Hugging Face's form: leave .pth out of its name"
+        )
+
+    def test_a_backbone_without_hugging_face(self, source: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match="timm_backbone is for Hugging Face's form only: leave it out"):
+            convert_weights(source, tmp_path / "model.pth", timm_backbone=True)
+
+    @pytest.mark.parametrize("name", ["model.pth", "copy.safetensors", "folder"])
+    def test_an_output_that_exists(self, name: str, source: Path, tmp_path: Path) -> None:
+        convert_weights(source, tmp_path / name)
+        assert self.refusal(source, tmp_path / name) == (
+            f"{tmp_path / name} exists: choose another path, or replace it with --force (force=True in Python)"
+        )
+        (tmp_path / name / "README.md" if name == "folder" else tmp_path / "README.md").write_text("mine")
+        (tmp_path / name / "config.json" if name == "folder" else tmp_path / name).write_text("old")
+        convert_weights(source, tmp_path / name, force=True)
+        assert_same(detrkit.load(tmp_path / name), detrkit.load(source))
+        assert next(tmp_path.rglob("README.md")).read_text() == "mine"
+        assert not list(tmp_path.rglob(".*"))
+
+    def test_other_folders_are_never_replaced(self, source: Path, tmp_path: Path) -> None:
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "1.jpg").touch()
+        assert self.refusal(source, tmp_path / "photos", force=True) == (
+            f"{tmp_path / 'photos'} holds other things than a Hugging Face model: choose another folder"
+        )
+
+    def test_what_is_read_is_not_replaced(self, source: Path, tmp_path: Path) -> None:
+        folder = convert_weights(source, tmp_path / "folder").path
+        for given in (folder, folder / "model.safetensors"):
+            assert (
+                self.refusal(given, folder, force=True) == f"{folder} would replace what is read: choose another path"
+            )
+
+    @pytest.mark.parametrize("name", ["model.pth", "copy.safetensors", "folder"])
+    @pytest.mark.parametrize("there", [False, True], ids=["new", "replaced"])
+    def test_nothing_half_written_is_left(
+        self, name: str, there: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if there:
+            convert_weights(source, tmp_path / name)
+        before = {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*") if each.is_file()}
+
+        def fail(content: Any, path: Any, *rest: Any) -> None:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("torch.save", fail)
+        monkeypatch.setattr("detrkit.checkpoints.own_format.save_file", fail)
+        with pytest.raises(OutputError, match="No space left on device"):
+            convert_weights(source, tmp_path / name, force=there)
+        assert {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*") if each.is_file()} == before
+        assert there or not list(tmp_path.iterdir())
+
+
+def test_a_variant_where_the_file_does_not_tell(tmp_path: Path) -> None:
+    weights = hollow("detr-r50")
+    write(tmp_path / "theirs.pth", weights)
+    with pytest.raises(CheckpointError, match="could be any of detr-r50, detr-r50-dc5, between which"):
+        convert_weights(tmp_path / "theirs.pth", tmp_path / "own.safetensors")
+    written = convert_weights(tmp_path / "theirs.pth", tmp_path / "own.safetensors", variant="detr-r50-dc5")
+    assert written.variant == "detr-r50-dc5"
+    assert_equal(
+        detrkit.checkpoints.to_official(detrkit.load(written.path).state_dict(), detrkit.load(written.path)), weights
+    )
