@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -64,7 +63,7 @@ class SetCriterion(nn.Module):
         self.layers, self.class_count = layers, class_count
         self._warned: set[str] = set()
         self.no_object = class_count if no_object is None else no_object
-        names = _check_names(self.sets, layers)
+        names = names_of(self.sets, layers)
         self.weights = {f"{name}.{term}": term_weights[term] for name in names for term in self.terms}
 
     def forward(self, output: Output, targets: Sequence[Target]) -> Losses:
@@ -80,26 +79,6 @@ class SetCriterion(nn.Module):
             ConfigurationError: the output comes from another model than this criterion was made for.
         """
         return self.losses(self.matched(output, targets))
-
-    def with_sets(self, sets: Sequence[PredictionSet], *, share: float = 1.0) -> SetCriterion:
-        """A criterion that also takes these sets of predictions into account, with the same terms.
-
-        Args:
-            sets: of training queries.
-            share: factor of the weights of the decoder's layers and of these sets.
-
-        Raises:
-            ConfigurationError: two sets have terms with the same name.
-        """
-        own, more = self.sets[0], copy.copy(self)
-        more.sets = (*self.sets, *sets)
-        _check_names(more.sets, self.layers)
-        term_weights = {term: self.weights[f"{own.names(self.layers)[0]}.{term}"] for term in self.terms}
-        names = [name for each in (own, *sets) for name in each.names(self.layers)]
-        more.weights = self.weights | {
-            f"{name}.{term}": share * weight for name in names for term, weight in term_weights.items()
-        }
-        return more
 
     def matched(self, output: Output, targets: Sequence[Target]) -> list[tuple[PredictionSet, Matched]]:
         """Every set that the output has, with the objects that its predictions were matched to; arguments as in `forward`."""
@@ -210,8 +189,12 @@ def focal_criterion(
     )
 
 
-def _check_names(sets: Sequence[PredictionSet], layers: int) -> list[str]:
-    """What the terms' names begin with; refuses sets with the same ones."""
+def names_of(sets: Sequence[PredictionSet], layers: int) -> list[str]:
+    """What the terms' names begin with, set by set.
+
+    Raises:
+        ConfigurationError: two sets have terms with the same name.
+    """
     names = [name for each in sets for name in each.names(layers)]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"two sets of the criterion have terms with the same name: {', '.join(names)}")

@@ -14,6 +14,7 @@ computes in evaluation.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from detrkit.layers.heads import MLP
 from detrkit.layers.initialization import xavier_matrices
 from detrkit.layers.position_encoding import reference_code
 from detrkit.layers.training_groups import split_off
-from detrkit.losses.criterion import SetCriterion
+from detrkit.losses.criterion import SetCriterion, names_of
 from detrkit.losses.sets import KnownGroup, PredictionSet, RepeatedGroup
 from detrkit.models.catalog import FAMILIES, config_of
 from detrkit.models.conditional_detr import PointQueries
@@ -238,8 +239,19 @@ class Supervised(nn.Module):
         raise NotImplementedError
 
     def criterion(self, criterion: SetCriterion) -> SetCriterion:
-        """The model's criterion with the losses of the training queries."""
-        return criterion.with_sets(self.sets, share=self.share)
+        """The model's criterion with the losses of the training queries, which have the same terms."""
+        own, more, layers = criterion.sets[0], copy.copy(criterion), criterion.layers
+        more.sets = (*criterion.sets, *self.sets)
+        names_of(more.sets, layers)  # none occurs twice
+        (first, *_) = own.names(layers)
+        names = [name for each in (own, *self.sets) for name in each.names(layers)]
+        shares = {
+            f"{name}.{term}": self.share * criterion.weights[f"{first}.{term}"]
+            for name in names
+            for term in criterion.terms
+        }
+        more.weights = criterion.weights | shares
+        return more
 
 
 class NoisedObjectQueries(Supervised):
