@@ -19,8 +19,8 @@ def split_off(queries: Queries, *, own: int, groups: Sequence[QueryGroup]) -> Qu
     """Makes the last of the model's queries training groups, each of which sees only itself.
 
     Args:
-        queries: Q for each image. Training groups that they already have, such as noised objects, stay behind the new ones: those see neither
-            these nor the new groups, and the other way round.
+        queries: Q for each image. Training groups that they already have, such as noised objects, stay behind the new ones. They and the new
+            groups do not see each other; between them and the model's own queries nothing changes.
         own: how many queries stay the model's own, at least 1; they come first.
         groups: what the other rows are for, in the order of the rows.
 
@@ -34,18 +34,12 @@ def split_off(queries: Queries, *, own: int, groups: Sequence[QueryGroup]) -> Qu
     later = sum(group.rows for group in queries.training_groups)
     rows = queries.content.shape[1] - later
     _check(rows, own, groups, queries.training_groups)
+    # Groups that were there before count as the model's own kind: what they may see of its queries is in the mask already.
+    kinds = [0, *range(1, len(groups) + 1), 0]
     sizes = [own, *(group.rows for group in groups), later]
-    numbers = [
-        *range(len(sizes) - 1),
-        0,
-    ]  # rows that were apart before stay with the model's own as far as new groups are concerned
-    kinds = torch.cat(
-        [
-            torch.full((size,), number, device=queries.content.device)
-            for number, size in zip(numbers, sizes, strict=True)
-        ]
-    )  # (Q,)
-    apart = (kinds[:, None] == kinds)[None, None]  # (1, 1, Q, Q)
+    parts = [torch.full((size,), kind, device=queries.content.device) for kind, size in zip(kinds, sizes, strict=True)]
+    kind_of = torch.cat(parts)  # (Q,)
+    apart = (kind_of[:, None] == kind_of)[None, None]  # (1, 1, Q, Q)
     return dataclasses.replace(
         queries,
         proposals=_of_first(queries.proposals, own),
