@@ -20,13 +20,12 @@ import detrkit
 from detrkit.errors import CheckpointError, ConfigurationError, DataError, NonFiniteError
 from detrkit.evaluation import evaluate
 from detrkit.models.catalog import CATALOG
-from detrkit.training.epochs import EpochEnds
+from detrkit.training.kept_models import KeptModels
 from detrkit.training.module import TrainingModule
-from detrkit.training.progress import ProgressLines
 from detrkit.training.run_folder import RunFolder
 
 # Options that are off unless they are given.
-UNUSED = ("minutes", "patience", "layer_decay", "ema", "repeat_rare")
+UNUSED = ("minutes", "patience", "layer_decay", "ema", "repeat_rare", "supervision", "watch", "workers")
 
 
 @pytest.mark.reports
@@ -244,16 +243,17 @@ def test_a_validation_split_may_go_after_a_run_began(
     ],
 )
 def test_which_epoch_is_better(
-    digits_folder: Path,
     tmp_path: Path,
     validation: bool,
     row: dict[str, float],
     best: dict[str, float] | None,
     better: bool,
 ) -> None:
-    dataset = detrkit.open_dataset(digits_folder, "val") if validation else None
-    ends = EpochEnds(RunFolder(tmp_path), dataset, ProgressLines(Console(file=io.StringIO())))
-    assert ends._is_better(row, best) is better
+    folder = RunFolder(tmp_path)
+    if best is not None:
+        folder.best.write_bytes(b"")
+        folder.metrics.write_text(json.dumps({"best": best}))
+    assert KeptModels(folder, evaluates=validation)._is_better(row) is better
 
 
 def test_a_model_with_five_levels_trains_on_thin_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
