@@ -47,4 +47,5 @@ TABLE: Table = dataclasses.replace(
     official=lambda _: OFFICIAL,
     layout=lambda _: OFFICIAL,
     stated=stated,
+    hugging_face=None,  # transformers has no DN-DETR
 )
