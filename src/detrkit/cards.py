@@ -39,6 +39,7 @@ class Preprocessing:
         deviation: standard deviations of the same channels.
         smallest_side: least height and width of a batch in pixels; smaller images are padded to it. It must be at least one cell of the
             model's coarsest level.
+        channels: the order of the colours in the pixels: "rgb", or "bgr" as OpenCV reads images and Caffe's networks expect them.
     """
 
     short_side: int = 800
@@ -46,6 +47,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
     smallest_side: int = 64
+    channels: Literal["rgb", "bgr"] = "rgb"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from detrkit.checkpoints import (
     sam_detr,
     smca_detr,
     smca_multiscale,
+    tsp_fcos,
 )
 from detrkit.checkpoints.shared import Paper, Signature, Table
 from detrkit.models.catalog import FAMILIES
@@ -95,16 +96,7 @@ _KNOWN: dict[str, Table | Paper] = {
     "smca_multiscale": smca_multiscale.TABLE,
     "smca_detr": smca_detr.TABLE,
     "anchor_detr": anchor_detr.TABLE,
-    "tsp_fcos": Paper(
-        "TSP-FCOS",
-        (
-            {
-                "pyramid_position_embedding": (None, "D"),
-                "transformer_encoder.layers.0.self_attn.in_proj_weight": ("3D", "D"),
-                "fcos_head.cls_logits.weight": (None, None, 3, 3),
-            },
-        ),
-    ),
+    "tsp_fcos": tsp_fcos.TABLE,
     "tsp_rcnn": Paper(
         "TSP-RCNN",
         ({"roi_heads.box_head.transformer_encoder.layers.0.self_attn.in_proj_weight": ("3D", "D")},),

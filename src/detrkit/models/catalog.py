@@ -31,6 +31,7 @@ from detrkit.models import (
     sam_detr,
     smca_detr,
     smca_multiscale,
+    tsp_fcos,
 )
 from detrkit.models.coco_categories import coco_categories
 from detrkit.models.detector import Detector, unwrapped
@@ -51,6 +52,7 @@ FAMILIES: dict[str, ModuleType] = {
     "dab_deformable_detr": dab_deformable_detr,
     "dino": dino,
     "light_detr": light_detr,
+    "tsp_fcos": tsp_fcos,
     "detr_segmentation": detr_segmentation,
     "conditional_detr_segmentation": conditional_detr_segmentation,
     "deformable_detr_segmentation": deformable_detr_segmentation,
