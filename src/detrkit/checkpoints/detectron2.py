@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
+import torch
 
 from detrkit.checkpoints.key_mapping import Dropped, Rule, same
 from detrkit.checkpoints.shared import Tensors
@@ -78,18 +76,18 @@ def encoder_rules(their_encoder: str) -> list[Rule]:
     ]
 
 
-def check_statistics(tensors: Tensors | Mapping[str, Tensor]) -> None:
+def check_statistics(tensors: Tensors) -> None:
     """Refuses a file whose images are normalised otherwise than the variants' preprocessing does it.
 
     Raises:
         CheckpointError: its means or deviations are not the published ones.
     """
-    found = [tensors[name].flatten().tolist() for name in ("pixel_mean", "pixel_std") if name in tensors]
-    if len(found) == 2 and not any(
-        all(abs(mine - theirs) < 1e-3 for mine, theirs in zip(sum(found, []), (*means, *deviations), strict=False))
-        for means, deviations in _KNOWN_STATISTICS
-    ):
+    if not {"pixel_mean", "pixel_std"} <= tensors.keys():
+        return
+    means, deviations = (tensors[name].flatten().double() for name in ("pixel_mean", "pixel_std"))
+    known = [torch.tensor(each, dtype=torch.float64) for each in _KNOWN_STATISTICS]
+    if not any(torch.allclose(torch.stack([means, deviations]), each, atol=1e-3) for each in known):
         raise CheckpointError(
-            f"the weights expect images with the means {found[0]} and the deviations {found[1]}, which no variant has: "
+            f"the weights expect images with the means {means.tolist()} and the deviations {deviations.tolist()}, which no variant has: "
             "build the variant with `preprocessing` for them, and load the weights with detrkit.checkpoints.from_official"
         )

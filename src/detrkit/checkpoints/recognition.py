@@ -25,6 +25,7 @@ from detrkit.checkpoints import (
     smca_detr,
     smca_multiscale,
     tsp_fcos,
+    tsp_rcnn,
 )
 from detrkit.checkpoints.shared import Paper, Signature, Table
 from detrkit.models.catalog import FAMILIES
@@ -97,10 +98,7 @@ _KNOWN: dict[str, Table | Paper] = {
     "smca_detr": smca_detr.TABLE,
     "anchor_detr": anchor_detr.TABLE,
     "tsp_fcos": tsp_fcos.TABLE,
-    "tsp_rcnn": Paper(
-        "TSP-RCNN",
-        ({"roi_heads.box_head.transformer_encoder.layers.0.self_attn.in_proj_weight": ("3D", "D")},),
-    ),
+    "tsp_rcnn": tsp_rcnn.TABLE,
     "conditional_detr_segmentation": detr_segmentation.CONDITIONAL_TABLE,
     "deformable_detr_segmentation": detr_segmentation.DEFORMABLE_TABLE,
     "detr_segmentation": detr_segmentation.TABLE,

@@ -18,7 +18,7 @@ class SuppressedSelection:
     Args:
         named: indices of the class head's outputs that stand for a class.
         overlap: IoU above which a pair repeats a better one of its class.
-        limit: the number of detections of an image; equally good ones may be more.
+        limit: the largest number of detections of an image.
     """
 
     def __init__(self, named: Sequence[int], *, overlap: float, limit: int = 100) -> None:
@@ -39,6 +39,10 @@ class SuppressedSelection:
     def score(self, probabilities: Tensor) -> Tensor:
         """What is reported for a probability."""
         return probabilities
+
+    def number(self, scores: Tensor) -> int:
+        """How many of the pairs with these descending scores are reported."""
+        return min(self.limit, len(scores))
 
     def __call__(self, output: Output, original_sizes: Tensor) -> list[Detections]:
         """Detections of each image, sorted by descending score; boxes are cut off at the image, and those outside it are left out.
@@ -64,8 +68,7 @@ class SuppressedSelection:
         queries, classes = competing.nonzero(as_tuple=True)
         boxes, scores = boxes[queries, classes], scores[queries, classes]
         kept = batched_nms(boxes, scores, classes, self.overlap)  # best first
-        if len(kept) > self.limit:
-            kept = kept[scores[kept] >= scores[kept[self.limit - 1]]]
+        kept = kept[: self.number(scores[kept])]
         boxes = torch.minimum(boxes[kept].clamp(min=0), size)
         there = (boxes[:, 2:] > boxes[:, :2]).all(-1)
         kept, boxes = kept[there], boxes[there]

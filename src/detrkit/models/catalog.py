@@ -32,6 +32,7 @@ from detrkit.models import (
     smca_detr,
     smca_multiscale,
     tsp_fcos,
+    tsp_rcnn,
 )
 from detrkit.models.coco_categories import coco_categories
 from detrkit.models.detector import Detector, unwrapped
@@ -53,6 +54,7 @@ FAMILIES: dict[str, ModuleType] = {
     "dino": dino,
     "light_detr": light_detr,
     "tsp_fcos": tsp_fcos,
+    "tsp_rcnn": tsp_rcnn,
     "detr_segmentation": detr_segmentation,
     "conditional_detr_segmentation": conditional_detr_segmentation,
     "deformable_detr_segmentation": deformable_detr_segmentation,

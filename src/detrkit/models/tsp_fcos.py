@@ -243,6 +243,11 @@ class FeatureSelection(SuppressedSelection):
         """See `SuppressedSelection.score`."""
         return probabilities.sqrt()
 
+    def number(self, scores: Tensor) -> int:
+        """See `SuppressedSelection.number`; pairs as good as the last one stay, too."""
+        count = super().number(scores)
+        return count if count == 0 else int((scores >= scores[count - 1]).sum())
+
     def competing(self, output: Output, scores: Tensor) -> Tensor:
         """See `SuppressedSelection.competing`."""
         found = scores > 0
