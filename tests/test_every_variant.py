@@ -21,6 +21,7 @@ from torch import nn
 
 import detrkit
 from detrkit.backbones.resnet import ResNet
+from detrkit.layers.fcos_head import FeatureOutput
 from detrkit.layers.frozen_batch_norm import FrozenBatchNorm2d
 from detrkit.models.catalog import CATALOG, config_of, selection_for
 from detrkit.models.detector import EncoderDecoder, flatten_levels
@@ -140,8 +141,11 @@ def assert_close(found: Output, wanted: Stages, tolerance: float) -> None:
 
 
 def choice_of(stages: Stages) -> torch.Tensor | None:
-    """What the queries of a model with a query source were chosen by; None where they were not."""
+    """What the queries of a model with a query source, or features, were chosen by; None where they were not."""
     queries = getattr(stages, "queries", None)
+    if isinstance(stages.output, FeatureOutput):
+        features = stages.output.features
+        return features.cell_logits.amax(-1).gather(1, features.cells)
     return None if queries is None else chosen_scores(queries)
 
 
@@ -203,7 +207,9 @@ def test_the_best_proposals_become_queries(model: detrkit.Detector, expected: St
     scores = choice_of(expected)
     if scores is None or getattr(config_of(model), "distinct_overlap", None) is not None:
         pytest.skip("queries are not simply the best proposals")
-    if expected.output.proposals.all is None:  # only those that were chosen, by their best class
+    if isinstance(expected.output, FeatureOutput):
+        every = expected.output.features.cell_logits.amax(-1)
+    elif expected.output.proposals.all is None:  # only those that were chosen, by their best class
         every = model.query_source.proposals(expected.memory).logits.amax(-1)
     else:
         every = expected.output.proposals.all.logits[..., 0]
@@ -290,7 +296,10 @@ def test_every_parameter_gets_a_gradient(heavy: detrkit.Detector) -> None:
 def test_export(heavy: detrkit.Detector) -> None:
     """One graph for every batch and image size, the same numbers out. Further layers, and a backbone once more, would add only time."""
     config, model = config_of(heavy), heavy
-    fewer: dict[str, Any] = {"encoder_layers": min(config.encoder_layers, 1), "decoder_layers": 2}
+    fewer: dict[str, Any] = {
+        "encoder_layers": min(config.encoder_layers, 1),
+        "decoder_layers": min(config.decoder_layers, 2),
+    }
     if backbone_kind(config) not in REPRESENTATIVES[model.card.variant]:
         fewer["backbone"] = "compact"  # its own is exported with another variant
     shallow = detrkit.build(model.card.variant, classes=["cat", "dog", "bird"], **fewer).eval()

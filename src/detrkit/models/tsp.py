@@ -110,14 +110,34 @@ def level_paddings(padding: Tensor | None, levels: tuple[Tensor, ...]) -> list[T
     return [*found[2:]]
 
 
+ENCODER_RATE = 1e-4
 # Blue, green and red of the authors' images, from 0 to 255, have these means and are not scaled.
 PREPROCESSING = Preprocessing(
     mean=(123.675 / 255, 116.28 / 255, 103.53 / 255), deviation=(1 / 255,) * 3, channels="bgr"
 )
-RECIPE = Recipe(
-    epochs=36,
-    batch_size=16,
-)
+
+
+def recipe(sgd_rate: float) -> Recipe:
+    """The published schedule: AdamW and clipping for the encoder, SGD for the rest; 270,000 steps with drops after 180,000 and 240,000.
+
+    Args:
+        sgd_rate: SGD's learning rate.
+    """
+    return Recipe(
+        epochs=36,
+        batch_size=16,
+        learning_rate=ENCODER_RATE,
+        backbone_learning_rate=sgd_rate,
+        gradient_clip=0.01,
+        drop_after=180 / 270,
+        second_drop_after=240 / 270,
+        warmup_steps=1000,
+        adamw_parts=("encoder",),
+        sgd_factor=sgd_rate / ENCODER_RATE,
+        decay_norms=False,
+    )
+
+
 COMPACT: Mapping[str, Any] = {
     "backbone": "compact",
     "queries": 60,

@@ -283,9 +283,10 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
     return FeatureSelection([category.index for category in categories], overlap=OVERLAP)
 
 
+_RECIPE = tsp.recipe(0.01)
 VARIANTS: dict[str, Variant] = {
-    "tsp-fcos-r50": Variant(Config(), tsp.RECIPE, tsp.PREPROCESSING),
-    "tsp-fcos-r101": Variant(Config(backbone="resnet101-caffe"), tsp.RECIPE, tsp.PREPROCESSING),
-    "tsp-fcos-mobilenetv2": Variant(Config(backbone="mobilenet_v2"), tsp.RECIPE, Preprocessing()),
+    "tsp-fcos-r50": Variant(Config(), _RECIPE, tsp.PREPROCESSING),
+    "tsp-fcos-r101": Variant(Config(backbone="resnet101-caffe"), _RECIPE, tsp.PREPROCESSING),
+    "tsp-fcos-mobilenetv2": Variant(Config(backbone="mobilenet_v2"), _RECIPE, Preprocessing()),
     "tsp-fcos-compact": Variant(Config(**tsp.COMPACT), tsp.COMPACT_RECIPE, tsp.COMPACT_PREPROCESSING),
 }

@@ -252,12 +252,11 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
 _EXCEPTIONS = {
     "export": "Proposals are suppressed inside the forward, so their number depends on the image: one graph for all images cannot be exported."
 }
+_RECIPE = tsp.recipe(0.02)
 VARIANTS: dict[str, Variant] = {
-    "tsp-rcnn-r50": Variant(Config(), tsp.RECIPE, tsp.PREPROCESSING, exceptions=_EXCEPTIONS),
-    "tsp-rcnn-r101": Variant(Config(backbone="resnet101-caffe"), tsp.RECIPE, tsp.PREPROCESSING, exceptions=_EXCEPTIONS),
-    "tsp-rcnn-mobilenetv2": Variant(
-        Config(backbone="mobilenet_v2"), tsp.RECIPE, Preprocessing(), exceptions=_EXCEPTIONS
-    ),
+    "tsp-rcnn-r50": Variant(Config(), _RECIPE, tsp.PREPROCESSING, exceptions=_EXCEPTIONS),
+    "tsp-rcnn-r101": Variant(Config(backbone="resnet101-caffe"), _RECIPE, tsp.PREPROCESSING, exceptions=_EXCEPTIONS),
+    "tsp-rcnn-mobilenetv2": Variant(Config(backbone="mobilenet_v2"), _RECIPE, Preprocessing(), exceptions=_EXCEPTIONS),
     "tsp-rcnn-compact": Variant(
         Config(**tsp.COMPACT), tsp.COMPACT_RECIPE, tsp.COMPACT_PREPROCESSING, exceptions=_EXCEPTIONS
     ),
