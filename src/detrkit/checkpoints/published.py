@@ -50,10 +50,11 @@ def imagenet_offer(backbone: str) -> Offer | None:
     """ImageNet weights of a backbone; None for one that has no such file.
 
     Args:
-        backbone: a key of `detrkit.backbones.BACKBONES`; `-c4` and `-dc5` take the weights of the plain network.
+        backbone: a key of `detrkit.backbones.BACKBONES`; `-c4` and `-dc5` take the weights of the plain network, and
+            `-caffe`, which is another network, has none.
     """
-    network = backbone.partition("-")[0]
-    if network not in _IMAGENET:
+    network, _, form = backbone.partition("-")
+    if network not in _IMAGENET or form == "caffe":
         return None
     file = _IMAGENET[network]
     prefix = PurePosixPath(file).stem.rpartition("-")[2]
