@@ -19,6 +19,7 @@ from detrkit.layers.regions_of_interest import REGION_WEIGHTS, RegionsOfInterest
 from detrkit.layers.targets import check_counts, labels_are_outputs, refuse_labels
 from detrkit.losses.finite import check_finite
 from detrkit.matching.cells import best_of_each
+from detrkit.matching.hungarian import Matches, matches_of_a_layer
 from detrkit.matching.regions import objects_of_anchors, objects_of_regions, sampled
 from detrkit.measures import CLASS_LOSS, MATCHED_CLASS_ACCURACY, OVERLAP_LOSS
 from detrkit.structures import Losses, Output, Shown, Target
@@ -91,19 +92,14 @@ class RegionCriterion(nn.Module):
             NonFiniteError: a prediction or a target is NaN or infinite.
             ValueError: the number of targets is not the number of images, or a label is not one of the model's.
         """
-        regions = getattr(output, "regions", None)
-        if not isinstance(regions, RegionsOfInterest):
-            raise ConfigurationError("the output is not TSP-RCNN's: use the criterion made for its model")
+        regions = _regions(output)
         check_counts(targets, images=output.logits.shape[1])
         if not labels_are_outputs(targets, self.class_count):
             refuse_labels(targets, self.class_count)
         check_finite(output, targets)
         logits = at_least_float32(output.logits[-1])
-        boxes = [
-            cxcywh_to_xyxy(target.boxes_cxcywh.to(regions.boxes_xyxy)) * size.repeat(2)
-            for target, size in zip(targets, regions.image_sizes, strict=True)
-        ]
-        positives = self._positives(logits, regions, boxes, torch.cat([target.labels for target in targets]))
+        boxes = _boxes(regions, targets)
+        positives = _positives(logits, regions, boxes, torch.cat([target.labels for target in targets]))
         count = (~regions.padding).sum()
         terms = {
             **_proposal_losses(regions, boxes),
@@ -114,29 +110,53 @@ class RegionCriterion(nn.Module):
         total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         return Losses(total, terms, _shown(terms, logits, positives))
 
-    def _positives(self, logits: Tensor, regions: RegionsOfInterest, boxes: list[Tensor], labels: Tensor) -> _Positives:
-        """The regions that belong to objects, and for each object the best of its regions.
+    @torch.no_grad()
+    def matcher(self, output: Output, targets: Sequence[Target]) -> Matches:
+        """The region of each object, for those that have one; arguments as in `forward`."""
+        regions, labels = _regions(output), torch.cat([target.labels for target in targets])
+        found = _positives(at_least_float32(output.logits[-1]), regions, _boxes(regions, targets), labels)
+        rows = (each[found.matched] for each in (found.images, found.rows, found.objects))
+        return matches_of_a_layer(*rows, [len(target.labels) for target in targets])
 
-        Args:
-            logits: (B, Q, K + 1).
-            regions: of the same images.
-            boxes: (N, 4) corners of each image's objects in pixels.
-            labels: classes of the objects of the batch.
-        """
-        found = torch.stack([objects_of_regions(*pair) for pair in zip(regions.boxes_xyxy, boxes, strict=True)])
-        images, rows = ((found >= 0) & ~regions.padding).nonzero(as_tuple=True)
-        numbers = [len(each) for each in boxes]
-        firsts = labels.new_tensor([sum(numbers[:image]) for image in range(len(numbers))])
-        objects = found[images, rows] + firsts[images]
-        own_labels, wanted, starts = labels[objects], torch.cat(boxes)[objects], regions.boxes_xyxy[images, rows]
-        deltas = regions.deltas[images, rows, own_labels]  # (P, 4)
-        predicted = moved_boxes(starts, deltas, REGION_WEIGHTS)
-        overlap_losses = 1 - generalized_iou_xyxy(predicted, wanted, _EPSILON)
-        scores = logits[images, rows].softmax(-1).gather(1, own_labels[:, None])[:, 0]
-        costs = (RESTRICTED_GIOU_COST * overlap_losses - scores).detach()
-        distances = (deltas - deltas_between(starts, wanted, REGION_WEIGHTS)).abs().sum(-1)
-        matched = best_of_each(objects, costs, len(labels))
-        return _Positives(images, rows, objects, own_labels, matched, overlap_losses, distances)
+
+def _regions(output: Output) -> RegionsOfInterest:
+    regions = getattr(output, "regions", None)
+    if not isinstance(regions, RegionsOfInterest):
+        raise ConfigurationError("the output is not TSP-RCNN's: use the criterion made for its model")
+    return regions
+
+
+def _boxes(regions: RegionsOfInterest, targets: Sequence[Target]) -> list[Tensor]:
+    """(N, 4) corners of each image's objects in pixels."""
+    return [
+        cxcywh_to_xyxy(target.boxes_cxcywh.to(regions.boxes_xyxy)) * size.repeat(2)
+        for target, size in zip(targets, regions.image_sizes, strict=True)
+    ]
+
+
+def _positives(logits: Tensor, regions: RegionsOfInterest, boxes: list[Tensor], labels: Tensor) -> _Positives:
+    """The regions that belong to objects, and for each object the best of its regions.
+
+    Args:
+        logits: (B, Q, K + 1).
+        regions: of the same images.
+        boxes: (N, 4) corners of each image's objects in pixels.
+        labels: classes of the objects of the batch.
+    """
+    found = torch.stack([objects_of_regions(*pair) for pair in zip(regions.boxes_xyxy, boxes, strict=True)])
+    images, rows = ((found >= 0) & ~regions.padding).nonzero(as_tuple=True)
+    numbers = [len(each) for each in boxes]
+    firsts = labels.new_tensor([sum(numbers[:image]) for image in range(len(numbers))])
+    objects = found[images, rows] + firsts[images]
+    own_labels, wanted, starts = labels[objects], torch.cat(boxes)[objects], regions.boxes_xyxy[images, rows]
+    deltas = regions.deltas[images, rows, own_labels]  # (P, 4)
+    predicted = moved_boxes(starts, deltas, REGION_WEIGHTS)
+    overlap_losses = 1 - generalized_iou_xyxy(predicted, wanted, _EPSILON)
+    scores = logits[images, rows].softmax(-1).gather(1, own_labels[:, None])[:, 0]
+    costs = (RESTRICTED_GIOU_COST * overlap_losses - scores).detach()
+    distances = (deltas - deltas_between(starts, wanted, REGION_WEIGHTS)).abs().sum(-1)
+    matched = best_of_each(objects, costs, len(labels))
+    return _Positives(images, rows, objects, own_labels, matched, overlap_losses, distances)
 
 
 def _class_loss(logits: Tensor, padding: Tensor, positives: _Positives) -> Tensor:

@@ -39,7 +39,7 @@ from detrkit.matching.cells import Cells, assign_cells
 from detrkit.models import tsp
 from detrkit.models.detector import Detector
 from detrkit.necks.feature_pyramid import FeaturePyramid
-from detrkit.structures import ImageBatch, Output, Target
+from detrkit.structures import ImageBatch, Output, Proposals, Target
 
 OVERLAP = 0.6  # IoU from which a detection repeats a better one
 BEST_OF_LEVEL = 1000  # pairs of feature and class that compete in each level
@@ -208,7 +208,7 @@ class FeatureDetector(Detector):
         features = FeaturesOfInterest(
             rows, distances, centerness, seen.logits, sizes, self.neck.strides, image_sizes.to(distances)
         )
-        return FeatureOutput(logits[None], _boxes(features, cells)[None], features=features)
+        return FeatureOutput(logits[None], _boxes(features, cells)[None], Proposals(rows=rows), features=features)
 
     def tokens(
         self, levels: tuple[Tensor, ...], seen: CellFeatures, rows: Tensor, padding: Tensor | None
