@@ -87,6 +87,10 @@ class FCOSHead(nn.Module):
             logits.append(self.class_head(of_classes).flatten(2).mT)
         return CellFeatures(torch.cat(features, dim=1), torch.cat(logits, dim=1))
 
+    def by_class(self) -> list[nn.Module]:
+        """Layers with a row for each class."""
+        return [self.class_head]
+
 
 def _tower(width: int) -> nn.Sequential:
     parts: list[nn.Module] = []

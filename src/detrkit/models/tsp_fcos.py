@@ -161,6 +161,10 @@ class FeaturePredictor(nn.Module):
         distances = F.relu(precisely(self.box_head, tokens)) * at_least_float32(self.scales)[levels][..., None]
         return self.class_head(tokens), distances, self.centerness_head(tokens)[..., 0]
 
+    def by_class(self) -> list[nn.Module]:
+        """Layers with a row for each class."""
+        return [self.class_head]
+
 
 class FeatureDetector(Detector):
     """TSP-FCOS.

@@ -118,6 +118,10 @@ class RegionPredictor(nn.Module):
         """Logits (B, Q, K + 1) and deltas (B, Q, K, 4) of tokens (B, Q, D)."""
         return self.class_head(tokens), precisely(self.box_head, tokens).unflatten(-1, (-1, 4))
 
+    def by_class(self) -> list[nn.Module]:
+        """Layers with a row, or four, for each class."""
+        return [self.class_head, self.box_head.output]
+
 
 class RegionDetector(Detector):
     """TSP-RCNN.
