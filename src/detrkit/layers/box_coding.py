@@ -22,7 +22,7 @@ def deltas_between(boxes_xyxy: Tensor, wanted_xyxy: Tensor, weights: Weights) ->
         weights: of the four numbers.
     """
     (center, size), (wanted_center, wanted_size) = (
-        xyxy_to_cxcywh(each).split(2, dim=-1) for each in (boxes_xyxy, wanted_xyxy)
+        torch.split(xyxy_to_cxcywh(each), 2, dim=-1) for each in (boxes_xyxy, wanted_xyxy)
     )
     deltas = torch.cat([(wanted_center - center) / size, torch.log(wanted_size / size)], dim=-1)
     return deltas * deltas.new_tensor(weights)
@@ -36,7 +36,7 @@ def moved_boxes(boxes_xyxy: Tensor, deltas: Tensor, weights: Weights) -> Tensor:
         deltas: (..., 4).
         weights: of the four numbers.
     """
-    center, size = xyxy_to_cxcywh(boxes_xyxy).split(2, dim=-1)
-    shift, growth = (deltas / deltas.new_tensor(weights)).split(2, dim=-1)
+    center, size = torch.split(xyxy_to_cxcywh(boxes_xyxy), 2, dim=-1)
+    shift, growth = torch.split(deltas / deltas.new_tensor(weights), 2, dim=-1)
     center, size = shift * size + center, growth.clamp(max=LARGEST_GROWTH).exp() * size
     return torch.cat([center - 0.5 * size, center + 0.5 * size], dim=-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -93,7 +95,7 @@ class PreNormEncoder(nn.Module):
         """(B, layers, heads, S, S), how much each token looks at every other in each layer; arguments as in `forward`."""
         mask, maps = padding_mask(padding), []
         for layer in self.layers:
-            maps.append(layer.weights(tokens, positions, mask))
+            maps.append(cast(PreNormEncoderLayer, layer).weights(tokens, positions, mask))
             tokens = layer(tokens, positions, mask)
         return torch.stack(maps, dim=1)
 
@@ -107,4 +109,4 @@ def attention_sparsity(weights: Tensor) -> Tensor:
     Returns:
         (...,).
     """
-    return torch.special.entr(weights).sum(-1).mean(-1).neg()
+    return -torch.special.entr(weights).sum(-1).mean(-1)  # type: ignore[no-any-return]

@@ -109,7 +109,7 @@ class RegionProposals(nn.Module):
         logits, deltas = [], []
         for index, level in enumerate(levels):
             logits.append(self.objectness(level, index).permute(0, 2, 3, 1).flatten(1))
-            of_level = self.boxes(level, index).unflatten(1, (-1, 4))  # (B, 9, 4, h, w)
+            of_level = torch.unflatten(self.boxes(level, index), 1, (-1, 4))  # (B, 9, 4, h, w)
             deltas.append(of_level.permute(0, 3, 4, 1, 2).flatten(1, 3))
         anchors = self.anchors([(level.shape[-2], level.shape[-1]) for level in levels], self.strides)
         return AnchorPredictions(

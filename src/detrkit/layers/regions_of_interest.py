@@ -83,7 +83,7 @@ def region_features(levels: tuple[Tensor, ...], strides: tuple[int, ...], boxes_
             given = torch.cat([images[rows, None].to(values), boxes[rows].to(values)], dim=1)
             found = roi_align(values, given, (CELLS, CELLS), spatial_scale=1 / stride, sampling_ratio=0, aligned=True)
             features = features.index_put((rows,), found)
-    return features.unflatten(0, (batch, count))
+    return torch.unflatten(features, 0, (batch, count))
 
 
 def region_code(boxes_xyxy: Tensor, image_sizes: Tensor, *, width: int) -> Tensor:

@@ -105,8 +105,8 @@ class FeatureCriterion(nn.Module):
     def matcher(self, output: Output, targets: Sequence[Target]) -> Matches:
         """The feature of each object, for those that have one; arguments as in `forward`."""
         found = _positives(output, targets)
-        rows = (each[found.matched] for each in (found.images, found.queries, found.objects))
-        return matches_of_a_layer(*rows, [len(target.labels) for target in targets])
+        images, queries, objects = (each[found.matched] for each in (found.images, found.queries, found.objects))
+        return matches_of_a_layer(images, queries, objects, [len(target.labels) for target in targets])
 
     def _cell_loss(self, logits: Tensor, labels: Tensor, objects: Tensor) -> Tensor:
         """The focal loss of all cells.

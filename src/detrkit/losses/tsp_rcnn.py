@@ -115,8 +115,8 @@ class RegionCriterion(nn.Module):
         """The region of each object, for those that have one; arguments as in `forward`."""
         regions, labels = _regions(output), torch.cat([target.labels for target in targets])
         found = _positives(at_least_float32(output.logits[-1]), regions, _boxes(regions, targets), labels)
-        rows = (each[found.matched] for each in (found.images, found.rows, found.objects))
-        return matches_of_a_layer(*rows, [len(target.labels) for target in targets])
+        images, rows, objects = (each[found.matched] for each in (found.images, found.rows, found.objects))
+        return matches_of_a_layer(images, rows, objects, [len(target.labels) for target in targets])
 
 
 def _regions(output: Output) -> RegionsOfInterest:

@@ -81,6 +81,6 @@ def training_regions(proposals_xyxy: Tensor, objects_xyxy: Tensor, *, count: int
 
 def _disturbed(boxes_xyxy: Tensor) -> Tensor:
     """Boxes whose centre moves by up to a tenth of a side, and whose sides change by up to a factor of 0.8."""
-    center, size = xyxy_to_cxcywh(boxes_xyxy).split(2, dim=-1)
+    center, size = torch.split(xyxy_to_cxcywh(boxes_xyxy), 2, dim=-1)
     shift, growth = (torch.rand(center.shape).to(center) for _ in range(2))
     return cxcywh_to_xyxy(torch.cat([center + size * (shift - 0.5) * 0.2, size * 0.8 ** (2 * growth - 1)], dim=-1))

@@ -264,7 +264,7 @@ class FeatureSelection(SuppressedSelection):
             of_level = torch.where((levels == level)[..., None], scores, -1.0).flatten(1)
             values, pairs = of_level.topk(BEST_OF_LEVEL, dim=1)
             best |= torch.zeros_like(best).scatter(1, pairs, values > 0)  # fewer in a level with fewer features
-        return found & best.unflatten(1, scores.shape[1:])
+        return found & torch.unflatten(best, 1, scores.shape[1:])
 
 
 def build(config: Config, card: ModelCard) -> FeatureDetector:

@@ -116,7 +116,7 @@ class RegionPredictor(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, Q, K + 1) and deltas (B, Q, K, 4) of tokens (B, Q, D)."""
-        return self.class_head(tokens), precisely(self.box_head, tokens).unflatten(-1, (-1, 4))
+        return self.class_head(tokens), torch.unflatten(precisely(self.box_head, tokens), -1, (-1, 4))
 
     def by_class(self) -> list[nn.Module]:
         """Layers with a row, or four, for each class."""
