@@ -33,7 +33,7 @@ class SeveralOptimizers(torch.optim.Optimizer):
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of each."""
         loss = None
         if closure is not None:
