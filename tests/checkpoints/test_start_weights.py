@@ -26,7 +26,7 @@ OF_EVERY_FAMILY = {
 
 def small(variant: str, classes: list[str] | None, **changes: Any) -> Detector:
     masks = {"width": 128, "attention_heads": 8} if "panoptic" in variant else {}  # which the norms of mask heads need
-    without_decoder = {"decoder_layers": 0, "pyramid_width": 32} if variant.startswith("tsp-") else {}
+    without_decoder = {"decoder_layers": 0, "width": 128, "pyramid_width": 64} if variant.startswith("tsp-") else {}
     return build(variant, classes=classes, **{**SMALL, **masks, **without_decoder, **changes})
 
 

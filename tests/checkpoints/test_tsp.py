@@ -18,7 +18,7 @@ from detrkit.models.catalog import build
 
 PUBLISHED = {"tsp_fcos_r50": "tsp-fcos-r50", "tsp_rcnn_r50": "tsp-rcnn-r50"}
 STATISTICS = {"pixel_mean": (103.53, 116.28, 123.675), "pixel_std": (1.0, 1.0, 1.0)}
-SMALL = {"width": 64, "pyramid_width": 32, "hidden": 48, "attention_heads": 4, "encoder_layers": 1, "queries": 6}
+SMALL = {"width": 128, "pyramid_width": 64, "hidden": 48, "attention_heads": 4, "encoder_layers": 1, "queries": 6}
 
 
 def statistics(values: dict[str, tuple[float, ...]] | None = None) -> dict[str, torch.Tensor]:
@@ -55,8 +55,8 @@ class TestFiles:
         again = load(write(tmp_path / "model_final.pth", theirs), classes=["a", "b"])
         assert again.card.variant == f"tsp-{family}-compact"
         assert {name: again.card.config[name] for name in ("width", "pyramid_width", "hidden", "encoder_layers")} == {
-            "width": 64,
-            "pyramid_width": 32,
+            "width": 128,
+            "pyramid_width": 64,
             "hidden": 48,
             "encoder_layers": 2,
         }

@@ -19,8 +19,8 @@ from detrkit.models.tsp_fcos import FeatureInterest
 from detrkit.structures import ImageBatch, Target
 
 SMALL = {
-    "width": 64,
-    "pyramid_width": 32,
+    "width": 128,
+    "pyramid_width": 64,
     "hidden": 64,
     "attention_heads": 4,
     "encoder_layers": 1,
@@ -81,7 +81,7 @@ class TestPublishedModels:
         (
             "fcos",
             {"pyramid_width": 128},
-            "pyramid_width must be a multiple of 32 (groups of its norms) and half of width (512)",
+            "pyramid_width must be a multiple of 32 (groups of its norms), at least 64, and half of width (512)",
         ),
         ("rcnn", {"width": 200}, "width 200 must be a multiple of 16 (sine and cosine of eight numbers of a box)"),
         (

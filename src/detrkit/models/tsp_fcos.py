@@ -68,9 +68,9 @@ class Config(tsp.TSPSettings):
     def check(self) -> None:
         """See `Settings.check`."""
         super().check()
-        if self.pyramid_width % 32 or self.width != 2 * self.pyramid_width:
+        if self.pyramid_width % 32 or self.pyramid_width < 64 or self.width != 2 * self.pyramid_width:
             raise OptionError(
-                f"pyramid_width must be a multiple of 32 (groups of its norms) and half of width ({self.width}), since features of two towers "
+                f"pyramid_width must be a multiple of 32 (groups of its norms), at least 64, and half of width ({self.width}), since features of two towers "
                 f"become tokens, not {self.pyramid_width}",
                 "pyramid_width",
             )
