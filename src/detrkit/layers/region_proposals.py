@@ -78,7 +78,7 @@ class _Branch(nn.Module):
         )
         self.output = nn.Conv2d(width, outputs, kernel_size=1)
         for convolution in (*self.convolutions, self.output):
-            nn.init.normal_(convolution.weight, std=0.01)  # type: ignore[arg-type]
+            nn.init.normal_(convolution.weight, std=0.01)
             nn.init.zeros_(convolution.bias)
 
     def forward(self, values: Tensor, level: int) -> Tensor:

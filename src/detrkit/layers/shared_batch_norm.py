@@ -13,8 +13,9 @@ from detrkit.layers.processes import process_count
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d`; in training, statistics are taken over the images of all processes, and those so far are used where there is
-    a single number per channel. PyTorch's `SyncBatchNorm` needs a GPU.
+    """`nn.BatchNorm2d`; in training, statistics are taken over the images of all processes.
+
+    Where there is a single number per channel, the statistics so far are used. PyTorch's `SyncBatchNorm` needs a GPU.
     """
 
     def forward(self, values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -257,7 +257,8 @@ class FeatureSelection(SuppressedSelection):
         found = scores > 0
         if scores[0].numel() <= BEST_OF_LEVEL:
             return found
-        features: Any = getattr(output, "features", None)
+        features = cast(FeatureOutput, output).features
+        assert features is not None
         levels = Cells.of(features.level_sizes, features.strides, like=scores).levels[features.cells]  # (B, Q)
         best = torch.zeros_like(found).flatten(1)
         for level in range(len(features.strides)):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -222,13 +222,15 @@ class RegionSelection(SuppressedSelection):
 
     def boxes_cxcywh(self, output: Output, labels: Tensor) -> Tensor:
         """See `SuppressedSelection.boxes_cxcywh`."""
-        regions: Any = getattr(output, "regions", None)
+        regions = cast(RegionOutput, output).regions
+        assert regions is not None
         boxes = boxes_for(regions, labels.expand(*regions.padding.shape, -1))
         return xyxy_to_cxcywh(cxcywh_to_xyxy(boxes).clamp(0, 1))
 
     def competing(self, output: Output, scores: Tensor) -> Tensor:
         """See `SuppressedSelection.competing`."""
-        regions: Any = getattr(output, "regions", None)
+        regions = cast(RegionOutput, output).regions
+        assert regions is not None
         return (scores > 0) & ~regions.padding[..., None]
 
 
