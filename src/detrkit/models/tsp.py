@@ -55,6 +55,15 @@ class TSPSettings(Settings):
         """See `Settings.compares_all`; only the chosen tokens are compared."""
         return False
 
+    @property
+    def kept_per_cell(self) -> int:
+        """See `Settings.kept_per_cell`: a dozen convolutions of the pyramid and its heads, each with norm and activation."""
+        return 30 * self.pyramid_width
+
+    def encoded(self, tokens: float) -> float:
+        """See `Settings.encoded`; only the chosen tokens."""
+        return min(tokens, self.queries)
+
     def check(self) -> None:
         """See `Settings.check`."""
         super().check()
