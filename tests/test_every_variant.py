@@ -22,6 +22,7 @@ from torch import nn
 
 import detrkit
 from detrkit.backbones.resnet import ResNet
+from detrkit.layers.fcos_head import FeatureOutput
 from detrkit.layers.frozen_batch_norm import FrozenBatchNorm2d
 from detrkit.models.catalog import CATALOG, config_of, selection_for
 from detrkit.models.detector import EncoderDecoder, flatten_levels
@@ -176,8 +177,11 @@ def assert_close(found: Output, wanted: Stages, tolerance: float) -> None:
 
 
 def choice_of(stages: Stages) -> torch.Tensor | None:
-    """What the queries of a model with a query source were chosen by; None where they were not."""
+    """What the queries of a model with a query source, or features, were chosen by; None where they were not."""
     queries = getattr(stages, "queries", None)
+    if isinstance(stages.output, FeatureOutput):
+        features = stages.output.features
+        return features.cell_logits.amax(-1).gather(1, features.cells)
     return None if queries is None else chosen_scores(queries)
 
 
@@ -237,7 +241,9 @@ def test_the_best_proposals_become_queries(model: detrkit.Detector, expected: St
     scores = choice_of(expected)
     if scores is None or getattr(config_of(model), "distinct_overlap", None) is not None:
         pytest.skip("queries are not simply the best proposals")
-    if expected.output.proposals.all is None:  # only those that were chosen, by their best class
+    if isinstance(expected.output, FeatureOutput):
+        every = expected.output.features.cell_logits.amax(-1)
+    elif expected.output.proposals.all is None:  # only those that were chosen, by their best class
         every = model.query_source.proposals(expected.memory).logits.amax(-1)
     else:
         every = expected.output.proposals.all.logits[..., 0]
@@ -326,9 +332,12 @@ def test_export(model: detrkit.Detector) -> None:
         pytest.skip("others that have all of its traits between them are exported")
     batch_size, size = torch.export.Dim("batch", min=1), torch.export.Dim.DYNAMIC
     shapes = [{0: batch_size, 2: size, 3: size}, {0: batch_size, 1: size, 2: size}]
-    example = ImageBatch(images(), padding_of((HEIGHT, 100), (97, WIDTH)))
+    # One row or column of the coarsest level is a case of its own: where there can be one, all images are larger.
+    more = 2 if model.coarsest_stride >= HEIGHT else 1
+    padding = padding_of((more * HEIGHT, 100), (97, more * WIDTH), height=more * HEIGHT, width=more * WIDTH)
+    example = ImageBatch(images(more * HEIGHT, more * WIDTH), padding)
     program = torch.export.export(model, (example,), dynamic_shapes=(shapes,)).module()
-    for count, height, width in ((1, 96, 192), (3, 160, 130)):
+    for count, height, width in ((1, 96 * more, 192 * more), (3, 160 * more, 130 * more)):
         inside = padding_of(*([(height, width)] * (count - 1)), (height - 30, width), height=height, width=width)
         batch = ImageBatch(images(height, width, count, seed=5), inside)
         with torch.no_grad():

@@ -39,6 +39,7 @@ class Preprocessing:
         deviation: standard deviations of the same channels.
         smallest_side: least height and width of a batch in pixels; smaller images are padded to it. It must be at least one cell of the
             model's coarsest level.
+        channels: the order of the colours in the pixels: "rgb", or "bgr" as OpenCV reads images and Caffe's networks expect them.
     """
 
     short_side: int = 800
@@ -46,6 +47,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
     smallest_side: int = 64
+    channels: Literal["rgb", "bgr"] = "rgb"
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,17 @@ class Recipe:
         batch_size: images per optimizer step, counting all pieces that a batch is split into.
         learning_rate: AdamW's learning rate for everything but the backbone.
         backbone_learning_rate: learning rate of the backbone; 0 leaves it unchanged.
-        weight_decay: AdamW's decay of all parameters, including norms and embeddings, as in the authors' code.
+        weight_decay: decay of all parameters, including embeddings, as in the authors' code; see `decay_norms`.
         gradient_clip: largest norm of the gradient over all parameters; larger gradients are scaled down to this norm.
-        schedule: "step" (rates drop once, to a tenth), "cosine" (rates fall to zero along half a wave), or "flat-cosine" (likewise, after a flat part).
+        schedule: "step" (rates drop to a tenth, usually once), "cosine" (rates fall to zero along half a wave), or "flat-cosine" (likewise, after a flat part).
         drop_after: share of the run, above 0 and at most 1, after which the rates of "step" drop and those of "flat-cosine" fall.
         warmup_steps: optimizer steps over which the rates rise from zero.
         slow_parts: components of parameter names (the text between dots) whose parameters learn at a tenth of `learning_rate`.
+        adamw_parts: components of parameter names whose parameters AdamW trains, with the clipping, while SGD with a momentum of 0.9 trains all
+            others, without it. Empty where AdamW trains everything.
+        sgd_factor: factor of `learning_rate` for what SGD trains, except for the backbone, which has a rate of its own.
+        decay_norms: whether the decay also applies to norms.
+        second_drop_after: share of the run after which the rates of "step" drop once more; None for a single drop.
         augmentation: name of the policy by which training images vary.
     """
 
@@ -76,6 +83,10 @@ class Recipe:
     drop_after: float = 0.8
     warmup_steps: int = 0
     slow_parts: tuple[str, ...] = ()
+    adamw_parts: tuple[str, ...] = ()
+    sgd_factor: float = 1.0
+    decay_norms: bool = True
+    second_drop_after: float | None = None
     augmentation: PolicyName = "detr"
 
 

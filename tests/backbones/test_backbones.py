@@ -63,7 +63,22 @@ RESNETS = [
 
 
 def test_no_resnet_is_left_out() -> None:
-    assert {row[0] for row in RESNETS} == {name for name in BACKBONES if name.startswith("resnet")}
+    others = {"resnet50-caffe", "resnet101-caffe"}  # which torchvision does not have; the authors of TSP do
+    assert {row[0] for row in RESNETS} | others == {name for name in BACKBONES if name.startswith("resnet")}
+
+
+def test_caffes_resnet_has_the_stride_in_its_first_convolution() -> None:
+    with torch.device("meta"):
+        plain, caffe = (BACKBONES[name](levels=4) for name in ("resnet50", "resnet50-caffe"))
+    assert (caffe.channels, caffe.strides) == (plain.channels, plain.strides)
+    assert {name: value.shape for name, value in caffe.state_dict().items()} == {
+        name: value.shape for name, value in plain.state_dict().items()
+    }
+    for stage, stride in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        for network, strides in ((plain, (1, stride)), (caffe, (stride, 1))):
+            block = network.get_submodule(f"layer{stage}.0")
+            assert (block.conv1.stride[0], block.conv2.stride[0]) == strides
+            assert block.downsample[0].stride[0] == stride
 
 
 @pytest.mark.parametrize(("name", "depth", "dilated", "channels", "strides"), RESNETS, ids=[row[0] for row in RESNETS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -228,3 +229,10 @@ def test_a_seed_draws_what_it_always_drew(
     assert pixels.shape[1:] == size
     assert target.labels.tolist() == labels
     np.testing.assert_allclose(target.boxes_cxcywh[0].numpy(), first, atol=1e-6)
+
+
+def test_the_order_of_colours_is_the_models() -> None:
+    levels = torch.randint(256, (3, 4, 5), dtype=torch.uint8)
+    preprocessing = Preprocessing(mean=(0.1, 0.2, 0.3), deviation=(0.5, 0.6, 0.7))
+    turned = normalise(levels, dataclasses.replace(preprocessing, channels="bgr"))
+    assert torch.equal(turned, normalise(levels, preprocessing).flip(0))

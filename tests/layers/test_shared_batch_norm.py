@@ -44,3 +44,12 @@ def test_with_a_process_that_has_the_same_images(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(ours.running_var, theirs.running_var)
     assert ours.num_batches_tracked == 1
     torch.testing.assert_close(ours.eval()(own), theirs.eval()(own))
+
+
+def test_a_single_number_per_channel_is_normed_by_the_statistics_so_far() -> None:
+    norm = SharedBatchNorm2d(3)
+    norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    values = torch.tensor([2.0, 2.0, 5.0]).reshape(1, 3, 1, 1)
+    found = norm.train()(values)
+    torch.testing.assert_close(found, norm.eval()(values))
+    assert norm.running_mean.tolist() == [1, 2, 3]

@@ -10,7 +10,7 @@ import torch
 from detrkit.backbones.backbone import Backbone
 from detrkit.backbones.compact import Compact
 from detrkit.backbones.mobilenet import MobileNetV2
-from detrkit.backbones.resnet import ResNet
+from detrkit.backbones.resnet import CaffeResNet, ResNet
 from detrkit.backbones.timm_networks import PREFIX, TimmBackbone
 from detrkit.errors import ConfigurationError, closest
 
@@ -24,9 +24,11 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet50": partial(ResNet, depth=50),
     "resnet50-c4": partial(ResNet, depth=50, stages=3),
     "resnet50-dc5": partial(ResNet, depth=50, dilated=True),
+    "resnet50-caffe": partial(CaffeResNet, depth=50),
     "resnet101": partial(ResNet, depth=101),
     "resnet101-c4": partial(ResNet, depth=101, stages=3),
     "resnet101-dc5": partial(ResNet, depth=101, dilated=True),
+    "resnet101-caffe": partial(CaffeResNet, depth=101),
     "mobilenet_v2": MobileNetV2,
     "compact": Compact,
     "compact-c4": partial(Compact, widths=(32, 64, 128)),
@@ -38,8 +40,9 @@ def build_backbone(name: str, *, levels: int = 1) -> Backbone:
     """A backbone with random weights, laid out channels-last.
 
     Args:
-        name: a key of `BACKBONES`; `-dc5` dilates the last stage, `-c4` ends before it, both at stride 16; `-c3` ends at stride 8. Or `timm/` and
-            the name of a network of timm's, see `TimmBackbone`.
+        name: a key of `BACKBONES`; `-dc5` dilates the last stage, `-c4` ends before it, both at stride 16; `-c3` ends at stride 8;
+            `-caffe` has the stride of a bottleneck in its first convolution. Or `timm/` and the name of a network of timm's, see
+            `TimmBackbone`.
         levels: how many of the coarsest levels it returns.
 
     Raises:

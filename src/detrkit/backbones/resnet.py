@@ -1,10 +1,14 @@
 """ResNet (He et al. 2016, arXiv:1512.03385) with frozen batch norms, and the stride of a bottleneck in its 3 x 3 convolution.
 
+The networks that the paper's authors trained with Caffe have it in the first 1 x 1 convolution; detectron2 begins with them.
+
 Names and structure are those of torchvision's network, so that its weight files, and those of all papers that start from it, can be
 loaded. torchvision itself is not imported, because that takes more memory than the network.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,6 +77,15 @@ class Bottleneck(nn.Module):
         return F.relu(values, inplace=True)
 
 
+class CaffeBottleneck(Bottleneck):
+    """The same block with the stride in its first 1 x 1 convolution; arguments as for `Bottleneck`."""
+
+    def __init__(self, channels: int, width: int, *, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__(channels, width, stride=stride, dilation=dilation)
+        self.conv1 = _convolution(channels, width, kernel=1, stride=stride)
+        self.conv2 = _convolution(width, width, kernel=3, dilation=dilation)
+
+
 def _convolution(channels: int, outputs: int, *, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     padding = kernel // 2 * dilation
     return nn.Conv2d(channels, outputs, kernel, stride, padding, dilation, bias=False)
@@ -100,11 +113,13 @@ class ResNet(Backbone):
         ConfigurationError: a dilated network of basic blocks, which no paper uses.
     """
 
+    bottleneck: ClassVar[type[Bottleneck]] = Bottleneck
+
     def __init__(self, *, depth: int, dilated: bool = False, stages: int = 4, levels: int = 1) -> None:
         super().__init__()
         if dilated and depth < 50:
             raise ConfigurationError(f"ResNet-{depth} has no dilated form: choose depth 50 or 101, or dilated=False")
-        block: type[BasicBlock | Bottleneck] = BasicBlock if depth < 50 else Bottleneck
+        block: type[BasicBlock | Bottleneck] = BasicBlock if depth < 50 else self.bottleneck
         self.conv1, self.bn1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False), FrozenBatchNorm2d(64)
         self.stage_names = [f"layer{stage + 1}" for stage in range(stages)]
         channels = 64
@@ -115,7 +130,9 @@ class ResNet(Backbone):
             first = block(channels, width, stride=1 if stage == 0 or dilate else 2)
             channels = width * block.expansion
             others = range(_BLOCKS[depth][stage] - 1)
-            blocks = [Bottleneck(channels, width, dilation=2) if dilate else block(channels, width) for _ in others]
+            blocks = [
+                self.bottleneck(channels, width, dilation=2) if dilate else block(channels, width) for _ in others
+            ]
             setattr(self, name, nn.Sequential(first, *blocks))
         self.unused_weights = ("fc.", *(f"layer{stage + 1}." for stage in range(stages, 4)))
         self.channels = tuple(64 * 2**stage * block.expansion for stage in range(stages))[-levels:]
@@ -136,3 +153,12 @@ class ResNet(Backbone):
             if name in self.stage_names[-self.levels :]:  # fine stages are large, so only requested ones are kept
                 maps.append(values)
         return maps
+
+
+class CaffeResNet(ResNet):
+    """The network as its authors trained it with Caffe: the stride of a bottleneck is in its first convolution.
+
+    Its published weights expect channels in the order blue, green, red. Arguments as for `ResNet`.
+    """
+
+    bottleneck = CaffeBottleneck

@@ -14,6 +14,7 @@ _HEAD = "mask_"  # what the names of a mask head's parts begin with
 FOR_TRAINING = {
     *("dropout", "learn_queries", "no_object_weight", "class_weight", "l1_weight", "giou_weight"),
     *("class_cost", "l1_cost", "giou_cost", "repeats", "look_forward_twice"),
+    *("drop", "centerness_weight", "proposal_weight"),
 }
 
 

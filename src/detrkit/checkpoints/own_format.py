@@ -20,7 +20,7 @@ from detrkit.checkpoints.reading import WeightFile, read_weights
 from detrkit.errors import CheckpointError, ConfigurationError, MissingPackageError
 from detrkit.files import expanded, write_atomically
 from detrkit.models.catalog import FAMILIES, build_from_config, changed_config
-from detrkit.models.detector import FOR_TRAINING_ONLY, Detector, unwrapped
+from detrkit.models.detector import Detector, unwrapped
 
 _HEADER = "detrkit"
 # The entry of a file in the authors' or Hugging Face's form that holds the card: what these forms have no place for.
@@ -29,6 +29,8 @@ CARD_ENTRY = "detrkit_card"
 _FORMAT = 2
 # torch.compile adds the first to names, parallel modules the second.
 _WRAPPERS = ("_orig_mod", "module")
+# What the names of parameters begin with that only training needs (`Detector.supervision`).
+_FOR_TRAINING = "supervision."
 
 
 def save(model: Detector | nn.Module, path: str | Path) -> Path:
@@ -80,9 +82,7 @@ def snapshot(model: Detector | nn.Module) -> Snapshot:
 
 def _on_cpu(detector: Detector) -> dict[str, Tensor]:
     named = ((_plain_name(name), tensor) for name, tensor in detector.state_dict().items())
-    return {
-        name: tensor.detach().cpu().contiguous() for name, tensor in named if not name.startswith(FOR_TRAINING_ONLY)
-    }
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in named if not name.startswith(_FOR_TRAINING)}
 
 
 def card_text(card: ModelCard) -> str:

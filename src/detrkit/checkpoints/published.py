@@ -54,15 +54,16 @@ def imagenet_offer(backbone: str) -> Offer | None:
     """ImageNet weights of a backbone; None for one that has no such file. Of timm's networks the weights that timm offers, on whatever images.
 
     Args:
-        backbone: a name as `build_backbone` takes it; `-c4` and `-dc5` take the weights of the plain network.
+        backbone: a name as `build_backbone` takes it; `-c4` and `-dc5` take the weights of the plain network, and
+            `-caffe`, which is another network, has none.
 
     Raises:
         ConfigurationError: timm has no such network or weights, or is needed and not installed.
     """
     if backbone.startswith(PREFIX):
         return _timm_offer(backbone)
-    network = backbone.partition("-")[0]
-    if network not in _IMAGENET:
+    network, _, form = backbone.partition("-")
+    if network not in _IMAGENET or form == "caffe":
         return None
     file = _IMAGENET[network]
     prefix = PurePosixPath(file).stem.rpartition("-")[2]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -19,29 +18,12 @@ from torch import Tensor
 from detrkit.checkpoints.mistaken import mistaken_file
 from detrkit.checkpoints.names import without_wrappers
 from detrkit.checkpoints.places import find_weights
+from detrkit.checkpoints.plain_pickle import NumPyType, numpy_scalar, read_plain_pickle
 from detrkit.errors import CheckpointError
 
 # Where files with other content keep the weights. The running average, which authors release and evaluate, comes first: RT-DETR and its
 # descendants keep it under `ema`, DINO under `ema_model`.
 _WEIGHT_ENTRIES = (("ema", "module"), ("ema_model",), ("model",), ("state_dict",), ("model_state_dict",))
-
-
-class _NumPyType:
-    """Stands in for a NumPy type in a pickle: it keeps what plain numbers need and ignores everything else."""
-
-    def __init__(self, name: str, *_: object) -> None:
-        self.type = np.dtype(name)
-        if self.type.kind not in "biuf":
-            raise pickle.UnpicklingError(f"GLOBAL numpy.dtype('{name}') is not the type of a plain number")
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.type = self.type.newbyteorder(state[1])
-
-
-def _numpy_scalar(type_: _NumPyType, content: bytes) -> bool | int | float:
-    """Stands in for a NumPy scalar in a pickle: returns its value as a plain number."""
-    (number,) = np.frombuffer(content, type_.type)
-    return number.item()  # type: ignore[no-any-return]
 
 
 # Objects in authors' files that are as harmless as a dictionary: options in a namespace, paths (read as pure paths, which cannot access
@@ -58,8 +40,8 @@ _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         for module in ("pathlib", "pathlib._local")
         for name in ("WindowsPath", "PureWindowsPath")
     ),
-    *((_numpy_scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
-    (_NumPyType, "numpy.dtype"),
+    *((numpy_scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
+    (NumPyType, "numpy.dtype"),
 ]
 
 
@@ -86,7 +68,7 @@ class WeightFile:
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Reads a `.safetensors` file, or a `.pth` / `.pt` / `.bin` file that holds tensors and plain values only.
+    """Reads a `.safetensors` file, or a `.pth` / `.pt` / `.bin` / `.pkl` file that holds tensors and plain values only.
 
     Raises:
         CheckpointError: the file is missing, damaged, holds no tensors, or holds objects that would run code.
@@ -128,8 +110,11 @@ def _read_torch(path: Path) -> WeightFile:
     if not _looks_like_torch(path):
         raise CheckpointError(mistaken_file(path) or damaged)
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        if _looks_like_plain_pickle(path):
+            content = read_plain_pickle(path)
+        else:
+            with torch.serialization.safe_globals(_HARMLESS):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # any error of the parser means a damaged file
         if isinstance(problem, pickle.UnpicklingError) and "GLOBAL" in str(problem):
             remedy = "keep the weights alone in it, with torch.save({'model': model.state_dict()}, file)"
@@ -149,6 +134,13 @@ def _looks_like_torch(path: Path) -> bool:
     """PyTorch writes a zip archive, or a pickle in its old format."""
     with path.open("rb") as file:
         return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
+
+
+def _looks_like_plain_pickle(path: Path) -> bool:
+    """Whether it is a pickle of other code, such as detectron2's `.pkl`: PyTorch's old format begins with a number of its own."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start[:1] == b"\x80" and start[2:] != b"\x8a\n"
 
 
 def _weights_in(path: Path, content: Any) -> dict[str, Tensor]:

@@ -27,6 +27,8 @@ from detrkit.checkpoints import (
     sam_detr,
     smca_detr,
     smca_multiscale,
+    tsp_fcos,
+    tsp_rcnn,
 )
 from detrkit.checkpoints.shared import Paper, Signature, Table
 from detrkit.models.catalog import FAMILIES
@@ -96,20 +98,8 @@ _KNOWN: dict[str, Table | Paper] = {
     "smca_multiscale": smca_multiscale.TABLE,
     "smca_detr": smca_detr.TABLE,
     "anchor_detr": anchor_detr.TABLE,
-    "tsp_fcos": Paper(
-        "TSP-FCOS",
-        (
-            {
-                "pyramid_position_embedding": (None, "D"),
-                "transformer_encoder.layers.0.self_attn.in_proj_weight": ("3D", "D"),
-                "fcos_head.cls_logits.weight": (None, None, 3, 3),
-            },
-        ),
-    ),
-    "tsp_rcnn": Paper(
-        "TSP-RCNN",
-        ({"roi_heads.box_head.transformer_encoder.layers.0.self_attn.in_proj_weight": ("3D", "D")},),
-    ),
+    "tsp_fcos": tsp_fcos.TABLE,
+    "tsp_rcnn": tsp_rcnn.TABLE,
     "conditional_detr_segmentation": detr_segmentation.CONDITIONAL_TABLE,
     "deformable_detr_segmentation": detr_segmentation.DEFORMABLE_TABLE,
     "detr_segmentation": detr_segmentation.TABLE,

@@ -365,7 +365,7 @@ def _stored_backbone(arguments: Mapping[str, Any], name: str) -> str:
 
 
 def fitting_backbones(own_names: Collection[str]) -> list[str]:
-    """The backbones that the weights fit, by our names; more than one if they differ in dilation only."""
+    """The backbones that the weights fit, by our names; more than one if they differ in dilation or in the place of a stride only."""
     if "backbone.conv1.weight" not in own_names:
         stages = sum(f"backbone.stages.{stage}.first.0.weight" in own_names for stage in range(3))
         compact = {1: "compact-c3", 2: "compact-c4"}.get(stages, "compact")
@@ -377,7 +377,7 @@ def fitting_backbones(own_names: Collection[str]) -> list[str]:
     name = ("resnet101" if deep else "resnet50") if bottleneck else "resnet34" if medium else "resnet18"
     if "backbone.layer4.0.conv1.weight" not in own_names:
         return [f"{name}-c4"]
-    return [name, f"{name}-dc5"] if bottleneck else [name]
+    return [name, f"{name}-dc5", f"{name}-caffe"] if bottleneck else [name]
 
 
 _COUNTERS = "batch norm counts batches for its running averages, which frozen norms do not update"

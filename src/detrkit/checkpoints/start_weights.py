@@ -179,8 +179,11 @@ def _class_rows(model: Detector, trained: Detector, pairs: list[tuple[int, int]]
                 continue
             lengths = len(tensor), len(given[name])
             kept = [(row, row) for row in range(min(lengths))] if by_place else list(pairs)
+            each = lengths[0] // counts[0]  # rows of a class
             if not by_place and lengths == (counts[0] + 1, counts[1] + 1):
                 kept.append(counts)  # the last row, for "no object" or no known class
+            elif not by_place and each > 1:
+                kept = [(each * mine + row, each * theirs + row) for mine, theirs in pairs for row in range(each)]
             yield name, (_numbers(mine for mine, _ in kept), _numbers(theirs for _, theirs in kept))
 
 
@@ -192,6 +195,9 @@ def _parts_of_classes(model: Detector) -> Iterator[tuple[nn.Module, bool]]:
     for part in model.modules():
         if isinstance(part, ContrastiveDenoising | LabelDenoising):
             yield part.embedding, False
+        elif (by_class := getattr(part, "by_class", None)) is not None:
+            for layer in by_class():
+                yield layer, False
         elif (pairs := getattr(part, "pairs", None)) is not None:
             for head, _ in pairs():
                 yield head, classless and isinstance(part, TokenProposals)

@@ -247,17 +247,18 @@ class EvaluationTransform:
 
 
 def normalise(levels: Tensor, preprocessing: Preprocessing, into: Tensor | None = None) -> Tensor:
-    """Pixels (3, H, W) float32 with the colours that a model expects.
+    """Pixels (3, H, W) float32 with the colours that a model expects, in its order.
 
     Args:
-        levels: (3, H, W) uint8, in any order in memory.
+        levels: (3, H, W) uint8, red first, in any order in memory.
         preprocessing: mean and deviation of the colours.
         into: (3, H, W) float32 that gets the pixels; None means a new tensor.
     """
     pixels = torch.empty(levels.shape) if into is None else into
     # Channel by channel, so that what one step writes is still in the processor's cache for the next.
+    planes = list(pixels) if preprocessing.channels == "rgb" else list(pixels)[::-1]
     for plane, channel, mean, deviation in zip(
-        pixels, levels, preprocessing.mean, preprocessing.deviation, strict=True
+        planes, levels, preprocessing.mean, preprocessing.deviation, strict=True
     ):
         plane.copy_(channel).mul_(1 / _WHITE).sub_(mean).div_(deviation)
     return pixels

@@ -177,6 +177,7 @@ def _input(
 ) -> tuple[Image.Image, sv.Detections]:
     """What training gets, as a picture and boxes in its pixels."""
     mean, deviation = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.deviation))
+    pixels = pixels if preprocessing.channels == "rgb" else pixels.flip(0)
     colours = ((pixels * deviation + mean).clamp(0, 1) * 255).round().to(torch.uint8)
     picture = Image.fromarray(colours.permute(1, 2, 0).contiguous().numpy())
     scale = torch.tensor([picture.width, picture.height] * 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -12,10 +13,16 @@ from detrkit.layers.processes import process_count
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d`; in training, statistics are taken over the images of all processes. PyTorch's `SyncBatchNorm` needs a GPU."""
+    """`nn.BatchNorm2d`; in training, statistics are taken over the images of all processes.
+
+    Where there is a single number per channel, the statistics so far are used. PyTorch's `SyncBatchNorm` needs a GPU.
+    """
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, C, h, w) to (B, C, h, w)."""
+        if self.training and process_count() == 1 and values.numel() == values.shape[1]:
+            # A single number has no variance: a small image has one cell at the coarsest level.
+            return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         if not self.training or process_count() == 1:
             return super().forward(values)
         return self._together(values.float()).to(values.dtype)

@@ -190,6 +190,20 @@ def frames_to_user() -> int:
     return level
 
 
+def matches_of_a_layer(images: Tensor, queries: Tensor, batch_objects: Tensor, counts: Sequence[int]) -> Matches:
+    """Pairs that were found on the device, of a model with a single layer.
+
+    Args:
+        images: (M,) in ascending order.
+        queries: (M,) in ascending order within an image.
+        batch_objects: (M,) index among the objects of all images.
+        counts: number of objects of each image.
+    """
+    first = batch_objects.new_tensor([sum(counts[:image]) for image in range(len(counts))])
+    columns = (torch.zeros_like(images), images, queries, batch_objects - first[images], batch_objects)
+    return Matches(*(column[None] for column in columns))
+
+
 def as_matches(
     pairs: Sequence[Sequence[tuple[int, int, int]]], first: NDArray[np.int64], device: torch.device
 ) -> Matches:

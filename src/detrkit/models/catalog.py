@@ -34,6 +34,8 @@ from detrkit.models import (
     sam_detr,
     smca_detr,
     smca_multiscale,
+    tsp_fcos,
+    tsp_rcnn,
 )
 from detrkit.models.coco_categories import coco_categories
 from detrkit.models.detector import Detector, unwrapped
@@ -52,10 +54,12 @@ FAMILIES: dict[str, ModuleType] = {
     "sam_detr": sam_detr,
     "deformable_detr": deformable_detr,
     "dab_deformable_detr": dab_deformable_detr,
-    "dino": dino,
     "dn_detr": dn_detr,
     "dn_deformable_detr": dn_deformable_detr,
+    "dino": dino,
     "h_detr": h_detr,
+    "tsp_fcos": tsp_fcos,
+    "tsp_rcnn": tsp_rcnn,
     "light_detr": light_detr,
     "detr_segmentation": detr_segmentation,
     "conditional_detr_segmentation": conditional_detr_segmentation,

@@ -23,8 +23,6 @@ from detrkit.errors import ConfigurationError
 from detrkit.notebooks import paragraph
 from detrkit.structures import GroupOutput, ImageBatch, Levels, Memory, Output, Queries, Stages, Target
 
-FOR_TRAINING_ONLY = "supervision."  # what the names of parameters begin with that no saved model has
-
 
 class Detector(nn.Module, ABC):
     """All that the rest of detrkit knows about a model. A paper with steps other than those of `EncoderDecoder` subclasses this.

@@ -109,6 +109,15 @@ class Settings:
         """Channels of the features that masks are made from; 0 for models without masks."""
         return 0
 
+    @property
+    def kept_per_cell(self) -> int:
+        """Numbers that training keeps of each cell besides those of the transformer."""
+        return 0
+
+    def encoded(self, tokens: float) -> float:
+        """How many tokens an encoder layer sees, of so many cells."""
+        return tokens
+
     def attended(self, tokens: float) -> float:
         """How many tokens a decoder layer looks at, of so many that the encoder has; the mean over the layers."""
         return tokens

@@ -88,18 +88,22 @@ class TrainingModule(LightningModule):
             shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
-        """AdamW, and learning rates that change after every step."""
+        """The recipe's optimizers, and learning rates that change after every step."""
         options = self.options
         assert options.lr is not None
         assert options.backbone_lr is not None
         assert options.weight_decay is not None
         assert options.schedule is not None
+        recipe = find_variant(options.variant).recipe
         optimizer = build_optimizer(
             self.model,
             lr=options.lr,
             backbone_lr=options.backbone_lr,
             weight_decay=options.weight_decay,
-            slow_parts=find_variant(options.variant).recipe.slow_parts,
+            slow_parts=recipe.slow_parts,
+            adamw_parts=recipe.adamw_parts,
+            sgd_factor=recipe.sgd_factor,
+            decay_norms=recipe.decay_norms,
             layer_decay=options.layer_decay,
             rates=options.rates,
         )
@@ -108,6 +112,7 @@ class TrainingModule(LightningModule):
             steps=self.schedule.steps,
             drop_after=options.drop_after or 0.0,
             warmup_steps=options.warmup_steps or 0,
+            second_drop_after=recipe.second_drop_after,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -149,9 +154,10 @@ class TrainingModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,  # noqa: ARG002 - Lightning requires it
     ) -> None:
-        """Clips the norm over all parameters. Lightning's own clipping refuses a fused optimizer in mixed precision, because of float16."""
+        """Clips the norm over all parameters that the recipe clips. Lightning's own clipping refuses a fused optimizer in mixed precision, because of float16."""
         if gradient_clip_val:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            groups = [group for group in optimizer.param_groups if group.get("clipped", True)]
+            parameters = [parameter for group in groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def _with_location(self, problem: NonFiniteError, images: ImageBatch) -> NonFiniteStepError:

@@ -54,9 +54,11 @@ BACKBONE_COSTS: dict[str, BackboneCost] = {
     "resnet34": BackboneCost(140, 21.3e6, 32),
     "resnet34-c4": BackboneCost(128, 8.2e6, 16),
     "resnet50": BackboneCost(478, 23.5e6, 32),
+    "resnet50-caffe": BackboneCost(478, 23.5e6, 32),
     "resnet50-c4": BackboneCost(436, 8.5e6, 16),
     "resnet50-dc5": BackboneCost(580, 23.5e6, 16),
     "resnet101": BackboneCost(886, 42.4e6, 32),
+    "resnet101-caffe": BackboneCost(886, 42.4e6, 32),
     "resnet101-c4": BackboneCost(844, 27.5e6, 16),
     "resnet101-dc5": BackboneCost(988, 42.4e6, 16),
     "mobilenet_v2": BackboneCost(469, 2.2e6, 32),
@@ -181,7 +183,8 @@ def _transformer_bytes(config: Settings, tokens: float, more_queries: int) -> fl
     width, hidden, queries = config.width, config.hidden, config.training_queries + more_queries
     # Input and output tokens, their sums with positions, projections, both norms and dropout masks: 10.5 D were counted, with deformable
     # attention 9 to 10.5 D. The hidden layer is added unless it is recomputed.
-    encoder = tokens * (10.5 * width + (hidden if tokens < FeedForward.recompute_from else 0))
+    encoded = config.encoded(tokens)
+    encoder = encoded * (10.5 * width + (hidden if encoded < FeedForward.recompute_from else 0))
     # The decoder keeps the keys and values of memory and their inputs, and for every query two attentions and the feed-forward network.
     attended = config.attended(tokens)
     decoder = attended * 4 * width + queries * (16 * width + hidden)
@@ -191,7 +194,7 @@ def _transformer_bytes(config: Settings, tokens: float, more_queries: int) -> fl
         decoder += config.attention_heads * width * (14 * queries + attended)
     proposals = tokens * (8 * width + 8 * config.class_count) if config.proposes else 0.0
     layers = config.encoder_layers * encoder + config.decoder_layers * decoder
-    return float(4 * (layers + 6 * width * tokens + proposals))
+    return float(4 * (layers + (6 * width + config.kept_per_cell) * tokens + proposals))
 
 
 def _mask_bytes(config: Settings, pixels: float, objects: int) -> float:
