@@ -40,6 +40,8 @@ def small(variant: str, **settings: Any) -> detrkit.Detector:
     known = {"width": 64, "hidden": 64, "queries": 9, "encoder_layers": 1, "decoder_layers": 2, "dropout": 0.0}
     fields = CATALOG[variant].config.__dataclass_fields__
     given = {name: value for name, value in known.items() if name in fields} | settings
+    if "pyramid_width" in fields:  # of models without a decoder, in which towers are as wide as tokens
+        given |= {"width": 128, "pyramid_width": 64, "decoder_layers": 0}
     return detrkit.build(variant, classes=["a", "b"], **given).train()
 
 

@@ -26,7 +26,8 @@ from detrkit.models.coco_categories import COCO_LAYOUTS
 from detrkit.models.detector import Detector, unwrapped
 
 # A name in every detrkit model and in no other code's.
-_OUR_NAME = "decoder.layers.0.feed_forward.expand.weight"
+# A name that every model with a decoder has here, and one of models without.
+_OUR_NAMES = ("decoder.layers.0.feed_forward.expand.weight", "neck.lateral.0.weight")
 
 
 def load(path: str | Path, *, variant: str | None = None, classes: Sequence[str | Category] | None = None) -> Detector:
@@ -119,7 +120,7 @@ def as_detector(model: Detector | nn.Module | str | Path) -> Detector:
 def _load_foreign(file: WeightFile, variant: str | None, classes: Sequence[str | Category] | None) -> Detector:
     given = None if classes is None else as_categories(classes)
     file = _without_prefix(file)
-    if _OUR_NAME in file.tensors:
+    if any(name in file.tensors for name in _OUR_NAMES):
         return _load_bare(file, variant, given)
     family = _find_family(file, variant)
     weights = TABLES[family].layout(file.tensors).from_foreign(file.tensors)
@@ -218,7 +219,7 @@ def _check_fit(file: WeightFile, variant: str, weights: Mapping[str, Tensor], mo
 def _without_prefix(file: WeightFile) -> WeightFile:
     """The file with tensors that a paper's table or detrkit itself knows, if there are such below prefixes that all names share."""
     for tensors in map(as_in_files, by_prefix(file.tensors)):
-        if _OUR_NAME in tensors or recognise(tensors) is not None:
+        if any(name in tensors for name in _OUR_NAMES) or recognise(tensors) is not None:
             return replace(file, tensors=tensors)
     return file
 
