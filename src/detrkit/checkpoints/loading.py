@@ -25,8 +25,7 @@ from detrkit.models.catalog import CATALOG, as_categories, build_from_config, co
 from detrkit.models.coco_categories import COCO_LAYOUTS
 from detrkit.models.detector import Detector, unwrapped
 
-# A name in every detrkit model and in no other code's.
-# A name that every model with a decoder has here, and one of models without.
+# A name in every detrkit model with a decoder, one in every model without, and both in no other code's.
 _OUR_NAMES = ("decoder.layers.0.feed_forward.expand.weight", "neck.lateral.0.weight")
 
 
