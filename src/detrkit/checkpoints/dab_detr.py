@@ -31,9 +31,8 @@ from detrkit.checkpoints.shared import (
     hugging_face_backbone,
     hugging_face_layers,
     official_layers,
-    stored_flag,
-    stored_float,
 )
+from detrkit.checkpoints.stored import stored_flag, stored_float
 from detrkit.errors import CheckpointError
 from detrkit.models.dab_detr import Config
 

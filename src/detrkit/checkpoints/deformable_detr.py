@@ -29,8 +29,8 @@ from detrkit.checkpoints.shared import (
     hugging_face_backbone,
     hugging_face_layers,
     official_layers,
-    stored_number,
 )
+from detrkit.checkpoints.stored import stored_number
 from detrkit.errors import CheckpointError
 from detrkit.models.deformable_detr import Config
 

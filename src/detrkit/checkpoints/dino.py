@@ -27,9 +27,8 @@ from detrkit.checkpoints.shared import (
     Table,
     count_modules,
     official_layers,
-    stored_float,
-    stored_number,
 )
+from detrkit.checkpoints.stored import stored_float, stored_number
 from detrkit.errors import CheckpointError
 from detrkit.models.dino import Config
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from detrkit.checkpoints import dab_detr
 from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
-from detrkit.checkpoints.shared import Paper, Signature, Table, stored_float, stored_number
+from detrkit.checkpoints.shared import Paper, Signature, Table
+from detrkit.checkpoints.stored import stored_float, stored_number
 
 # One channel of what a query carries is the indicator.
 LABELS: Signature = {"label_enc.weight": (None, "D-1")}

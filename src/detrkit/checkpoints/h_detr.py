@@ -11,17 +11,8 @@ from typing import Any
 from detrkit.checkpoints import deformable_detr
 from detrkit.checkpoints.deformable_detr import Form, official_frame, query_rules
 from detrkit.checkpoints.key_mapping import KeyMapping, same
-from detrkit.checkpoints.shared import (
-    OFFICIAL_COUNTERS,
-    Paper,
-    Present,
-    Rows,
-    Table,
-    Tensors,
-    count_modules,
-    stored_flag,
-    stored_number,
-)
+from detrkit.checkpoints.shared import OFFICIAL_COUNTERS, Paper, Present, Rows, Table, Tensors, count_modules
+from detrkit.checkpoints.stored import stored_flag, stored_number
 from detrkit.errors import CheckpointError
 from detrkit.models.h_detr import Config
 

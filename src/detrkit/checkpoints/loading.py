@@ -19,7 +19,8 @@ from detrkit.checkpoints.names import as_in_files, by_prefix
 from detrkit.checkpoints.own_format import accompanying_card, blank_model, is_own, restore
 from detrkit.checkpoints.reading import WeightFile, read_weights
 from detrkit.checkpoints.recognition import TABLES, recognise
-from detrkit.checkpoints.shared import agreement_of, fitting_backbones, stored_dilation
+from detrkit.checkpoints.shared import agreement_of, fitting_backbones
+from detrkit.checkpoints.stored import stored_dilation
 from detrkit.errors import CheckpointError, ConfigurationError
 from detrkit.models.catalog import CATALOG, as_categories, build_from_config, config_of, find_variant
 from detrkit.models.coco_categories import COCO_LAYOUTS

@@ -7,16 +7,8 @@ from typing import Any
 
 from detrkit.checkpoints.detr import DECODER_NORMS, OFFICIAL_FRAME, READINGS
 from detrkit.checkpoints.key_mapping import KeyMapping, Rule, same
-from detrkit.checkpoints.shared import (
-    OFFICIAL_COUNTERS,
-    Paper,
-    Size,
-    Table,
-    Tensors,
-    official_layers,
-    size,
-    stored_float,
-)
+from detrkit.checkpoints.shared import OFFICIAL_COUNTERS, Paper, Size, Table, Tensors, official_layers, size
+from detrkit.checkpoints.stored import stored_float
 from detrkit.errors import CheckpointError
 
 

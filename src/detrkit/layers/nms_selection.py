@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,7 @@ from detrkit.layers.precision import at_least_float32
 from detrkit.structures import Detections, LayerOutput, Output
 
 
-class SuppressedSelection:
+class SuppressedSelection(ABC):
     """The best pairs of query and class after non-maximum suppression; papers say how scores come from logits and which pairs compete.
 
     Args:
@@ -24,9 +25,9 @@ class SuppressedSelection:
     def __init__(self, named: Sequence[int], *, overlap: float, limit: int = 100) -> None:
         self.named, self.overlap, self.limit = tuple(named), overlap, limit
 
+    @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, Q, classes) in [0, 1] of logits (B, Q, K)."""
-        raise NotImplementedError
 
     def boxes_cxcywh(self, output: Output, labels: Tensor) -> Tensor:  # noqa: ARG002 - for papers with a box for each class
         """(B, Q, classes or 1, 4) the box of every query for each of the classes `labels`."""

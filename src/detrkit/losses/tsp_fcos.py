@@ -13,8 +13,7 @@ from detrkit.errors import ConfigurationError
 from detrkit.layers.fcos_head import FeaturesOfInterest
 from detrkit.layers.precision import at_least_float32
 from detrkit.layers.processes import averaged, process_count
-from detrkit.layers.targets import check_counts, labels_are_outputs, refuse_labels
-from detrkit.losses.finite import check_finite
+from detrkit.losses.finite import check_batch
 from detrkit.matching.cells import Cells, assign_cells, best_of_each, generalized_iou_of_distances
 from detrkit.matching.hungarian import Matches, matches_of_a_layer
 from detrkit.measures import CLASS_LOSS, MATCHED_CLASS_ACCURACY, OVERLAP_LOSS
@@ -80,10 +79,7 @@ class FeatureCriterion(nn.Module):
             NonFiniteError: a prediction or a target is NaN or infinite.
             ValueError: the number of targets is not the number of images, or a label is not one of the model's.
         """
-        check_counts(targets, images=output.logits.shape[1])
-        if not labels_are_outputs(targets, self.class_count):
-            refuse_labels(targets, self.class_count)
-        check_finite(output, targets)
+        check_batch(output, targets, class_count=self.class_count)
         features, labels = _features(output), torch.cat([target.labels for target in targets])
         logits, positives = at_least_float32(output.logits[-1]), _positives(output, targets)
         matched, centerness = positives.matched, positives.centerness

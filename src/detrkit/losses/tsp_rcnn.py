@@ -16,8 +16,7 @@ from detrkit.layers.precision import at_least_float32
 from detrkit.layers.processes import process_count
 from detrkit.layers.region_proposals import DELTA_WEIGHTS
 from detrkit.layers.regions_of_interest import REGION_WEIGHTS, RegionsOfInterest
-from detrkit.layers.targets import check_counts, labels_are_outputs, refuse_labels
-from detrkit.losses.finite import check_finite
+from detrkit.losses.finite import check_batch
 from detrkit.matching.cells import best_of_each
 from detrkit.matching.hungarian import Matches, matches_of_a_layer
 from detrkit.matching.regions import objects_of_anchors, objects_of_regions, sampled
@@ -93,10 +92,7 @@ class RegionCriterion(nn.Module):
             ValueError: the number of targets is not the number of images, or a label is not one of the model's.
         """
         regions = _regions(output)
-        check_counts(targets, images=output.logits.shape[1])
-        if not labels_are_outputs(targets, self.class_count):
-            refuse_labels(targets, self.class_count)
-        check_finite(output, targets)
+        check_batch(output, targets, class_count=self.class_count)
         logits = at_least_float32(output.logits[-1])
         boxes = _boxes(regions, targets)
         positives = _positives(logits, regions, boxes, torch.cat([target.labels for target in targets]))

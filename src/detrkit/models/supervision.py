@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -45,7 +46,7 @@ _SOURCES = (LearnedQueries, PointQueries, AnchorQueries, LearnedReferences, Prop
 
 
 @dataclass(frozen=True)
-class Supervision:
+class Supervision(ABC):
     """Base of what can be added; `Denoising`, `OneToMany` and `Groups` say how much.
 
     Raises:
@@ -68,21 +69,21 @@ class Supervision:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return ",".join([self.name, *(f"{name}={value}" for name, value in values.items() if value is not None)])
 
+    @abstractmethod
     def rows(self, queries: int) -> int:
         """The most queries that it adds to an image.
 
         Args:
             queries: Q of the model.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def module(self, model: EncoderDecoder) -> Supervised:
         """The part to add to a model.
 
         Raises:
             ConfigurationError: the model cannot take it.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def supervise(model: Detector, supervision: Supervision | str) -> None:
     model.supervision = supervision.module(cast(EncoderDecoder, model))
 
 
-class Supervised(nn.Module):
+class Supervised(nn.Module, ABC):
     """What a model has as `supervision`: adds training queries, and says how they are taught.
 
     Args:
@@ -227,6 +228,7 @@ class Supervised(nn.Module):
         super().__init__()
         self.sets, self.share = tuple(sets), share
 
+    @abstractmethod
     def forward(self, queries: Queries, memory: Memory, targets: Sequence[Target] | None, source: nn.Module) -> Queries:
         """The queries with training queries behind them.
 
@@ -236,7 +238,6 @@ class Supervised(nn.Module):
             targets: the objects of each image.
             source: the model's query source.
         """
-        raise NotImplementedError
 
     def criterion(self, criterion: SetCriterion) -> SetCriterion:
         """The model's criterion with the losses of the training queries, which have the same terms."""
