@@ -57,14 +57,27 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, Q, D).
         """
-        weights = torch.unflatten(self.weights(query), -1, (self.attention_heads, -1)).softmax(-1)
+        locations, weights = self.sampling(query, references, memory)
         attended = multi_scale_deformable_attention(
-            self.project(memory) if values is None else values,
-            memory.level_sizes,
-            self.locations(query, references, memory),
-            torch.unflatten(weights, -1, (self.levels, -1)),  # (B, Q, M, levels, points)
+            self.project(memory) if values is None else values, memory.level_sizes, locations, weights
         )
         return self.output(attended)  # type: ignore[no-any-return]
+
+    def sampling(
+        self,
+        query: Tensor,
+        references: Tensor,
+        memory: Memory,
+        values: Tensor | None = None,  # noqa: ARG002 - as `forward`
+    ) -> tuple[Tensor, Tensor]:
+        """Where every query looks and how much each point counts; arguments as in `forward`.
+
+        Returns:
+            Locations (B, Q, M, levels, points, 2) as fractions of each level's map, float32 or better, and weights (B, Q, M, levels, points), which
+            sum to 1 over a head's levels and points.
+        """
+        weights = torch.unflatten(self.weights(query), -1, (self.attention_heads, -1)).softmax(-1)
+        return self.locations(query, references, memory), torch.unflatten(weights, -1, (self.levels, -1))
 
     def project(self, memory: Memory) -> Tensor:
         """The values of all heads, (B, S, M, D / M), stored head by head, which is how sampling reads them fastest."""

@@ -174,12 +174,14 @@ class ModulatedDecoderLayer(nn.Module):
         dropout: probability, everywhere in the layer.
     """
 
+    attention_class: ClassVar[type[nn.Module]] = MultiHeadAttention  # to memory
+
     def __init__(self, gaussian: Guide, *, width: int, attention_heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.gaussian, self.gaussian_norm = gaussian, nn.LayerNorm(width)
         self.self_attention = MultiHeadAttention(width=width, attention_heads=attention_heads, dropout=dropout)
         self.self_norm = nn.LayerNorm(width)
-        self.cross_attention = MultiHeadAttention(width=width, attention_heads=attention_heads, dropout=dropout)
+        self.cross_attention = self.attention_class(width=width, attention_heads=attention_heads, dropout=dropout)
         self.cross_norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(width=width, hidden=hidden, dropout=dropout)

@@ -12,7 +12,7 @@ Deviations from the authors' code: each image of a batch weighs the levels for i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from detrkit.backbones import Backbone, build_backbone
 from detrkit.cards import Category, ModelCard, PublishedResult, Variant
 from detrkit.errors import OptionError
+from detrkit.layers.attention import MultiHeadAttention
 from detrkit.layers.dropout import Dropout
 from detrkit.layers.heads import DetectionHeads
 from detrkit.layers.initialization import PRIOR_LOGIT, xavier_matrices
@@ -204,20 +205,50 @@ class LevelGaussians(smca_detr.Guide):
         return smca_detr.per_head(layer, states, self.outputs).chunk(len(self.strides), dim=1)
 
 
-class LevelsDecoderLayer(ModulatedDecoderLayer):
-    """A layer that looks at each level for itself, and weighs what it saw."""
+class LevelsAttention(MultiHeadAttention):
+    """Attention to each level for itself; what it saw is weighed by how much each level counts."""
 
-    def look(self, states: Tensor, query: Tensor, memory: Memory, references: Tensor) -> Tensor:
-        """See `ModulatedDecoderLayer.look`. The output projection is linear and weights sum to 1, so that each level can be projected apart."""
-        seen = []
-        for index, bias in enumerate(self.gaussian(states, references, memory)):
+    def forward(self, query: Tensor, memory: Memory, biases: Sequence[Tensor], level_weights: Tensor) -> Tensor:  # type: ignore[override]
+        """Attention from every query to every level. The output projection is linear and weights sum to 1, so that each level can be projected apart.
+
+        Args:
+            query: (B, Q, D).
+            memory: the encoded image.
+            biases: for each level (B, M, Q, h · w), added to the scores.
+            level_weights: (B, Q, V), how much each level counts; they sum to 1.
+
+        Returns:
+            (B, Q, D).
+        """
+        seen = [super(LevelsAttention, self).forward(query, *each) for each in self._levels(memory, biases)]
+        return (torch.stack(seen, dim=-1) * level_weights[..., None, :]).sum(-1)
+
+    def weights(self, query: Tensor, memory: Memory, biases: Sequence[Tensor], level_weights: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, M, Q, S) attention weights over the tokens of all levels, which sum to 1; arguments as in `forward`."""
+        of_levels = [super(LevelsAttention, self).weights(query, *each) for each in self._levels(memory, biases)]
+        shares = level_weights[:, None].unbind(-1)  # (B, 1, Q) each
+        return torch.cat([each * share[..., None] for each, share in zip(of_levels, shares, strict=True)], dim=-1)
+
+    @staticmethod
+    def _levels(memory: Memory, biases: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Keys, values and mask of each level."""
+        for index, bias in enumerate(biases):
             level = memory.level(index)
             if level.padding is not None:
                 bias = bias.masked_fill(level.padding[:, None, None], -torch.inf)
-            seen.append(self.cross_attention(query, add_position(level.tokens, level.positions), level.tokens, bias))
+            yield add_position(level.tokens, level.positions), level.tokens, bias
+
+
+class LevelsDecoderLayer(ModulatedDecoderLayer):
+    """A layer that looks at each level for itself, and weighs what it saw."""
+
+    attention_class = LevelsAttention
+
+    def look(self, states: Tensor, query: Tensor, memory: Memory, references: Tensor) -> Tensor:
+        """See `ModulatedDecoderLayer.look`."""
         assert isinstance(self.gaussian, LevelGaussians)
         weights = self.gaussian.level_weights(states).to(query.dtype)  # (B, Q, V)
-        return (torch.stack(seen, dim=-1) * weights[..., None, :]).sum(-1)
+        return self.cross_attention(query, memory, self.gaussian(states, references, memory), weights)  # type: ignore[no-any-return]
 
 
 def build(config: Config, card: ModelCard) -> EncoderDecoder:

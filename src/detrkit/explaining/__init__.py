@@ -1,0 +1,1 @@
+"""Why a model finds what it finds: where its attention looked."""
