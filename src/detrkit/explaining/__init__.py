@@ -1,1 +1,18 @@
-"""Why a model finds what it finds: where its attention looked."""
+"""Why a model finds what it finds, and why not: where its attention looked, layer by layer.
+
+`explain` says where a model looked for what it found in a picture. Nothing else of detrkit imports this package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from detrkit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from detrkit.explaining.explaining import explain
+    from detrkit.explaining.records import Explanation
+
+__all__ = ["Explanation", "explain"]
+
+__getattr__, __dir__ = lazy_names(__name__, {"explaining": ("explain",), "records": ("Explanation",)})

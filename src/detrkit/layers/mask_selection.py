@@ -27,6 +27,9 @@ class BoxSelection(Protocol):
     def __call__(self, output: Output | LayerOutput, original_sizes: Tensor) -> list[Detections]:
         """The detections of each image."""
 
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """(..., classes) what would be reported for each class, from logits (..., K)."""
+
     def best_classes(self, output: Output) -> tuple[Tensor, Tensor]:
         """(B, Q) score and label of each query's best class; of papers with a no-object class, 0 where that is more probable."""
 

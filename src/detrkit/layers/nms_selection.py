@@ -75,6 +75,10 @@ class SuppressedSelection(ABC):
         kept, boxes = kept[there], boxes[there]
         return Detections(self.score(scores[kept]), labels[classes[kept]], boxes, queries[kept])
 
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """(..., classes) what would be reported for each class, from logits (..., K)."""
+        return self.score(self.probabilities(at_least_float32(logits)))
+
     def best_classes(self, output: Output | LayerOutput) -> tuple[Tensor, Tensor]:
         """Score and label of each query's best class, (B, Q) each."""
         logits = output.logits[-1] if isinstance(output, Output) else output.logits

@@ -34,11 +34,15 @@ class SoftmaxSelection:
             B records of Q detections each.
         """
         layer = output.layers[-1] if isinstance(output, Output) else output
-        scores, labels = _best_of(at_least_float32(layer.logits).softmax(-1)[..., :-1], self.named)  # (B, Q)
+        scores, labels = _best_of(self.class_scores(layer.logits), self.named)  # (B, Q)
         scores, order = scores.sort(dim=-1, descending=True, stable=True)
         labels = labels.gather(-1, order)
         boxes = _pixels(layer.boxes_cxcywh, original_sizes).gather(1, order[..., None].expand(-1, -1, 4))
         return [Detections(*parts) for parts in zip(scores, labels, boxes, order, strict=True)]
+
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """(..., K - 1) scores of all classes but no-object, from class scores (..., K)."""
+        return at_least_float32(logits).softmax(-1)[..., :-1]
 
     def best_classes(self, output: Output) -> tuple[Tensor, Tensor]:
         """Score and label of each query's best class, (B, Q) each; the score is 0 where no-object is more probable."""
@@ -70,7 +74,7 @@ class TopKSelection:
             B records of min(limit, Q · classes) detections each.
         """
         layer = output.layers[-1] if isinstance(output, Output) else output
-        probabilities = at_least_float32(layer.logits).sigmoid()  # (B, Q, K)
+        probabilities = self.class_scores(layer.logits)  # (B, Q, K)
         if self.named is not None:
             probabilities = probabilities[..., list(self.named)]
         classes = probabilities.shape[-1]
@@ -82,9 +86,13 @@ class TopKSelection:
         boxes = _pixels(layer.boxes_cxcywh, original_sizes).gather(1, queries[..., None].expand(-1, -1, 4))
         return [Detections(*parts) for parts in zip(scores, labels, boxes, queries, strict=True)]
 
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """(..., K) scores of all classes, from class scores (..., K) of which each stands for itself."""
+        return at_least_float32(logits).sigmoid()
+
     def best_classes(self, output: Output) -> tuple[Tensor, Tensor]:
         """Score and label of each query's best class, (B, Q) each."""
-        return _best_of(at_least_float32(output.logits[-1]).sigmoid(), self.named)
+        return _best_of(self.class_scores(output.logits[-1]), self.named)
 
 
 def _best_of(probabilities: Tensor, named: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:

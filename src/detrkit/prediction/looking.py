@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -73,11 +74,20 @@ def look(
         if segments_from is not None:
             segmentations = select.panoptic(output, *sizes, threshold=segments_from)
     detections = [each.to("cpu") for each in found]
+    check_finite(detections)
+    return Looked(detections, segmentations)
+
+
+def check_finite(detections: Sequence[Detections]) -> None:
+    """Refuses what damaged weights give.
+
+    Raises:
+        NonFiniteError: scores or boxes are NaN or infinite.
+    """
     if not all(each.scores.isfinite().all() and each.boxes_xyxy.isfinite().all() for each in detections):
         raise NonFiniteError(
             "The model produces scores or boxes that are NaN or infinite: its weights are damaged; load others."
         )
-    return Looked(detections, segmentations)
 
 
 def _from_score(detections: Detections, least_score: float) -> Detections:

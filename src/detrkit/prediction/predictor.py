@@ -248,7 +248,7 @@ class Predictor:
 
     def detect(self, group: Sequence[Prepared]) -> list[Found]:
         """What is found in prepared pictures, which must have one shape."""
-        batch = self._batch(group)
+        batch = self.batch(group)
         looked = look(
             self.model,
             self._select,
@@ -256,7 +256,7 @@ class Predictor:
             least_score=self.choice.lowest,
             segments_from=self.choice.threshold if knows_stuff(self.model.card) else None,
         )
-        named = [self._named(each) for each in looked.detections]
+        named = [self.named(each) for each in looked.detections]
         segmentations: Sequence[PanopticSegmentation | None] = [None] * len(named)
         if looked.segmentations is not None:
             segmentations = [self.choice.of_segments(each) for each in looked.segmentations]
@@ -300,7 +300,7 @@ class Predictor:
         results = []
         for picture in pictures:
             looked = look(
-                self.model, self._select, self._batch([self.prepare(picture)]), segments_from=least, masks=False
+                self.model, self._select, self.batch([self.prepare(picture)]), segments_from=least, masks=False
             )
             results += [self.choice.of_segments(each) for each in looked.segmentations or []]
         return results if several else results[0]
@@ -312,15 +312,19 @@ class Predictor:
 
     def _reported(self, group: Sequence[Prepared]) -> list[sv.Detections]:
         """The detections that are reported in pictures of one shape; only these get masks, which take time and memory."""
-        looked = look(self.model, self._select, self._batch(group), least_score=self.choice.lowest)
-        return [self.choice.of(self._named(each)) for each in looked.detections]
+        looked = look(self.model, self._select, self.batch(group), least_score=self.choice.lowest)
+        return [self.choice.of(self.named(each)) for each in looked.detections]
 
     def _run(self, group: Sequence[Prepared]) -> list[sv.Detections]:
         """All detections of pictures of one shape."""
-        return [self._named(each) for each in detect_batch(self.model, self._select, self._batch(group))]
+        return [self.named(each) for each in detect_batch(self.model, self._select, self.batch(group))]
 
-    def _batch(self, group: Sequence[Prepared]) -> ImageBatch:
-        """Pictures of one shape as the model gets them."""
+    def batch(self, group: Sequence[Prepared]) -> ImageBatch:
+        """Prepared pictures of one shape as the model gets them.
+
+        Raises:
+            ConfigurationError: the model was put in training mode.
+        """
         if self.model.training:
             raise ConfigurationError(
                 "The model was put in training mode after its predictor was created: call model.eval() first"
@@ -332,7 +336,8 @@ class Predictor:
         sizes = torch.tensor([(each.picture.height, each.picture.width) for each in group])
         return ImageBatch(pixels, padding, original_sizes=sizes)
 
-    def _named(self, detections: Detections) -> sv.Detections:
+    def named(self, detections: Detections) -> sv.Detections:
+        """A model's detections of one picture with ids and names of its categories."""
         categories = [self._categories[label] for label in detections.labels.tolist()]
         return PictureDetections(
             xyxy=detections.boxes_xyxy.float().numpy(),
