@@ -35,6 +35,11 @@ app.command(
     usage="Usage: detrkit predict [OPTIONS] CHECKPOINT IMAGES...",
 )
 app.command(
+    "detrkit.commands.explain:explain",
+    help="Show where a model looked for what it found, why it missed an object, or what each of its queries is for.",
+    usage="Usage: detrkit explain [OPTIONS] CHECKPOINT [IMAGES...]",
+)
+app.command(
     "detrkit.commands.convert:convert",
     help="Write a data set as COCO, YOLO or Pascal VOC.\n\nThe weights of a model: detrkit convert-weights.",
 )

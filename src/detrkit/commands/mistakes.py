@@ -20,7 +20,12 @@ from detrkit.commands.other_tools import counterpart
 from detrkit.errors import DetrkitError, OptionError, closest
 
 # Arguments of `detrkit.load` that commands have as options.
-_HINTS = {"predict": ("variant",), "evaluate": ("variant",), "convert-weights": ("variant", "classes")}
+_HINTS = {
+    "predict": ("variant",),
+    "explain": ("variant",),
+    "evaluate": ("variant",),
+    "convert-weights": ("variant", "classes"),
+}
 _KINDS = {int: "a whole number", float: "a number", bool: "yes or no"}
 
 

@@ -303,6 +303,8 @@ def _chosen(asked: Sequence[int] | None, count: int, option: str, what: str) -> 
     if not numbers and asked is not None:
         raise OptionError(f"{option} names none: leave it out for all of them", option)
     for number in numbers:
+        if count == 0:
+            raise OptionError(f"{option} names {number}, and this model has none of {what}: leave it out", option)
         if not 0 <= number < count:
             raise OptionError(f"{option} must be from 0 to {count - 1} ({what}), not {number}", option)
     return numbers

@@ -1,0 +1,185 @@
+"""`detrkit explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from detrkit.commands.values import OptionalPathText, PathText, VariantText
+from detrkit.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from detrkit.data import DetectionDataset
+    from detrkit.prediction import Predictor
+
+_OUTPUT = Path("explained")
+
+
+def explain(
+    checkpoint: Path,
+    *images: PathText,
+    detection: int | None = None,
+    query: int | None = None,
+    at: str | None = None,
+    layers: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
+    heads: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
+    why: str | None = None,
+    data: OptionalPathText = None,
+    split: Annotated[str | None, Parameter(show_default=lambda _: "val")] = None,
+    threshold: float | None = None,
+    output: Path = _OUTPUT,
+    variant: VariantText = None,
+    device: str = "auto",
+    stretch_16bit: bool = False,
+) -> None:
+    """Show where a model looked for what it found in images, why it missed an object, or what each of its queries is for.
+
+    With images, each detection that is explained becomes a PNG file: where its query looked in each decoder layer and head, and what each layer
+    said of it. With --data and --why, the objects of one image of a data set: which were found, and why not the others. With --data alone,
+    where in the images of a data set each query finds objects, of which sizes and classes. All numbers begin with 0.
+
+    Args:
+        checkpoint: a checkpoint of detrkit, of the papers' authors or of Hugging Face.
+        images: files, folders, patterns in quotes such as "photos/*.jpg", or text files with a path on each line (list.txt, @list).
+        detection: the detection that is explained, in the order of scores, 0 for the best; by default the best three that are reported.
+        query: explain this query, whether or not it found something.
+        at: a place in pixels of the image, such as 120,80: show what the encoder's tokens there looked at.
+        layers: layers that are shown, one or more; by default all.
+        heads: attention heads that are shown, one or more; by default all.
+        why: name of an image of the data set: say for each of its objects whether it was found, and if not, why.
+        data: folder or annotation file of a data set, or "digits".
+        split: split of the data set.
+        threshold: score from which a detection of any class is reported; by default the model's own.
+        output: folder for the results.
+        variant: name of the checkpoint's variant, if the file does not say.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value, as in training.
+    """
+    from detrkit.checkpoints.places import find_weights
+    from detrkit.commands.checkpoints import load, loading
+    from detrkit.data.places import find_data
+    from detrkit.files import expanded, prepare_folder
+    from detrkit.models.listing import check_name
+    from detrkit.prediction.inputs import find_images, without_results
+
+    of_picture = {"--detection": detection, "--query": query, "--at": at}
+    _check_options(images, of_picture, {"--layers": layers, "--heads": heads}, why=why, data=data, split=split)
+    place = None if at is None else _place(at)
+    if variant is not None:
+        check_name(variant)
+    find_weights(checkpoint)  # whatever can be wrong is said before PyTorch is loaded
+    output = prepare_folder(expanded(output))
+    paths: list[Path] = []
+    if data is not None:
+        find_data(data)
+    else:
+        found = find_images(images)
+        paths, _ = without_results(found, output, searched=any("**" in str(each) for each in images))
+    with loading(checkpoint):
+        from detrkit.prediction import Predictor
+        from detrkit.prediction.devices import choose_device
+
+        predictor = Predictor(
+            load(checkpoint, variant=variant),
+            threshold=threshold,
+            device=choose_device(device),
+            stretch_16bit=stretch_16bit,
+        )
+    if data is None:
+        asked = {"detection": detection, "query": query, "at": place, "layers": layers, "heads": heads}
+        _explain_images(predictor, paths, output, asked)
+        return
+    from detrkit.data import open_dataset
+
+    dataset = open_dataset(data, split or "val", stretch_16bit=stretch_16bit)
+    if why is not None:
+        _explain_misses(predictor, dataset, why, output, layers=layers, heads=heads)
+    else:
+        _explain_queries(predictor, dataset, output)
+
+
+def _check_options(
+    images: Sequence[PathText],
+    of_picture: dict[str, Any],
+    shown: dict[str, Any],
+    *,
+    why: str | None,
+    data: PathText | None,
+    split: str | None,
+) -> None:
+    """Refuses what does not go together, before anything is read."""
+    of_picture, shown = (
+        {name: value for name, value in each.items() if value is not None} for each in (of_picture, shown)
+    )
+    if data is None and (why is not None or split is not None):
+        raise ConfigurationError(
+            f"{'--why' if why is not None else '--split'} is about a data set: add --data with its path"
+        )
+    if data is None and not images:
+        raise ConfigurationError("there is nothing to explain: name images, or a data set with --data")
+    if data is not None and images:
+        raise ConfigurationError(
+            "images and --data exclude each other: name images to see where the model looked, or a data set, with --why IMAGE for one of its images"
+        )
+    if data is not None and of_picture:
+        raise ConfigurationError(
+            f"{' and '.join(of_picture)} are for images that are named: leave --data out and name one"
+        )
+    if len(of_picture) > 1:
+        raise ConfigurationError(f"{' and '.join(of_picture)} exclude each other: give one of them")
+    if data is not None and why is None and shown:
+        raise ConfigurationError(
+            f"{' and '.join(shown)} choose from what a model does with an image: name one, or one of the data set with --why"
+        )
+
+
+def _place(text: str) -> tuple[float, float]:
+    """The numbers in a text such as "120,80"."""
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise ConfigurationError(f"--at must be x and y in pixels, such as 120,80, not '{text}'") from None
+    return x, y
+
+
+def _explain_images(predictor: Predictor, paths: Sequence[Path], output: Path, asked: dict[str, Any]) -> None:
+    """Explains each image, and prints what is in the files."""
+    from detrkit.explaining import explain as explained
+    from detrkit.explaining.writing import write_all, write_explanation
+    from detrkit.prediction.results import output_names
+    from detrkit.terminal import terminal
+
+    console, pictures = terminal(), []
+    for path, name in zip(paths, output_names(paths), strict=True):
+        explanation = explained(predictor, path, **asked)
+        numbers, drawn = write_explanation(explanation, output, Path(name).stem)
+        pictures.append({"file": path.as_posix(), **numbers})
+        for query, figure in zip(explanation.queries, drawn, strict=False):
+            label = explanation.categories[query.label].name
+            console.print(f"{path}: {label} {query.score:.2f} by query {query.query}: {figure}")
+        if explanation.place is not None:
+            console.print(
+                f"{path}: what the encoder's tokens at {asked['at'][0]:g},{asked['at'][1]:g} looked at: {drawn[-1]}"
+            )
+    console.print(f"Numbers: {write_all(output, pictures)}")
+
+
+def _explain_misses(
+    predictor: Predictor,
+    dataset: DetectionDataset,
+    why: str,
+    output: Path,
+    *,
+    layers: Sequence[int] | None,
+    heads: Sequence[int] | None,
+) -> None:
+    """Says of each object of an image whether it was found, and why not."""
+    raise NotImplementedError
+
+
+def _explain_queries(predictor: Predictor, dataset: DetectionDataset, output: Path) -> None:
+    """Says where each query finds objects."""
+    raise NotImplementedError
