@@ -177,7 +177,21 @@ def _explain_misses(
     heads: Sequence[int] | None,
 ) -> None:
     """Says of each object of an image whether it was found, and why not."""
-    raise NotImplementedError
+    from detrkit.data.wording import counted
+    from detrkit.explaining import why_missed
+    from detrkit.explaining.missed_drawing import write_answers
+    from detrkit.explaining.writing import write_all
+    from detrkit.terminal import terminal
+
+    console = terminal()
+    answers = why_missed(predictor, dataset, why, layers=layers, heads=heads)
+    numbers, drawn = write_answers(answers, output, Path(answers.image).stem)
+    for number, each in enumerate(answers.objects):
+        console.print(f"{number}  {each.sentence}")
+    console.print(f"All objects: {drawn[0]}")
+    if len(drawn) > 1:
+        console.print(f"{counted(len(drawn) - 1, 'missed object')}, each in a picture of its own: {drawn[1]} …")
+    console.print(f"Numbers: {write_all(output, [numbers])}")
 
 
 def _explain_queries(predictor: Predictor, dataset: DetectionDataset, output: Path) -> None:

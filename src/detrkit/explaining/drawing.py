@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,18 +35,36 @@ _LARGEST_POINT = 40  # square points of the area of the heaviest point
 _TEXT = 8.0
 
 
-def query_figure(explanation: Explanation, query: ExplainedQuery) -> Figure:
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """An annotated object that a query is compared with.
+
+    Attributes:
+        box_xyxy: (4,) in pixels.
+        ious: (L,) of the query's boxes with it.
+        sentence: what became of it.
+    """
+
+    box_xyxy: Floats
+    ious: Floats
+    sentence: str
+
+
+def query_figure(explanation: Explanation, query: ExplainedQuery, wanted: Wanted | None = None) -> Figure:
     """How a query came to its box, and below it where each layer (row) and head (column) looked. Notebooks show the figure.
 
     Args:
         explanation: has the picture and the classes.
         query: one of its queries.
+        wanted: an object that it is compared with; None for none.
     """
     columns = _columns(query.looks)
     figure, rows = _grid(explanation, max(1, len(columns)), len(query.looks))
     top = rows[0].subgridspec(1, 2, width_ratios=(1, 1.2))
-    _draw_way(figure.add_subplot(top[0]), explanation, query)
-    _draw_scores(figure.add_subplot(top[1]), explanation, query)
+    _draw_way(way := figure.add_subplot(top[0]), explanation, query)
+    _draw_scores(scores := figure.add_subplot(top[1]), explanation, query)
+    if wanted is not None:
+        _draw_wanted(figure, way, scores, wanted)
     for row, look in zip(rows[1:], query.looks, strict=True):
         prediction = query.predictions[look.layer] if query.looked_in == "decoder" else query.predictions[-1]
         name = plain(explanation.categories[prediction.label].name)
@@ -271,6 +290,17 @@ def _draw_way(axes: Axes, explanation: Explanation, query: ExplainedQuery) -> No
         frameon=False,
         labelcolor=INK,
     )
+
+
+def _draw_wanted(figure: Figure, way: Axes, scores: Axes, wanted: Wanted) -> None:
+    """The object's box, and the overlap with it from layer to layer."""
+    draw_box(way, wanted.box_xyxy, SALIENT, linewidth=2, linestyle="-.")
+    way.set_title("dash-dotted in green: the annotated object", fontsize=_TEXT, color=INK)
+    figure.suptitle(plain(wanted.sentence, 160), fontsize=_TEXT + 2, color=INK)
+    if len(wanted.ious) > 1:
+        scores.plot(wanted.ious, color=INK, linestyle="--", label="IoU with the object")
+        scores.set_ylabel("score, IoU", fontsize=_TEXT + 2, color=INK)
+        legend(scores, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _draw_start(axes: Axes, start: Start) -> None:
