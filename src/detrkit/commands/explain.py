@@ -195,5 +195,14 @@ def _explain_misses(
 
 
 def _explain_queries(predictor: Predictor, dataset: DetectionDataset, output: Path) -> None:
-    """Says where each query finds objects."""
-    raise NotImplementedError
+    """Says where each query finds objects, of which sizes and classes."""
+    from detrkit.explaining import query_uses
+    from detrkit.explaining.slots_drawing import write_uses
+    from detrkit.terminal import terminal
+
+    uses = query_uses(predictor, dataset, progress=True)
+    drawn, numbers = write_uses(uses, output)
+    console = terminal()
+    console.print(f"{uses.sentence()}.")
+    console.print(f"Drawn: {drawn}")
+    console.print(f"Numbers: {numbers}")

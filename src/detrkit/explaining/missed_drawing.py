@@ -53,7 +53,14 @@ def answers_figure(answers: Answers) -> Figure:
         left, top = each.box_xyxy[:2].tolist()
         label: dict[str, Any] = {"facecolor": COLORS[reason], "edgecolor": "none", "pad": 1}
         photo.text(
-            max(0, left), max(0, top), f"{number}", fontsize=_TEXT, color="black", bbox=label, va="bottom", clip_on=True
+            max(0, left),
+            max(0, top),
+            f"{number}",
+            fontsize=_TEXT,
+            color="black",
+            bbox=label,
+            va="bottom" if top > 0.03 * height else "top",
+            clip_on=True,
         )
         place = 1 - (number + 1) / (len(answers.objects) + 1)
         words.text(0, place, f"{number}  {plain(each.sentence, _LONGEST)}", fontsize=_TEXT, color=INK, va="center")

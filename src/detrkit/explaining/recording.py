@@ -138,7 +138,7 @@ def record(predictor: Predictor, prepared: Prepared, *, at: tuple[float, float] 
         gaussians=tuple(each[0] for each in gaussians),
         aligned=tuple(each[0] for each in aligned),
         detections=detections,
-        reported=_reported(predictor, detections),
+        reported=reported(predictor, detections),
     )
 
 
@@ -167,8 +167,13 @@ def _joined(pieces: Sequence[Look], at: tuple[float, float] | None) -> Look:
     return SampledLook(locations[:, rows], weights[:, rows], first.memory)
 
 
-def _reported(predictor: Predictor, detections: Detections) -> tuple[int, ...]:
-    """Which detections the predictor reports."""
+def reported(predictor: Predictor, detections: Detections) -> tuple[int, ...]:
+    """The numbers of the detections of a picture that a predictor reports, best first.
+
+    Args:
+        predictor: its choice counts.
+        detections: all that its model selects.
+    """
     named = predictor.named(detections)
     named.data["number"] = np.arange(len(named))
     return tuple(predictor.choice.of(named).data["number"].tolist())
