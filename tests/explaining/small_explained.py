@@ -19,7 +19,8 @@ COMPACT = [name for name in CATALOG if "compact" in name]
 def small_model(variant: str, **changes: Any) -> Detector:
     torch.manual_seed(0)
     size = detrkit.Preprocessing(128, 208)
-    model = detrkit.build(variant, classes=["a", "b"], preprocessing=size, **{"encoder_layers": 1, **changes}).eval()
+    settings = {"classes": ["a", "b"], "encoder_layers": 1, **changes}
+    model = detrkit.build(variant, preprocessing=size, **settings).eval()
     for parameter in model.parameters():  # zeros at the start would hide mistakes
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)

@@ -17,7 +17,7 @@ from torch import nn
 from detrkit.boxes import iou_and_union_xyxy
 from detrkit.cards import Category
 from detrkit.data.dataset import DetectionDataset
-from detrkit.errors import ConfigurationError, DataError
+from detrkit.errors import DataError
 from detrkit.evaluation.classes import match_categories
 from detrkit.explaining.explaining import explained_query
 from detrkit.explaining.geometry import as_floats, corners_in_pixels
@@ -167,7 +167,7 @@ def judged(
 
     A detection finds the object of its class that it overlaps most, from an IoU of 0.5 on, unless a better detection has found it: COCO's
     matching. For an object that nothing found, the nearest query is looked at: the one with the highest score for its class among those
-    whose box has it, or else among those whose box is near it.
+    whose box has it, or else among those whose box is near it, and rather one that found no other object.
 
     Args:
         boxes_xyxy: (Q, 4) the last boxes of all queries.
@@ -179,6 +179,7 @@ def judged(
     """
     finders = _matched(reports, objects_xyxy, labels)
     ious = _ious(boxes_xyxy, objects_xyxy)  # (Q, N)
+    busy = np.isin(np.arange(len(scores)), reports.queries[list(finders)])
     verdicts = []
     for row, label in enumerate(labels.tolist()):
         if label < 0:
@@ -187,7 +188,7 @@ def judged(
             finder = next(number for number, found in finders.items() if found == row)
             verdicts.append(Verdict("found", int(reports.queries[finder]), label=label))
         else:
-            query = _nearest(ious[:, row], scores[:, label])
+            query = _nearest(ious[:, row], scores[:, label], busy)
             verdicts.append(_missed(query, row, label, ious, scores, reports, finders, objects_xyxy, limits))
     return verdicts
 
@@ -204,11 +205,18 @@ def _matched(reports: Reports, objects_xyxy: Floats, labels: Numbers) -> dict[in
     return finders
 
 
-def _nearest(ious: Floats, scores: Floats) -> int:
-    """The query with the highest score among those that have the object, or else are near it; or the one with the best box."""
+def _nearest(ious: Floats, scores: Floats, busy: NDArray[np.bool_]) -> int:
+    """The query with the highest score among those that have the object, or else are near it; or the one with the best box.
+
+    Args:
+        ious: (Q,) of all queries with the object.
+        scores: (Q,) for its class.
+        busy: (Q,) whether each found another object; it is taken only if no other query is as near.
+    """
     for least in (LEAST_IOU, NEAR_IOU):
-        if (ious >= least).any():
-            return int(np.where(ious >= least, scores, -1.0).argmax())
+        for near in ((ious >= least) & ~busy, ious >= least):
+            if near.any():
+                return int(np.where(near, scores, -1.0).argmax())
     return int(ious.argmax())
 
 
@@ -224,6 +232,8 @@ def _missed(
     limits: Floats,
 ) -> Verdict:
     """Why the nearest query did not find an object; arguments as for `judged`."""
+    if ious[query, row] < NEAR_IOU:
+        return Verdict("background", query)
     own = np.flatnonzero(reports.queries == query).tolist()
     right = [number for number in own if reports.labels[number] == label]
     if own:
@@ -237,8 +247,6 @@ def _missed(
         if taken:
             return Verdict("duplicate", query, max(taken, key=lambda other: others[other]), answered)
         return Verdict("poor box" if right else "wrong class", query, label=answered)
-    if ious[query, row] < NEAR_IOU:
-        return Verdict("background", query)
     if scores[query, label] >= limits[label]:
         return Verdict("suppressed", query, label=label)
     return Verdict("low score" if ious[query, row] >= LEAST_IOU else "background", query)
@@ -299,7 +307,7 @@ def _position(dataset: DetectionDataset, image: int | str) -> int:
     """Where an image lies in a data set."""
     if isinstance(image, int):
         if not 0 <= image < len(dataset):
-            raise ConfigurationError(f"{dataset.name} has the images 0 to {len(dataset) - 1}, and not {image}")
+            raise DataError(f"{dataset.name} has the images 0 to {len(dataset) - 1}, and not {image}.")
         return image
     names = [dataset.image_name(index) for index in range(len(dataset))]
     for found in (names, [Path(name).name for name in names], [Path(name).stem for name in names]):
