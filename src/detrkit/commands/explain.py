@@ -126,7 +126,7 @@ def _check_options(
         )
     if data is not None and of_picture:
         raise ConfigurationError(
-            f"{' and '.join(of_picture)} are for images that are named: leave --data out and name one"
+            f"{' and '.join(of_picture)} need an image that is named: leave --data out and name one"
         )
     if len(of_picture) > 1:
         raise ConfigurationError(f"{' and '.join(of_picture)} exclude each other: give one of them")

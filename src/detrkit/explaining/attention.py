@@ -62,7 +62,7 @@ def layers_of(model: Detector, place: tuple[str, str]) -> list[nn.Module]:
     part, attention = place
     layers = getattr(getattr(model, part, None), "layers", ())
     found = [getattr(layer, attention, None) for layer in layers]
-    return [each for each in found if hasattr(each, "sampling") or hasattr(each, "weights")]
+    return [each for each in found if each is not None and (hasattr(each, "sampling") or hasattr(each, "weights"))]
 
 
 @contextmanager

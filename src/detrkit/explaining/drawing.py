@@ -176,7 +176,8 @@ def draw_points(axes: Axes, points: Points, head: int | None) -> None:
     for level in np.unique(levels):
         of_level, counts = xy[:, levels == level].reshape(-1, 2), weights[:, levels == level].ravel()
         axes.scatter(
-            *of_level.T,
+            of_level[:, 0],
+            of_level[:, 1],
             s=_LARGEST_POINT * counts / heaviest,
             color=line_color(level),
             marker=MARKERS[level % len(MARKERS)],
@@ -224,7 +225,7 @@ def _draw_look(
             draw_points(axes, maps, head)
         if look.salient is not None:
             xy = look.salient.xy if head is None else look.salient.xy[[head]]
-            axes.scatter(*xy.T, s=14, color=SALIENT, marker="x", linewidths=1)
+            axes.scatter(xy[:, 0], xy[:, 1], s=14, color=SALIENT, marker="x", linewidths=1)
         _mark(axes, look, of)
         title = {"all": "all heads", "Gaussians": "Gaussians"}.get(str(what), f"head {look.heads[head or 0]}")
         axes.set_title(title, fontsize=_TEXT - 1, color=INK, pad=2)
@@ -268,8 +269,8 @@ def _draw_way(axes: Axes, explanation: Explanation, query: ExplainedQuery) -> No
     if query.start is not None:
         _draw_start(axes, query.start)
     label = plain(explanation.categories[query.label].name)
-    number = f"query {query.query}" if query.detection is None else f"detection {query.detection} (query {query.query})"
-    axes.set_title(f"{number}: {label} {query.score:.2f}", fontsize=_TEXT + 2, color=INK)
+    name = f"query {query.query}" if query.detection is None else f"detection {query.detection} (query {query.query})"
+    axes.set_title(f"{name}: {label} {query.score:.2f}", fontsize=_TEXT + 2, color=INK)
     handles = [
         Rectangle((0, 0), 1, 1, fill=False, edgecolor=BOX, label=f"box of {'each layer' if count > 1 else 'the model'}")
     ]

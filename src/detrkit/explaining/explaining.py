@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, OptionError
@@ -160,8 +161,8 @@ def _looks_of_query(
     if not looks and seen.aligned:
         looks = [None] * len(seen.aligned)
     head_count = _head_count(looks[0]) if looks and looks[0] is not None else _salient_heads(seen)
-    chosen_layers = _chosen(layers, len(looks), "layers", f"the {seen.looked_in}'s layers")
-    chosen_heads = _chosen(heads, head_count, "heads", "its attention's heads")
+    chosen_layers = _chosen(layers, len(looks), "layers", f"the {seen.looked_in}")
+    chosen_heads = _chosen(heads, head_count, "heads", "its attention")
     return tuple(
         LayerLook(
             layer,
@@ -206,13 +207,7 @@ def _gaussians(seen: Recording, layer: int, query: int, heads: tuple[int, ...]) 
     memory: Memory = seen.stages.memory
     chosen = [each[0, list(heads), query] for each in levels]  # (M, h · w) each
     weights = [each.sub(each.amax(-1, keepdim=True)).exp() for each in chosen]
-    return cropped_maps(_side_by_side(weights), memory, tuple(range(len(levels))))
-
-
-def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    import torch
-
-    return torch.cat(list(parts), dim=-1)
+    return cropped_maps(torch.cat(weights, dim=-1), memory, tuple(range(len(levels))))
 
 
 def _salient(seen: Recording, layer: int, query: int, heads: tuple[int, ...]) -> SalientPoints | None:
@@ -242,7 +237,7 @@ def _region(seen: Recording, query: int) -> Any:
         return None
     regions = seen.output.regions
     corners = regions.boxes_xyxy[0, query] / regions.image_sizes[0].repeat(2)
-    return in_pixels(corners.unflatten(-1, (2, 2)), seen.size).reshape(4)
+    return in_pixels(corners.reshape(2, 2), seen.size).reshape(4)
 
 
 def explained_place(
@@ -261,8 +256,8 @@ def explained_place(
         heads: as for `explain`.
     """
     first = seen.encoder[0]
-    chosen_layers = _chosen(layers, len(seen.encoder), "layers", "the encoder's layers")
-    chosen_heads = _chosen(heads, _head_count(first), "heads", "its attention's heads")
+    chosen_layers = _chosen(layers, len(seen.encoder), "layers", "the encoder")
+    chosen_heads = _chosen(heads, _head_count(first), "heads", "its attention")
     if first.memory is not None:
         fractions = (at[0] / seen.size[0], at[1] / seen.size[1])
         places, tokens = Places.of_memory(first.memory), tokens_at(first.memory, fractions)
@@ -304,9 +299,9 @@ def _chosen(asked: Sequence[int] | None, count: int, option: str, what: str) -> 
         raise OptionError(f"{option} names none: leave it out for all of them", option)
     for number in numbers:
         if count == 0:
-            raise OptionError(f"{option} names {number}, and this model has none of {what}: leave it out", option)
+            raise OptionError(f"{option} names {number}, and {what} has none: leave it out", option)
         if not 0 <= number < count:
-            raise OptionError(f"{option} must be from 0 to {count - 1} ({what}), not {number}", option)
+            raise OptionError(f"{option} must be from 0 to {count - 1}, those of {what}, not {number}", option)
     return numbers
 
 

@@ -78,9 +78,9 @@ def cropped_maps(weights: Tensor, memory: Memory, levels: tuple[int, ...]) -> Ma
     counts = [height * width for height, width in memory.level_sizes]
     maps = []
     for part, size, (width, height) in zip(
-        weights.split(counts, dim=-1), memory.level_sizes, memory.valid_sizes[0].tolist(), strict=True
+        torch.split(weights, counts, dim=-1), memory.level_sizes, memory.valid_sizes[0].tolist(), strict=True
     ):
-        maps.append(as_floats(part.unflatten(-1, size)[:, : int(height), : int(width)]))
+        maps.append(as_floats(torch.unflatten(part, -1, size)[:, : int(height), : int(width)]))
     return Maps(levels, tuple(maps))
 
 

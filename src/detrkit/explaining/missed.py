@@ -150,7 +150,8 @@ def why_missed(
         query, place = verdict.query, int(wanted[row])
         if query is None:
             sentence = f"{name}: the model does not know this class"
-            answers.append(ObjectAnswer(name, boxes_xyxy[row], verdict, sentence, *[np.zeros(0, np.float32)] * 2, None))
+            none = np.zeros(0, dtype=np.float32)
+            answers.append(ObjectAnswer(name, boxes_xyxy[row], verdict, sentence, none, none, None))
             continue
         own_scores, ious = scores[:, query, place], _ious(of_layers[:, query], boxes_xyxy[[row]])[:, 0]
         sentence = _sentence(name, verdict, float(own_scores[-1]), float(ious[-1]), limits[place], seen.categories)

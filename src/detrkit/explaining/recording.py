@@ -176,7 +176,7 @@ def reported(predictor: Predictor, detections: Detections) -> tuple[int, ...]:
     """
     named = predictor.named(detections)
     named.data["number"] = np.arange(len(named))
-    return tuple(predictor.choice.of(named).data["number"].tolist())
+    return tuple(int(number) for number in predictor.choice.of(named).data["number"])
 
 
 def place_in_pixels(places: Places, row: int, size: tuple[int, int]) -> tuple[Any, int | None]:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from detrkit.evaluation.report.colors import INK, LINE_COLORS
@@ -41,8 +42,8 @@ def uses_figure(uses: QueryUses) -> Figure:
     figure = chart(wide * rows / columns + 2.4, width=wide)
     squares, bars = figure.subplots(2, 1, height_ratios=(wide * rows / columns, 1.6))
     _draw_squares(squares, uses, columns)
-    squares.set_title(plain(uses.sentence(), 160), fontsize=_TEXT + 1, color=INK)
-    bars.bar(range(queries), np.sort(uses.counts)[::-1], color=LINE_COLORS[0], width=1.0)
+    figure.suptitle(plain(uses.sentence(), 160), fontsize=_TEXT, color=INK)
+    bars.bar(range(queries), np.sort(uses.counts)[::-1], color=LINE_COLORS[0], width=0.9)
     finish(bars, "ranks of proposals, most used first" if uses.ranks else "queries, most used first", "images")
     return on_white(figure)
 
@@ -88,16 +89,28 @@ def _draw_squares(axes: Axes, uses: QueryUses, columns: int) -> None:
     for kind, (name, color, marker) in enumerate(KINDS):
         for strong in (False, True):
             shown = places[(kinds == kind) & (found == strong)]
-            options: dict[str, Any] = {"alpha": 0.9 if strong else 0.18, "label": name if strong else None}
-            axes.scatter(*shown.T, s=14 if strong else 6, color=color, marker=marker, linewidths=0.8, **options)
+            look: dict[str, Any] = {"alpha": 0.9, "s": 14, "label": name} if strong else {"alpha": 0.18, "s": 6}
+            axes.scatter(shown[:, 0], shown[:, 1], color=color, marker=marker, linewidths=0.8, **look)
     _write_names(axes, uses, corners)
     axes.set_xlim(-_GAP, columns * step)
     axes.set_ylim(float(corners[:, 1].max()) + 1 + _GAP, -2 * _GAP)
     axes.set_aspect("equal")
     axes.set_axis_off()
-    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3, frameon=False, fontsize=_TEXT, labelcolor=INK, title="where the boxes' centres lie; strong: a detection was reported", title_fontsize=_TEXT)  # fmt: skip
-    for handle in legend.legend_handles:
-        handle.set_sizes([30])
+    handles = [
+        Line2D([], [], linestyle="none", marker=marker, color=color, label=name) for name, color, marker in KINDS
+    ]
+    title = "where the boxes' centres lie; strong: a detection was reported"
+    axes.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.01),
+        ncols=3,
+        frameon=False,
+        fontsize=_TEXT,
+        labelcolor=INK,
+        title=title,
+        title_fontsize=_TEXT,
+    )
 
 
 def _write_names(axes: Axes, uses: QueryUses, corners: NDArray[np.float64]) -> None:
