@@ -149,7 +149,7 @@ def look_of(module: nn.Module, arguments: Sequence[Any], keywords: Mapping[str, 
     """
     if hasattr(module, "sampling"):
         assert memory is not None
-        locations, weights = module.sampling(*arguments, **keywords)
+        locations, weights = module.sampling(*arguments, **keywords)  # type: ignore[operator]
         return SampledLook(locations, weights, memory)
     return DenseLook(module.weights(*arguments, **keywords), memory)  # type: ignore[operator]
 

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from detrkit.data.wording import counted
 from detrkit.evaluation.report.colors import INK, LINE_COLORS, MARKERS, line_color
 from detrkit.evaluation.report.drawing import chart, finish, legend, on_white, plain
 from detrkit.explaining.records import (
@@ -70,7 +70,7 @@ def query_figure(explanation: Explanation, query: ExplainedQuery, wanted: Wanted
         name = plain(explanation.categories[prediction.label].name)
         said = f"\n{name} {prediction.scores[prediction.label]:.2f}" if query.looked_in == "decoder" else ""
         _draw_look(figure, row, explanation, look, columns, f"{query.looked_in}\nlayer {look.layer}{said}", query)
-    _level_legend(figure, query.looks)
+    _explain_colors(figure, query.looks)
     return on_white(figure)
 
 
@@ -87,7 +87,7 @@ def place_figure(explanation: Explanation) -> Figure:
     columns = _columns([look for _, look in looks])
     figure, rows = _grid(explanation, max(1, len(columns)), len(looks))
     axes = figure.add_subplot(rows[0])
-    show_picture(axes, explanation.picture)
+    show_picture(axes, explanation.picture, pale=False)
     for token in place.tokens:
         _mark_token(axes, token)
     axes.plot(*place.xy, marker="+", color=INK, markersize=14, linestyle="none", label="place")
@@ -96,7 +96,7 @@ def place_figure(explanation: Explanation) -> Figure:
     for row, (token, look) in zip(rows[1:], looks, strict=True):
         level = "" if token.level is None else f"\nlevel {token.level}"
         _draw_look(figure, row, explanation, look, columns, f"encoder\nlayer {look.layer}{level}", token)
-    _level_legend(figure, [look for _, look in looks])
+    _explain_colors(figure, [look for _, look in looks])
     return on_white(figure)
 
 
@@ -271,19 +271,8 @@ def _draw_way(axes: Axes, explanation: Explanation, query: ExplainedQuery) -> No
     label = plain(explanation.categories[query.label].name)
     name = f"query {query.query}" if query.detection is None else f"detection {query.detection} (query {query.query})"
     axes.set_title(f"{name}: {label} {query.score:.2f}", fontsize=_TEXT + 2, color=INK)
-    handles = [
-        Rectangle((0, 0), 1, 1, fill=False, edgecolor=BOX, label=f"box of {'each layer' if count > 1 else 'the model'}")
-    ]
-    if any(each.reference is not None for each in query.predictions):
-        handles.append(
-            Rectangle((0, 0), 1, 1, fill=False, edgecolor=REFERENCE, linestyle="--", label="reference of a layer")
-        )
-    if query.start is not None:
-        handles.append(
-            Rectangle((0, 0), 1, 1, fill=False, edgecolor=START, linestyle=":", label=_start_words(query.start))
-        )
     axes.legend(
-        handles=handles,
+        handles=_way_handles(query),
         loc="upper center",
         bbox_to_anchor=(0.5, -0.01),
         ncols=3,
@@ -291,6 +280,26 @@ def _draw_way(axes: Axes, explanation: Explanation, query: ExplainedQuery) -> No
         frameon=False,
         labelcolor=INK,
     )
+
+
+def _way_handles(query: ExplainedQuery) -> list[Any]:
+    """What the legend of the photo names."""
+
+    def line(color: str, style: str, label: str) -> Rectangle:
+        return Rectangle((0, 0), 1, 1, fill=False, edgecolor=color, linestyle=style, label=label)
+
+    def mark(color: str, marker: str, label: str) -> Line2D:
+        return Line2D([], [], linestyle="none", color=color, marker=marker, markersize=5, label=label)
+
+    handles: list[Any] = [line(BOX, "-", "box of each layer" if len(query.predictions) > 1 else "box")]
+    reference, start = query.predictions[0].reference, query.start
+    if reference is not None:
+        name = "reference of each layer"
+        handles.append(line(REFERENCE, "--", name) if len(reference) == 4 else mark(REFERENCE, "D", name))
+    if start is not None:
+        name = "proposed region" if start.level is None else f"from a token of level {start.level}"
+        handles.append(mark(START, "*", name) if start.box_xyxy is None else line(START, ":", name))
+    return handles
 
 
 def _draw_wanted(figure: Figure, way: Axes, scores: Axes, wanted: Wanted) -> None:
@@ -308,10 +317,6 @@ def _draw_start(axes: Axes, start: Start) -> None:
     axes.plot(*start.xy, marker="*", markersize=8, color=START, linestyle="none")
     if start.box_xyxy is not None:
         draw_box(axes, start.box_xyxy, START, linestyle=":", linewidth=1.4)
-
-
-def _start_words(start: Start) -> str:
-    return "proposed region" if start.level is None else f"token of level {start.level}"
 
 
 def _draw_scores(axes: Axes, explanation: Explanation, query: ExplainedQuery) -> None:
@@ -347,37 +352,27 @@ def _mark_token(axes: Axes, token: ExplainedToken) -> None:
     )
 
 
-def _level_legend(figure: Figure, looks: Sequence[LayerLook]) -> None:
-    """What the colours of points mean, where they have several levels."""
-    levels = sorted(
-        {
-            int(level)
-            for look in looks
-            if isinstance(look.seen, Points) and look.seen.levels is not None
-            for level in look.seen.levels
-        }
-    )
+def _explain_colors(figure: Figure, looks: Sequence[LayerLook]) -> None:
+    """What colours and sizes in the small pictures mean."""
+    points = [look.seen for look in looks if isinstance(look.seen, Points)]
+    levels = sorted({int(level) for each in points if each.levels is not None for level in each.levels})
+    words = "in each small picture, full colour is its largest weight"
+    if points:
+        words = "in each small picture, larger points have more weight"
     if len(levels) > 1:
         handles = [
-            Axes.plot(
-                figure.axes[0],
+            Line2D(
                 [],
                 [],
                 linestyle="none",
                 marker=MARKERS[level % len(MARKERS)],
                 color=line_color(level),
                 label=f"level {level}",
-            )[0]
+            )
             for level in levels
         ]
-        title = f"larger points count more; {counted(len(levels), 'level')}, 0 is the finest:"
-        figure.legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=len(levels),
-            fontsize=_TEXT,
-            frameon=False,
-            title=title,
-            title_fontsize=_TEXT,
-            labelcolor=INK,
-        )
+        title = f"{words}; level 0 is the finest"
+        options = {"fontsize": _TEXT, "title_fontsize": _TEXT, "labelcolor": INK, "frameon": False}
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(levels), title=title, **options)
+    elif looks:
+        figure.supxlabel(words, fontsize=_TEXT, color=INK)
