@@ -15,7 +15,7 @@ from PIL import Image
 import detrkit
 from detrkit.data import read_digits
 from detrkit.explaining import explain, why_missed
-from detrkit.explaining.drawing import combined, draw_map, place_figure, query_figure, show_picture
+from detrkit.explaining.drawing import Photo, combined, draw_map, place_figure, query_figure, show_photo
 from detrkit.explaining.missed_drawing import COLORS, answers_figure, object_figure, write_answers
 from detrkit.explaining.records import Explanation, Maps
 from detrkit.explaining.writing import write_all, write_explanation
@@ -36,7 +36,7 @@ def test_a_peak_is_drawn_at_its_pixel() -> None:
     )
     axes = figure.axes[0]
     axes.clear()
-    show_picture(axes, explained.picture)
+    show_photo(axes, Photo.of(explained.picture))
     values = np.zeros((2, 13), dtype=np.float32)
     values[1, 4] = 0.3
     draw_map(axes, values, explained.picture.size)

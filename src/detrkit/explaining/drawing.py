@@ -58,10 +58,10 @@ def query_figure(explanation: Explanation, query: ExplainedQuery, wanted: Wanted
         query: one of its queries.
         wanted: an object that it is compared with; None for none.
     """
-    columns = _columns(query.looks)
+    photo, columns = Photo.of(explanation.picture), _columns(query.looks)
     figure, rows = _grid(explanation, max(1, len(columns)), len(query.looks))
     top = rows[0].subgridspec(1, 2, width_ratios=(1, 1.2))
-    _draw_way(way := figure.add_subplot(top[0]), explanation, query)
+    _draw_way(way := figure.add_subplot(top[0]), photo, explanation, query)
     _draw_scores(scores := figure.add_subplot(top[1]), explanation, query)
     if wanted is not None:
         _draw_wanted(figure, way, scores, wanted)
@@ -69,7 +69,7 @@ def query_figure(explanation: Explanation, query: ExplainedQuery, wanted: Wanted
         prediction = query.predictions[look.layer] if query.looked_in == "decoder" else query.predictions[-1]
         name = plain(explanation.categories[prediction.label].name)
         said = f"\n{name} {prediction.scores[prediction.label]:.2f}" if query.looked_in == "decoder" else ""
-        _draw_look(figure, row, explanation, look, columns, f"{query.looked_in}\nlayer {look.layer}{said}", query)
+        _draw_look(figure, row, photo, look, columns, f"{query.looked_in}\nlayer {look.layer}{said}", query)
     _explain_colors(figure, query.looks)
     return on_white(figure)
 
@@ -84,10 +84,10 @@ def place_figure(explanation: Explanation) -> Figure:
     if place is None:
         raise ValueError("this explanation is of queries: draw each with query_figure")
     looks = [(token, look) for token in place.tokens for look in token.looks]
-    columns = _columns([look for _, look in looks])
+    photo, columns = Photo.of(explanation.picture), _columns([look for _, look in looks])
     figure, rows = _grid(explanation, max(1, len(columns)), len(looks))
     axes = figure.add_subplot(rows[0])
-    show_picture(axes, explanation.picture, pale=False)
+    show_photo(axes, photo, pale=False)
     for token in place.tokens:
         _mark_token(axes, token)
     axes.plot(*place.xy, marker="+", color=INK, markersize=14, linestyle="none", label="place")
@@ -95,25 +95,52 @@ def place_figure(explanation: Explanation) -> Figure:
     legend(axes, loc="center left", bbox_to_anchor=(1.02, 0.5))
     for row, (token, look) in zip(rows[1:], looks, strict=True):
         level = "" if token.level is None else f"\nlevel {token.level}"
-        _draw_look(figure, row, explanation, look, columns, f"encoder\nlayer {look.layer}{level}", token)
+        _draw_look(figure, row, photo, look, columns, f"encoder\nlayer {look.layer}{level}", token)
     _explain_colors(figure, [look for _, look in looks])
     return on_white(figure)
 
 
-def show_picture(axes: Axes, picture: Image.Image, *, pale: bool = True) -> None:
-    """A photo; the axes have its pixels.
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A picture as it is drawn, which is made once for all of a figure.
+
+    Attributes:
+        colored: (h, w, 3) in [0, 1], a little paler than the picture.
+        pale: (h, w, 3) in [0, 1], in pale grey, so that colours on it can be seen.
+        size: width and height of the picture in pixels.
+    """
+
+    colored: Floats
+    pale: Floats
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> Photo:
+        """Makes it of a picture in RGB."""
+        small = picture.copy()
+        small.thumbnail((_LARGEST, _LARGEST))
+        grey = small.convert("L").convert("RGB")
+        return cls(_paler(small, 0.85), _paler(grey, 0.65), picture.size)
+
+
+def _paler(picture: Image.Image, strength: float) -> Floats:
+    """(h, w, 3) in [0, 1], nearer to white the lower the strength."""
+    pixels = 1 - (1 - np.asarray(picture, dtype=np.float32) / 255) * strength
+    return pixels.astype(np.float32)
+
+
+def show_photo(axes: Axes, photo: Photo, *, pale: bool = True) -> None:
+    """A photo; the axes have the pixels of its original.
 
     Args:
         axes: to draw on.
-        picture: in RGB.
-        pale: whether it is in pale grey, so that colours on it can be seen.
+        photo: what is shown.
+        pale: whether it is in pale grey.
     """
-    small = picture.convert("L").convert("RGB") if pale else picture.copy()
-    small.thumbnail((_LARGEST, _LARGEST))
-    shown = 255 - (255 - np.asarray(small, dtype=np.float32)) * (0.65 if pale else 0.85)
-    axes.imshow(shown / 255, extent=(0, picture.width, picture.height, 0), interpolation="nearest")
-    axes.set_xlim(0, picture.width)
-    axes.set_ylim(picture.height, 0)
+    width, height = photo.size
+    axes.imshow(photo.pale if pale else photo.colored, extent=(0, width, height, 0), interpolation="nearest")
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -207,7 +234,7 @@ def _columns(looks: Sequence[LayerLook]) -> list[str | int]:
 def _draw_look(
     figure: Figure,
     place: Any,
-    explanation: Explanation,
+    photo: Photo,
     look: LayerLook,
     columns: Sequence[str | int],
     name: str,
@@ -216,11 +243,11 @@ def _draw_look(
     """A row of small pictures: all heads, and each of them."""
     for column, (what, spot) in enumerate(zip(columns, place.subgridspec(1, len(columns)), strict=True)):
         axes = figure.add_subplot(spot)
-        show_picture(axes, explanation.picture)
+        show_photo(axes, photo)
         head = what if isinstance(what, int) else None
         maps = look.gaussians if what == "Gaussians" else look.seen
         if isinstance(maps, Maps):
-            draw_map(axes, combined(maps, head), explanation.picture.size)
+            draw_map(axes, combined(maps, head), photo.size)
         elif isinstance(maps, Points):
             draw_points(axes, maps, head)
         if look.salient is not None:
@@ -252,9 +279,9 @@ def _draw_reference(axes: Axes, reference: Floats | None, **options: Any) -> Non
         axes.plot(*reference, marker="D", markersize=3.5, color=REFERENCE, linestyle="none")
 
 
-def _draw_way(axes: Axes, explanation: Explanation, query: ExplainedQuery) -> None:
+def _draw_way(axes: Axes, photo: Photo, explanation: Explanation, query: ExplainedQuery) -> None:
     """The photo with the boxes of all layers, the references, and where the query started."""
-    show_picture(axes, explanation.picture, pale=False)
+    show_photo(axes, photo, pale=False)
     count = len(query.predictions)
     for number, prediction in enumerate(query.predictions):
         last = number == count - 1

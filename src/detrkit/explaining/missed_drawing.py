@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from detrkit.evaluation.report import colors
 from detrkit.evaluation.report.colors import INK
 from detrkit.evaluation.report.drawing import chart, on_white, plain
-from detrkit.explaining.drawing import Wanted, draw_box, query_figure, show_picture
+from detrkit.explaining.drawing import Photo, Wanted, draw_box, query_figure, show_photo
 from detrkit.explaining.missed import Answers, ObjectAnswer, Reason
 from detrkit.explaining.records import Explanation
 from detrkit.explaining.writing import to_json, write_arrays, write_figure
@@ -45,7 +45,7 @@ def answers_figure(answers: Answers) -> Figure:
     tall, text = min(7.0, wide * height / width), max(1.0, _LINE * (len(answers.objects) + 1))
     figure = chart(tall + text + 0.6, width=wide)
     photo, words = figure.subplots(2, 1, height_ratios=(tall, text))
-    show_picture(photo, answers.picture, pale=False)
+    show_photo(photo, Photo.of(answers.picture), pale=False)
     for number, each in enumerate(answers.objects):
         reason = each.verdict.reason
         draw_box(photo, each.box_xyxy, "black", linewidth=3.2)
