@@ -217,7 +217,7 @@ def _grid(explanation: Explanation, columns: int, rows: int) -> tuple[Figure, li
     """A figure with a row for the overview and `rows` of small pictures; and the places of the rows."""
     width, height = explanation.picture.size
     cell_width, cell_height = _CELL * min(1, width / height), _CELL * min(1, height / width)
-    figure = chart(_TOP + rows * (cell_height + 0.12) + 0.3, width=max(7.0, columns * cell_width + 0.9))
+    figure = chart(_TOP + rows * (cell_height + 0.12) + 0.3, width=max(8.0, columns * cell_width + 0.9))
     places = figure.add_gridspec(rows + 1, 1, height_ratios=[_TOP, *[cell_height] * rows])
     return figure, [places[row] for row in range(rows + 1)]
 
@@ -302,7 +302,7 @@ def _draw_way(axes: Axes, photo: Photo, explanation: Explanation, query: Explain
         handles=_way_handles(query),
         loc="upper center",
         bbox_to_anchor=(0.5, -0.01),
-        ncols=3,
+        ncols=2,
         fontsize=_TEXT - 1,
         frameon=False,
         labelcolor=INK,
