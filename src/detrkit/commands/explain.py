@@ -148,14 +148,16 @@ def _place(text: str) -> tuple[float, float]:
 def _explain_images(predictor: Predictor, paths: Sequence[Path], output: Path, asked: dict[str, Any]) -> None:
     """Explains each image, and prints what is in the files."""
     from detrkit.explaining import explain as explained
+    from detrkit.explaining.page import PAGE, write_page
     from detrkit.explaining.writing import write_all, write_explanation
     from detrkit.prediction.results import output_names
     from detrkit.terminal import terminal
 
-    console, pictures = terminal(), []
+    console, pictures, explanations = terminal(), [], []
     for path, name in zip(paths, output_names(paths), strict=True):
         explanation = explained(predictor, path, **asked)
         numbers, drawn = write_explanation(explanation, output, Path(name).stem)
+        explanations.append((path.name, explanation))
         pictures.append({"file": path.as_posix(), **numbers})
         for query, figure in zip(explanation.queries, drawn, strict=False):
             label = explanation.categories[query.label].name
@@ -165,6 +167,7 @@ def _explain_images(predictor: Predictor, paths: Sequence[Path], output: Path, a
                 f"{path}: what the encoder's tokens at {asked['at'][0]:g},{asked['at'][1]:g} looked at: {drawn[-1]}"
             )
     console.print(f"Numbers: {write_all(output, pictures)}")
+    console.print(f"To look through: {write_page(output / PAGE, explanations)}")
 
 
 def _explain_misses(
