@@ -109,6 +109,8 @@ def check_two_nodes(nodes: list[Node], launcher: str, digits_folder: Path, folde
         if launcher == "torchrun":
             place = ["--nnodes=2", f"--node-rank={number}", f"--local-addr={node.address}"]
             place += ["--rdzv-backend=c10d", f"--rdzv-endpoint={nodes[0].address}:{port}"]
+            # Said, since it is otherwise guessed from the host's name, which two namespaces share.
+            place += [f"--rdzv-conf=is_host={'false' if number else 'true'}"]
             command = [*TORCHRUN, *place, "--nproc-per-node", "2", *train]
         else:
             variables |= {"MASTER_ADDR": nodes[0].address, "MASTER_PORT": port, "NODE_RANK": str(number)}
