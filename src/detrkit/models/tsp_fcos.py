@@ -34,6 +34,7 @@ from detrkit.layers.nms_selection import SuppressedSelection
 from detrkit.layers.position_encoding import SinePositionEncoding
 from detrkit.layers.precision import at_least_float32
 from detrkit.layers.proposals import rows_of
+from detrkit.layers.targets import check_counts
 from detrkit.losses.tsp_fcos import FeatureCriterion
 from detrkit.matching.cells import Cells, assign_cells
 from detrkit.models import tsp
@@ -204,6 +205,7 @@ class FeatureDetector(Detector):
 
         positive = None
         if self.training and targets is not None:
+            check_counts(targets, images=len(batch.pixels))
             positive = assign_cells(cells, targets, image_sizes).objects >= 0
         rows = self.interest(seen.logits, positive)  # (B, Q)
 

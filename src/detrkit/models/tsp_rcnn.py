@@ -37,6 +37,7 @@ from detrkit.layers.regions_of_interest import (
     region_features,
     side_by_side,
 )
+from detrkit.layers.targets import check_counts
 from detrkit.losses.tsp_rcnn import RegionCriterion
 from detrkit.matching.regions import training_regions
 from detrkit.models import tsp
@@ -178,6 +179,7 @@ class RegionDetector(Detector):
         )
         if not self.training or targets is None:
             return found
+        check_counts(targets, images=len(image_sizes))
         objects = [
             cxcywh_to_xyxy(target.boxes_cxcywh.to(size)) * size.repeat(2)
             for target, size in zip(targets, image_sizes, strict=True)
