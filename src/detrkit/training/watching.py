@@ -112,7 +112,7 @@ class ConvergenceWatch:
         before, self._before = self._before, now
         if before is None or before.shape != now.shape:
             return []
-        return (now != before).float().mean(1).tolist()  # type: ignore[no-any-return]
+        return (now != before).float().mean(1).tolist()
 
     @torch.no_grad()
     def _looks(self, model: Detector) -> Iterator[_Seen]:
@@ -146,7 +146,8 @@ def watched_images(training: DetectionDataset) -> list[int]:
     places = np.repeat(np.arange(len(training)), np.diff(training.offsets))
     with_objects = np.unique(places[~training.crowd])
     count = min(len(with_objects), max(LEAST, min(MOST, math.ceil(SHARE * len(training)))))
-    return with_objects[np.arange(count) * len(with_objects) // max(count, 1)].tolist()
+    chosen: list[int] = with_objects[np.arange(count) * len(with_objects) // max(count, 1)].tolist()
+    return chosen
 
 
 def _reduced(look: Look) -> tuple[Tensor, Tensor | None]:
@@ -162,7 +163,7 @@ def _chosen(batch: ImageBatch, output: Output, targets: Sequence[Target], matche
     # One without a query of its own, which has too many rivals, counts as a query that nothing has.
     found = torch.full((len(queries), sum(counts)), -1, device=queries.device)
     found = found.scatter(1, matches.batch_objects.to(queries.device), queries).cpu()
-    return list(zip(batch.image_ids.tolist(), found.split(counts, dim=1), strict=True))
+    return list(zip(batch.image_ids.tolist(), torch.split(found, counts, dim=1), strict=True))
 
 
 def _identities(output: Output) -> Tensor:
@@ -194,7 +195,7 @@ def _distances(
     boxes_cxcywh = torch.cat([target.boxes_cxcywh for target in targets])[matches.batch_objects]  # (L, M, 4)
     apart = torch.linalg.vector_norm((points - boxes_cxcywh[..., :2]) * sizes, dim=-1)
     halves = torch.linalg.vector_norm(boxes_cxcywh[..., 2:] * sizes, dim=-1) / 2
-    return apart / halves.clamp(min=_SMALLEST_HALF)
+    return apart / halves.clamp(min=_SMALLEST_HALF)  # type: ignore[no-any-return]
 
 
 def _used(
