@@ -103,14 +103,14 @@ def test_a_share_of_the_training_images_with_objects_is_looked_at() -> None:
     assert len(watched_images(many)) == 64
 
 
-def apart_from_the_middle(dataset: Any, images: list[int]) -> float:
-    """By hand: the median distance of the objects' centres from the middle of their images, in halves of their diagonals."""
+def apart_from(place: float, dataset: Any, images: list[int]) -> float:
+    """By hand: the median distance of the objects' centres from a place on the diagonal of their images, in halves of their own diagonals."""
     found = []
     for image in images:
         height, width = dataset.sizes[image]
         for left, top, right, bottom in dataset.objects(image).boxes_xyxy:
-            middle = math.hypot((left + right) / 2 - width / 2, (top + bottom) / 2 - height / 2)
-            found.append(middle / (math.hypot(right - left, bottom - top) / 2))
+            apart = math.hypot((left + right) / 2 - place * width, (top + bottom) / 2 - place * height)
+            found.append(apart / (math.hypot(right - left, bottom - top) / 2))
     return float(np.median(found))
 
 
@@ -128,19 +128,21 @@ def test_uniform_attention_of_all_heads_has_its_centre_in_the_middle(digits_fold
     assert figures["attention_sparsity"] == pytest.approx(
         (figures["attention_sparsity_0"] + figures["attention_sparsity_1"]) / 2
     )
-    wanted = apart_from_the_middle(dataset, watch.images)
+    wanted = apart_from(0.5, dataset, watch.images)
     assert figures["attention_distance_0"] == pytest.approx(wanted, rel=1e-3)
 
 
-def test_references_in_the_middle_are_as_far_as_the_objects_are_from_it(digits_folder: Path) -> None:
+def test_references_are_as_far_as_they_are_from_the_objects(digits_folder: Path) -> None:
     dataset, model = open_dataset(digits_folder, "train"), small("dab-detr-compact")
     with torch.no_grad():
-        model.query_source.center_logits.zero_()
+        model.query_source.center_logits.zero_()  # in the middle,
+        model.heads.box_head.output.bias[:2] = -100.0  # from where they move into the corner
     watch = ConvergenceWatch(dataset)
-    wanted = apart_from_the_middle(dataset, watch.images)
     figures = watch.figures(model)
-    assert figures["reference_distance_0"] == pytest.approx(wanted, rel=1e-3)
-    assert figures["reference_distance_1"] != figures["reference_distance_0"]
+    middle, corner = (apart_from(place, dataset, watch.images) for place in (0.5, 0.0))
+    assert figures["reference_distance_0"] == pytest.approx(middle, rel=1e-3)
+    assert figures["reference_distance_1"] == pytest.approx(corner, rel=1e-2)
+    assert figures["reference_distance"] == pytest.approx((middle + corner) / 2, rel=1e-2)
 
 
 def test_distances_are_in_half_diagonals_of_the_matched_box_whatever_the_padding() -> None:
