@@ -16,21 +16,26 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from training_step import Clock, Stepper, endless
+from training_step import endless
 
 from detrkit.commands.process import keep_freed_memory
+from detrkit.models.catalog import criterion_for
 from detrkit.training.epochs import evaluation_batch
 from detrkit.training.preparing import prepare
 from detrkit.training.run import new_options
 from detrkit.training.watching import ConvergenceWatch
 
 
-def seconds_of_step(stepper: Stepper, batches: Any, accumulate: int) -> float:
+def seconds_of_step(module: Any, optimizer: torch.optim.Optimizer, criterion: Any, batches: Any) -> float:
     """One step, reading its images included."""
-    began, clock = time.perf_counter(), Clock()
-    for _ in range(accumulate):
-        stepper.piece(next(batches), clock)
-    stepper.step(clock)
+    began = time.perf_counter()
+    for _ in range(module.schedule.accumulate):
+        images, targets = next(batches)
+        criterion(module.model(images, targets), targets).total.backward()
+    parameters = [value for value in module.model.parameters() if value.requires_grad]
+    torch.nn.utils.clip_grad_norm_(parameters, module.options.gradient_clip or 0.1)
+    optimizer.step()
+    optimizer.zero_grad()
     return time.perf_counter() - began
 
 
@@ -42,12 +47,11 @@ def measure(variant: str, options: argparse.Namespace) -> None:
     module.model.train()
     optimizer = module.configure_optimizers()["optimizer"]
     module.__dict__["_trainer"] = None
-    stepper = Stepper(module.model, optimizer, module.options.gradient_clip or 0.1)
-    batches = endless(module)
+    criterion, batches = criterion_for(module.model), endless(module)
     watch = ConvergenceWatch(training, batch_size=evaluation_batch(module.options))
     steps, looks = [], []
     for number in range(options.steps + 1):
-        step = seconds_of_step(stepper, batches, schedule.accumulate)
+        step = seconds_of_step(module, optimizer, criterion, batches)
         began = time.perf_counter()
         watch.figures(module.model)
         if number:

@@ -29,7 +29,7 @@ from detrkit.models.catalog import Selection, criterion_for, selection_for
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Output, Target
 
-# Looking at an image takes about as long as half of training on it, so that this share costs an epoch about a hundredth of its time.
+# Looking at an image takes a quarter to a half of the time of training on it, so that this share costs an epoch about a hundredth of its time.
 SHARE, LEAST, MOST = 0.02, 4, 64
 _SMALLEST_HALF = 0.5  # pixels
 
