@@ -15,6 +15,7 @@ from detrkit.data import DetectionDataset
 from detrkit.evaluation.runner import eval_mode, loader_of
 from detrkit.explaining.attention import CROSS, ENCODER, Look, recorded_looks
 from detrkit.explaining.concentration import centers_of, sparsity_of
+from detrkit.layers.regions_of_interest import RegionOutput
 from detrkit.matching.hungarian import Matches
 from detrkit.measures import (
     ATTENTION_DISTANCE,
@@ -107,6 +108,8 @@ class ConvergenceWatch:
     def _instability(self, seen: Sequence[_Seen]) -> list[float]:
         """Of each layer, the share of objects with another query than before; empty after the first epoch."""
         chosen = dict(pair for each in seen for pair in each.chosen)
+        if not chosen:
+            return []
         # In an order that does not depend on the batches, which another computer may make otherwise.
         now = torch.cat([chosen[image] for image in self.training.image_ids[self.images].tolist()], dim=1)
         before, self._before = self._before, now
@@ -156,7 +159,9 @@ def _reduced(look: Look) -> tuple[Tensor, Tensor | None]:
 
 
 def _chosen(batch: ImageBatch, output: Output, targets: Sequence[Target], matches: Matches) -> list[tuple[int, Tensor]]:
-    """For each image its id, and (L, N) int64 on the CPU, what its objects are matched to in each layer."""
+    """For each image its id, and (L, N) int64 on the CPU, what its objects are matched to in each layer; nothing where that tells nothing."""
+    if isinstance(output, RegionOutput):  # numbered by their scores, so that one change of rank would change all
+        return []
     assert batch.image_ids is not None
     counts = [len(target.labels) for target in targets]
     queries = _identities(output)[matches.images, matches.queries]  # (L, M)
