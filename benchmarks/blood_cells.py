@@ -44,7 +44,7 @@ from torchvision.transforms import v2
 
 import detrkit
 from detrkit.checkpoints.reading import read_weights
-from detrkit.commands.process import keep_freed_memory
+from detrkit.allocation import keep_freed_memory
 from detrkit.data import DetectionDataset, epoch_order
 from detrkit.evaluation import detect, evaluate_detections
 from detrkit.evaluation.report.colors import LINE_COLORS

@@ -1,0 +1,51 @@
+"""What speaks against taking the figures of a comparison for what they seem to be."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from detrkit.comparison.figures import ContestantFigures
+from detrkit.training.run_folder import read_run
+from detrkit.training.starting import began_with
+from detrkit.training.training_options import TrainingOptions
+
+
+def fairness_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
+    """Sentences about contestants that were not trained alike, or here.
+
+    Args:
+        contestants: with their runs.
+    """
+    trained = [each for each in contestants if each.variant is not None and each.finished]
+    options = {each.name: read_run(each.finished[0].run.folder)[1] for each in trained}
+    notes = _differing(options, began_with, "They begin with different weights")
+    notes += _differing(options, _size, "They see images of different sizes (shorter and longer side, at most)")
+    notes += [
+        f"{each.name} was not trained here: its figures are not of the length that the variants were trained for, and it may have learned "
+        "from these very images."
+        for each in contestants
+        if each.variant is None and trained
+    ]
+    for each in contestants:
+        failed = len(each.trainings) - len(each.finished)
+        if failed and each.finished:
+            notes.append(f"{each.name} has {len(each.finished)} of {len(each.trainings)} trainings: the others failed.")
+    return notes
+
+
+def _size(options: TrainingOptions) -> str:
+    return f"{options.short_side} × {options.long_side}"
+
+
+def _differing(
+    options: dict[str, TrainingOptions], value_of: Callable[[TrainingOptions], str], sentence: str
+) -> list[str]:
+    """A sentence that names the values and who has them, if there is more than one."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, own in options.items():
+        names[value_of(own)].append(name)
+    if len(names) < 2:
+        return []
+    parts = [f"{', '.join(who)} with {value}" for value, who in names.items()]
+    return [f"{sentence}: {'; '.join(parts)}."]
