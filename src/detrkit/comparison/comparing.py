@@ -38,7 +38,6 @@ def compare(
     data: str | Path,
     *,
     seeds: int = 1,
-    output: str | Path | None = None,
     console: Console | None = None,
     runs_print_to: TextIO | None = None,
     **options: Unpack[TrainingKeywords],
@@ -52,11 +51,10 @@ def compare(
         contestants: names of variants, which are trained, and checkpoints or folders of runs, which are only evaluated.
         data: a data set's folder or annotation file, or "digits".
         seeds: trainings of each variant, with the seeds 0, 1, ...
-        output: folder of the comparison; a new one under runs/ unless given.
         console: the console that shows progress; None means the terminal.
         runs_print_to: an open file for what the runs print; None for where this process prints.
         **options: training options for all variants, one of `epochs`, `steps` and `minutes` among them; others are those of each variant's
-            recipe. `output` and `seed` of the runs are chosen here.
+            recipe. `output` is the folder of the comparison, by default a new one under runs/; there is no `seed`, since `seeds` says how many.
 
     Returns:
         All figures. They also lie in the folder, as `comparison.json`, with `report.html`.
@@ -69,6 +67,7 @@ def compare(
         OutputError: the folder cannot be written.
     """
     console = console or terminal()
+    output = options.pop("output", None)
     given = {name: value for name, value in options.items() if value is not None}
     plan = Plan(read_contestants(contestants), str(data), seeds, given, new_folder_for(output))
     plan.check()
