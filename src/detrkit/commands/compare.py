@@ -12,6 +12,7 @@ from detrkit.commands.values import OptionalPathText, PathText, variant_names
 
 # Chosen by the comparison, or for single runs.
 _LEFT_OUT = ("variant", "data", "output", "seed")
+_ERROR_STREAM = 2
 _GROUP = Group("Comparison", sort_key=-1)  # before those of training
 
 
@@ -53,7 +54,7 @@ def compare(
         seeds=seeds,
         output=output,
         console=console,
-        runs_print_to=sys.stderr if json else None,
+        runs_print_to=_ERROR_STREAM if json else None,
         **given,
     )
     if json:

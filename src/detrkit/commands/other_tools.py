@@ -68,5 +68,7 @@ def counterpart(command: str, option: str) -> str | None:
         option: as it was written; underscores stand for hyphens.
     """
     # What is compared is trained, too.
-    found = COUNTERPARTS.get("train" if command == "compare" else command, {}).get("--" + option.lower().lstrip("-").replace("_", "-"))
+    found = COUNTERPARTS.get("train" if command == "compare" else command, {}).get(
+        "--" + option.lower().lstrip("-").replace("_", "-")
+    )
     return found if found is None or found.startswith("nothing") else f"here it is {found}"

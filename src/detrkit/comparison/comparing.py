@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO, Unpack
+from typing import Unpack
 
 from rich.console import Console
 
@@ -39,7 +39,7 @@ def compare(
     *,
     seeds: int = 1,
     console: Console | None = None,
-    runs_print_to: TextIO | None = None,
+    runs_print_to: int | None = None,
     **options: Unpack[TrainingKeywords],
 ) -> Comparison:
     """Trains variants and evaluates checkpoints, all alike, and says which are better on the validation split.
@@ -52,7 +52,7 @@ def compare(
         data: a data set's folder or annotation file, or "digits".
         seeds: trainings of each variant, with the seeds 0, 1, ...
         console: the console that shows progress; None means the terminal.
-        runs_print_to: an open file for what the runs print; None for where this process prints.
+        runs_print_to: number of an open file for what the runs print, such as 2; None for where this process prints.
         **options: training options for all variants, one of `epochs`, `steps` and `minutes` among them; others are those of each variant's
             recipe. `output` is the folder of the comparison, by default a new one under runs/; there is no `seed`, since `seeds` says how many.
 

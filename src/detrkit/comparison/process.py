@@ -26,7 +26,8 @@ from detrkit.training import train
 from detrkit.training.epochs import evaluation_batch
 from detrkit.training.memory_probe import peak_memory
 from detrkit.training.options import worker_count
-from detrkit.training.run_folder import read_run
+from detrkit.training.run_folder import RunFolder, read_run
+from detrkit.training.sessions import sessions_of
 
 
 def main() -> None:
@@ -79,7 +80,9 @@ def carry_out(folder: Path) -> None:
 
 
 def _trained(job: dict[str, Any], folder: Path, device: torch.device) -> tuple[Path, float | None]:
-    """The best model of the run, and the memory that its training took."""
+    """The best model of the run, and the memory that its training took; None where it had been finished before."""
+    config = RunFolder(folder).config
+    sessions = len(sessions_of(config)) if job["resume"] else 0
     if job["resume"]:
         result = train(resume=folder, console=terminal())
     else:
@@ -87,8 +90,7 @@ def _trained(job: dict[str, Any], folder: Path, device: torch.device) -> tuple[P
         if "settings" in options:
             options["settings"] = {name: frozen(value) for name, value in options["settings"].items()}
         result = train(job["variant"], job["data"], output=folder, seed=job["seed"], console=terminal(), **options)
-    was_trained = result.evaluation is not None  # and not finished before this process
-    return result.best, peak_memory(device) if was_trained else None
+    return result.best, peak_memory(device) if len(sessions_of(config)) > sessions else None
 
 
 def _end_with(parent: int) -> None:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from rich.console import Console
 
@@ -52,13 +51,13 @@ def runs_of(plan: Plan) -> Iterator[Run]:
                 yield Run(contestant, None if contestant.variant is None else seed, folder)
 
 
-def outcomes_of(plan: Plan, console: Console, output: TextIO | None = None) -> dict[Run, Outcome]:
+def outcomes_of(plan: Plan, console: Console, output: int | None = None) -> dict[Run, Outcome]:
     """Carries out what is left to do; the outcome of every run.
 
     Args:
         plan: the comparison.
         console: shows which run is at work.
-        output: where the runs print; None for where this process prints.
+        output: number of an open file for what the runs print; None for where this process prints.
     """
     runs, outcomes = list(runs_of(plan)), {}
     for number, run in enumerate(runs, start=1):
@@ -78,7 +77,7 @@ def outcomes_of(plan: Plan, console: Console, output: TextIO | None = None) -> d
     return outcomes
 
 
-def _carried_out(run: Run, plan: Plan, output: TextIO | None) -> Outcome:
+def _carried_out(run: Run, plan: Plan, output: int | None) -> Outcome:
     """Starts a run, or goes on with it, and waits for its end."""
     prepare_folder(run.folder)
     (run.folder / OUTCOME).unlink(missing_ok=True)
