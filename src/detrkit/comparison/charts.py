@@ -90,5 +90,6 @@ def difference_figure(differences: Sequence[Difference]) -> Figure:
     axes.set_ylim(-0.5, len(differences) - 0.2)
     finish(axes, "difference of AP", "")
     axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
     axes.margins(x=0.05)
     return figure

@@ -109,7 +109,8 @@ def _differences(comparison: Comparison) -> Section:
     known = [each for each in comparison.differences if each.interval is not None][:_MOST_PAIRS]
     if known:
         words = f"Differences of AP of {counted(len(known), 'pair')} with their intervals."
-        caption = "Blue with round markers: the interval does not hold 0."
+        is_ranked = any(each.better is not None for each in known)
+        caption = "Blue with round markers: the interval does not hold 0." if is_ranked else "All intervals hold 0."
         blocks.append(Chart("differences", difference_figure(known), words, caption))
     return Section("Differences", tuple(blocks))
 
