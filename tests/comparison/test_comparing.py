@@ -13,14 +13,21 @@ from comparison.made_runs import SETTINGS, finish, made_comparison, untrained
 from rich.console import Console
 from training.small_runs import without_reports
 
-from detrkit.comparison import Comparison, compare, process
-from detrkit.comparison.outcome import DETECTIONS, JOB, OUTCOME, read_outcome, write_failure
+import detrkit
+from detrkit.comparison import Comparison, ContestantFigures, compare, process
+from detrkit.comparison.contestants import Contestant
+from detrkit.comparison.fairness import fairness_notes
+from detrkit.comparison.figures import Training
+from detrkit.comparison.outcome import DETECTIONS, JOB, OUTCOME, Outcome, read_outcome, write_failure
 from detrkit.comparison.plan import validation_of
+from detrkit.comparison.runs import Run
 from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError, DataError, DetrkitError
 from detrkit.evaluation import evaluate
 from detrkit.training.module import TrainingModule
-from detrkit.training.run_folder import RunFolder, read_log
+from detrkit.training.options import resolve
+from detrkit.training.run_folder import RunFolder, create, read_log
+from detrkit.training.training_options import TrainingOptions
 
 SMALL: dict[str, Any] = {"batch_size": 4, "short_side": 64, "long_side": 64, "device": "cpu", "settings": SETTINGS}
 
@@ -138,6 +145,60 @@ def test_the_table_has_the_best_first_and_says_what_follows(made: Comparison) ->
     assert "paired bootstrap over images, not over trainings, 1000 draws." in text
 
 
+def test_notebooks_show_what_follows(made: Comparison) -> None:
+    html = made._repr_html_()
+    assert "all is better than half (AP +" in html
+    assert html.index(">all<") < html.index(">nearly<") < html.index(">half<")
+    assert repr(made).startswith("<Comparison on digits0 val: all and nearly cannot be ranked")
+
+
+def test_a_checkpoint_that_has_changed_is_evaluated_again(
+    digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
+) -> None:
+    finds = {"one": lambda *_: True, "two": lambda *_: True}
+    one, two = made_comparison(tmp_path, digits_folder, finds)
+    given = {"output": tmp_path / "comparison", "console": quiet}
+    compare([one, two], digits_folder, **given)
+    assert started == []
+    untrained(two, dataset)  # its time is another now
+    comparison = compare([one, two], digits_folder, **given)
+    assert [folder.name for folder in started] == ["two"]
+    assert [each.figure("AP").mean == 1.0 for each in comparison.contestants] == [True, False]
+    (tmp_path / "elsewhere").mkdir()
+    namesake = untrained(tmp_path / "elsewhere" / "one.safetensors", dataset)
+    compare([namesake, two], digits_folder, **given)
+    assert [folder.name for folder in started] == ["two", "one"]
+
+
+def test_a_checkpoint_that_knows_fewer_classes_is_compared_and_says_so(
+    digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
+) -> None:
+    fewer = [str(category.name) for category in dataset.categories if category.name != "7"]
+    model = detrkit.build("detr-compact", classes=fewer, preprocessing=detrkit.Preprocessing(64, 64), **SETTINGS)
+    checkpoints = [
+        detrkit.save(model, tmp_path / "fewer.safetensors"),
+        untrained(tmp_path / "all.safetensors", dataset),
+    ]
+    comparison = compare(checkpoints, digits_folder, output=tmp_path / "out", console=quiet)
+    assert "fewer: The model does not know 1 class of the data set (AP counts as 0): 7." in comparison.notes
+
+
+def test_what_is_not_alike_is_said(digits_folder: Path, dataset: DetectionDataset, tmp_path: Path) -> None:
+    names = ("detr-compact", "conditional-detr-compact")
+    figures = []
+    for name, side in zip(names, (64, 96), strict=True):
+        folder = tmp_path / name
+        create(resolve(TrainingOptions(name, str(digits_folder), output=str(folder), short_side=side)), dataset)
+        run = Run(Contestant(name, variant=name), 0, folder)
+        figures.append(ContestantFigures(name, name, None, (Training(run, Outcome(), []),)))
+    (note,) = fairness_notes(figures)
+    assert note == (
+        "They see images of different sizes (shorter and longer side, at most): detr-compact with 64 × 104; conditional-detr-compact with "
+        "96 × 156."
+    )
+    assert fairness_notes(figures[:1]) == []
+
+
 def test_a_comparison_trains_evaluates_and_goes_on(
     digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
 ) -> None:
@@ -197,6 +258,7 @@ def test_a_run_that_was_cut_goes_on(
     monkeypatch.setattr(TrainingModule, "training_step", step)
     whole = compare(contestants, digits_folder, **given)
     assert whole.problems == []
+    assert whole.notes == ()  # both begin at random, with images of one size
     assert json.loads((folder.path / JOB).read_text())["resume"]
     rows = read_log(folder.log)
     assert [row["epoch"] for row in rows] == [1.0, 2.0]
@@ -289,8 +351,6 @@ def test_what_cannot_be_compared_is_refused_at_once(
 
 
 def test_a_checkpoint_for_other_classes_is_refused_by_name(digits_folder: Path, tmp_path: Path) -> None:
-    import detrkit
-
     model = detrkit.build(
         "detr-compact", classes=["cat", "dog"], preprocessing=detrkit.Preprocessing(64, 64), **SETTINGS
     )

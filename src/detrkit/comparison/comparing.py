@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Unpack
 
 from rich.console import Console
 
+import detrkit
 from detrkit.checkpoints import load
 from detrkit.coco_limits import MAX_DETECTIONS
 from detrkit.comparison.contestants import Contestant, read_contestants
 from detrkit.comparison.differences import Ranking, ranking
-from detrkit.comparison.fairness import fairness_notes
+from detrkit.comparison.fairness import evaluation_notes, fairness_notes
 from detrkit.comparison.figures import Comparison, ContestantFigures, Training
 from detrkit.comparison.latency import latencies
 from detrkit.comparison.outcome import DETECTIONS, Outcome
@@ -73,15 +75,17 @@ def compare(
     plan.check()
     device = choose_device(str(given.get("device", "auto")))
     dataset = validation_of(plan.data, plan.options)
-    class_notes = _check_classes(plan.contestants, dataset)
+    _check_classes(plan.contestants, dataset)
     plan.open(dataset)
     console.print(f"Comparison of {len(plan.contestants)} in {plan.folder}, on {dataset.description()}")
     done = outcomes_of(plan, console, runs_print_to)
-    comparison = _compared(plan, dataset, done, device, class_notes)
+    comparison = _compared(plan, dataset, done, device)
     write_json(comparison.figures_file, comparison.to_json())
-    names = ", ".join(each.name for each in plan.contestants)
     write_report(
-        comparison.report, f"Comparison on {dataset.name}", comparison_sections(comparison, dataset), subtitle=names
+        comparison.report,
+        f"Comparison on {dataset.name}",
+        comparison_sections(comparison, dataset),
+        subtitle=_subtitle(plan),
     )
     return comparison
 
@@ -89,26 +93,32 @@ def compare(
 with_keywords(compare)
 
 
-def _check_classes(contestants: Sequence[Contestant], dataset: DetectionDataset) -> list[str]:
-    """Refuses checkpoints for other classes before anything is trained; what to know about the classes of the others."""
-    notes = []
+def _subtitle(plan: Plan) -> str:
+    """Who was compared on what, when, and by which version."""
+    names = ", ".join(each.name for each in plan.contestants)
+    return f"{names} on {plan.data}, {datetime.now():%Y-%m-%d %H:%M}, detrkit {detrkit.__version__}"
+
+
+def _check_classes(contestants: Sequence[Contestant], dataset: DetectionDataset) -> None:
+    """Refuses checkpoints for other classes before anything is trained.
+
+    Raises:
+        CheckpointError: one cannot be read.
+        DataError: one knows too few of the classes.
+    """
     for each in contestants:
         if each.checkpoint is None:
             continue
         try:
-            match = match_categories(load(each.checkpoint).card.categories, dataset)
+            match_categories(load(each.checkpoint).card.categories, dataset)
         except DataError as problem:
             sentence = str(problem)
             raise DataError(
                 f"{each.checkpoint} does not fit these data: {sentence[0].lower()}{sentence[1:]}"
             ) from problem
-        notes += [f"{each.name}: {note}" for note in match.notes]
-    return notes
 
 
-def _compared(
-    plan: Plan, dataset: DetectionDataset, done: Mapping[Run, Outcome], device: str, class_notes: Sequence[str]
-) -> Comparison:
+def _compared(plan: Plan, dataset: DetectionDataset, done: Mapping[Run, Outcome], device: str) -> Comparison:
     """All figures of the runs."""
     figures = [
         ContestantFigures(
@@ -133,7 +143,7 @@ def _compared(
         contestants=tuple(_completed(each, ranks, times) for each in figures),
         differences=() if ranks is None else ranks.differences,
         resamples=0 if ranks is None else ranks.resamples,
-        notes=(*class_notes, *fairness_notes(figures)),
+        notes=(*evaluation_notes(figures), *fairness_notes(figures)),
         folder=plan.folder,
     )
 

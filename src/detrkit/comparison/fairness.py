@@ -34,6 +34,21 @@ def fairness_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
     return notes
 
 
+def evaluation_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
+    """What the evaluations say about classes, queries and data: once where it holds for all, otherwise with the names.
+
+    Args:
+        contestants: with their runs.
+    """
+    names: dict[str, list[str]] = defaultdict(list)
+    known = [each for each in contestants if each.finished]
+    for each in known:
+        evaluation = each.finished[0].outcome.evaluation
+        for note in () if evaluation is None else dict.fromkeys(evaluation.notes):
+            names[note].append(each.name)
+    return [note if len(who) == len(known) else f"{', '.join(who)}: {note}" for note, who in names.items()]
+
+
 def _size(options: TrainingOptions) -> str:
     return f"{options.short_side} × {options.long_side}"
 

@@ -13,6 +13,7 @@ from detrkit.comparison.outcome import Outcome
 from detrkit.comparison.runs import Run
 from detrkit.data.wording import counted
 from detrkit.evaluation.bootstrap import CONFIDENCE, Interval
+from detrkit.notebooks import paragraph, shown, table
 from detrkit.training.run_folder import RunFolder, read_log
 
 if TYPE_CHECKING:
@@ -244,6 +245,21 @@ class Comparison:
 
         return comparison_table(self)
 
+    def _repr_html_(self) -> str:
+        """What notebooks show: figures and costs, highest AP first, and what follows."""
+        from detrkit.comparison.cells import cost_columns, figure_columns  # not above: it imports this module
+
+        columns = [*figure_columns(), *cost_columns()]
+        rows = [(each.name, *(column.text(each) for column in columns)) for each in self.ranked]
+        notes = [f"{verdict}." for verdict in self.verdicts()]
+        notes += [f"Failed: {name}: {problem}" for name, problem in self.problems]
+        return shown(
+            f"Comparison on {self.name}",
+            paragraph(self.basis()),
+            table(("contestant", *(column.name for column in columns)), rows),
+            *map(paragraph, (*notes, *(f"Note: {note}" for note in self.notes))),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -271,5 +287,6 @@ def _run_to_json(training: Training) -> dict[str, Any]:
         "problem": training.outcome.problem,
         "model": training.outcome.model or None,
         "figures": None if evaluation is None else dict(evaluation.figures),
+        "best_threshold": None if evaluation is None else evaluation.best_threshold,
         "course": training.course,
     }

@@ -22,6 +22,7 @@ class Outcome:
     Attributes:
         problem: a sentence about why it failed; None where it did not.
         model: the weight file that was evaluated; empty where the run failed, like everything that follows.
+        stamp: size and time of that file, by which it is known again.
         evaluation: of that file.
         thresholds: the best score of each class, by category id.
         errors: in the images that have some, at these thresholds.
@@ -31,6 +32,7 @@ class Outcome:
 
     problem: str | None = None
     model: str = ""
+    stamp: tuple[int, int] | None = None
     evaluation: Evaluation | None = None
     thresholds: Mapping[int, float] | None = None
     errors: tuple[ImageErrors, ...] = ()
@@ -67,6 +69,7 @@ def write_outcome(
     write_json(folder / DETECTIONS, list(entries))
     content = {
         "model": model,
+        "stamp": stamp_of(model),
         "evaluation": evaluation.to_json(),
         "thresholds": {str(entry.id): entry.threshold for entry in analysis.classes},
         "errors": [asdict(entry) for entry in analysis.images],
@@ -74,6 +77,15 @@ def write_outcome(
         "memory_gb": memory,
     }
     write_json(folder / OUTCOME, content)
+
+
+def stamp_of(file: str | Path) -> tuple[int, int] | None:
+    """Size and time of a file; None where there is none."""
+    try:
+        status = Path(file).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def read_outcome(folder: Path) -> Outcome | None:
@@ -84,6 +96,7 @@ def read_outcome(folder: Path) -> Outcome | None:
             return Outcome(problem=str(content["problem"]))
         return Outcome(
             model=content["model"],
+            stamp=tuple(content["stamp"]),
             evaluation=Evaluation.from_json(content["evaluation"]),
             thresholds={int(number): value for number, value in content["thresholds"].items()},
             errors=tuple(map(_image_errors, content["errors"])),

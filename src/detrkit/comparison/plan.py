@@ -20,6 +20,8 @@ from detrkit.training.training_options import TrainingOptions
 LENGTHS = ("epochs", "steps", "minutes")
 # What a comparison decides itself.
 OWN = ("variant", "data", "output", "seed")
+# What may change on the way: no figure depends on it but the speed.
+_FREE = ("workers", "loggers", "checkpoint_minutes", "memory_probe")
 _FILE = "plan.json"
 
 
@@ -89,7 +91,7 @@ class Plan:
         """
         content = {
             "data": located(self.data),
-            "options": {name: plain(value) for name, value in sorted(self.options.items())},
+            "options": {name: plain(value) for name, value in sorted(self.options.items()) if name not in _FREE},
             "images": len(dataset),
             "objects": int((~dataset.crowd).sum()),
             "classes": [category.name for category in dataset.categories],

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from detrkit.comparison.contestants import Contestant
-from detrkit.comparison.outcome import JOB, OUTCOME, Outcome, read_outcome
+from detrkit.comparison.outcome import JOB, OUTCOME, Outcome, read_outcome, stamp_of
 from detrkit.comparison.plan import Plan, plain
 from detrkit.data.wording import counted
 from detrkit.files import prepare_folder, write_json
@@ -63,7 +63,7 @@ def outcomes_of(plan: Plan, console: Console, output: int | None = None) -> dict
     for number, run in enumerate(runs, start=1):
         place = f"Run {number} of {len(runs)}, {run.name}"
         outcome = read_outcome(run.folder)
-        if outcome is not None and outcome.problem is None:
+        if outcome is not None and _is_current(run, outcome):
             console.print(f"{place}: finished before.")
         else:
             console.print(f"{place}:")
@@ -75,6 +75,14 @@ def outcomes_of(plan: Plan, console: Console, output: int | None = None) -> dict
     if failed:
         console.print(f"{counted(failed, 'run')} of {len(runs)} failed; the same command tries again.")
     return outcomes
+
+
+def _is_current(run: Run, outcome: Outcome) -> bool:
+    """Whether a run is finished; that of a checkpoint only if it was of this file, and the file is what it was."""
+    if outcome.problem is not None:
+        return False
+    checkpoint = run.contestant.checkpoint
+    return checkpoint is None or (outcome.model == checkpoint and outcome.stamp == stamp_of(checkpoint))
 
 
 def _carried_out(run: Run, plan: Plan, output: int | None) -> Outcome:

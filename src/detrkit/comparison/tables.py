@@ -13,6 +13,7 @@ from detrkit.evaluation.bootstrap import CONFIDENCE
 from detrkit.terminal import Prose, add_numbers, narrow_table
 
 _LEAST_NAME = 9  # characters of a name before it folds
+_LEAST_NUMBER = 5  # characters of a figure, which must not fold
 
 
 def comparison_table(comparison: Comparison) -> Group:
@@ -45,7 +46,7 @@ def _of_classes(comparison: Comparison) -> Table:
     table = narrow_table("AP by class")
     table.add_column("class", overflow="fold", min_width=_LEAST_NAME)
     for each in comparison.ranked:
-        table.add_column(each.name, justify="right", overflow="fold")
+        table.add_column(each.name, justify="right", overflow="fold", min_width=_LEAST_NUMBER)
     for number, name in comparison.classes().items():
         table.add_row(name, *(share(each.class_ap(number).mean) for each in comparison.ranked))
     return table
