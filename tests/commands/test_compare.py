@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -60,16 +61,21 @@ def test_the_same_command_again_prints_tables_and_trains_nothing(
 
 
 def test_a_failed_run_gives_exit_code_1(
-    compared: Finished, folder: Path, digits_folder: Path, checkpoint: Path
+    compared: Finished, folder: Path, digits_folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Killed:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def wait(self) -> int:
+            return -9
+
     assert compared.returncode == 0
-    (folder / "out" / "conditional-detr-compact-seed0").mkdir()
-    (folder / "out" / "conditional-detr-compact-seed0" / "last.safetensors").write_text("somebody's")
+    monkeypatch.setattr(subprocess, "Popen", Killed)
     line = ("conditional-detr-compact", checkpoint, "--data", digits_folder, "--output", "out", *SMALL, *SETTINGS)
     result = detrkit_command("compare", *line, folder=folder)
     assert result.returncode == 1, result.stderr
-    assert "Failed: conditional-detr-compact-seed0: out/conditional-detr-compact-seed0 holds models" in result.stdout
-    assert checkpoint.parent.name in result.stdout
+    assert "Failed: conditional-detr-compact-seed0: its process was ended by SIGKILL, mostly for" in result.stdout
+    assert "Comparison on digits0 val" in result.stdout  # the checkpoint stands in the tables
 
 
 @pytest.mark.parametrize(

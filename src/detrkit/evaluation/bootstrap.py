@@ -123,8 +123,9 @@ def drawn_ap(outcomes: Outcomes, *, resamples: int, seed: int = 0) -> NDArray[np
         resamples: number of draws, R.
         seed: of the draws.
     """
-    values: NDArray[np.float64] = average_precision(outcomes, _cases(outcomes.shape[0], resamples, seed))
-    return mean_over_classes(values).mean(0)
+    values = average_precision(outcomes, _cases(outcomes.shape[0], resamples, seed))  # (T, K, 1 + R)
+    means: NDArray[np.float64] = mean_over_classes(values).mean(0)
+    return means
 
 
 def over_trainings(draws: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
