@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +310,47 @@ def test_a_process_that_leaves_no_sentence_gets_one(
     comparison = compare(names, digits_folder, output=tmp_path / "out", console=quiet, steps=1, **SMALL)
     assert [problem[: len(words)] for _, problem in comparison.problems] == [words, words]
     assert "No run gave anything to compare." in comparison.report.read_text()
+
+
+def test_a_comparison_that_is_stopped_stops_its_run(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Console
+) -> None:
+    """Where Ctrl-C reaches this process alone, the run is told, and waited for."""
+    calls: list[object] = []
+
+    class Deaf:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def wait(self, timeout: float | None = None) -> int:
+            calls.append(timeout)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+            if timeout is not None:
+                raise subprocess.TimeoutExpired("run", timeout)
+            return 130
+
+        def terminate(self) -> None:
+            calls.append("terminated")
+
+    monkeypatch.setattr(subprocess, "Popen", Deaf)
+    names = ["detr-compact", "conditional-detr-compact"]
+    with pytest.raises(KeyboardInterrupt, match=r"stopped: the same command with --output .*out goes on where it was"):
+        compare(names, digits_folder, output=tmp_path / "out", console=quiet, steps=1, **SMALL)
+    assert calls == [None, 10.0, "terminated", None]
+
+
+def test_a_run_stops_when_its_comparison_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+    signals: list[tuple[int, int]] = []
+
+    def kill(number: int, name: int) -> None:
+        signals.append((number, name))
+        told.set()
+
+    monkeypatch.setattr(os, "kill", kill)
+    process.end_with(os.getppid() + 1)  # which is not the parent
+    assert told.wait(60)
+    assert signals == [(os.getpid(), signal.SIGTERM)]
 
 
 def test_another_comparison_is_not_mixed_with_this_one(

@@ -35,7 +35,7 @@ def main() -> None:
     keep_freed_memory()
     print_any_character()
     folder = Path(sys.argv[1])
-    _end_with(os.getppid())
+    end_with(os.getppid())
     try:
         carry_out(folder)
     except DetrkitError as problem:
@@ -93,7 +93,7 @@ def _trained(job: dict[str, Any], folder: Path, device: torch.device) -> tuple[P
     return result.best, peak_memory(device) if len(sessions_of(config)) > sessions else None
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Stops this process, as Ctrl-C would, soon after the one that started it has ended, however that was: a second comparison may begin."""
 
     def watch() -> None:

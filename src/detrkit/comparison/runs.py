@@ -125,9 +125,6 @@ def _in_words(code: int) -> str:
     if code >= 0:
         return f"its process ended with exit code {code}: what it printed says why"
     name = signal.Signals(-code).name
-    cause = (
-        ", mostly for lack of memory: give a smaller --batch-size or a larger --accumulate"
-        if -code == signal.SIGKILL
-        else ""
-    )
-    return f"its process was ended by {name}{cause}"
+    if -code != signal.SIGKILL:
+        return f"its process was ended by {name}"
+    return f"its process was ended by {name}, mostly for lack of memory: free some and try again, or compare with smaller batches in another output"

@@ -54,7 +54,7 @@ def _of_classes(comparison: Comparison) -> Table:
 
 def _sentences(comparison: Comparison) -> list[str]:
     sentences = [f"{verdict}." for verdict in comparison.verdicts()]
-    if comparison.resamples:
+    if comparison.differences:
         of_trainings = " and over trainings" if comparison.several_trainings else ", not over trainings"
         sentences.append(
             f"Intervals: {CONFIDENCE:.0%}, paired bootstrap over images{of_trainings}, {comparison.resamples} draws."
