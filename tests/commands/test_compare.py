@@ -110,4 +110,5 @@ def test_the_help_has_the_options_of_training(tmp_path: Path, monkeypatch: pytes
     options = [name for names in GROUPS.values() for name in names if name not in left_out]
     assert [name for name in options if f"--{name.replace('_', '-')}" not in shown] == []
     assert not any(f"--{name.replace('_', '-')} " in shown for name in ("seed", "config", "resume", "dry_run"))
+    assert "passes over the training images. [default" not in shown
     assert "folder of the comparison. [default: a new folder under runs/]" in shown

@@ -12,6 +12,7 @@ from detrkit.commands.values import OptionalPathText, PathText, variant_names
 
 # Chosen by the comparison, or for single runs.
 _LEFT_OUT = ("variant", "data", "output", "seed")
+_LENGTHS = ("epochs", "steps", "minutes")  # one is needed
 _ERROR_STREAM = 2
 _GROUP = Group("Comparison", sort_key=-1)  # before those of training
 
@@ -30,7 +31,8 @@ def compare(
 
     For example: detrkit compare detr-compact deformable-detr-compact --data digits --epochs 3
 
-    Options of training hold for all variants; what is not given is that of each variant's recipe. Every run has a folder and a process of
+    Options of training hold for all variants, and one of --epochs, --steps and --minutes is needed where there are some; what is not given
+    is that of each variant's recipe. Every run has a folder and a process of
     its own. The same command with the same --output goes on where it was stopped, tries again what failed, and takes further contestants
     and seeds. Exit code 0: every run is finished. 1: some failed, as the table says. 2: the comparison cannot begin.
     """
@@ -83,7 +85,7 @@ def _print_json(content: dict[str, Any]) -> None:
 def _signature() -> inspect.Signature:
     """The signature that the command line uses: what is compared, and the training options for all."""
     own = list(inspect.signature(compare).parameters.values())[:-1]
-    return inspect.Signature([*own, *options_of(_LEFT_OUT).values()])
+    return inspect.Signature([*own, *options_of(_LEFT_OUT, _LENGTHS).values()])
 
 
 _OWN_MEANINGS = """

@@ -141,16 +141,17 @@ _BY_PLACE = ("variant", "data")
 _PATHS = ("weights", "backbone_weights", "queries_from", "detector_from", "output")
 
 
-def options_of(left_out: Collection[str] = ()) -> dict[str, inspect.Parameter]:
+def options_of(left_out: Collection[str] = (), undecided: Collection[str] = ()) -> dict[str, inspect.Parameter]:
     """The training options as options of a command, none of them required, in the groups and the order of the help.
 
     Args:
         left_out: names of those that the command has not, or in a way of its own.
+        undecided: names of those for which no value applies where they are not given.
     """
     hints = get_type_hints(TrainingOptions)
     fields = {field.name: field for field in dataclasses.fields(TrainingOptions)}
     return {
-        name: _parameter(fields[name], hints[name], group)
+        name: _parameter(fields[name], hints[name], group, None if name in undecided else UNLESS_GIVEN.get(name))
         for name, group in groups().items()
         if name in fields and name not in left_out
     }
@@ -189,8 +190,7 @@ def _signature() -> inspect.Signature:
     return inspect.Signature([*by_place, *options.values()])
 
 
-def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group) -> inspect.Parameter:
-    shown = UNLESS_GIVEN.get(field.name)
+def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group, shown: str | None) -> inspect.Parameter:
     # None marks options that were not given, but the help shows the value that then applies.
     if field.default not in (None, dataclasses.MISSING):
         shown = str(field.default)

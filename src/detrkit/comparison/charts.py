@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from detrkit.comparison.differences import Difference
 from detrkit.comparison.figures import ContestantFigures, Rows
-from detrkit.evaluation.report.colors import INK, MARKERS, line_color, line_style
+from detrkit.evaluation.report.colors import INK, MARKERS, PAPER, line_color, line_style
 from detrkit.evaluation.report.drawing import chart, finish, legend, plain
 
 _MARKED_POINTS = 30
@@ -84,6 +84,7 @@ def difference_figure(differences: Sequence[Difference]) -> Figure:
             va="bottom",
             fontsize=9,
             color=INK,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},  # over the line of no difference
         )
     axes.axvline(0, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks([])

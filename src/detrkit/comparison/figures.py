@@ -239,6 +239,10 @@ class Comparison:
         """What the differences say, a sentence for each pair."""
         return [f"{each.verdict()} ({each.basis()})" for each in self.differences]
 
+    def of_the_first(self) -> list[Difference]:
+        """The differences between the contestant with the highest AP and each other."""
+        return [each for each in self.differences if each.first == self.differences[0].first]
+
     def table(self) -> Group:
         """The form for a terminal."""
         from detrkit.comparison.tables import comparison_table  # not above: it imports this module

@@ -45,7 +45,7 @@ def _summary(comparison: Comparison) -> Section:
         Tile(each.name, share(each.figure("AP").mean), _with_confidence("AP", each.interval))
         for each in comparison.ranked
     ]
-    points = [(f"{each.verdict()}:", f"{each.basis()}.") for each in comparison.differences]
+    points = [(f"{each.verdict()}:", f"{each.basis()}.") for each in comparison.of_the_first()]
     kinds = ["" for _ in points]
     failures = [("Failed:", f"{name}: {problem}") for name, problem in comparison.problems]
     notes = [("Note:", note) for note in comparison.notes]

@@ -13,6 +13,7 @@ from detrkit.evaluation.bootstrap import CONFIDENCE
 from detrkit.terminal import Prose, add_numbers, narrow_table
 
 _LEAST_NAME = 9  # characters of a name before it folds
+_MOST_PAIRS = 6  # of all contestants; of more, only those with the first are shown, and all in the report
 _LEAST_NUMBER = 5  # characters of a figure, which must not fold
 
 
@@ -53,7 +54,8 @@ def _of_classes(comparison: Comparison) -> Table:
 
 
 def _sentences(comparison: Comparison) -> list[str]:
-    sentences = [f"{verdict}." for verdict in comparison.verdicts()]
+    shown = comparison.differences if len(comparison.differences) <= _MOST_PAIRS else comparison.of_the_first()
+    sentences = [f"{each.verdict()} ({each.basis()})." for each in shown]
     if comparison.differences:
         of_trainings = " and over trainings" if comparison.several_trainings else ", not over trainings"
         sentences.append(
