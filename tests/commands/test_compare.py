@@ -49,7 +49,10 @@ def test_the_same_command_again_prints_tables_and_trains_nothing(
     compared: Finished, folder: Path, digits_folder: Path, checkpoint: Path
 ) -> None:
     assert compared.returncode == 0
-    outcomes = [folder / "out" / name / "outcome.json" for name in ("detr-compact-seed0", checkpoint.parent.name)]
+    outcomes = [
+        folder / "out" / name / "outcome.json"
+        for name in ("detr-compact-seed0", f"{checkpoint.parent.name}-checkpoint")
+    ]
     before = [each.stat().st_mtime_ns for each in outcomes]
     line = ("compare", "detr-compact", checkpoint, "--data", digits_folder, "--output", "out", *SMALL, *SETTINGS)
     again = detrkit_command(*line, folder=folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from training.small_runs import without_reports
 
 import detrkit
 from detrkit.comparison import Comparison, ContestantFigures, compare, process
-from detrkit.comparison.contestants import Contestant
+from detrkit.comparison.contestants import Contestant, read_contestants
 from detrkit.comparison.fairness import fairness_notes
 from detrkit.comparison.figures import Training
 from detrkit.comparison.outcome import DETECTIONS, JOB, OUTCOME, Outcome, read_outcome, write_failure
@@ -94,7 +95,7 @@ def test_finished_runs_are_compared_and_not_done_again(made: Comparison) -> None
     best, nearly, half = made.ranked
     assert best.figure("AP").mean == pytest.approx(1.0)
     assert nearly.figure("AP").mean == pytest.approx(
-        evaluate(made.folder / "nearly" / DETECTIONS, made_data(made)).figures["AP"]
+        evaluate(made.folder / "nearly-checkpoint" / DETECTIONS, made_data(made)).figures["AP"]
     )
     assert best.interval is not None
     assert (best.interval.low, best.interval.high) == (1.0, 1.0)
@@ -165,12 +166,12 @@ def test_a_checkpoint_that_has_changed_is_evaluated_again(
     assert started == []
     untrained(two, dataset)  # its time is another now
     comparison = compare([one, two], digits_folder, **given)
-    assert [folder.name for folder in started] == ["two"]
+    assert [folder.name for folder in started] == ["two-checkpoint"]
     assert [each.figure("AP").mean == 1.0 for each in comparison.contestants] == [True, False]
     (tmp_path / "elsewhere").mkdir()
     namesake = untrained(tmp_path / "elsewhere" / "one.safetensors", dataset)
     compare([namesake, two], digits_folder, **given)
-    assert [folder.name for folder in started] == ["two", "one"]
+    assert [folder.name for folder in started] == ["two-checkpoint", "one-checkpoint"]
 
 
 def test_a_checkpoint_that_knows_fewer_classes_is_compared_and_says_so(
@@ -200,6 +201,29 @@ def test_what_is_not_alike_is_said(digits_folder: Path, dataset: DetectionDatase
         "96 × 156."
     )
     assert fairness_notes(figures[:1]) == []
+    config = tmp_path / names[1] / "config.json"
+    config.write_text(config.read_text().replace('"images": 5,', '"images": 7,'))
+    assert fairness_notes(figures)[1] == (
+        "They learned from different training splits: detr-compact with 5 images; conditional-detr-compact with 7 images."
+    )
+
+
+def test_names_of_checkpoints_are_unique(dataset: DetectionDataset, tmp_path: Path) -> None:
+    for folder in ("a/mine", "b/mine", "detr-compact-seed0"):
+        (tmp_path / folder).mkdir(parents=True)
+        untrained(tmp_path / folder / "best.safetensors", dataset)
+    untrained(tmp_path / "detr-compact.safetensors", dataset)
+    given = ["detr-compact", "a/mine", "b/mine/best.safetensors", "detr-compact-seed0", "./detr-compact.safetensors"]
+    with contextlib.chdir(tmp_path):
+        found = read_contestants(given)
+    assert [each.name for each in found] == ["detr-compact", "mine", "mine-2", "detr-compact-seed0", "detr-compact-2"]
+    assert [each.run_name(0) for each in found] == [
+        "detr-compact-seed0",
+        "mine-checkpoint",
+        "mine-2-checkpoint",
+        "detr-compact-seed0-checkpoint",
+        "detr-compact-2-checkpoint",
+    ]
 
 
 def test_a_comparison_trains_evaluates_and_goes_on(
@@ -208,7 +232,7 @@ def test_a_comparison_trains_evaluates_and_goes_on(
     checkpoint = untrained(tmp_path / "mine.safetensors", dataset)
     given = {"output": tmp_path / "out", "console": quiet, "steps": 2, **SMALL}
     first = compare(["detr-compact", checkpoint], digits_folder, **given)
-    names = ["detr-compact-seed0", "mine"]
+    names = ["detr-compact-seed0", "mine-checkpoint"]
     assert [folder.name for folder in started] == names
     trained, mine = first.contestants
     (training,) = trained.finished

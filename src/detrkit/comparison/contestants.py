@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detrkit.checkpoints.places import find_weights
@@ -31,8 +30,8 @@ class Contestant:
     checkpoint: str | None = None
 
     def run_name(self, seed: int) -> str:
-        """The name of a run's folder; a checkpoint has one run, whatever the seed."""
-        return self.name if self.variant is None else f"{self.name}-seed{seed}"
+        """The name of a run's folder; a checkpoint, also one that is called like a run, has a single one, whatever the seed."""
+        return f"{self.name}-checkpoint" if self.variant is None else f"{self.name}-seed{seed}"
 
     def seeds(self, count: int) -> range:
         """The seeds of its runs."""
@@ -77,14 +76,14 @@ def _read(given: str) -> Contestant:
 
 
 def _with_own_names(contestants: Sequence[Contestant]) -> tuple[Contestant, ...]:
-    """The contestants, with a number behind names of checkpoints that others have, too, or that run folders of variants may have."""
-    variants = {each.name for each in contestants if each.variant is not None}
-    seen: Counter[str] = Counter(variants)
+    """The contestants; checkpoints whose name another has already have a number behind it."""
+    taken = {each.name for each in contestants if each.variant is not None}
     named = []
     for each in contestants:
-        name = each.name
-        if each.variant is None:
-            seen[name] += 1
-            name = name if seen[name] == 1 else f"{name} ({seen[name]})"
-        named.append(Contestant(name, each.variant, each.checkpoint))
+        name, number = each.name, 1
+        while each.variant is None and name in taken:
+            number += 1
+            name = f"{each.name}-{number}"
+        taken.add(name)
+        named.append(replace(each, name=name))
     return tuple(named)

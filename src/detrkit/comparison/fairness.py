@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
-from detrkit.comparison.figures import ContestantFigures
-from detrkit.training.run_folder import read_run
+from detrkit.comparison.figures import ContestantFigures, Training
+from detrkit.data.wording import counted
+from detrkit.training.run_folder import RunFolder, read_run
 from detrkit.training.starting import began_with
-from detrkit.training.training_options import TrainingOptions
 
 
 def fairness_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
@@ -19,8 +20,11 @@ def fairness_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
     """
     trained = [each for each in contestants if each.variant is not None and each.finished]
     options = {each.name: read_run(each.finished[0].run.folder)[1] for each in trained}
-    notes = _differing(options, began_with, "They begin with different weights")
-    notes += _differing(options, _size, "They see images of different sizes (shorter and longer side, at most)")
+    notes = _differing({name: began_with(own) for name, own in options.items()}, "They begin with different weights")
+    sizes = {name: f"{own.short_side} × {own.long_side}" for name, own in options.items()}
+    notes += _differing(sizes, "They see images of different sizes (shorter and longer side, at most)")
+    counts = {one.run.name: _learned_from(one) for each in trained for one in each.finished}
+    notes += _differing(counts, "They learned from different training splits")
     notes += [
         f"{each.name} was not trained here: its figures are not of the length that the variants were trained for, and it may have learned "
         "from these very images."
@@ -49,17 +53,17 @@ def evaluation_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
     return [note if len(who) == len(known) else f"{', '.join(who)}: {note}" for note, who in names.items()]
 
 
-def _size(options: TrainingOptions) -> str:
-    return f"{options.short_side} × {options.long_side}"
+def _learned_from(training: Training) -> str:
+    """How many images a run noted at its beginning."""
+    content = json.loads(RunFolder(training.run.folder).config.read_text(encoding="utf-8"))
+    return counted(content["learned_from"]["images"], "image")
 
 
-def _differing(
-    options: dict[str, TrainingOptions], value_of: Callable[[TrainingOptions], str], sentence: str
-) -> list[str]:
+def _differing(values: Mapping[str, str], sentence: str) -> list[str]:
     """A sentence that names the values and who has them, if there is more than one."""
     names: dict[str, list[str]] = defaultdict(list)
-    for name, own in options.items():
-        names[value_of(own)].append(name)
+    for name, value in values.items():
+        names[value].append(name)
     if len(names) < 2:
         return []
     parts = [f"{', '.join(who)} with {value}" for value, who in names.items()]
