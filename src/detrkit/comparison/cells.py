@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from detrkit.comparison.figures import ContestantFigures, Figure
+from detrkit.comparison.figures import ContestantFigures, Measured
 
 MISSING = "–"
 MEMORY_WORDS = (
@@ -73,10 +73,10 @@ def share(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
 
 
-def with_deviation(figure: Figure) -> str:
+def with_deviation(measured: Measured) -> str:
     """A mean with its standard deviation, if there is one."""
-    deviation = "" if figure.deviation is None else f" ± {figure.deviation:.3f}"
-    return f"{share(figure.mean)}{deviation}"
+    deviation = "" if measured.deviation is None else f" ± {measured.deviation:.3f}"
+    return f"{share(measured.mean)}{deviation}"
 
 
 def _millions(parameters: int | None) -> float | None:

@@ -23,7 +23,7 @@ Rows = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measured:
     """A number over the trainings of a contestant.
 
     Attributes:
@@ -112,31 +112,31 @@ class ContestantFigures:
         """Number of the model's parameters."""
         return self.finished[0].outcome.parameters if self.finished else None
 
-    def figure(self, name: str) -> Figure:
+    def figure(self, name: str) -> Measured:
         """One of COCO's figures over the trainings, such as "AP" or "AP_small"."""
         return _over(each.outcome.evaluation.figures.get(name) for each in self.finished if each.outcome.evaluation)
 
-    def class_ap(self, category_id: int) -> Figure:
+    def class_ap(self, category_id: int) -> Measured:
         """AP of a class over the trainings."""
         entries = [one for each in self.finished if each.outcome.evaluation for one in each.outcome.evaluation.classes]
         return _over(entry.ap for entry in entries if entry.id == category_id)
 
     @property
-    def images_per_second(self) -> Figure:
+    def images_per_second(self) -> Measured:
         """In training."""
         return _over(each.images_per_second for each in self.finished)
 
     @property
-    def minutes(self) -> Figure:
+    def minutes(self) -> Measured:
         """Of training, without evaluations."""
         return _over(each.minutes for each in self.finished)
 
     @property
-    def memory(self) -> Figure:
+    def memory(self) -> Measured:
         """Most memory of a process in GB."""
         return _over(each.outcome.memory for each in self.finished)
 
-    def length(self, unit: str) -> Figure:
+    def length(self, unit: str) -> Measured:
         """Epochs ("epoch") or optimizer steps ("step") of the trainings."""
         return _over(each.length(unit) for each in self.finished)
 
@@ -279,8 +279,8 @@ class Comparison:
         }
 
 
-def _over(values: Iterable[float | None]) -> Figure:
-    return Figure(tuple(value for value in values if value is not None))
+def _over(values: Iterable[float | None]) -> Measured:
+    return Measured(tuple(value for value in values if value is not None))
 
 
 def _run_to_json(training: Training) -> dict[str, Any]:
