@@ -46,8 +46,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
 import detrkit
+from detrkit.allocation import keep_freed_memory
 from detrkit.checkpoints.reading import read_weights
-from detrkit.commands.process import keep_freed_memory
 from detrkit.data import DetectionDataset, epoch_order
 from detrkit.evaluation import detect, evaluate_detections
 from detrkit.evaluation.report.colors import LINE_COLORS

@@ -319,7 +319,7 @@ def run_one(study: Study, epochs: int, options: argparse.Namespace) -> None:
     import torch
 
     from detrkit import evaluate, load, open_dataset
-    from detrkit.commands.process import keep_freed_memory
+    from detrkit.allocation import keep_freed_memory
     from detrkit.training import train
 
     keep_freed_memory()

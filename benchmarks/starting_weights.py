@@ -20,7 +20,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import detrkit
-from detrkit.commands.process import keep_freed_memory
+from detrkit.allocation import keep_freed_memory
 from detrkit.evaluation import detect, evaluate_in_detail
 from detrkit.files import write_json
 from detrkit.training import train
