@@ -11,6 +11,9 @@ our side, short side 320, AdamW at 2e-4 with cosine decay, flips in both directi
 that it gains by: a lower threshold of scores, and 128 boxes an image to teach its second stage, which gives it nearly twice the steps
 of torchvision's 512 (`--boxes-taught 512`).
 
+`--several` trains nothing: it shows the figures of runs in the given folders, with other seeds for example, and their means, as they are and
+with non-maximum suppression, which Faster R-CNN has in itself.
+
 Our side has the same images, batches and flips, images of several sizes but no cuts of them, and for the rest the variant's own recipe. It
 takes any training option, such as `--option 'settings={"queries": 50}'`.
 """
@@ -24,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
-from itertools import count, cycle
+from itertools import count, cycle, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,13 +46,14 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
 import detrkit
+from detrkit.allocation import keep_freed_memory
 from detrkit.checkpoints.reading import read_weights
-from detrkit.commands.process import keep_freed_memory
 from detrkit.data import DetectionDataset, epoch_order
 from detrkit.evaluation import detect, evaluate_detections
 from detrkit.evaluation.report.colors import LINE_COLORS
 from detrkit.files import write_json
 from detrkit.prediction.results import result_entry
+from detrkit.prediction.suppression import kept_by_nms
 from detrkit.training import train
 from detrkit.training.run_folder import RunFolder, read_log
 
@@ -64,6 +68,7 @@ OURS: dict[str, Any] = {
 }
 WARM_UP, TIMED = 8, 40  # steps of a calibration; ours warms up for a whole epoch, which is what the trainer times
 SHOWN = 4  # test images in the picture
+NMS = 0.8  # overlap
 Curve = list[dict[str, float]]
 Entries = list[dict[str, Any]]
 
@@ -336,6 +341,38 @@ def draw_boxes(panel: Axes, colors: dict[int, str], entries: Entries) -> None:
             panel.text(left + 3, top + 3, f"{entry['score']:.2f}", color=color, fontsize=6, va="top")
 
 
+def show_several(folders: list[Path], test: DetectionDataset) -> None:
+    """Prints AP, AP50 and AP75 of each side: the mean over the folders, and each."""
+    truth = test.to_coco()
+    for side in SIDES:
+        files = [folder / f"{side}.json" for folder in folders if (folder / f"{side}.json").is_file()]
+        runs = [json.loads(file.read_text(encoding="utf-8"))["entries"] for file in files]
+        for name, overlap in (("as they are", None), (f"suppressed at {NMS}", NMS)):
+            figures = [evaluate_detections(truth, suppressed(entries, overlap)).figures for entries in runs]
+            columns = {key: [float(each[key] or 0) for each in figures] for key in ("AP", "AP50", "AP75")}
+            shown = "   ".join(
+                f"{key} {np.mean(values):.3f} ({', '.join(f'{value:.3f}' for value in values)})"
+                for key, values in columns.items()
+                if values
+            )
+            print(f"{side}, {name}: {shown}")
+
+
+def suppressed(entries: Entries, overlap: float | None) -> Entries:
+    """Without those that repeat a better one of their class and image by more than an IoU."""
+    if overlap is None:
+        return entries
+    kept: Entries = []
+    ordered = sorted(entries, key=lambda entry: entry["image_id"])
+    for _, group in groupby(ordered, key=lambda entry: entry["image_id"]):
+        found = sorted(group, key=lambda entry: -entry["score"])
+        boxes = np.array([entry["bbox"] for entry in found], dtype=np.float64)
+        boxes[:, 2:] += boxes[:, :2]
+        classes = np.array([entry["category_id"] for entry in found])
+        kept += [entry for entry, keep in zip(found, kept_by_nms(boxes, classes, overlap), strict=True) if keep]
+    return kept
+
+
 def training_option(text: str) -> tuple[str, Any]:
     """`name=value`, the value in JSON or as plain text."""
     name, equals, value = text.partition("=")
@@ -365,6 +402,7 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/blood_cells"))
+    parser.add_argument("--several", type=Path, nargs="+", metavar="FOLDER", help="outputs of earlier runs to compare")
     options = parser.parse_args()
     if options.only != "theirs" and RunFolder(options.output / "run").state.exists():
         parser.error(f"{options.output} holds a run already: choose another --output")
@@ -376,8 +414,11 @@ def main() -> None:
     options = command_line()
     keep_freed_memory()  # as commands do; both sides gain by it
     torch.set_num_threads(options.threads)
-    options.output.mkdir(parents=True, exist_ok=True)
     test = detrkit.open_dataset(options.data, options.test_split)
+    if options.several:
+        show_several(options.several, test)
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
     for side, run in zip(SIDES, (run_ours, run_theirs), strict=True):
         if options.only in (None, side):
             began = time.perf_counter()

@@ -6,6 +6,7 @@
     python benchmarks/convergence.py --study anchors        # DAB-DETR with one thing changed at a time
     python benchmarks/convergence.py --study supervision    # what denoising, one-to-many matching, groups and DINO bring
     python benchmarks/convergence.py --study denoising      # what noised objects add to both DAB papers
+    python benchmarks/convergence.py --study decoders       # DETR with and without its encoder, and TSP, which has no decoder
 
 Every detector of a study gets the same backbone, images, batches, epochs and seeds. One figure a seed, all of them shown. A run that the
 output folder has with the same options, in this study or another, is not done again, nor one whose figures lie in `benchmarks/figures`, unless
@@ -163,6 +164,30 @@ DENOISING = Study(
     },
     watched=None,
 )
+# TSP takes all levels of the same backbone, and gives its encoder the layers that the others have in encoder and decoder.
+_NO_DECODER: dict[str, Any] = {
+    "settings": {
+        "backbone": "compact",
+        "queries": 30,
+        "width": 128,
+        "hidden": 256,
+        "attention_heads": 4,
+        "encoder_layers": 4,
+    }
+}
+DECODERS = Study(
+    title="Decoder or none, built-in digits, 64 × 64, the same backbone from nothing",
+    data="digits",
+    epochs=6,
+    options={**_SMALL, "watch": "convergence"},
+    detectors={
+        "DETR": ("detr-compact", _DENSE),
+        "DETR without encoder": ("detr-compact", {"settings": {**_DENSE["settings"], "encoder_layers": 0}}),
+        "TSP-FCOS": ("tsp-fcos-compact", _NO_DECODER),
+        "TSP-RCNN": ("tsp-rcnn-compact", _NO_DECODER),
+    },
+    watched=None,
+)
 _MIDDLE = {"width": 128, "hidden": 512, "encoder_layers": 2, "decoder_layers": 3, "queries": 60, "dropout": 0.0}
 SMALL_OBJECTS = Study(
     title="BCCD, short side 240, MobileNetV2 from ImageNet",
@@ -200,6 +225,7 @@ STUDIES = {
     "anchors": ANCHORS,
     "supervision": SUPERVISION,
     "denoising": DENOISING,
+    "decoders": DECODERS,
 }
 
 
@@ -293,7 +319,7 @@ def run_one(study: Study, epochs: int, options: argparse.Namespace) -> None:
     import torch
 
     from detrkit import evaluate, load, open_dataset
-    from detrkit.commands.process import keep_freed_memory
+    from detrkit.allocation import keep_freed_memory
     from detrkit.training import train
 
     keep_freed_memory()

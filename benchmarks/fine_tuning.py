@@ -94,6 +94,7 @@ def on_photos(options: argparse.Namespace) -> None:
             steps=steps,
             seed=options.seed,
             evaluate_every=evaluate_every,
+            short_side=options.short_side,
             **start,
         )
 
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--first-data", help="data set that is learned first")
     parser.add_argument("--data", help="data set that is learned then")
     parser.add_argument("--val-split", default="val", help="of the second data set")
+    parser.add_argument("--short-side", type=int, default=320, help="of the photos")
     parser.add_argument("--backbone-weights", help="ImageNet weights of MobileNetV2")
     options = parser.parse_args()
     if not options.photos:

@@ -3,8 +3,9 @@
     python benchmarks/resident_memory.py --minutes 30 --workers 2
 
 Trains `light-detr-compact` on the built-in digits unless another variant or data set is given. Every ten seconds the resident memory of the process
-that trains, and of each of its workers, is read from /proc (Linux). The slope is that of a straight line through the second half, when caches and
-heaps have their size; the first half is shown as well. Pages that workers share with the process that started them count in each.
+that trains, and of each of its workers, is read from /proc (Linux). Slopes are medians of those between any two readings of each third of the
+time (Theil and Sen), which a short evaluation does not move; heaps have their size in the last. Workers begin anew with every epoch, and pages that
+they share with the process that started them count in each.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import theilslopes
 
 EVERY = 10.0  # seconds
+PARTS = 3  # of the time
+FEWEST = 3  # readings in each
 MEGABYTE = 1e6
 
 
@@ -67,9 +71,10 @@ def watch(command: list[str]) -> dict[str, list[float]]:
     return table
 
 
-def slope(minutes: np.ndarray, values: np.ndarray) -> float:
-    """MB an hour of a straight line through the values."""
-    return float(np.polyfit(minutes, values, 1)[0] * 60)
+def slopes(minutes: np.ndarray, values: np.ndarray) -> list[float]:
+    """MB an hour in each third of the time."""
+    parts = zip(np.array_split(minutes, PARTS), np.array_split(values, PARTS), strict=True)
+    return [float(theilslopes(value, time).slope * 60) for time, value in parts]
 
 
 def main() -> None:
@@ -88,16 +93,18 @@ def main() -> None:
     command += ["--evaluate-every", str(options.evaluate_every), "--output", str(options.output / "run"), *further]
     table = watch(command)
     (options.output / "memory.json").write_text(json.dumps(table))
+    if len(table["minutes"]) < PARTS * FEWEST:
+        raise SystemExit(
+            f"the run ended after {len(table['minutes'])} readings: give more --minutes, at least {PARTS * FEWEST * EVERY / 60:.1f}"
+        )
     minutes, trainer = (np.array(table[name]) for name in ("minutes", "trainer"))
     workers, half = np.array(table["workers"]), len(minutes) // 2
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, values in (("process that trains", trainer), (f"its {options.workers} workers together", workers)):
-        print(
-            f"{name}: {values[1]:.0f} MB after {minutes[1]:.1f} minutes, {values[half]:.0f} MB after {minutes[half]:.1f}, "
-            f"{values[-2]:.0f} MB after {minutes[-2]:.1f}; {slope(minutes[:half], values[:half]):+.0f} MB an hour in the first half, "
-            f"{slope(minutes[half:-1], values[half:-1]):+.0f} in the second"
-        )
+        course = ", ".join(f"{values[place]:.0f} MB after {minutes[place]:.1f} minutes" for place in (1, half, -2))
+        rises = ", ".join(f"{each:+.0f}" for each in slopes(minutes, values))
+        print(f"{name}: {course}; MB an hour in the thirds of the time: {rises}")
         axes.plot(minutes, values, label=name)
     axes.set(xlabel="minutes", ylabel="resident memory, MB", ylim=(0, None))
     axes.grid(alpha=0.3)

@@ -20,7 +20,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import detrkit
-from detrkit.commands.process import keep_freed_memory
+from detrkit.allocation import keep_freed_memory
 from detrkit.evaluation import detect, evaluate_in_detail
 from detrkit.files import write_json
 from detrkit.training import train
@@ -90,7 +90,7 @@ def report(folders: list[Path], target: Path) -> None:
             for name, (low, high) in content["intervals"].items()
         ]
         print(f"{content['backbone']}, {start}: {content['steps']} steps, {', '.join(parts)}")
-        name = f"{content['backbone']}, {start}"
+        name = f"{folder.name}, {start}"
         axes.plot(content["minutes"], content["AP"], label=name)
     axes.set(xlabel="minutes of training", ylabel="AP on the test pictures", ylim=(0, None))
     axes.grid(alpha=0.3)
@@ -115,13 +115,13 @@ def main() -> None:
     files: dict[str, str] = dict(each.split("=", 1) for each in options.weights)
     if unknown := sorted(files.keys() - SETTINGS.keys()):
         parser.error(f"there is no run for the backbone {unknown[0]}: there are {', '.join(SETTINGS)}")
-    folders = []
     for backbone, weights in {**files, SCRATCH: None}.items():
         folder = options.output / f"{backbone}-{options.seed}"
         if not (folder / "figures.json").is_file():
             run(backbone, weights, folder, options)
-        folders.append(folder)
-    report(folders, options.output / "starting_weights.png")
+    report(
+        sorted(each.parent for each in options.output.glob("*/figures.json")), options.output / "starting_weights.png"
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 
 import detrkit
-from detrkit.commands.process import keep_freed_memory
+from detrkit.allocation import keep_freed_memory
 from detrkit.models.catalog import criterion_for
 from detrkit.models.supervision import supervise
 from detrkit.structures import ImageBatch, Target

@@ -103,3 +103,18 @@ def crowded_scene(seed: int, images: int = 6) -> tuple[dict[str, Any], list[dict
         "annotations": annotations,
         "categories": categories,
     }, results
+
+
+def with_images_as_often(
+    truth: dict[str, Any], results: list[dict[str, Any]], times: list[int]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ground truth and results in which image 1 occurs `times[0]` times, image 2 `times[1]` times, and so on, with at most 10 of each."""
+    annotations, entries, images = [], [], []
+    for image_id, count in enumerate(times, start=1):
+        for number in range(count):
+            own = {"image_id": image_id * 10 + number}
+            images.append({"id": image_id * 10 + number})
+            annotations += [entry | own for entry in truth["annotations"] if entry["image_id"] == image_id]
+            entries += [entry | own for entry in results if entry["image_id"] == image_id]
+    annotations = [entry | {"id": number} for number, entry in enumerate(annotations, start=1)]
+    return truth | {"images": images, "annotations": annotations}, entries

@@ -19,7 +19,7 @@ from pathlib import Path
 
 # What commands import by and by.
 IMPORTED = (
-    "detrkit.__main__", "detrkit.commands.convert", "detrkit.commands.demo", "detrkit.commands.doctor",
+    "detrkit.__main__", "detrkit.commands.compare", "detrkit.commands.convert", "detrkit.commands.demo", "detrkit.commands.doctor",
     "detrkit.commands.evaluate", "detrkit.commands.inspect", "detrkit.commands.models", "detrkit.commands.predict",
     "detrkit.commands.report", "detrkit.commands.train", "detrkit.data", "detrkit.evaluation", "detrkit.prediction",
     "detrkit.training", "detrkit.training.run", "faster_coco_eval", "lightning.pytorch", "matplotlib.pyplot", "numba",

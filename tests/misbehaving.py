@@ -24,6 +24,7 @@ class Answer:
         location: for redirections.
         wait: seconds before it answers.
         kind: of the content.
+        says_length: whether it says how long the content is.
     """
 
     status: int = 200
@@ -34,6 +35,7 @@ class Answer:
     location: str = ""
     wait: float = 0.0
     kind: str = "application/octet-stream"
+    says_length: bool = True
 
 
 @dataclass
@@ -77,7 +79,8 @@ def serving(content: bytes, answers: Sequence[Answer] = ()) -> Iterator[Server]:
             if answer.location:
                 self.send_header("Location", answer.location)
             self.send_header("Content-Type", answer.kind)
-            self.send_header("Content-Length", str(len(body)))
+            if answer.says_length:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: answer.cut_after])
 

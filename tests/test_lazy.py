@@ -10,7 +10,14 @@ import pytest
 
 import detrkit.data
 
-PACKAGES = ["detrkit.checkpoints", "detrkit.data", "detrkit.evaluation", "detrkit.prediction", "detrkit.training"]
+PACKAGES = [
+    "detrkit.checkpoints",
+    "detrkit.comparison",
+    "detrkit.data",
+    "detrkit.evaluation",
+    "detrkit.prediction",
+    "detrkit.training",
+]
 
 
 @pytest.mark.parametrize("name", PACKAGES)

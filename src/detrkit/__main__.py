@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: without the program's name; None means those of the process. With `--debug`, errors show their tracebacks first.
     """
-    from detrkit.commands.process import keep_freed_memory
+    from detrkit.allocation import keep_freed_memory
     from detrkit.terminal import print_any_character
 
     keep_freed_memory()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from detrkit.notebooks import paragraph, shown, table
 
-PolicyName = Literal["detr", "light", "strong", "none"]  # of augmentation
+PolicyName = Literal["detr", "sizes", "light", "strong", "none"]  # of augmentation
 
 
 @dataclass(frozen=True)

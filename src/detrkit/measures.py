@@ -58,8 +58,30 @@ MATCHING_INSTABILITY = Measure(
     "matching instability",
     "of the objects in some training images, those that are matched to another query than after the epoch before; a mean over decoder layers",
 )
+ATTENTION_SPARSITY = Measure(
+    "attention sparsity",
+    "of cross-attention in some training images, or of the encoder's attention in a model without a decoder: the mean negative entropy of its "
+    "weights, 0 where a query looks at a single key, -log S where it looks at S keys alike. In deformable attention the sampled points are the "
+    "keys. A mean over decoder layers",
+)
+ATTENTION_DISTANCE = Measure(
+    "attention distance",
+    "in some training images, how far the centre of mass of a matched query's cross-attention is from the centre of its object, in halves of "
+    "the object's diagonal; the median of the objects, a mean over decoder layers",
+)
+REFERENCE_DISTANCE = Measure(
+    "reference distance",
+    "the same of the references that a layer's queries start from",
+)
+USED_QUERIES = Measure(
+    "used queries",
+    "that have an object, or one of the best detections, in any of some training images and in any decoder layer. As many detections of an "
+    "image count as it has objects",
+)
 THRESHOLD = Measure("threshold", "score from which a detection counts; by default the one with the best F1")
 
+# Those that a log also has of every decoder layer.
+LAYERED = (MATCHING_INSTABILITY, ATTENTION_SPARSITY, ATTENTION_DISTANCE, REFERENCE_DISTANCE, USED_QUERIES)
 MEASURES = (
     Measure("epoch", "passes over the training images"),
     Measure("step", "optimizer steps"),
@@ -77,7 +99,7 @@ MEASURES = (
     MASK_AP,
     PQ,
     REPEATED_SHARE,
-    MATCHING_INSTABILITY,
+    *LAYERED,
 )
 # Names of columns in the logs of older versions.
 FORMER_COLUMNS = {"right_class": MATCHED_CLASS_ACCURACY.column, "lr": LEARNING_RATE.column}
@@ -85,6 +107,20 @@ FORMER_COLUMNS = {"right_class": MATCHED_CLASS_ACCURACY.column, "lr": LEARNING_R
 _NAMES = {measure.column: measure.name for measure in MEASURES}
 
 
+def layer_column(measure: Measure, layer: int) -> str:
+    """The column of a measure of one layer, counted from 0."""
+    return f"{measure.column}_{layer}"
+
+
+def layer_of(column: str, measure: Measure) -> int | None:
+    """The layer that a column has a measure of; None where it is no such column."""
+    name, _, layer = column.rpartition("_")
+    return int(layer) if name == measure.column and layer.isdecimal() else None
+
+
 def name_of(column: str) -> str:
     """What people read for a column of a log; the column itself where it is none of `MEASURES`."""
+    for measure in LAYERED:
+        if (layer := layer_of(column, measure)) is not None:
+            return f"{measure.name} {layer}"
     return _NAMES.get(column, column)

@@ -13,7 +13,9 @@ from checkpoints.authors_files import SMALL, assert_equal, hollow, published, wr
 from torch import Tensor
 
 import detrkit
+from detrkit.cards import Preprocessing
 from detrkit.checkpoints import convert_weights, save_authors, save_hugging_face
+from detrkit.checkpoints.hugging_face import stored_preprocessing
 from detrkit.checkpoints.recognition import TABLES
 from detrkit.errors import CheckpointError, ConfigurationError, DetrkitError, OutputError
 
@@ -177,6 +179,38 @@ def test_sizes_as_their_releases_write_them(stored: dict[str, Any], sides: tuple
     assert (found.mean, found.deviation) == ((0, 0, 0), (1, 1, 1))
 
 
+def test_how_images_are_prepared_can_be_changed_in_a_folder_that_detrkit_wrote(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    model = small("detr-r18")
+    save_hugging_face(model, folder)
+    assert detrkit.load(folder).card.preprocessing == model.card.preprocessing
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "size": {"shortest_edge": 480, "longest_edge": 640}}))
+    found = detrkit.load(folder).card.preprocessing
+    assert (found.short_side, found.long_side) == (480, 640)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"do_resize": False},
+        {"do_rescale": False},
+        {"rescale_factor": 1.0},
+        {"resample": 3},
+        {"image_std": [0.0, 0.0, 0.0]},
+        {"image_mean": [float("nan"), 0.5, 0.5]},
+        {"size": {"shortest_edge": 0}},
+    ],
+    ids=str,
+)
+def test_what_detrkit_does_not_do_to_images_is_refused(stored: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(stored))
+    with pytest.raises(CheckpointError, match="does not say how images are prepared in a way that detrkit knows"):
+        stored_preprocessing(tmp_path / "model.safetensors", Preprocessing())
+
+
 def test_images_of_a_fixed_size_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     save_hugging_face(small("detr-r18"), folder)
@@ -300,6 +334,11 @@ def test_every_family_has_a_form_or_a_reason() -> None:
             False,
             "detr-r50 has a dilated backbone, which transformers has from timm only: take timm's",
         ),
+        (
+            "resnet50-caffe",
+            False,
+            "detr-r50 has no Hugging Face form: its backbone is resnet50-caffe, and other code has the stride in another convolution",
+        ),
     ],
 )
 def test_backbones_of_one_side_alone(backbone: str, timm: bool, sentence: str, tmp_path: Path) -> None:
@@ -308,6 +347,16 @@ def test_backbones_of_one_side_alone(backbone: str, timm: bool, sentence: str, t
     with pytest.raises(CheckpointError) as caught:
         save_hugging_face(model, tmp_path / "x", timm_backbone=timm)
     assert str(caught.value) == sentence
+
+
+def test_a_backbone_with_other_strides_has_no_authors_form(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = detrkit.build("detr-r50", backbone="resnet50-caffe")
+    with pytest.raises(
+        CheckpointError,
+        match="its backbone is resnet50-caffe, and the authors' code has the stride in another convolution",
+    ):
+        save_authors(model, tmp_path / "x.pth")
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +397,7 @@ class TestOutputs:
             f"{tmp_path / name} exists: choose another path, or replace it with --force (force=True in Python)"
         )
         (tmp_path / name / "README.md" if name == "folder" else tmp_path / "README.md").write_text("mine")
-        (tmp_path / name / "config.json" if name == "folder" else tmp_path / name).write_text("old")
+        (tmp_path / name / "config.json" if name == "folder" else tmp_path / name).write_text('{"model_type": "old"}')
         convert_weights(source, tmp_path / name, force=True)
         assert_same(detrkit.load(tmp_path / name), detrkit.load(source))
         assert next(tmp_path.rglob("README.md")).read_text() == "mine"
@@ -360,6 +409,35 @@ class TestOutputs:
         assert self.refusal(source, tmp_path / "photos", force=True) == (
             f"{tmp_path / 'photos'} holds other things than a Hugging Face model: choose another folder"
         )
+
+    def test_the_folder_of_a_run_is_never_replaced(self, source: Path, tmp_path: Path) -> None:
+        run = tmp_path / "run"
+        run.mkdir()
+        (run / "config.json").write_text(json.dumps({"options": {"variant": "detr-r18"}}))
+        assert self.refusal(source, run, force=True) == (
+            f"{run} holds other things than a Hugging Face model: choose another folder"
+        )
+
+    def test_files_of_a_folder_are_replaced_all_or_not_at_all(
+        self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = convert_weights(source, tmp_path / "folder").path
+        before = {each.name: each.read_bytes() for each in folder.iterdir()}
+        replace, count = Path.replace, 0
+
+        def fail_in_the_middle(self: Path, target: Path) -> Path:
+            nonlocal count
+            count += self.parent.name == ".folder-new" and target.parent == folder
+            if count == 2:
+                count += 1
+                raise OSError(5, "Input/output error")
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", fail_in_the_middle)
+        with pytest.raises(OutputError, match="Input/output error"):
+            convert_weights(source, folder, force=True)
+        assert count == 3
+        assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
 
     def test_what_is_read_is_not_replaced(self, source: Path, tmp_path: Path) -> None:
         folder = convert_weights(source, tmp_path / "folder").path
@@ -381,9 +459,13 @@ class TestOutputs:
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("torch.save", fail)
+        def fail_as_pytorch_does(content: Any, path: Any) -> None:
+            Path(path).write_bytes(b"half")
+            raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+        monkeypatch.setattr("torch.save", fail_as_pytorch_does)
         monkeypatch.setattr("detrkit.checkpoints.own_format.save_file", fail)
-        with pytest.raises(OutputError, match="No space left on device"):
+        with pytest.raises(OutputError, match=r"No space left on device|not enough room"):
             convert_weights(source, tmp_path / name, force=there)
         assert {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*") if each.is_file()} == before
         assert there or not list(tmp_path.iterdir())

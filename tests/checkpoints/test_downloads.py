@@ -223,3 +223,12 @@ def test_where_downloads_are_kept(
         monkeypatch.setenv(name, value.replace("HOME", str(tmp_path)))
     assert cache_folder() == tmp_path / wanted
     assert place_of(offer_at("http://x")) == tmp_path / wanted / "someone.pth"
+
+
+def test_a_file_that_nothing_would_tell_to_be_whole_is_refused(cache: Path) -> None:
+    with serving(CONTENT, [Answer(says_length=False, cut_after=9)]) as server:
+        assert complaint(server, None).startswith(
+            f"{server.address} does not say how long the file is, and no checksum would tell that it is whole: "
+        )
+    with serving(CONTENT, [Answer(says_length=False)]) as server:
+        assert fetched(server)[0].read_bytes() == CONTENT

@@ -109,3 +109,12 @@ def test_a_file_that_fits_several_variants_says_what_to_do(tmp_path: Path) -> No
         f"{path} could be any of anchor-detr-r50-c5, anchor-detr-r50-dc5, between which its contents do not decide: say which one with "
         "`variant`; load it with detrkit.load(path, variant=...), save it with detrkit.save, and give that file"
     )
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    source = small("smca-detr-compact")
+    with torch.no_grad():
+        source.query_source.position.weight[1, 2] = float("inf")
+    path = save(source, tmp_path / "trained.safetensors")
+    with pytest.raises(CheckpointError, match=r"has NaN or infinity in 'position\.weight'"):
+        load_queries(small("smca-detr-compact"), path)

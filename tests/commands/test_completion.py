@@ -37,6 +37,8 @@ def folder(tmp_path: Path) -> Path:
         ("detrkit tr", ["train"]),
         ("detrkit train li", LIGHT),
         ("detrkit models li", LIGHT),
+        ("detrkit compare smca-detr-c", SMCA),
+        ("detrkit compare light-detr-compact --data my_d", ["my_data"]),
         ("detrkit predict x.safetensors photos --variant smca-detr-c", SMCA),
         ("detrkit evaluate x.safetensors --variant smca-detr-c", SMCA),
         ("detrkit inspect . --variant smca-detr-c", SMCA),

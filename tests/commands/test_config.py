@@ -139,6 +139,29 @@ def test_a_policy_on_the_command_line_brings_its_own_switches(tmp_path: Path) ->
     }
 
 
+def test_none_is_a_choice_where_it_is_one(tmp_path: Path) -> None:
+    text = "augmentation: none\nweights: none\nepochs: none\nsupervision: null\nschedule: none\n"
+    assert read_config(written(tmp_path, text)).options == {"augmentation": "none", "weights": "none"}
+    stored = json.dumps({"options": {"augmentation": "none", "weights": "none", "epochs": None, "settings": {}}})
+    assert read_config(written(tmp_path, stored, "config.json")).options == {"augmentation": "none", "weights": "none"}
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({"batch_size": 16}, {"batch_size": 16, "scale_lr": True, "steps": 9, "warmup_steps": 3}),
+        ({"steps": 90}, {"batch_size": 8, "accumulate": 2, "scale_lr": True, "lr": 0.1, "steps": 90}),
+        ({"supervision": "groups"}, {"batch_size": 8, "scale_lr": True, "lr": 0.1, "steps": 9, "warmup_steps": 3, "supervision": "groups"}),
+    ],
+)  # fmt: skip
+def test_what_follows_from_other_options_is_not_taken_from_a_run(
+    given: dict[str, Any], left: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"batch_size": 8, "accumulate": 2, "scale_lr": True, "lr": 0.1, "steps": 9, "warmup_steps": 3}
+    stored = json.dumps({"options": options, "time_budget": {"minutes": 1.0}})
+    assert read_config(written(tmp_path, stored, "config.json")).combined(given) == left
+
+
 def test_a_file_is_for_its_variant(tmp_path: Path) -> None:
     path = written(tmp_path, "variant: detr-r50\nseed: 3\n")
     assert read_config(path).combined({"variant": "detr-r50"}) == {"variant": "detr-r50", "seed": 3}

@@ -38,7 +38,9 @@ def test_the_help_has_groups_and_defaults(tmp_path: Path, monkeypatch: pytest.Mo
     assert "[default: the policy's]" in lines["flip"]
     assert "[default: 0]" in lines["seed"]
     assert "--augmentation CHOICE" in lines["augmentation"]
-    assert "[choices: detr, light, strong, none] [default: the recipe's]" in " ".join(shown.replace("│", "").split())
+    assert "[choices: detr, sizes, light, strong, none] [default: the recipe's]" in " ".join(
+        shown.replace("│", "").split()
+    )
     assert "--empty-loggers" not in shown
 
 

@@ -39,7 +39,9 @@ class TestPolicies:
 
     def test_there_is_one_for_each_name(self) -> None:
         assert tuple(POLICIES) == get_args(PolicyName)
-        with pytest.raises(ConfigurationError, match="no augmentation 'hard': choose one of detr, light, strong, none"):
+        with pytest.raises(
+            ConfigurationError, match="no augmentation 'hard': choose one of detr, sizes, light, strong, none"
+        ):
             Augmentation.named("hard", 800, 1333)  # type: ignore[arg-type]
 
     def test_none_resizes_to_the_largest_size_alone(self) -> None:

@@ -7,10 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_cases import REAL_FILES, crowded_scene, result
+from evaluation_cases import REAL_FILES, crowded_scene, result, with_images_as_often
 
 from detrkit.evaluation import analyze, evaluate_detections
-from detrkit.evaluation.bootstrap import Interval, bootstrap_intervals, resamples_within_reason
+from detrkit.evaluation.bootstrap import (
+    Interval,
+    bootstrap_intervals,
+    drawn_ap,
+    middle,
+    over_trainings,
+    resamples_within_reason,
+)
 from detrkit.evaluation.inputs import read_inputs
 from detrkit.evaluation.outcomes import outcomes
 
@@ -75,18 +82,7 @@ def test_draws_are_those_of_whole_data_sets() -> None:
     draws = np.random.default_rng(5).multinomial(6, np.full(6, 1 / 6), size=12)
     values = []
     for draw in draws:
-        annotations, entries, images = [], [], []
-        for image_id, count in enumerate(draw.tolist(), start=1):
-            for number in range(count):
-                images.append({"id": image_id * 10 + number})
-                own = [entry for entry in truth["annotations"] if entry["image_id"] == image_id]
-                annotations += [entry | {"image_id": image_id * 10 + number} for entry in own]
-                entries += [
-                    entry | {"image_id": image_id * 10 + number} for entry in results if entry["image_id"] == image_id
-                ]
-        annotations = [entry | {"id": number} for number, entry in enumerate(annotations, start=1)]
-        drawn = truth | {"images": images, "annotations": annotations}
-        values.append(evaluate_detections(drawn, entries).figures["AP50"])
+        values.append(evaluate_detections(*with_images_as_often(truth, results, draw.tolist())).figures["AP50"])
     figure = evaluate_detections(truth, results).figures["AP50"]
     assert figure is not None
     ends = np.quantile(np.array(values, dtype=float), [0.025, 0.975]) + figure - np.mean(np.array(values, dtype=float))
@@ -115,3 +111,33 @@ def test_fewer_draws_for_large_data() -> None:
         rows, object_images = range(500_000), range(36_000)
 
     assert resamples_within_reason(Large()) == 232  # type: ignore[arg-type]
+
+
+def test_the_same_seed_gives_the_same_draws() -> None:
+    """The first value is AP itself; the others are of the draws that the seed stands for."""
+    truth, results = crowded_scene(2)
+    found = outcomes(read_inputs(truth, results), 100)
+    draws = drawn_ap(found, resamples=30, seed=4)
+    assert draws.shape == (31,)
+    assert draws[0] == pytest.approx(evaluate_detections(truth, results).figures["AP"])
+    assert draws[1:].std() > 0.001
+    assert np.array_equal(draws, drawn_ap(found, resamples=30, seed=4))
+    assert not np.array_equal(draws, drawn_ap(found, resamples=30, seed=5))
+
+
+def test_drawn_trainings_vary_like_a_mean_of_new_ones() -> None:
+    """The standard error of a mean of n values is their standard deviation by the root of n, with n - 1 in it."""
+    values = np.array([0.1, 0.25, 0.4, 0.3])
+    draws = over_trainings(np.repeat(values[:, None], 20_001, axis=1), seed=0)
+    assert draws[0] == pytest.approx(values.mean())
+    assert draws[1:].mean() == pytest.approx(values.mean(), abs=0.002)
+    assert draws[1:].std() == pytest.approx(values.std(ddof=1) / 2, rel=0.02)
+
+
+def test_a_single_training_is_left_as_it_is() -> None:
+    draws = np.array([[0.3, 0.2, 0.5]])
+    assert np.array_equal(over_trainings(draws, seed=0), draws[0])
+
+
+def test_draws_without_objects_do_not_count() -> None:
+    assert middle(np.array([np.nan, 0.1, 0.2, np.nan, 0.3]), 0.5) == Interval(pytest.approx(0.15), pytest.approx(0.25))

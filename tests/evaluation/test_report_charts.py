@@ -113,6 +113,25 @@ def test_all_curves_in_one_picture_stand_below_each_other_on_a_phone_s_width() -
     assert figure.get_size_inches().tolist() == [5.0, 10.0]
 
 
+def test_what_is_measured_of_layers_has_a_line_for_each() -> None:
+    rows = [
+        {"epoch": epoch, "attention_sparsity": -2.0, "attention_sparsity_0": -4.0, "attention_sparsity_1": -epoch}
+        | {"used_queries": 9, "used_queries_0": 5, "used_queries_1": 7 + epoch}
+        for epoch in (1, 2)
+    ]
+    figures = training_curves(rows)
+    assert list(figures) == ["attention sparsity", "used queries"]
+    sparsity, used = (figure.axes[0] for figure in figures.values())
+    assert {line.get_label(): line.get_xydata().tolist() for line in sparsity.lines} == {
+        "layer 0": [[1, -4], [2, -4]],
+        "layer 1": [[1, -1], [2, -2]],
+    }
+    assert [text.get_text() for text in used.texts] == ["layer 0", "layer 1"]
+    assert sparsity.get_ylim()[0] < -4
+    assert sparsity.get_ylim()[1] == 0
+    assert used.get_ylim()[0] == 0
+
+
 def test_a_single_epoch_stands_in_the_middle_of_its_curve() -> None:
     (axes,) = training_curves(ROWS[:1])["loss"].axes
     assert axes.get_xlim() == (0.5, 1.5)

@@ -57,6 +57,28 @@ def test_the_models_own_queries_never_notice(variant: str, supervision: Supervis
     assert not torch.equal(other.training_groups[0].output.logits[:, :, :5], own.logits)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"queries": 12, "patterns": 3}, {"queries": 9, "centers": "grid"}], ids=["patterns", "grid"]
+)
+def test_groups_are_arranged_as_the_queries_are(changes: dict[str, Any]) -> None:
+    model = small("dab-detr-compact", Groups(3), **changes)
+    own = model.query_source
+    for source in model.supervision.sources:
+        for name, values in own.state_dict().items():
+            assert source.state_dict()[name].shape == values.shape
+    if "centers" in changes:
+        assert all(torch.equal(source.center_logits, own.center_logits) for source in model.supervision.sources)
+    output = model(ImageBatch(IMAGES), TARGETS)
+    assert [each.output.logits.shape[2] for each in output.training_groups] == [changes["queries"]] * 2
+
+
+def test_what_is_added_has_the_type_of_the_model() -> None:
+    model = detrkit.build("conditional-detr-compact", classes=["a", "b", "c"], **SMALL).double()
+    supervise(model, "denoising")
+    assert {value.dtype for value in model.supervision.parameters()} == {torch.float64}
+    assert model(ImageBatch(IMAGES.double()), TARGETS).logits.dtype == torch.float64
+
+
 @pytest.mark.parametrize("variant", WITH_REFERENCES)
 def test_noised_objects_follow_and_no_query_sees_them(variant: str) -> None:
     plain, more = small(variant), small(variant, Denoising(copies=9))
@@ -199,6 +221,8 @@ def test_supervision_in_words(text: str, wanted: Supervision, whole: str) -> Non
         ("groups,count=1", r"^supervision groups needs count of at least 2, not 1$"),
         ("groups,count=2.5", r"^supervision groups needs a whole number for count, not '2.5'$"),
         ("denoising,box_noise=much", r"^supervision denoising needs a number for box_noise, not 'much'$"),
+        ("denoising,label_noise=5", r"^supervision denoising needs label_noise of at most 1, not 5.0$"),
+        ("denoising,box_noise=inf", r"^supervision denoising needs box_noise of at most 10, not inf$"),
         ("denoising,copies=1", r"^supervision denoising needs copies of at least 2, not 1$"),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from models.by_heart import assert_learns_by_heart
 from torch import Tensor
 
+from detrkit.data import Augmentation
 from detrkit.errors import ConfigurationError, NonFiniteError
 from detrkit.layers.region_proposals import AnchorPredictions, proposed_regions
 from detrkit.matching.regions import objects_of_anchors, objects_of_regions, training_regions
@@ -66,6 +67,9 @@ class TestPublishedModels:
             assert (recipe.learning_rate, recipe.backbone_learning_rate) == (1e-4, rate)
             assert recipe.sgd_factor * recipe.learning_rate == pytest.approx(rate)
             assert (recipe.adamw_parts, recipe.decay_norms) == (("encoder",), False)
+            assert Augmentation.named(recipe.augmentation, 800, 1333) == Augmentation(
+                short_sides=(640, 672, 704, 736, 768, 800), crop=False
+            )
             assert [270 * recipe.drop_after, 270 * (recipe.second_drop_after or 0)] == pytest.approx([180, 240])
             assert [255 * each for each in pixels.mean] == pytest.approx([123.675, 116.28, 103.53])
             assert [255 * each for each in pixels.deviation] == pytest.approx([1, 1, 1])
@@ -144,6 +148,9 @@ class TestRegions:
 
     def test_anchors_that_overlap_an_object_most_belong_to_it(self) -> None:
         anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 2], [30, 30, 34, 34]])
+        # An object without area belongs to no anchor, not to all.
+        thin, _ = objects_of_anchors(anchors, torch.tensor([[5.0, 5, 5, 60], [0, 0, 10, 10]]))
+        assert thin.tolist() == objects_of_anchors(anchors, torch.tensor([[0.0, 0, 10, 10]]))[0].tolist()
         labels, found = objects_of_anchors(anchors, torch.tensor([[0.0, 0, 10, 10], [32, 32, 60, 60]]))
         assert labels.tolist() == [1, -1, 0, 1]
         assert found[[0, 3]].tolist() == [0, 1]
@@ -216,7 +223,8 @@ def test_suppression_leaves_no_repetition(paper: str) -> None:
         assert (found.boxes_xyxy <= torch.tensor([160, 128, 160, 128])).all()
         for label in found.labels.unique():
             boxes = found.boxes_xyxy[found.labels == label]
-            assert largest_overlap(boxes) <= {"fcos": 0.6, "rcnn": 0.7}[paper] + 1e-6 or paper == "fcos"
+            if paper == "rcnn":  # whose boxes are cut off at the image before they compete
+                assert largest_overlap(boxes) <= 0.7 + 1e-6
 
 
 def largest_overlap(boxes: Tensor) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# Dilation and the other kinds of layers and levels are in these; the remaining cases have nothing that is not in these.
+# Dilation and the other kinds of layers and levels are in these; the remaining ones with a decoder have nothing that is not in these.
 CASES = (
     "detr_r50",
     "detr_r50_dc5",

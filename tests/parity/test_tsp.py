@@ -15,6 +15,8 @@ from torch import Tensor
 
 import detrkit
 from detrkit.checkpoints import from_official, to_official
+from detrkit.explaining.attention import ENCODER, recorded_looks
+from detrkit.explaining.concentration import sparsity_of
 from detrkit.layers.pre_norm import attention_sparsity
 from detrkit.layers.regions_of_interest import region_features
 from detrkit.losses.tsp_fcos import _focal
@@ -106,6 +108,14 @@ class Run:
         maps = self.model.encoder.attention_maps(tokens, positions, padding)
         self.assert_same("inference.attention", maps)
         self.assert_same("inference.sparsity", attention_sparsity(maps))
+        self.watched_sparsity()
+
+    def watched_sparsity(self) -> None:
+        """What a watched run tells: of each layer and image, a mean over its heads."""
+        with torch.no_grad(), recorded_looks(self.model, ENCODER, keep=sparsity_of) as kept:
+            self.model(self.batch)
+        found = torch.stack([of_layer for (of_layer,) in kept], dim=1)  # (B, layers)
+        np.testing.assert_allclose(found.numpy(), self.golden["inference.sparsity"].mean(-1), rtol=1e-9, atol=1e-9)
 
 
 def run_of(case: str) -> Callable[..., Run]:

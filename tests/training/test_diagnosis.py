@@ -10,7 +10,7 @@ import torch
 from training.small_runs import SMALL, run
 
 import detrkit
-from detrkit.errors import NonFiniteError
+from detrkit.errors import NonFiniteError, OutputError
 from detrkit.measures import MATCHED_CLASS_ACCURACY
 from detrkit.structures import ImageBatch, Target
 from detrkit.training import diagnosis
@@ -126,6 +126,32 @@ def test_a_loss_that_is_not_finite_leaves_its_batch(
     assert (kept["step"], len(kept["pixels"]), len(kept["targets"])) == (2, 4, 4)
     assert kept["weights"]["heads.box_head.layers.2.bias"].isnan().all()
     assert kept["optimizer"]["state"]
+
+
+def test_where_a_loss_was_not_finite_first_is_said_also_if_nothing_can_be_kept(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(self: TrainingModule, given: Any, index: int) -> Any:
+        with torch.no_grad():
+            self.model.heads.box_head.layers[-1].bias.fill_(float("nan"))
+        return step(self, given, index)
+
+    def refuse(*_: object) -> None:
+        raise OutputError("not_finite.pt cannot be written (No space left on device)")
+
+    step, said = TrainingModule.training_step, []
+    monkeypatch.setattr(TrainingModule, "training_step", poisoned)
+    monkeypatch.setattr(diagnosis, "write_pickled", refuse)
+    begin = diagnosis.Diagnosis.__init__
+    monkeypatch.setattr(
+        diagnosis.Diagnosis, "__init__", lambda self, _, *rest, **more: begin(self, said.append, *rest, **more)
+    )
+    with pytest.raises(NonFiniteError):
+        run(digits_folder, tmp_path / "run", steps=3)
+    assert said == [
+        "Not finite first: the weights heads.box_head.layers.2.bias. The batch, the weights and the optimizer's state are not kept, since "
+        "not_finite.pt cannot be written (No space left on device)."
+    ]
 
 
 def test_a_learning_rate_that_is_too_high_is_said(

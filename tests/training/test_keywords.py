@@ -42,7 +42,7 @@ def test_help_shows_every_option_with_default_and_meaning() -> None:
         ({"epochs": "3"}, "epochs must be of type int or none, not str ('3')"),
         ({"lr": "x"}, "lr must be of type float or none, not str ('x')"),
         ({"flip": "x"}, "flip must be of type float or none, not str ('x')"),
-        ({"augmentation": "hard"}, "augmentation must be one of detr, light, strong, none, not 'hard'"),
+        ({"augmentation": "hard"}, "augmentation must be one of detr, sizes, light, strong, none, not 'hard'"),
         ({"loggers": "wandb"}, "loggers must be of type list, not str ('wandb')"),
         ({"flip": 2.0}, "flip is a probability, from 0 to 1, not 2.0"),
         ({"imgsz": 640}, "there is no training option 'imgsz': help(detrkit.train) shows all"),

@@ -13,7 +13,19 @@ import pytest
 
 from detrkit.data import read_digits
 from detrkit.data.inspection import Split
-from detrkit.evaluation.report import Block, Cell, Chart, Folded, Points, Section, Table, Tiles, write_report
+from detrkit.evaluation.report import (
+    Block,
+    Cell,
+    Chart,
+    Folded,
+    Points,
+    Section,
+    Table,
+    Tiles,
+    write_charts,
+    write_report,
+)
+from detrkit.measures import LAYERED
 from detrkit.training import TrainingOptions
 from detrkit.training.ground_truth import data_findings
 from detrkit.training.options import resolve
@@ -99,6 +111,30 @@ def test_curves_and_all_numbers() -> None:
     assert numbers[0] == ["1", "3", "4", "1", "10", "30", "–", "–"]
     assert numbers[2] == ["3", "9", "1", "–", "20", "50", "0.3", "0.5"]
     assert training_section([]).blocks == ("No epoch was finished.",)
+
+
+def test_a_watched_run_has_a_chart_of_each_measure(tmp_path: Path) -> None:
+    rows = [
+        {"epoch": epoch, "loss": 1.0}
+        | {name: value * epoch for measure, value in zip(LAYERED, (0.5, -2.0, 1.5, 0.75, 8.0), strict=True)
+           for name in (measure.column, f"{measure.column}_0", f"{measure.column}_1")}
+        for epoch in (1.0, 2.0)
+    ]  # fmt: skip
+    section = training_section(rows)
+    charts = [block for block in section.blocks if isinstance(block, Chart)]
+    names = [f"training_{measure.column}" for measure in LAYERED]
+    assert [chart.name for chart in charts] == ["training_loss", *names]
+    assert charts[2].words.endswith("as queries look at fewer places. From -2 to -4.")
+    meanings = dict(folded(section, "What the names mean"))
+    assert meanings["attention distance"].startswith("in some training images, how far the centre of mass")
+    (table,) = (
+        block.blocks[0] for block in section.blocks if isinstance(block, Folded) and block.title == "All numbers"
+    )
+    assert "used queries 1" in table.columns
+    text = write_report(tmp_path / "report.html", "Run", [section]).read_text()
+    assert text.count("<svg") == 6
+    written = write_charts(tmp_path / "charts", [section])
+    assert [path.stem for path in written] == ["training_loss", *names]
 
 
 def test_what_differs_from_the_recipe_is_named() -> None:

@@ -176,6 +176,21 @@ def test_a_damaged_checkpoint(digits_folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_checkpoint_that_cannot_be_read_for_now(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    run(digits_folder, folder, epochs=1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("torch.load", refuse)
+    assert refusal(folder) == (
+        f"{folder / 'resume.ckpt'} cannot be read (Permission denied): check its permissions and its disk"
+    )
+
+
 def test_a_new_place_where_no_data_are(digits_folder: Path, tmp_path: Path) -> None:
     folder, typo = tmp_path / "run", tmp_path / "typo"
     run(digits_folder, folder, epochs=1)

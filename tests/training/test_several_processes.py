@@ -20,6 +20,7 @@ EACH_STEP = {"checkpoint_minutes": 1e-6}
 # Nothing is random but the order of the images, and all have one size, so that none is padded.
 PLAIN: dict[str, Any] = {
     **SMALL, "variant": "detr-compact", "crop": False, "multi_scale": False, "batch_size": 5, "accumulate": 1, "epochs": 2, "lr": 0.01,
+    "watch": "convergence",
     "settings": {**SMALL["settings"], "width": 64, "dropout": 0.0},
 }  # fmt: skip
 KILLED = -signal.SIGKILL
@@ -36,7 +37,15 @@ def together(data: Path, output: Path, processes: int, **options: Any) -> dict[s
 
 def noisy(data: Path, output: Path, **options: Any) -> dict[str, Any]:
     """The arguments of a run with dropout and noise, in steps of three images."""
-    return {**(SMALL | NOISY), "data": str(data), "output": str(output), "epochs": 2, "batch_size": 3, **options}
+    return {
+        **(SMALL | NOISY),
+        "data": str(data),
+        "output": str(output),
+        "epochs": 2,
+        "batch_size": 3,
+        "watch": "convergence",
+        **options,
+    }
 
 
 def sparse_data(folder: Path) -> Path:

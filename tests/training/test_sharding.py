@@ -166,10 +166,17 @@ def test_the_whole_model_has_all_weights(mesh: DeviceMesh) -> None:
         ),
         ({"devices": 2, "ema": 0.9}, "ema cannot be had with strategy=fsdp: leave one of them out"),
         ({"devices": 2, "minutes": 3.0}, "minutes cannot be had with strategy=fsdp: leave one of them out"),
+        (
+            {"devices": 2, "variant": "tsp-fcos-r50"},
+            "tsp-fcos-r50 has one optimizer for some parts and another for the rest, which cannot be had with strategy=fsdp: take strategy=ddp",
+        ),
+        ({"devices": 2, "memory_probe": True}, "memory_probe cannot be had with strategy=fsdp: leave one of them out"),
     ],
 )
 def test_what_sharing_cannot_do(given: dict[str, Any], message: str) -> None:
-    options = resolve(TrainingOptions("light-detr-compact", "digits", strategy="fsdp", **given))
+    options = resolve(
+        TrainingOptions(**{"variant": "light-detr-compact", "data": "digits", "strategy": "fsdp", **given})
+    )
     with pytest.raises(OptionError) as caught:
         check_processes(options, "cpu")
     assert str(caught.value) == message

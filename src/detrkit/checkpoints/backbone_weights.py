@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detrkit.backbones import Backbone, TimmBackbone
 from detrkit.checkpoints.names import by_prefix
-from detrkit.checkpoints.reading import read_weights
+from detrkit.checkpoints.reading import check_finite, read_weights
 from detrkit.checkpoints.timm_weights import is_counter, own_tensors
 from detrkit.errors import CheckpointError
 
@@ -51,6 +51,7 @@ def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
         raise CheckpointError(
             f"{path} is of another network: '{unfit[0]}' does not fit; give weights of the same network"
         )
+    check_finite(path, given)
     backbone.load_state_dict(given)
 
 

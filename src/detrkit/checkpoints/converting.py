@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from detrkit.cards import Category
 from detrkit.checkpoints.hugging_face import PROCESSOR_FILE, HuggingFaceForm, has_backbone, processor_file
 from detrkit.checkpoints.loading import load, to_official
-from detrkit.checkpoints.own_format import CARD_ENTRY, card_text, save, write_tensors
+from detrkit.checkpoints.own_format import CARD_ENTRY, card_text, save, write_pickled, write_tensors
 from detrkit.checkpoints.places import find_weights
 from detrkit.checkpoints.recognition import TABLES
 from detrkit.errors import CheckpointError, ConfigurationError, OptionError, OutputError
-from detrkit.files import expanded, new_folder, refuse_folder, write_atomically, write_json
+from detrkit.files import expanded, new_folder, refuse_folder, write_json
 from detrkit.models.catalog import config_of, has_masks
 from detrkit.models.detector import Detector, unwrapped
+from detrkit.models.tsp import TSPSettings
 
 FormName = Literal["own", "authors", "huggingface"]
 _FILES = ("config.json", "model.safetensors", PROCESSOR_FILE)
@@ -112,10 +113,14 @@ def save_authors(model: Detector | nn.Module, path: str | Path) -> Path:
         raise CheckpointError(
             f"{detector.card.variant} has no authors' form: its backbone is {config.backbone}, and {where} builds whole ResNets only"
         )
+    if config.backbone.endswith("-caffe") and not isinstance(config, TSPSettings):
+        raise CheckpointError(
+            f"{detector.card.variant} has no authors' form: its backbone is {config.backbone}, and {where} has the stride in another convolution"
+        )
     _check_fixed(detector, table.fixed, where)
     weights = to_official(_tensors(detector), detector)
     content = {"model": weights, "args": _arguments(config), CARD_ENTRY: card_text(detector.card)}
-    return write_atomically(path, lambda temporary: torch.save(content, temporary))
+    return write_pickled(path, content)
 
 
 def save_hugging_face(
@@ -218,6 +223,10 @@ def _check_backbone(variant: str, backbone: str, *, timm: bool) -> None:
         raise CheckpointError(
             f"{variant} has no Hugging Face form: its backbone is {backbone}, and transformers builds it with ResNets only"
         )
+    if backbone.endswith("-caffe"):
+        raise CheckpointError(
+            f"{variant} has no Hugging Face form: its backbone is {backbone}, and other code has the stride in another convolution"
+        )
     if timm and backbone.endswith("-c4"):
         raise CheckpointError(
             f"{variant} has no form with timm's backbone, which keeps its last stage: leave it to transformers"
@@ -245,6 +254,32 @@ def _arguments(config: Any) -> dict[str, Any]:
     }
 
 
+def _is_hugging_face(folder: Path) -> bool:
+    """Whether a folder is one that `transformers` opens; the folder of a run has a `config.json` of another kind."""
+    try:
+        content = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "model_type" in content
+
+
+def _exchange(new: Path, folder: Path) -> None:
+    """Puts the files of one folder in the place of another's; where that fails in between, the old ones come back."""
+    old = new / "old"
+    old.mkdir()
+    present = [name for name in _FILES if (folder / name).exists()]
+    try:
+        for name in present:
+            (folder / name).replace(old / name)
+        for name in _FILES:
+            (new / name).replace(folder / name)
+    except BaseException:
+        for name in present:
+            if (old / name).exists():
+                (old / name).replace(folder / name)
+        raise
+
+
 @contextmanager
 def _files_in(folder: Path, *, force: bool) -> Iterator[Path]:
     """A place for the files of a folder, which appear there once all of them are complete."""
@@ -254,15 +289,14 @@ def _files_in(folder: Path, *, force: bool) -> Iterator[Path]:
         with new_folder(folder) as place:
             yield place
         return
-    if not (folder / "config.json").is_file():
+    if not _is_hugging_face(folder):
         raise OutputError(f"{folder} holds other things than a Hugging Face model: choose another folder")
     hidden = folder / f".{folder.name}-new"
     shutil.rmtree(hidden, ignore_errors=True)
     try:
         with new_folder(hidden) as place:
             yield place
-        for name in _FILES:
-            (hidden / name).replace(folder / name)
+        _exchange(hidden, folder)
     except OSError as problem:
         if isinstance(problem, OutputError):
             raise

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.checkpoints.loading import load_fitting
+from detrkit.checkpoints.reading import check_finite
 from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
 
@@ -51,6 +52,7 @@ def load_detector(model: Detector, path: str | Path) -> None:
                 f"{path} has other sizes than this {model.card.variant}: '{name}' has the shape {tuple(given[name].shape)} instead of "
                 f"{tuple(tensor.shape)}; train with the same settings"
             )
+    check_finite(path, given)
     model.load_state_dict({**model.state_dict(), **given})
 
 

@@ -109,12 +109,12 @@ def stated(arguments: Mapping[str, Any]) -> dict[str, Any]:
         )
     if temperatures:
         values["temperature"] = temperatures.pop()
-    pairs = stored_number(arguments, "dn_number")
+    pairs = stored_number(arguments, "dn_number", also_zero=True)
     noise = {
         "label_noise": stored_float(arguments, "dn_label_noise_ratio"),
         "box_noise": stored_float(arguments, "dn_box_noise_scale"),
     }
-    if pairs is not None:
+    if pairs:  # without any, the file was trained without denoising, which loading need not know
         values["denoising"] = 2 * pairs
     if noise["label_noise"] is not None:
         noise["label_noise"] /= 2  # the authors flip half as many as they say

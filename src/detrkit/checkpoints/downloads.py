@@ -39,7 +39,7 @@ class _CutError(Exception):
 
 
 class _PageError(Exception):
-    """A server sent a page in the place of a file."""
+    """A server sent a page in the place of a file, or something that nothing would tell to be whole."""
 
 
 def cache_folder() -> Path:
@@ -153,7 +153,7 @@ def _fill(part: Path, offer: Offer, path: Path, console: Console, waits: Sequenc
         while True:
             try:
                 with _in_words(offer, path):
-                    _receive(offer.address, part, timeout, show)
+                    _receive(offer, part, timeout, show)
                 return
             except _CutError as cut:
                 if _size(part) > most:
@@ -181,16 +181,16 @@ def _shown_by(line: ProgressLine, name: str, begun: int) -> Show:
     return show
 
 
-def _receive(address: str, part: Path, timeout: float, show: Show) -> None:
+def _receive(offer: Offer, part: Path, timeout: float, show: Show) -> None:
     """Receives what a file still lacks, or all of it from a server that cannot begin in the middle.
 
     Raises:
         _CutError: it ended early.
-        _PageError: the server sent a page.
+        _PageError: the server sent a page, or neither it nor its authors say how long the file is.
         OSError, http.client.HTTPException: of the network.
         OutputError: the file cannot be written.
     """
-    done = _size(part)
+    done, address = _size(part), offer.address
     with _answer(address, done, timeout) as response:
         if response is None:  # nothing is lacking
             return
@@ -203,6 +203,10 @@ def _receive(address: str, part: Path, timeout: float, show: Show) -> None:
         done = done if goes_on else 0
         length = response.headers.get("Content-Length")
         total = None if length is None else done + int(length)
+        if total is None and offer.sha256_prefix is None and not response.chunked:
+            raise _PageError(
+                f"{address} does not say how long the file is, and no checksum would tell that it is whole"
+            )
         with _written(part, "ab" if done else "wb") as write:
             while piece := response.read1(_PIECE):
                 write(piece)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,9 +171,14 @@ def stored_preprocessing(weights: Path, default: Preprocessing) -> Preprocessing
         return default
     try:
         stored = json.loads(file.read_bytes())
+        _check_steps(stored)
         short_side, long_side = _sides(stored, default)
+        if min(short_side, long_side) < 1:
+            raise ValueError(f"size {stored['size']}")
         plain = stored.get("do_normalize") is False
         mean, deviation = stored.get("image_mean", default.mean), stored.get("image_std", default.deviation)
+        if not plain and min(_channels(deviation)) <= 0:
+            raise ValueError(f"image_std {deviation}")
         return replace(
             default,
             short_side=short_side,
@@ -184,6 +190,16 @@ def stored_preprocessing(weights: Path, default: Preprocessing) -> Preprocessing
         raise CheckpointError(
             f"{file} does not say how images are prepared in a way that detrkit knows ({problem}): correct it, or take it away"
         ) from problem
+
+
+def _check_steps(stored: Mapping[str, Any]) -> None:
+    """Refuses steps that detrkit does otherwise: images are resized by bilinear interpolation, and their values divided by 255."""
+    wanted = (("do_resize", True), ("do_rescale", True), ("resample", 2))
+    for name, value in wanted:
+        if stored.get(name, value) != value:
+            raise ValueError(f"{name} {stored[name]}, where detrkit has {value}")
+    if not math.isclose(factor := stored.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-4):
+        raise ValueError(f"rescale_factor {factor}, where detrkit has 1/255")
 
 
 def _sides(stored: Mapping[str, Any], default: Preprocessing) -> tuple[int, int]:
@@ -202,4 +218,6 @@ def _sides(stored: Mapping[str, Any], default: Preprocessing) -> tuple[int, int]
 
 def _channels(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise ValueError(f"{values} for the channels")
     return red, green, blue

@@ -146,6 +146,8 @@ def _converted(file: WeightFile, card: ModelCard, weights: Mapping[str, Tensor])
     model = blank_model(file, card)
     _check_fit(file, card.variant, weights, model)
     model.load_state_dict(weights)
+    card = replace(card, preprocessing=stored_preprocessing(file.path, card.preprocessing))
+    model.card = replace(card, preprocessing=card.preprocessing)
     labels = file.arguments.get("id2label")
     if isinstance(labels, Mapping):
         names = {each.index: labels.get(str(each.index), each.name) for each in card.categories}

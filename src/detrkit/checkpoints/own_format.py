@@ -85,6 +85,26 @@ def _on_cpu(detector: Detector) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in named if not name.startswith(_FOR_TRAINING)}
 
 
+def write_pickled(path: Path, content: Mapping[str, Any]) -> Path:
+    """Writes what `torch.load` reads, as a whole or not at all.
+
+    Args:
+        path: the file.
+        content: tensors and plain values.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+
+    def write(file: Path) -> None:
+        try:
+            torch.save(dict(content), file)
+        except RuntimeError as problem:  # which PyTorch raises where a disk is full
+            raise OSError("not enough room, or an error of the disk") from problem
+
+    return write_atomically(path, write)
+
+
 def card_text(card: ModelCard) -> str:
     """A card as files hold it."""
     return json.dumps({"format": _FORMAT, **dataclasses.asdict(card)})

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from detrkit.checkpoints.loading import load_fitting
+from detrkit.checkpoints.reading import check_finite
 from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
 
@@ -43,6 +44,7 @@ def load_queries(model: Detector, path: str | Path) -> None:
                 f"{path} has other queries than this {model.card.variant}: '{name}' has the shape {tuple(state[name].shape)} instead of "
                 f"{tuple(tensor.shape)}; train with the same settings for queries and the same width"
             )
+    check_finite(path, state)
     own.load_state_dict(state, strict=False)
 
 

@@ -82,6 +82,23 @@ def read_weights(path: str | Path) -> WeightFile:
         ) from problem
 
 
+def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses weights that are no numbers, before they become the start of something.
+
+    Args:
+        path: where they come from, for the message.
+        tensors: by name.
+
+    Raises:
+        CheckpointError: one of them has NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path} has NaN or infinity in '{name}': give a checkpoint from before its training went wrong"
+            )
+
+
 def _looks_like_safetensors(path: Path) -> bool:
     """The format starts with the header's length in eight bytes and the JSON header's brace, whatever the file's name."""
     with path.open("rb") as file:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detrkit.cards import Category, ModelCard
 from detrkit.checkpoints.detector_weights import FOR_TRAINING
 from detrkit.checkpoints.loading import load
+from detrkit.checkpoints.reading import check_finite
 from detrkit.errors import CheckpointError
 from detrkit.layers.denoising import ContrastiveDenoising
 from detrkit.layers.proposals import TokenProposals
@@ -242,7 +243,4 @@ def _check_tensor(
         raise CheckpointError(
             f"{path} has '{name}' in the shape {tuple(given.shape)} instead of this {variant}'s {tuple(own.shape)}: train with the same settings"
         )
-    if given.is_floating_point() and not given.isfinite().all():
-        raise CheckpointError(
-            f"{path} has NaN or infinity in '{name}': give a checkpoint from before its training went wrong"
-        )
+    check_finite(path, {name: given})

@@ -28,6 +28,12 @@ app.command("detrkit.commands.train:train", help="Train a detector on a data set
 app.command(
     "detrkit.commands.report:report", help="Write a run's curves, report, charts and pictures again, without training."
 )
+app.command(
+    "detrkit.commands.compare:compare",
+    help="Train variants and evaluate checkpoints on a data set, all alike, and say which are better.\n\n"
+    "Exit code 0: every run is finished. 1: some failed, as the table says. 2: the comparison cannot begin.",
+    usage="Usage: detrkit compare --data PATH [OPTIONS] CONTESTANTS...",
+)
 app.command("detrkit.commands.evaluate:evaluate", help="COCO figures for a model or a result file.")
 app.command(
     "detrkit.commands.predict:predict",

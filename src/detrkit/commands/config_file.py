@@ -26,7 +26,9 @@ _REPLACED = {
     "batch_size": ("accumulate",),
     "short_side": ("long_side", "accumulate"),
     "long_side": ("accumulate",),
-    "augmentation": ("flip", "vertical_flip", "crop", "multi_scale"),
+    "supervision": ("accumulate",),
+    "settings": ("accumulate",),
+    "augmentation": ("accumulate", "flip", "vertical_flip", "crop", "multi_scale"),
     "devices": ("accumulate", "workers"),
     "nodes": ("accumulate", "workers"),
     "weights": ("backbone_weights", "detector_from"),
@@ -47,11 +49,13 @@ class ConfigFile:
         path: of the file.
         options: training options by their names, variant and data among them; those that are null are left out.
         settings: of the model, still as texts, since their types are those of the variant.
+        timed: whether it is the configuration of a run whose length was measured, which may have shortened the warm-up.
     """
 
     path: Path
     options: dict[str, Any]
     settings: dict[str, str]
+    timed: bool = False
 
     def combined(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options of the file with those of the command line, which take precedence.
@@ -69,6 +73,10 @@ class ConfigFile:
                 f"`detrkit config {given['variant']}`"
             )
         replaced = {other for name in given for other in _REPLACED.get(name, ())}
+        if self.options.get("scale_lr") and "batch_size" in given:
+            replaced |= {"lr", "backbone_lr"}  # which follow from the batch
+        if self.timed and not {"epochs", "steps", "minutes"}.isdisjoint(given):
+            replaced.add("warmup_steps")
         return {name: value for name, value in self.options.items() if name not in replaced} | dict(given)
 
     def typed_settings(self, variant: str) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def read_config(path: str | Path) -> ConfigFile:
     file = expanded(path)
     if file.is_dir():
         file = file / CONFIG
-    content = _content(file)
+    content, timed = _content(file)
     options: dict[str, Any] = {}
     settings: dict[str, str] = {}
     hints = get_type_hints(TrainingOptions)
@@ -122,11 +130,11 @@ def read_config(path: str | Path) -> ConfigFile:
             options[name] = {part: _read(file, f"{name}.{part}", as_text(text), float) for part, text in rates.items()}
         elif (read := _option(file, name, value, hints[name])) is not None:
             options[name] = read
-    return ConfigFile(file, options, settings)
+    return ConfigFile(file, options, settings, timed)
 
 
-def _content(file: Path) -> dict[str, Any]:
-    """The options in a file; those of the configuration of a run are one of its parts."""
+def _content(file: Path) -> tuple[dict[str, Any], bool]:
+    """The options in a file, and whether they are of a run whose length was measured; those of a run are one part of its configuration."""
     try:
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else parse_yaml(text, file)
@@ -141,13 +149,14 @@ def _content(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as problem:
         reason = " ".join(str(problem).split())
         raise ConfigurationError(f"{file} cannot be read as {_format(file)} ({reason}): correct it") from problem
+    timed = False
     if isinstance(content, dict) and isinstance(content.get("options"), dict):
-        content = content["options"]
+        content, timed = content["options"], content.get("time_budget") is not None
     if content is None:
-        return {}
+        return {}, False
     if not isinstance(content, dict):
         raise ConfigurationError(f"{file} has no options: each line is the name of an option, a colon and its value")
-    return content
+    return content, timed
 
 
 def _format(file: Path) -> str:

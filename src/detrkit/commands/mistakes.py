@@ -63,7 +63,11 @@ def on_command_line(problem: DetrkitError, command: str) -> str:
 def _option(name: str, command: str) -> str:
     from detrkit.training.training_options import TrainingOptions
 
-    is_setting = command == "train" and name not in TrainingOptions.__dataclass_fields__ and name != "resume"
+    is_setting = (
+        command in ("train", "compare")
+        and name not in TrainingOptions.__dataclass_fields__
+        and name not in ("resume", "seeds")
+    )
     return ("--settings." if is_setting else "--") + name.replace("_", "-")
 
 

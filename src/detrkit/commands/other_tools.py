@@ -67,5 +67,8 @@ def counterpart(command: str, option: str) -> str | None:
         command: such as "train".
         option: as it was written; underscores stand for hyphens.
     """
-    found = COUNTERPARTS.get(command, {}).get("--" + option.lower().lstrip("-").replace("_", "-"))
+    # What is compared is trained, too.
+    found = COUNTERPARTS.get("train" if command == "compare" else command, {}).get(
+        "--" + option.lower().lstrip("-").replace("_", "-")
+    )
     return found if found is None or found.startswith("nothing") else f"here it is {found}"

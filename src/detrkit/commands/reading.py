@@ -19,9 +19,10 @@ def read_text(text: str, hint: Any) -> Any:
         ValueError: the text stands for no such value.
     """
     kinds = kinds_of(hint)
-    if NoneType in kinds and text.lower() in _NONE:
-        return None
     kind = next(each for each in kinds if each is not NoneType)
+    means_itself = text == "none" and (kind is str or text in get_args(kind))  # "none" can be the name of a choice
+    if NoneType in kinds and text.lower() in _NONE and not means_itself:
+        return None
     if get_origin(kind) is tuple:
         return _read_list(text, get_args(kind))
     if get_origin(kind) is list:
@@ -40,7 +41,7 @@ def as_text(value: Any) -> str:
     """A value of a configuration file as it would be written on the command line."""
     if isinstance(value, list | tuple):
         return ",".join(map(as_text, value))
-    return "none" if value is None else str(value)
+    return "null" if value is None else str(value)
 
 
 def in_words(hint: Any) -> str:

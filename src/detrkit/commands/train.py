@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
@@ -49,13 +50,10 @@ def train(variant: VariantText = None, data: OptionalPathText = None, **given: A
     console = processes_of(os.environ).console(terminal())
     settings = {} if file is None or variant is None else file.typed_settings(variant)
     if "settings" in given:
-        settings |= _typed(variant, given["settings"])
+        settings |= typed_settings(variant, given["settings"])
     if settings:
         given["settings"] = settings
-    if isinstance(given.get("rates"), str):
-        given["rates"] = _rates(given["rates"])
-    if "loggers" in given:
-        given["loggers"] = [name.strip() for names in given["loggers"] for name in names.split(",")]
+    read_texts(given)
     if given.pop("dry_run", False):
         _show_dry_run(variant, data, given)
         return
@@ -78,6 +76,14 @@ def _config_of(given: dict[str, Any]) -> ConfigFile | None:
     if "resume" in given:
         raise ConfigurationError("--resume goes on with the options of its run: leave out --config, or --resume")
     return read_config(given.pop("config"))
+
+
+def read_texts(given: dict[str, Any]) -> None:
+    """Puts values in the place of options that the command line has as texts, but the settings, whose types are those of a variant."""
+    if isinstance(given.get("rates"), str):
+        given["rates"] = _rates(given["rates"])
+    if "loggers" in given:
+        given["loggers"] = [name.strip() for names in given["loggers"] for name in names.split(",")]
 
 
 def _rates(text: str) -> dict[str, float]:
@@ -128,26 +134,45 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Output": ("output", "config", "watch", "loggers", "resume", "dry_run"),
 }
+# What each option means, as a docstring has it below "Args:".
+MEANINGS = str(inspect.getdoc(TrainingOptions)).partition("Attributes:")[2]
 _OTHER_NAMES = {"detector_from": ("--detector-from", "--from")}  # `from` is a keyword of Python
 _BY_PLACE = ("variant", "data")
 _PATHS = ("weights", "backbone_weights", "queries_from", "detector_from", "output")
 
 
-def _signature() -> inspect.Signature:
-    """The signature that the command line uses: every training option, none of them required, and `resume`."""
-    groups = {
-        name: Group(title, sort_key=place) for place, (title, names) in enumerate(GROUPS.items()) for name in names
-    }
+def options_of(left_out: Collection[str] = (), undecided: Collection[str] = ()) -> dict[str, inspect.Parameter]:
+    """The training options as options of a command, none of them required, in the groups and the order of the help.
+
+    Args:
+        left_out: names of those that the command has not, or in a way of its own.
+        undecided: names of those for which no value applies where they are not given.
+    """
     hints = get_type_hints(TrainingOptions)
     fields = {field.name: field for field in dataclasses.fields(TrainingOptions)}
-    options = {name: _parameter(fields[name], hints[name], group) for name, group in groups.items() if name in fields}
+    return {
+        name: _parameter(fields[name], hints[name], group, None if name in undecided else UNLESS_GIVEN.get(name))
+        for name, group in groups().items()
+        if name in fields and name not in left_out
+    }
+
+
+def groups() -> dict[str, Group]:
+    """The part of the help that each option is in."""
+    return {name: Group(title, sort_key=place) for place, (title, names) in enumerate(GROUPS.items()) for name in names}
+
+
+def _signature() -> inspect.Signature:
+    """The signature that the command line uses: every training option, and `config`, `resume` and `dry_run`."""
+    group = groups()
+    options = options_of()
     help_text = "folder of a run to continue with its own options; only data, epochs, steps, patience, devices, nodes, strategy and workers may be given anew."
-    resumed = Annotated[OptionalPathText, Parameter(help=help_text, group=groups["resume"])]
+    resumed = Annotated[OptionalPathText, Parameter(help=help_text, group=group["resume"])]
     read = Annotated[
         OptionalPathText,
         Parameter(
             help="YAML file with any of these options, as `detrkit config VARIANT` prints them, or the folder of a run; options given here take precedence.",
-            group=groups["config"],
+            group=group["config"],
         ),
     ]
     options["config"] = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=read)
@@ -157,7 +182,7 @@ def _signature() -> inspect.Signature:
         Parameter(
             help="check everything and say what the run would take; nothing is written.",
             negative=(),
-            group=groups["dry_run"],
+            group=group["dry_run"],
         ),
     ]
     options["dry_run"] = inspect.Parameter("dry_run", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=dry)
@@ -165,8 +190,7 @@ def _signature() -> inspect.Signature:
     return inspect.Signature([*by_place, *options.values()])
 
 
-def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group) -> inspect.Parameter:
-    shown = UNLESS_GIVEN.get(field.name)
+def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group, shown: str | None) -> inspect.Parameter:
     # None marks options that were not given, but the help shows the value that then applies.
     if field.default not in (None, dataclasses.MISSING):
         shown = str(field.default)
@@ -185,10 +209,10 @@ def _parameter(field: dataclasses.Field[Any], hint: Any, group: Group) -> inspec
 
 # One definition of the options: the command line gets their names, types and descriptions from the dataclass.
 train.__signature__ = _signature()  # type: ignore[attr-defined]
-train.__doc__ = f"{inspect.getdoc(train)}\n\nArgs:{str(inspect.getdoc(TrainingOptions)).partition('Attributes:')[2]}"
+train.__doc__ = f"{inspect.getdoc(train)}\n\nArgs:{MEANINGS}"
 
 
-def _typed(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
+def typed_settings(variant: str | None, settings: dict[str, str]) -> dict[str, Any]:
     """Converts strings from the command line to the types of the variant's configuration, which itself refuses unknown names."""
     from detrkit.errors import ConfigurationError
     from detrkit.models.catalog import find_variant

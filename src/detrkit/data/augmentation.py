@@ -61,6 +61,7 @@ class Policy:
 
 POLICIES: Mapping[PolicyName, Policy] = {
     "detr": Policy(flip=0.5, crop=True, multi_scale=True),
+    "sizes": Policy(flip=0.5, multi_scale=True, smallest=0.8),
     "light": Policy(
         flip=0.5,
         multi_scale=True,

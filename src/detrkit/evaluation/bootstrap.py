@@ -89,9 +89,9 @@ def bootstrap_intervals(
     return Intervals(
         confidence=confidence,
         resamples=resamples,
-        figures={name: _interval(cases, confidence) for name, cases in figures.items()} if enough else {},
-        class_ap={ids[place]: _interval(class_ap[place], confidence) for place in places},
-        class_ap50={ids[place]: _interval(class_ap50[place], confidence) for place in places},
+        figures={name: around_figure(cases, confidence) for name, cases in figures.items()} if enough else {},
+        class_ap={ids[place]: around_figure(class_ap[place], confidence) for place in places},
+        class_ap50={ids[place]: around_figure(class_ap50[place], confidence) for place in places},
     )
 
 
@@ -109,9 +109,53 @@ def difference_interval(
         confidence: above 0 and below 1.
         seed: of the draws.
     """
-    cases = _cases(before.shape[0], resamples, seed)
-    first, second = (mean_over_classes(average_precision(each, cases)).mean(0) for each in (before, after))
-    low, high = np.quantile((second - first)[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
+    first, second = (drawn_ap(each, resamples=resamples, seed=seed) for each in (before, after))
+    return middle((second - first)[1:], confidence)
+
+
+def drawn_ap(outcomes: Outcomes, *, resamples: int, seed: int = 0) -> NDArray[np.float64]:
+    """(1 + R,) AP of the images themselves, then of R draws of as many of them; NaN where no drawn image has an object.
+
+    The same number of images, draws and seed give the same draws, so figures of several models can be compared draw by draw.
+
+    Args:
+        outcomes: at COCO's ten IoU thresholds.
+        resamples: number of draws, R.
+        seed: of the draws.
+    """
+    values = average_precision(outcomes, _cases(outcomes.shape[0], resamples, seed))  # (T, K, 1 + R)
+    means: NDArray[np.float64] = mean_over_classes(values).mean(0)
+    return means
+
+
+def over_trainings(draws: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """(1 + R,) the mean over several trainings of one model, of which each draw but the first, too, takes as many with replacement.
+
+    The mean of n trainings that are drawn from themselves varies less than that of n new ones, since one of n values is taken up by their
+    mean: so its distance to that mean is made longer by the root of n / (n - 1). With a single training there is nothing to draw.
+
+    Args:
+        draws: (n, 1 + R) of each training, as `drawn_ap` returns them, on the same images.
+        seed: of the draws of trainings.
+    """
+    count, cases = draws.shape
+    means: NDArray[np.float64] = draws.mean(0)
+    if count == 1:
+        return means
+    chosen = np.random.default_rng(seed).integers(count, size=(count, cases - 1))
+    drawn = np.take_along_axis(draws[:, 1:], chosen, axis=0).mean(0)
+    means[1:] += (drawn - means[1:]) * np.sqrt(count / (count - 1))
+    return means
+
+
+def middle(drawn: NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
+    """The middle part of draws; those without a value do not count.
+
+    Args:
+        drawn: (R,) of which at least one has a value.
+        confidence: size of the part, above 0 and below 1.
+    """
+    low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
 
 
@@ -125,8 +169,8 @@ def _level(threshold: float) -> int:
     return int(np.abs(IOU_THRESHOLDS - threshold).argmin())
 
 
-def _interval(cases: NDArray[np.float64], confidence: float) -> Interval:
-    """The middle part of the draws that have a value.
+def around_figure(cases: NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
+    """The middle part of the draws that have a value, shifted until their mean is the figure itself.
 
     Args:
         cases: (1 + R,) the figure itself, and the draws.
@@ -135,6 +179,6 @@ def _interval(cases: NDArray[np.float64], confidence: float) -> Interval:
     figure, drawn = cases[0], cases[1:][~np.isnan(cases[1:])]
     if not drawn.size:
         return Interval(float(figure), float(figure))
-    ends = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) + figure - drawn.mean()
-    low, high = np.clip(ends, 0.0, 1.0)
+    part, shift = middle(drawn, confidence), figure - drawn.mean()
+    low, high = np.clip((part.low + shift, part.high + shift), 0.0, 1.0)
     return Interval(float(low), float(high))

@@ -61,8 +61,8 @@ def layers_of(model: Detector, place: tuple[str, str]) -> list[nn.Module]:
     """
     part, attention = place
     layers = getattr(getattr(model, part, None), "layers", ())
-    found = [getattr(layer, attention, None) for layer in layers]
-    return [each for each in found if each is not None and (hasattr(each, "sampling") or hasattr(each, "weights"))]
+    found: list[Any] = [getattr(layer, attention, None) for layer in layers]
+    return [each for each in found if hasattr(each, "sampling") or hasattr(each, "weights")]
 
 
 @contextmanager
@@ -138,20 +138,20 @@ def recorded_results(model: nn.Module, part: str, name: str) -> Iterator[list[li
             handle.remove()
 
 
-def look_of(module: nn.Module, arguments: Sequence[Any], keywords: Mapping[str, Any], memory: Memory | None) -> Look:
+def look_of(module: Any, arguments: Sequence[Any], keywords: Mapping[str, Any], memory: Memory | None) -> Look:
     """Where one call of an attention module looked.
 
     Args:
-        module: it samples points (`sampling`) or compares all queries with all keys (`weights`).
+        module: the attention, which samples points (`sampling`) or compares all queries with all keys (`weights`).
         arguments: what it was called with.
         keywords: likewise.
         memory: the encoded image; None for attention among queries.
     """
     if hasattr(module, "sampling"):
         assert memory is not None
-        locations, weights = module.sampling(*arguments, **keywords)  # type: ignore[operator]
+        locations, weights = module.sampling(*arguments, **keywords)
         return SampledLook(locations, weights, memory)
-    return DenseLook(module.weights(*arguments, **keywords), memory)  # type: ignore[operator]
+    return DenseLook(module.weights(*arguments, **keywords), memory)
 
 
 def _memory_among(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Memory | None:

@@ -27,6 +27,7 @@ from detrkit.layers.heads import inverse_sigmoid
 from detrkit.layers.targets import check_counts
 from detrkit.structures import Queries, QueryGroup, Target
 
+MOST_BOX_NOISE = 10.0  # beyond, every noised box is the whole image or next to nothing
 EPSILON = 1e-3  # of the inverse sigmoid that DINO's boxes go through
 
 

@@ -177,7 +177,9 @@ class RepeatedGroup(_TrainingGroup):
 
     def _shortage(self, objects: int, group: QueryGroup) -> str | None:
         wanted = objects * group.repeats
-        if wanted <= group.rows:
+        if (
+            wanted <= group.rows or group.repeats == 1
+        ):  # then it has as many queries as the model, which is said of the model's own
             return None
         return (
             f"an image has {objects} objects, but the training group '{self.name}' has only {group.rows} queries for {group.repeats} copies of "

@@ -141,7 +141,8 @@ def _features(output: Output) -> FeaturesOfInterest:
 
 def _positives(output: Output, targets: Sequence[Target]) -> _Positives:
     """The features that belong to objects, and for each object the best of its features."""
-    features, labels = _features(output), torch.cat([target.labels for target in targets])
+    features = _features(output)
+    labels = torch.cat([target.labels for target in targets]).to(features.cells.device)
     cells = Cells.of(features.level_sizes, features.strides, like=features.distances)
     assignment = assign_cells(cells, targets, features.image_sizes)
     numbers = [len(target.labels) for target in targets]

@@ -95,7 +95,9 @@ class RegionCriterion(nn.Module):
         check_batch(output, targets, class_count=self.class_count)
         logits = at_least_float32(output.logits[-1])
         boxes = _boxes(regions, targets)
-        positives = _positives(logits, regions, boxes, torch.cat([target.labels for target in targets]))
+        positives = _positives(
+            logits, regions, boxes, torch.cat([target.labels for target in targets]).to(logits.device)
+        )
         count = (~regions.padding).sum()
         terms = {
             **_proposal_losses(regions, boxes),

@@ -39,7 +39,10 @@ def objects_of_anchors(boxes_xyxy: Tensor, objects_xyxy: Tensor) -> tuple[Tensor
     found = overlaps(boxes_xyxy, objects_xyxy)
     best, objects = found.max(1)
     labels = none.masked_fill(best >= _ANCHOR_BACKGROUND, -1).masked_fill(best >= _ANCHOR_OBJECT, 1)
-    return labels.masked_fill((found == found.amax(0)).any(1), 1), objects
+    best_of_object = (found == found.amax(0)) & (
+        found > 0
+    )  # nothing overlaps an object that has no area in these numbers
+    return labels.masked_fill(best_of_object.any(1), 1), objects
 
 
 @torch.no_grad()

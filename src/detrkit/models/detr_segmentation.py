@@ -28,13 +28,13 @@ from detrkit.errors import ConfigurationError
 from detrkit.layers.attention import split_heads
 from detrkit.layers.initialization import xavier_matrices
 from detrkit.layers.mask_selection import MaskSelection
+from detrkit.layers.refinement import GROUPS, Refinement, norm_groups
 from detrkit.losses.masks import MaskCriterion
 from detrkit.models import detr
 from detrkit.models.detector import Detector, EncoderDecoder, flatten_levels, with_queries, without_padding
 from detrkit.models.settings import Settings
 from detrkit.structures import ImageBatch, Output, Target, TensorRecord, record
 
-_GROUPS = 8  # of every norm that has as many channels
 _FINER_LEVELS = 3  # which the head gets from the backbone: strides 16, 8 and 4
 
 
@@ -74,10 +74,10 @@ class MaskSettings(Settings):
         """
         first = self.width + self.attention_heads
         widths = [self.width // 2 ** (step + 1) for step in range(_FINER_LEVELS + 1)]
-        if self.width % 2 ** (_FINER_LEVELS + 1) or any(each % _groups(each) for each in (first, *widths)):
+        if self.width % 2 ** (_FINER_LEVELS + 1) or any(each % norm_groups(each) for each in (first, *widths)):
             raise ConfigurationError(
                 f"a mask head needs width + attention heads, and half, a quarter, an eighth and a sixteenth of the width, that split into "
-                f"{_GROUPS} groups or fewer, not width {self.width} and {self.attention_heads} attention heads: take width 128 or 256 and 8 heads"
+                f"{GROUPS} groups or fewer, not width {self.width} and {self.attention_heads} attention heads: take width 128 or 256 and 8 heads"
             )
 
 
@@ -217,32 +217,6 @@ class MaskHead(nn.Module):
             values = refinement(values + adapter(features)[images])
         masks: Tensor = self.output(values)
         return masks[:, 0]
-
-
-class Refinement(nn.Module):
-    """A 3 x 3 convolution, a norm for each query and ReLU.
-
-    Args:
-        inputs: channels.
-        outputs: channels.
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
-        self.norm = nn.GroupNorm(_groups(outputs), outputs)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """(P, inputs, h, w) to (P, outputs, h, w)."""
-        return self.activated(self.convolution(values))
-
-    def activated(self, values: Tensor) -> Tensor:
-        """What follows the convolution."""
-        return F.relu(self.norm(values), inplace=True)
-
-
-def _groups(channels: int) -> int:
-    return min(_GROUPS, channels)
 
 
 class MaskDetector(EncoderDecoder):

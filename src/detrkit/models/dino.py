@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from detrkit.backbones import Backbone, build_backbone
 from detrkit.cards import Category, ModelCard, PublishedWeights, Recipe, Source, Variant
-from detrkit.layers.denoising import ContrastiveDenoising
+from detrkit.errors import OptionError
+from detrkit.layers.denoising import MOST_BOX_NOISE, ContrastiveDenoising
 from detrkit.layers.heads import MLP, DetectionHeads
 from detrkit.layers.initialization import start_heads, xavier_matrices
 from detrkit.layers.position_encoding import SinePositionEncoding, reference_code
@@ -80,6 +81,13 @@ class Config(MultiScaleSettings, CostSettings):
         "temperature": 1,
         "denoising": 2,
     }
+
+    def check(self) -> None:
+        """See `Settings.check`."""
+        super().check()
+        for name, most in (("label_noise", 1.0), ("box_noise", MOST_BOX_NOISE)):
+            if getattr(self, name) > most:
+                raise OptionError(f"{name} must be at most {most:g}, not {getattr(self, name)}", name)
 
     @property
     def training_queries(self) -> int:

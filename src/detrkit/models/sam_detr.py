@@ -444,7 +444,6 @@ VARIANTS: dict[str, Variant] = {
         ("12xJJA-8P1YPfW3wp3l2aMdkQX_mCAOR5", 0.428), ("1yZHRDxa3eVvgDBBEwpCbsm_yqShEV3cC", 0.471),
         **_MULTISCALE, **_SMCA),
     "sam-detr-compact": _COMPACT,
-    "sam-detr-compact-without-cross-attention": replace(
-        _COMPACT, config=replace(_COMPACT.config, cross_attention=False)),
+    "sam-detr-compact-without-cross-attention": replace(_COMPACT, config=replace(_COMPACT.config, cross_attention=False)),
 }
 # fmt: on

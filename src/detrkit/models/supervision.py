@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigurationError, OptionError, closest
-from detrkit.layers.denoising import ContrastiveDenoising
+from detrkit.layers.denoising import MOST_BOX_NOISE, ContrastiveDenoising
 from detrkit.layers.heads import MLP
 from detrkit.layers.initialization import xavier_matrices
 from detrkit.layers.position_encoding import reference_code
@@ -62,6 +62,10 @@ class Supervision(ABC):
             if value is not None and not value >= least:
                 raise OptionError(
                     f"supervision {self.name} needs {name} of at least {least}, not {value}", "supervision"
+                )
+            if value is not None and not ("noise" in name or isinstance(value, int)):
+                raise OptionError(
+                    f"supervision {self.name} needs a whole number for {name}, not {value}", "supervision"
                 )
 
     def __str__(self) -> str:
@@ -102,6 +106,15 @@ class Denoising(Supervision):
 
     name: ClassVar[str] = "denoising"
     least: ClassVar[dict[str, int]] = {"copies": 2, "label_noise": 0, "box_noise": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, most in (("label_noise", 1.0), ("box_noise", MOST_BOX_NOISE)):
+            if getattr(self, name) > most:
+                raise OptionError(
+                    f"supervision {self.name} needs {name} of at most {most:g}, not {getattr(self, name)}",
+                    "supervision",
+                )
 
     def rows(self, queries: int) -> int:  # noqa: ARG002 - it does not depend on them
         """See `Supervision.rows`."""
@@ -213,7 +226,8 @@ def supervise(model: Detector, supervision: Supervision | str) -> None:
         raise ConfigurationError(f"{variant} has a forward pass of its own, to which no supervision can be added")
     if config.training_queries > config.queries:
         raise ConfigurationError(f"{variant} brings training queries of its own: train it without more supervision")
-    model.supervision = supervision.module(cast(EncoderDecoder, model))
+    like = next(model.parameters())
+    model.supervision = supervision.module(cast(EncoderDecoder, model)).to(like.device, like.dtype)
 
 
 class Supervised(nn.Module, ABC):
@@ -315,7 +329,7 @@ class MoreQueries(Supervised):
     def __init__(self, model: EncoderDecoder, groups: Sequence[QueryGroup], *, share: float = 1.0) -> None:
         super().__init__([RepeatedGroup(group.name) for group in groups], share=share)
         self.groups = tuple(groups)
-        self.source: nn.Module | None = None
+        self.sources = nn.ModuleList()
         config = config_of(model)
         if type(model.query_source) not in _SOURCES:  # descendants differ in what more of them would be
             raise ConfigurationError(
@@ -324,20 +338,22 @@ class MoreQueries(Supervised):
             )
         if isinstance(model.query_source, ProposalQueries):
             return
-        # The family's own builder makes them, so that they start as the model's own do.
-        more = dataclasses.replace(config, queries=sum(group.rows for group in groups))
-        self.source = FAMILIES[model.card.family].build(more, model.card).query_source
+        # The family's own builder makes those of each group, so that they start, and are arranged, as the model's own are.
+        for group in groups:
+            more = dataclasses.replace(config, queries=group.rows)
+            self.sources.append(FAMILIES[model.card.family].build(more, model.card).query_source)
 
     def forward(self, queries: Queries, memory: Memory, targets: Sequence[Target] | None, source: nn.Module) -> Queries:
         """See `Supervised.forward`."""
         own, groups = queries.content.shape[1], self.groups
-        if self.source is not None:
-            more = self.source(memory, targets)
+        if len(self.sources):
+            for of_group in self.sources:
+                queries = _together(queries, of_group(memory, targets))
         else:
             rows, groups = self._next_rows(queries)
             assert queries.proposals is not None
-            more = cast(ProposalQueries, source).of_rows(queries.proposals, rows)
-        return split_off(_together(queries, more), own=own, groups=groups)
+            queries = _together(queries, cast(ProposalQueries, source).of_rows(queries.proposals, rows))
+        return split_off(queries, own=own, groups=groups)
 
     def _next_rows(self, queries: Queries) -> tuple[Tensor, tuple[QueryGroup, ...]]:
         """The proposals that come next, dealt out to the groups in turn.

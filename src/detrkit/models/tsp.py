@@ -143,6 +143,7 @@ def recipe(sgd_rate: float) -> Recipe:
         warmup_steps=1000,
         adamw_parts=("encoder",),
         sgd_factor=sgd_rate / ENCODER_RATE,
+        augmentation="sizes",
         decay_norms=False,
     )
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
 from detrkit.boxes import xyxy_to_cxcywh
-from detrkit.cards import Category, ModelCard, Preprocessing, Source, Variant
+from detrkit.cards import Category, ModelCard, Preprocessing, PublishedResult, Source, Variant
 from detrkit.errors import OptionError
 from detrkit.layers.fcos_head import CellFeatures, FCOSHead, FeatureOutput, FeaturesOfInterest
 from detrkit.layers.heads import precisely
@@ -34,6 +34,7 @@ from detrkit.layers.nms_selection import SuppressedSelection
 from detrkit.layers.position_encoding import SinePositionEncoding
 from detrkit.layers.precision import at_least_float32
 from detrkit.layers.proposals import rows_of
+from detrkit.layers.targets import check_counts
 from detrkit.losses.tsp_fcos import FeatureCriterion
 from detrkit.matching.cells import Cells, assign_cells
 from detrkit.models import tsp
@@ -204,6 +205,7 @@ class FeatureDetector(Detector):
 
         positive = None
         if self.training and targets is not None:
+            check_counts(targets, images=len(batch.pixels))
             positive = assign_cells(cells, targets, image_sizes).objects >= 0
         rows = self.interest(seen.logits, positive)  # (B, Q)
 
@@ -291,8 +293,10 @@ def selection(config: Config, categories: Sequence[Category], model: Detector | 
 _RECIPE = tsp.recipe(0.01)
 SOURCE = Source("Edward-Sun/TSP-Detection", "1b8a50388c84dd2644b6feba582cd934ade852e5", "Apache-2.0", "2011.10881")
 VARIANTS: dict[str, Variant] = {
-    "tsp-fcos-r50": Variant(Config(), _RECIPE, tsp.PREPROCESSING),
-    "tsp-fcos-r101": Variant(Config(backbone="resnet101-caffe"), _RECIPE, tsp.PREPROCESSING),
+    "tsp-fcos-r50": Variant(Config(), _RECIPE, tsp.PREPROCESSING, results=(PublishedResult(0.431),)),
+    "tsp-fcos-r101": Variant(
+        Config(backbone="resnet101-caffe"), _RECIPE, tsp.PREPROCESSING, results=(PublishedResult(0.444),)
+    ),
     "tsp-fcos-mobilenetv2": Variant(Config(backbone="mobilenet_v2"), _RECIPE, Preprocessing()),
     "tsp-fcos-compact": Variant(Config(**tsp.COMPACT), tsp.COMPACT_RECIPE, tsp.COMPACT_PREPROCESSING),
 }

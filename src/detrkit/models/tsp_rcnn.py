@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from detrkit.backbones import build_backbone
 from detrkit.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from detrkit.cards import Category, ModelCard, Preprocessing, Source, Variant
+from detrkit.cards import Category, ModelCard, Preprocessing, PublishedResult, Source, Variant
 from detrkit.errors import OptionError
 from detrkit.layers.box_coding import moved_boxes
 from detrkit.layers.heads import MLP, precisely
@@ -37,6 +37,7 @@ from detrkit.layers.regions_of_interest import (
     region_features,
     side_by_side,
 )
+from detrkit.layers.targets import check_counts
 from detrkit.losses.tsp_rcnn import RegionCriterion
 from detrkit.matching.regions import training_regions
 from detrkit.models import tsp
@@ -178,6 +179,7 @@ class RegionDetector(Detector):
         )
         if not self.training or targets is None:
             return found
+        check_counts(targets, images=len(image_sizes))
         objects = [
             cxcywh_to_xyxy(target.boxes_cxcywh.to(size)) * size.repeat(2)
             for target, size in zip(targets, image_sizes, strict=True)
@@ -260,9 +262,24 @@ _EXCEPTIONS = {
 }
 _RECIPE = tsp.recipe(0.02)
 SOURCE = Source("Edward-Sun/TSP-Detection", "1b8a50388c84dd2644b6feba582cd934ade852e5", "Apache-2.0", "2011.10881")
+
+
+def _results(ap: float, *, longer: float) -> tuple[PublishedResult, ...]:
+    """What the paper has of a backbone in table 1: after 36 epochs, and as TSP-RCNN+ after 96."""
+    return PublishedResult(ap, "36 epochs"), PublishedResult(longer, "96 epochs")
+
+
 VARIANTS: dict[str, Variant] = {
-    "tsp-rcnn-r50": Variant(Config(), _RECIPE, tsp.PREPROCESSING, exceptions=_EXCEPTIONS),
-    "tsp-rcnn-r101": Variant(Config(backbone="resnet101-caffe"), _RECIPE, tsp.PREPROCESSING, exceptions=_EXCEPTIONS),
+    "tsp-rcnn-r50": Variant(
+        Config(), _RECIPE, tsp.PREPROCESSING, results=_results(0.438, longer=0.450), exceptions=_EXCEPTIONS
+    ),
+    "tsp-rcnn-r101": Variant(
+        Config(backbone="resnet101-caffe"),
+        _RECIPE,
+        tsp.PREPROCESSING,
+        results=_results(0.448, longer=0.465),
+        exceptions=_EXCEPTIONS,
+    ),
     "tsp-rcnn-mobilenetv2": Variant(Config(backbone="mobilenet_v2"), _RECIPE, Preprocessing(), exceptions=_EXCEPTIONS),
     "tsp-rcnn-compact": Variant(
         Config(**tsp.COMPACT), tsp.COMPACT_RECIPE, tsp.COMPACT_PREPROCESSING, exceptions=_EXCEPTIONS

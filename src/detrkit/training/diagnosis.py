@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from detrkit.checkpoints.own_format import write_pickled
 from detrkit.data import DetectionDataset
 from detrkit.data.wording import counted
 from detrkit.errors import OutputError
@@ -22,7 +23,6 @@ from detrkit.layers.processes import process_count
 from detrkit.measures import MATCHED_CLASS_ACCURACY
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Output, Target
-from detrkit.training.keeping import write_state
 from detrkit.training.learning import Learning, LearningWindow
 from detrkit.training.module import NonFiniteStepError, TrainingModule
 from detrkit.training.sharding import local
@@ -93,12 +93,14 @@ class Diagnosis(Callback):
         }
         where = first_not_finite(pl_module.model, images, targets, runs=not pl_module.is_shared_out)
         kept["first"] = where
-        with contextlib.suppress(OutputError):
-            write_state(file, kept)
+        try:
+            write_pickled(file, kept)
             words = _remains_in_words(where, file)
-            self._say(words)
-            if self._rank:  # whose console is silent: the error itself says it, and the first process if it can
-                exception.args = (f"{exception}. {words}",)
+        except OutputError as problem:
+            words = f"Not finite first: {where}. The batch, the weights and the optimizer's state are not kept, since {problem}."
+        self._say(words)
+        if self._rank:  # whose console is silent: the error itself says it, and the first process if it can
+            exception.args = (f"{exception}. {words}",)
 
     def _look(self, module: TrainingModule) -> None:
         options, batch_size = module.options, module.schedule.batch_size

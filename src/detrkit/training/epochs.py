@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from detrkit.cards import ModelCard
+from detrkit.checkpoints.own_format import write_pickled
 from detrkit.data import DetectionDataset
 from detrkit.errors import OutputError
 from detrkit.evaluation import Evaluation, evaluate, evaluate_panoptic
@@ -32,7 +33,7 @@ from detrkit.models.detector import Detector
 from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
 from detrkit.training.averaging import Averaging
-from detrkit.training.keeping import KEPT, SaveMoments, StateFile, write_state
+from detrkit.training.keeping import KEPT, SaveMoments, StateFile
 from detrkit.training.kept_models import KeptModels, decisive
 from detrkit.training.learning import LearningWindow
 from detrkit.training.loggers import log_epoch, log_figures
@@ -206,7 +207,7 @@ class EpochEnds(Callback):
             if self.processes.is_first:
                 log_epoch(loggers, row, self.progress.line.print)
                 try:
-                    write_state(self.folder.state, state)
+                    write_pickled(self.folder.state, state)
                 except OutputError as problem:
                     self._go_on_without(problem, last=True)
             self._say(message, row)

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from detrkit.errors import OutputError
 from detrkit.files import write_atomically
 
 KEPT = "EpochEnds"  # the name of what is kept about the epoch, among the callbacks' parts of a checkpoint
-
-
-def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes what `torch.load` reads, as a whole or not at all.
-
-    Args:
-        path: the file.
-        state: tensors and plain values.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-
-    def write(file: Path) -> None:
-        try:
-            torch.save(dict(state), file)
-        except RuntimeError as problem:  # which PyTorch raises where a disk is full
-            raise OSError("not enough room, or an error of the disk") from problem
-
-    write_atomically(path, write)
 
 
 class StateFile(TorchCheckpointIO):

@@ -78,7 +78,7 @@ def probe_memory(module: TrainingModule, console: Console) -> float:
             warnings.simplefilter("ignore")  # the run itself says them where they are true of its batches
             _reset_peak(device)
             _train(module, batch.to(device), [target.to(device) for target in targets])
-            peak = _peak(device)
+            peak = peak_memory(device)
     except (RuntimeError, MemoryError) as problem:
         if not is_lack_of_memory(problem):
             raise
@@ -232,8 +232,8 @@ def _reset_peak(device: torch.device) -> None:
         _RESET.write_text(_PEAK)
 
 
-def _peak(device: torch.device) -> float:
-    """In GB."""
+def peak_memory(device: torch.device) -> float:
+    """The most memory so far in GB (10⁹ bytes): on CUDA what PyTorch had allocated, otherwise what the process had in memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     try:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, DetrkitError, LostProcessError, OptionError
+from detrkit.models.catalog import find_variant
 from detrkit.training.training_options import TrainingOptions
 
 _Value = TypeVar("_Value")
@@ -209,9 +210,14 @@ def _check_sharding(options: TrainingOptions, count: int) -> None:
             "strategy=fsdp shares a model out among several processes, and this is one: give devices, or strategy=ddp",
             *("strategy", "devices"),
         )
-    for name in ("ema", "minutes"):
-        if getattr(options, name) is not None:
+    for name in ("ema", "minutes", "memory_probe"):
+        if getattr(options, name) not in (None, False):
             raise OptionError(f"{name} cannot be had with strategy=fsdp: leave one of them out", name, "strategy")
+    if options.variant is not None and find_variant(options.variant).recipe.adamw_parts:
+        raise OptionError(
+            f"{options.variant} has one optimizer for some parts and another for the rest, which cannot be had with strategy=fsdp: take strategy=ddp",
+            "strategy",
+        )
 
 
 def check_images(images: int, count: int) -> None:

@@ -25,7 +25,21 @@ from detrkit.evaluation.report import (
 )
 from detrkit.evaluation.report.charts import LAST_LAYER
 from detrkit.evaluation.report.page import MISSING
-from detrkit.measures import AP, LEARNING_RATE, LOSS, MEASURES, PQ, REPEATED_SHARE, name_of
+from detrkit.measures import (
+    AP,
+    ATTENTION_DISTANCE,
+    ATTENTION_SPARSITY,
+    LAYERED,
+    LEARNING_RATE,
+    LOSS,
+    MATCHING_INSTABILITY,
+    MEASURES,
+    PQ,
+    REFERENCE_DISTANCE,
+    REPEATED_SHARE,
+    USED_QUERIES,
+    name_of,
+)
 from detrkit.progress import duration
 from detrkit.training.ground_truth import with_kind_of_masks
 from detrkit.training.kept_models import decisive
@@ -46,9 +60,14 @@ _CURVE_WORDS = {
     AP.name: "AP on the validation split.",
     PQ.name: "Panoptic quality on the validation split.",
     REPEATED_SHARE.name: "Share of the detections that repeat a better one of their class, on the validation split. It falls as training goes on.",
+    MATCHING_INSTABILITY.name: "Share of the objects with another query than after the epoch before, in some training images, for each decoder layer.",
+    ATTENTION_SPARSITY.name: "Mean negative entropy of each layer's attention, in some training images. It rises towards 0 as queries look at fewer places.",
+    ATTENTION_DISTANCE.name: "From the centre of a matched query's attention to that of its object, in halves of the object's diagonal, for each decoder layer.",
+    REFERENCE_DISTANCE.name: "From the reference that a matched query starts from to the centre of its object, in halves of the object's diagonal, for each decoder layer.",
+    USED_QUERIES.name: "Queries with an object or one of the best detections in some training images, for each decoder layer.",
     LEARNING_RATE.name: "Learning rate of everything except the backbone.",
 }
-_CURVE_COLUMNS = {measure.name: measure.column for measure in (LOSS, AP, PQ, REPEATED_SHARE, LEARNING_RATE)}
+_CURVE_COLUMNS = {measure.name: measure.column for measure in (LOSS, AP, PQ, REPEATED_SHARE, *LAYERED, LEARNING_RATE)}
 _DATE = "%Y-%m-%d %H:%M"
 
 Rows = Sequence[Mapping[str, float]]

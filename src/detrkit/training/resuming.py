@@ -88,6 +88,12 @@ def progress_of(folder: RunFolder) -> Progress:
         into = int(kept.get("steps_into_epoch", 0))
         epochs = int(state["epoch"]) + (0 if into else 1)
         return Progress(epochs, int(state["global_step"]), into, kept.get("lacking") is not None)
+    except OSError as problem:
+        raise ConfigurationError(
+            f"{folder.state} cannot be read ({problem.strerror or problem}): check its permissions and its disk"
+        ) from problem
+    except MemoryError:
+        raise
     except Exception as problem:  # any error of the parser means a damaged file
         raise ConfigurationError(
             f"{folder.state} is damaged, so the run cannot go on: start a new run; its models are in {folder.path}"

@@ -24,14 +24,14 @@ from detrkit.training.announcing import announce
 from detrkit.training.averaging import Averaging
 from detrkit.training.before_data import check_before_data
 from detrkit.training.diagnosis import Diagnosis, Remains
-from detrkit.training.epochs import EpochEnds
+from detrkit.training.epochs import EpochEnds, evaluation_batch
 from detrkit.training.ground_truth import RunData, not_said_again, open_run_data
 from detrkit.training.keywords import TrainingKeywords, with_keywords
 from detrkit.training.launching import follow_starter, other_processes
 from detrkit.training.loggers import Curves, end_loggers, start_loggers
 from detrkit.training.memory_probe import probe_memory
 from detrkit.training.module import NonFiniteStepError, TrainingModule
-from detrkit.training.options import resolve, worker_count
+from detrkit.training.options import resolve
 from detrkit.training.preparing import module_of, prepare
 from detrkit.training.processes import (
     Agreement,
@@ -290,7 +290,7 @@ def _fit(
             averaging.begin(module)
         watch = None
         if module.options.watch is not None:
-            watch = ConvergenceWatch(data.training, workers=worker_count(module.options))
+            watch = ConvergenceWatch(data.training, batch_size=evaluation_batch(module.options))
         ends = EpochEnds(folder, validation, progress, processes, averaging, watch)
         stopping = Stopping(ends, progress, processes)
         loggers: list[Logger] = [Curves(folder.path, name="tensorboard", version=""), *others]

@@ -95,7 +95,8 @@ class TrainingOptions:
         orientation: whether pictures with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO and
             Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value.
-        watch: "convergence" for more figures after every epoch: how many objects are matched to another query than before, in each decoder layer.
+        watch: "convergence" for more figures after every epoch, for each decoder layer, of a few training images: how many objects are matched to
+            another query than before, how sparse attention is, how far from the objects it and the references are, how many queries are used.
         loggers: where else losses and figures go, besides log.csv and TensorBoard: wandb, mlflow.
     """
 

@@ -12,13 +12,20 @@ from matplotlib.ticker import MaxNLocator
 from detrkit.evaluation.figures import Evaluation
 from detrkit.evaluation.report.colors import INK, LINE_COLORS, MARKERS, line_color, line_style
 from detrkit.evaluation.report.drawing import chart, finish, legend, plain
-from detrkit.measures import AP, LEARNING_RATE, LOSS, MASK_AP, PQ, REPEATED_SHARE, name_of
+from detrkit.measures import AP, LAYERED, LEARNING_RATE, LOSS, MASK_AP, PQ, REPEATED_SHARE, Measure, layer_of, name_of
 
 MAX_NAMED_CURVES = len(LINE_COLORS)
 _CLOSEST_LABELS = 0.075  # of the height of a chart
 _MARKED_POINTS = 30
 _LEGEND_WIDTH = 64  # letters beside each other in a chart
 LAST_LAYER = "loss of the last layer"
+
+
+def _layers_of(measure: Measure) -> Callable[[str], bool]:
+    """Whether a column is of a layer."""
+    return lambda name: layer_of(name, measure) is not None
+
+
 # What the charts of a run show: a label, and which columns of the log belong to it.
 _PANELS: dict[str, Callable[[str], bool]] = {
     LOSS.name: lambda name: name == LOSS.column,
@@ -26,6 +33,7 @@ _PANELS: dict[str, Callable[[str], bool]] = {
     AP.name: lambda name: name in (AP.column, "AP50", "AP75", MASK_AP.column),
     PQ.name: lambda name: name == PQ.column,
     REPEATED_SHARE.name: lambda name: name == REPEATED_SHARE.column,
+    **{measure.name: _layers_of(measure) for measure in LAYERED},
     LEARNING_RATE.name: lambda name: name == LEARNING_RATE.column,
 }
 
@@ -33,11 +41,14 @@ Rows = Sequence[Mapping[str, float | None]]
 
 
 def curves_figure(rows: Rows) -> Figure:
-    """The total loss, its parts, AP, panoptic quality, repeated detections and the learning rate over the epochs, below each other in one picture that a phone has room for.
+    """What a run measures over the epochs, below each other in one picture that a phone has room for.
+
+    From the top: the total loss, its parts, AP, panoptic quality, repeated detections, what a watched run measures of each decoder layer, and the
+    learning rate.
 
     Args:
         rows: one per epoch, with `epoch`, `loss`, parts of it (names that end in "_loss"), `AP`, `AP50`, `AP75`, `mask_AP`, `PQ`,
-            `repeated_share` and `learning_rate`; all but `epoch` may be missing or None. Other columns are not drawn.
+            `repeated_share`, those of `LAYERED` with the number of a layer behind them, and `learning_rate`; all but `epoch` may be missing or None. Other columns are not drawn.
     """
     panels = _panels(rows)
     figure = chart(2.5 * max(1, len(panels)))
@@ -187,7 +198,7 @@ def _draw_rows(axes: Axes, rows: Rows, label: str, columns: Sequence[str]) -> No
             *zip(*points, strict=True),
             color=line_color(number),
             linestyle=line_style(number),
-            label=name_of(column).replace("_", " "),
+            label=_line_name(label, column),
             marker=marker,
             markersize=3.5,
             clip_on=False,  # else the highest marker may be cut in half
@@ -197,6 +208,15 @@ def _draw_rows(axes: Axes, rows: Rows, label: str, columns: Sequence[str]) -> No
     epochs = [row["epoch"] or 0.0 for row in rows] or [0.0, 1.0]
     room = 0.02 * (max(epochs) - min(epochs)) or 0.5  # a single epoch stands in the middle
     axes.set_xlim(min(epochs) - room, max(epochs) + room)
-    axes.set_ylim(bottom=0)
+    if axes.dataLim.y0 < 0:  # zero is the largest that it can be
+        axes.set_ylim(top=0)
+    else:
+        axes.set_ylim(bottom=0)
     if len(columns) > 1:
         name_line_ends(axes)
+
+
+def _line_name(label: str, column: str) -> str:
+    """The name of a column in the chart with this label, which need not be said again."""
+    name = name_of(column).replace("_", " ")
+    return f"layer {name.removeprefix(label).strip()}" if label in {measure.name for measure in LAYERED} else name

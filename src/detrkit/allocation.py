@@ -1,4 +1,4 @@
-"""Settings of the process that a command runs in; the library itself does not touch its caller's process."""
+"""The allocator of a process of detrkit's own: of a command, or of a run that one starts. The library itself does not touch its caller's process."""
 
 from __future__ import annotations
 

@@ -1,0 +1,108 @@
+"""The process of one run: trains a variant or takes a checkpoint, and evaluates it. `python -m detrkit.comparison.process FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrkit.allocation import keep_freed_memory
+from detrkit.checkpoints import load
+from detrkit.checkpoints.own_format import frozen
+from detrkit.comparison.outcome import JOB, write_failure, write_outcome
+from detrkit.comparison.plan import validation_of
+from detrkit.errors import DetrkitError
+from detrkit.evaluation import compare_in_detail, detect
+from detrkit.prediction.devices import choose_device
+from detrkit.terminal import print_any_character, terminal
+from detrkit.training import train
+from detrkit.training.epochs import evaluation_batch
+from detrkit.training.memory_probe import peak_memory
+from detrkit.training.options import worker_count
+from detrkit.training.run_folder import RunFolder, read_run
+from detrkit.training.sessions import sessions_of
+
+
+def main() -> None:
+    """Does the job in the folder that the command line names. Exit code 2 where it failed for a reason that its outcome says."""
+    keep_freed_memory()
+    print_any_character()
+    folder = Path(sys.argv[1])
+    end_with(os.getppid())
+    try:
+        carry_out(folder)
+    except DetrkitError as problem:
+        write_failure(folder, str(problem))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def carry_out(folder: Path) -> None:
+    """Trains, if that is the job, evaluates, and writes the outcome.
+
+    Args:
+        folder: of the run, with its job.
+
+    Raises:
+        DetrkitError: it cannot be done.
+    """
+    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    device = torch.device(choose_device(job["options"].get("device", "auto")))
+    if job["variant"] is None:
+        model, memory, batch_size, workers = Path(job["checkpoint"]), None, 1, job["options"].get("workers") or 0
+    else:
+        model, memory = _trained(job, folder, device)
+        _, options = read_run(folder)
+        batch_size, workers = evaluation_batch(options), worker_count(options)
+    dataset = validation_of(job["data"], job["options"])
+    detector = load(model).to(device)
+    entries = detect(detector, dataset, batch_size=batch_size, workers=workers, progress=True)
+    if job["variant"] is None:
+        memory = peak_memory(device)
+    evaluation, analysis = compare_in_detail(detector, dataset, entries)
+    write_outcome(
+        folder,
+        model=str(model.absolute()),
+        evaluation=evaluation,
+        analysis=analysis,
+        entries=dataset.with_file_ids(entries),
+        parameters=sum(parameter.numel() for parameter in detector.parameters()),
+        memory=memory,
+    )
+
+
+def _trained(job: dict[str, Any], folder: Path, device: torch.device) -> tuple[Path, float | None]:
+    """The best model of the run, and the memory that its training took; None where it had been finished before."""
+    config = RunFolder(folder).config
+    sessions = len(sessions_of(config)) if job["resume"] else 0
+    if job["resume"]:
+        result = train(resume=folder, console=terminal())
+    else:
+        options = dict(job["options"])
+        if "settings" in options:
+            options["settings"] = {name: frozen(value) for name, value in options["settings"].items()}
+        result = train(job["variant"], job["data"], output=folder, seed=job["seed"], console=terminal(), **options)
+    return result.best, peak_memory(device) if len(sessions_of(config)) > sessions else None
+
+
+def end_with(parent: int) -> None:
+    """Stops this process, as Ctrl-C would, soon after the one that started it has ended, however that was: a second comparison may begin."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""A comparison's report: who is better, figures, costs, courses, classes, and the images that tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detrkit.comparison.cells import Column, cost_columns, figure_columns, share
+from detrkit.comparison.charts import course_figure, course_points, difference_figure
+from detrkit.comparison.figures import Comparison, ContestantFigures
+from detrkit.comparison.pictures import telling_pictures
+from detrkit.data import DetectionDataset
+from detrkit.data.wording import counted
+from detrkit.evaluation.bootstrap import CONFIDENCE, Interval
+from detrkit.evaluation.report import Block, Cell, Chart, Points, Section, Table, Tile, Tiles
+from detrkit.evaluation.report.page import MISSING
+
+_MOST_PAIRS = 30  # in a chart of a reasonable height
+
+
+def comparison_sections(comparison: Comparison, dataset: DetectionDataset, *, pictures: int = 6) -> list[Section]:
+    """All that a comparison says, in the order in which people ask.
+
+    Args:
+        comparison: with its runs in their folders.
+        dataset: what all were evaluated on.
+        pictures: maximum number of images in which contestants differ.
+
+    Raises:
+        DataError: an image or the detections of a run cannot be read.
+    """
+    sections = [_summary(comparison)]
+    if comparison.ranked:
+        sections += [_figures(comparison), _costs(comparison)]
+        if comparison.differences:
+            sections.append(_differences(comparison))
+        if courses := _courses(comparison):
+            sections.append(courses)
+        sections.append(_classes(comparison))
+        sections.append(_pictures(comparison, dataset, pictures))
+    return [*sections, _runs(comparison)]
+
+
+def _summary(comparison: Comparison) -> Section:
+    tiles = [
+        Tile(each.name, share(each.figure("AP").mean), _with_confidence("AP", each.interval))
+        for each in comparison.ranked
+    ]
+    points = [(f"{each.verdict()}:", f"{each.basis()}.") for each in comparison.of_the_first()]
+    kinds = ["" for _ in points]
+    failures = [("Failed:", f"{name}: {problem}") for name, problem in comparison.problems]
+    notes = [("Note:", note) for note in comparison.notes]
+    kinds += ["error"] * len(failures) + ["warning"] * len(notes)
+    blocks: list[Block] = [comparison.basis()]
+    blocks += [Tiles(tuple(tiles))] if tiles else ["No run gave anything to compare."]
+    points += failures + notes
+    return Section("Summary", (*blocks, Points(tuple(points), tuple(kinds))) if points else tuple(blocks))
+
+
+def _with_confidence(name: str, interval: Interval | None) -> str:
+    return name if interval is None else f"{name}, {CONFIDENCE:.0%} interval {interval.low:.3f} to {interval.high:.3f}"
+
+
+def _figures(comparison: Comparison) -> Section:
+    columns = figure_columns()
+    caption = f"AP by the size of objects, highest AP first. {columns[0].name}: {columns[0].meaning}."
+    return Section("Figures", (_table(comparison.ranked, columns, caption),))
+
+
+def _costs(comparison: Comparison) -> Section:
+    columns = cost_columns()
+    meanings = Table(("column", "meaning"), tuple((column.name, column.meaning) for column in columns))
+    text = (
+        "Time for an image is from a picture in memory to its detections, on the same images in turn, so that whatever else the machine "
+        "does meets all contestants. Speed in training depends on what else runs at that time."
+    )
+    return Section("Costs", (_table(comparison.ranked, columns, "Means over the trainings"), text, meanings))
+
+
+def _table(contestants: Sequence[ContestantFigures], columns: Sequence[Column], caption: str) -> Table:
+    rows = tuple((each.name, *(_cell(column, each) for column in columns)) for each in contestants)
+    return Table(("contestant", *(column.name for column in columns)), rows, caption, numbers=True)
+
+
+def _cell(column: Column, contestant: ContestantFigures) -> str | Cell:
+    value = column.value(contestant)
+    return MISSING if value is None else Cell(column.text(contestant), order=value)
+
+
+def _differences(comparison: Comparison) -> Section:
+    rows = tuple(
+        (
+            f"{each.first} − {each.second}",
+            f"{each.ap:+.3f}",
+            MISSING if each.interval is None else f"{each.interval.low:+.3f} to {each.interval.high:+.3f}",
+            f"{each.verdict()}",
+        )
+        for each in comparison.differences
+    )
+    trainings = (
+        "Trainings are drawn, too, so an interval also holds what other seeds would change, as far as so few can tell."
+        if comparison.several_trainings
+        else "There is one training of each: another seed might change figures by more than these intervals hold; --seeds 3 would tell."
+    )
+    text = (
+        f"Both APs of a pair are computed on the same images, drawn with replacement {comparison.resamples} times, and an interval holds the "
+        f"middle {CONFIDENCE:.0%} of their differences. Where it holds 0, these images do not tell which is better. {trainings}"
+    )
+    blocks: list[Block] = [text, Table(("pair", "AP", "interval", "meaning"), rows)]
+    known = [each for each in comparison.differences if each.interval is not None][:_MOST_PAIRS]
+    if known:
+        words = f"Differences of AP of {counted(len(known), 'pair')} with their intervals."
+        is_ranked = any(each.better is not None for each in known)
+        caption = "Blue with round markers: the interval does not hold 0." if is_ranked else "All intervals hold 0."
+        blocks.append(Chart("differences", difference_figure(known), words, caption))
+    return Section("Differences", tuple(blocks))
+
+
+def _courses(comparison: Comparison) -> Section | None:
+    if not any(course_points(one.course, "epochs") for each in comparison.ranked for one in each.finished):
+        return None
+    charts = tuple(
+        Chart(f"course_{unit}", course_figure(comparison.ranked, unit), f"AP against {unit} of training.", caption)
+        for unit, caption in (
+            ("epochs", "AP on the validation split after epochs of training."),
+            ("minutes", "The same against minutes of training, without evaluations."),
+        )
+    )
+    return Section("Course", charts)
+
+
+def _classes(comparison: Comparison) -> Section:
+    rows = tuple(
+        (name, *(_share(each.class_ap(number).mean) for each in comparison.ranked))
+        for number, name in comparison.classes().items()
+    )
+    columns = ("class", *(each.name for each in comparison.ranked))
+    return Section("Classes", (Table(columns, rows, "AP of each class", numbers=True),))
+
+
+def _share(value: float | None) -> str | Cell:
+    return MISSING if value is None else Cell(f"{value:.3f}", value, value)
+
+
+def _pictures(comparison: Comparison, dataset: DetectionDataset, count: int) -> Section:
+    photos = telling_pictures(comparison.ranked, dataset, count=count)
+    if not photos:
+        return Section("Where they differ", ("No image has more errors of one contestant than of another.",))
+    text = (
+        "The images in which the numbers of errors lie furthest apart, each contestant at the best thresholds of its own classes. They are "
+        "chosen for that, so they say nothing about how often it happens."
+    )
+    return Section("Where they differ", (text, *photos))
+
+
+def _runs(comparison: Comparison) -> Section:
+    rows = []
+    for each in comparison.contestants:
+        for training in each.trainings:
+            evaluation = training.outcome.evaluation
+            figures = ("AP", "AP50")
+            shown = [MISSING if evaluation is None else share(evaluation.figures.get(name)) for name in figures]
+            rows.append((training.run.name, *shown, training.outcome.problem or "finished"))
+    return Section("Runs", (Table(("run", "AP", "AP50", "state"), tuple(rows), f"Folders in {comparison.folder}"),))

@@ -1,0 +1,110 @@
+"""A comparison's report: what stands where, and in a browser as on a phone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from browser_pages import WIDTHS, facts_of, installed_browser
+from comparison.made_runs import made_comparison
+from rich.console import Console
+
+from detrkit.comparison import Comparison, compare
+from detrkit.comparison.charts import course_figure, course_points, difference_figure
+from detrkit.comparison.pictures import most_telling
+from detrkit.comparison.plan import validation_of
+from detrkit.comparison.report import comparison_sections
+from detrkit.evaluation.report import Cell, Photo, Points, Section, Table
+
+ROWS = [
+    {"epoch": 1.0, "step": 3.0, "seconds": 30.0, "AP": 0.1, "images_per_second": 10.0},
+    {"epoch": 2.0, "step": 6.0, "seconds": 60.0},
+    {"epoch": 3.0, "step": 9.0, "seconds": 30.0, "AP": 0.3, "images_per_second": 30.0},
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Comparison:
+    """Two models, of which the first finds all and the second every other object."""
+    folder = tmp_path_factory.mktemp("made")
+    finds = {"all_of_them": lambda *_: True, "a_few": lambda place, _: place % 2 == 0}
+    checkpoints = made_comparison(folder, digits_folder, finds)
+    return compare(checkpoints, digits_folder, output=folder / "comparison", console=Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def sections(made: Comparison, digits_folder: Path) -> dict[str, Section]:
+    return {each.title: each for each in comparison_sections(made, validation_of(str(digits_folder), {}))}
+
+
+def test_sections_answer_in_the_order_of_questions(sections: dict[str, Section]) -> None:
+    assert list(sections) == ["Summary", "Figures", "Costs", "Differences", "Classes", "Where they differ", "Runs"]
+    (points,) = (block for block in sections["Summary"].blocks if isinstance(block, Points))
+    assert points.points[0][0] == "all_of_them is better than a_few:"
+    (table,) = (block for block in sections["Figures"].blocks if isinstance(block, Table))
+    assert table.columns == ("contestant", "AP", "AP50", "small", "medium", "large")
+    assert [row[0] for row in table.rows] == ["all_of_them", "a_few"]
+    assert table.rows[0][1] == Cell("1.000", order=pytest.approx(1.0))
+    (pairs,) = (block for block in sections["Differences"].blocks if isinstance(block, Table))
+    assert pairs.rows[0][0] == "all_of_them − a_few"
+    assert pairs.rows[0][3] == "all_of_them is better than a_few"
+
+
+def test_pictures_show_where_the_numbers_of_errors_differ_most(made: Comparison, sections: dict[str, Section]) -> None:
+    photos = [block for block in sections["Where they differ"].blocks if isinstance(block, Photo)]
+    few = {each.image_id: each.errors for each in made.contestants[1].finished[0].outcome.errors}
+    assert len(photos) == len(few)  # of the other there is no error
+    assert photos[0].labels == ("all_of_them: no errors", f"a_few: {max(few.values())} errors", "Ground truth")
+    assert [int(photo.labels[1].split()[1]) for photo in photos] == sorted(few.values(), reverse=True)
+    assert photos[0].images[0].tobytes() != photos[0].images[1].tobytes()
+    # What has no error shows its correct detections: the boxes of the ground truth.
+    assert photos[0].images[0].tobytes() == photos[0].images[2].tobytes()
+
+
+def test_the_most_telling_images() -> None:
+    assert most_telling([{1: 4, 2: 1, 3: 2}, {1: 3, 2: 9, 4: 2}], 3) == [2, 3, 4]
+    assert most_telling([{1: 4}, {1: 4}], 3) == []
+    assert most_telling([{7: 1}, {}, {7: 5}], 3) == [7]
+
+
+def test_courses_are_against_epochs_and_minutes() -> None:
+    assert course_points(ROWS, "epochs") == [(1.0, 0.1), (3.0, 0.3)]
+    assert course_points(ROWS, "minutes") == [(0.5, 0.1), (2.0, 0.3)]
+
+
+def test_trainings_of_a_contestant_are_named_once(made: Comparison) -> None:
+    def with_trainings(each: object, count: int) -> object:
+        training = dataclasses.replace(each.trainings[0], course=ROWS)  # type: ignore[attr-defined]
+        return dataclasses.replace(each, trainings=(training,) * count)  # type: ignore[type-var]
+
+    contestants = [with_trainings(made.contestants[0], 2), with_trainings(made.contestants[1], 1)]
+    (axes,) = course_figure(contestants, "minutes").axes  # type: ignore[arg-type]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.5, 2.0]] * 3
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["all_of_them", "a_few"]
+    first, second, third = (line.get_color() for line in axes.lines)
+    assert first == second != third
+
+
+def test_the_difference_chart_has_an_interval_for_each_pair(made: Comparison) -> None:
+    (axes,) = difference_figure(made.differences).axes
+    interval = made.differences[0].interval
+    assert interval is not None
+    assert list(axes.lines[0].get_xdata()) == [interval.low, interval.high]
+    assert list(axes.lines[1].get_xdata()) == [made.differences[0].ap]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_report_fits_and_works_in_a_browser(made: Comparison, width: int) -> None:
+    browser = installed_browser()
+    assert made.report.stat().st_size < 5_000_000
+    facts, console = facts_of(browser, made.report, width)
+    assert console == []
+    assert (facts["width"], facts["scroll"]) == (width, width)
+    assert facts["wide"] == []
+    assert facts["scrolled"] == []
+    assert (facts["broken"], facts["flat"]) == (0, 0)
+    assert facts["images"] >= 3
+    assert facts["text"] > 8  # pixels, on a phone as well
+    (classes,) = facts["tables"]
+    assert sorted(classes[0]) == sorted(made.classes().values())
