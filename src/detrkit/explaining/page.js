@@ -102,7 +102,7 @@ function drawMarks(subject, look, picture) {
   if (!prediction) return;
   if (prediction.reference && prediction.reference.length === 4) drawBox(prediction.reference, colors[3], [8, 5]);
   if (prediction.reference && prediction.reference.length === 2) mark(...prediction.reference, unit * 0.008, "circle", colors[3]);
-  drawBox(prediction.box, colors[0], []);
+  drawBox(prediction.box, colors[5], []);
   if (look && look.salient) {
     const heads = state.head > 0 ? [look.salient[Math.min(state.head, look.salient.length) - 1]] : look.salient;
     for (const [x, y] of heads) mark(x, y, unit * 0.007, "square", colors[2]);
@@ -120,7 +120,7 @@ function sentenceOf(subject, look) {
 function keyOf(subject, look) {
   const entries = [];
   const prediction = subject.predictions[0];
-  if (prediction) entries.push([colors[0], "box after this layer"]);
+  if (prediction) entries.push([colors[5], "box after this layer"]);
   if (subject.predictions.some((each) => each.reference)) entries.push([colors[3], "reference of this layer"]);
   if (subject.xy) entries.push([colors[3], "the token"]);
   if (subject.start) entries.push([colors[4], subject.start.level === null ? "where it started" : `where it started, a token of level ${subject.start.level}`]);

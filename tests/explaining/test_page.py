@@ -1,0 +1,157 @@
+"""The interactive page: its numbers are those of the explanation, and it works in a browser, on a phone as on a desktop."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser_pages import WIDTHS, installed_browser, run
+from explaining.small_explained import picture, small_model
+
+from detrkit.cards import Category
+from detrkit.errors import ConfigurationError
+from detrkit.explaining import page as page_module
+from detrkit.explaining.explaining import explain
+from detrkit.explaining.page import write_page
+from detrkit.explaining.records import Explanation
+
+NAME = "a </script> & <b>.png"
+FRAME = """<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0"><pre id="facts"></pre>
+<iframe id="frame" src="page.html" style="border: 0; width: WIDTHpx; height: 3000px"></iframe>
+<script>
+document.getElementById("frame").onload = async (event) => {
+  const page = event.target.contentDocument, part = (id) => page.getElementById(id), facts = { sentences: [], hovered: [] };
+  await new Promise((done) => setTimeout(done, 300));
+  const canvas = part("canvas"), choose = (name, value) => {
+    part(name).value = value;
+    part(name).dispatchEvent(new Event("change"));
+    facts.sentences.push(part("sentence").textContent);
+  };
+  const hover = () => {
+    const around = canvas.getBoundingClientRect();
+    const x = around.left + 0.3 * around.width, y = around.top + 0.6 * around.height;
+    canvas.dispatchEvent(new PointerEvent("pointermove", { clientX: x, clientY: y }));
+    facts.hovered.push(part("hover").textContent);
+  };
+  facts.width = page.defaultView.innerWidth;
+  facts.scroll = page.documentElement.scrollWidth;
+  const pixels = () => canvas.toDataURL();
+  const first = pixels();
+  facts.sentences.push(part("sentence").textContent);
+  hover();
+  choose("layer", 1);
+  choose("head", 2);
+  hover();
+  facts.changed = pixels() !== first;
+  facts.second = !part("second").hidden;
+  if (facts.second) { const before = pixels(); choose("kind", 1); facts.gaussian = pixels() !== before; }
+  canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowUp" }));
+  facts.sentences.push(part("sentence").textContent);
+  facts.rows = part("layers").tBodies[0].rows.length;
+  facts.picture = part("picture").options[0].textContent;
+  document.getElementById("facts").textContent = JSON.stringify(facts);
+};
+</script></body>"""
+
+
+def written(path: Path, explanation: Explanation) -> dict[str, Any]:
+    text = write_page(path, [(NAME, explanation)]).read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])["pictures"][0]
+
+
+def unpacked(seen: dict[str, Any]) -> np.ndarray:
+    shares = [np.frombuffer(base64.b64decode(each), np.uint8) for each in seen["weights"]]
+    return np.stack(shares) / 255 * np.array(seen["largest"])[:, None]
+
+
+def test_maps_and_predictions_are_those_of_the_explanation(tmp_path: Path) -> None:
+    explanation = explain(small_model("smca-detr-compact"), picture(), query=3)
+    (subject,) = written(tmp_path / "page.html", explanation)["subjects"]
+    (query,) = explanation.queries
+    assert len(subject["looks"]) == len(query.looks) == 2
+    for stored, look in zip(subject["looks"], query.looks, strict=True):
+        for own, other in ((stored["seen"], look.maps), (stored["gaussian"], look.gaussians)):
+            assert other is not None
+            assert own["sizes"] == [list(each.shape[1:]) for each in other.weights]
+            wanted = np.concatenate([each.reshape(len(each), -1) for each in other.weights], axis=1)
+            np.testing.assert_allclose(unpacked(own), wanted, atol=wanted.max() / 500)
+    for stored, prediction in zip(subject["predictions"], query.predictions, strict=True):
+        assert stored["score"] == pytest.approx(prediction.scores.max())
+        np.testing.assert_allclose(stored["box"], prediction.box_xyxy, atol=0.06)
+        np.testing.assert_allclose(stored["reference"], prediction.reference, atol=0.06)
+
+
+def test_points_are_those_of_the_explanation(tmp_path: Path) -> None:
+    explanation = explain(small_model("deformable-detr-compact-two-stage"), picture(), query=0)
+    (subject,) = written(tmp_path / "page.html", explanation)["subjects"]
+    points = explanation.queries[0].looks[1].points
+    stored = subject["looks"][1]["seen"]
+    np.testing.assert_allclose(stored["xy"], points.xy, atol=0.06)
+    assert points.levels is not None
+    assert stored["point_levels"] == points.levels.tolist()
+    np.testing.assert_allclose(unpacked(stored), points.weights, atol=points.weights.max() / 500)
+    start = explanation.queries[0].start
+    assert start is not None
+    assert subject["start"]["level"] == start.level
+
+
+def test_photos_become_smaller_until_the_page_is_small_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explanation = explain(small_model("detr-compact"), picture(1500, 900), query=0)
+    assert written(tmp_path / "page.html", explanation)["photo_width"] == 1280
+    monkeypatch.setattr(page_module, "LARGEST_FILE", 400_000)
+    stored = written(tmp_path / "page.html", explanation)
+    assert stored["photo_width"] < 1280
+    assert (stored["width"], stored["height"]) == (1500, 900)
+    assert (tmp_path / "page.html").stat().st_size <= 400_000
+    monkeypatch.setattr(page_module, "LARGEST_FILE", 10_000)
+    with pytest.raises(
+        ConfigurationError,
+        match=r"page\.html would have .* MB, more than .*: explain fewer pictures, or choose layers or heads",
+    ):
+        write_page(tmp_path / "page.html", [(NAME, explanation)])
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("variant", "hovered"),
+    [
+        ("smca-detr-compact", r"x 60, y 72\. level 0, row 4, column 3: [\d.]+ %"),
+        (
+            "deformable-detr-compact-two-stage",
+            r"x 60, y 72\. Nearest point: x -?\d+, y -?\d+, head \d, level \d, weight [\d.]+ %",
+        ),
+        ("tsp-rcnn-compact", r"x 60, y 72\. Nearest point: x -?\d+, y -?\d+, head \d, weight [\d.]+ %"),
+    ],
+)
+def test_the_page_works_in_a_browser(variant: str, hovered: str, width: int, tmp_path: Path) -> None:
+    browser = installed_browser()
+    explanation = explain(small_model(variant, encoder_layers=2), picture(), query=0)
+    categories = (Category(0, 0, "<i>a & b"), *explanation.categories[1:])
+    written(tmp_path / "page.html", dataclasses.replace(explanation, categories=categories))
+    (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
+    options = ("--window-size=1400,1000", "--virtual-time-budget=4000", "--dump-dom")
+    document, console = run(browser, tmp_path, tmp_path / "frame.html", *options)
+    found = re.search(r'<pre id="facts">(.*?)</pre>', document, flags=re.DOTALL)
+    assert console == []
+    assert found is not None
+    facts = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert facts["width"] == facts["scroll"] == width
+    assert facts["changed"]
+    assert facts["second"] == (variant == "smca-detr-compact") == facts.get("gaussian", False)
+    part = "encoder" if variant.startswith("tsp") else "decoder"
+    first, layer, head, *_, back = facts["sentences"]
+    assert f"where all heads together looked in {part} layer 0." in first
+    assert f"where all heads together looked in {part} layer 1." in layer
+    assert f"where head 1 looked in {part} layer 1." in head
+    assert f"where head 1 looked in {part} layer 0." in back
+    assert all(re.fullmatch(hovered, words) for words in facts["hovered"]), facts["hovered"]
+    assert facts["rows"] == len(explanation.queries[0].predictions)
+    assert facts["picture"] == NAME
