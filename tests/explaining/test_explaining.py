@@ -157,6 +157,14 @@ def test_gaussians_and_salient_points() -> None:
     assert (salient.xy <= region[2:] + 1e-3).all()
 
 
+def test_a_layer_that_looks_at_one_of_several_levels_says_which() -> None:
+    sizes = {"width": 64, "hidden": 64, "decoder_layers": 3, "queries": 5}
+    model = small_model("sam-detr-r50-multiscale", **sizes)
+    looks = explain(model, picture(), query=1).queries[0].looks
+    assert [look.maps.levels for look in looks] == [(2,), (1,), (0,)]
+    assert [look.maps.weights[0].shape for look in looks] == [(8, 4, 7), (8, 8, 13), (8, 16, 26)]
+
+
 @pytest.mark.parametrize("variant", ["tsp-fcos-compact", "tsp-rcnn-compact"])
 def test_without_a_decoder_the_own_token_is_explained(variant: str) -> None:
     query = explain(small_model(variant, encoder_layers=2), picture(), query=4).queries[0]
@@ -247,6 +255,17 @@ def test_places_need_attention_in_the_encoder(variant: str, sentence: str) -> No
     layers = 0 if "no layers" in sentence else 1
     with pytest.raises(ConfigurationError, match=sentence):
         explain(small_model(variant, encoder_layers=layers), picture(), at=(5, 5))
+
+
+def test_without_any_layers_there_is_nothing_to_choose() -> None:
+    model = small_model("tsp-fcos-compact", encoder_layers=0)
+    assert explain(model, picture(), query=0).queries[0].looks == ()
+    with pytest.raises(OptionError, match="layers names 0, and the encoder has none: leave it out"):
+        explain(model, picture(), query=0, layers=[0])
+    with pytest.raises(
+        ConfigurationError, match="has no layers: leave the place out, since nothing in this model attends"
+    ):
+        explain(model, picture(), at=(5, 5))
 
 
 def test_what_a_look_has_not_says_what_it_has_instead() -> None:

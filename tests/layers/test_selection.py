@@ -107,6 +107,11 @@ def test_half_precision_scores_become_float32_before_the_softmax(dtype: torch.dt
     torch.testing.assert_close(found.scores.double(), wanted, rtol=0, atol=1e-6)
 
 
+def test_scores_of_all_classes_leave_no_object_out() -> None:
+    torch.testing.assert_close(SoftmaxSelection([1]).class_scores(probabilities().log()), probabilities()[..., :3])
+    torch.testing.assert_close(TopKSelection([1]).class_scores(probabilities().logit()), probabilities())
+
+
 def test_no_image_gives_no_list() -> None:
     assert SoftmaxSelection()(LayerOutput(torch.zeros(0, 3, 4), torch.zeros(0, 3, 4)), torch.zeros(0, 2)) == []
 

@@ -319,6 +319,7 @@ def _check_encoder(model: Detector) -> None:
         return
     layers = counted(len(getattr(model.encoder, "layers", ())), "layer")
     kind = "no layers" if layers.startswith("0 ") else f"{layers} of convolutions, which have no weights to show"
-    raise ConfigurationError(
-        f"the encoder of a {model.card.variant} has {kind}: leave the place out, and look at what its decoder's queries attended to"
-    )
+    instead = "and look at what its decoder's queries attended to"
+    if not hasattr(model, "decoder"):
+        instead = "since nothing in this model attends to anything"
+    raise ConfigurationError(f"the encoder of a {model.card.variant} has {kind}: leave the place out, {instead}")

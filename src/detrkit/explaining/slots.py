@@ -83,8 +83,6 @@ class QueryUses:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file, without the boxes of each image."""
-        with np.errstate(invalid="ignore"):
-            queries = [self._of_query(query) for query in range(len(self.counts))]
         return {
             "variant": self.variant,
             "data": self.data,
@@ -92,7 +90,7 @@ class QueryUses:
             "ranks": self.ranks,
             "used_share": self.used_share,
             "evenness": self.evenness,
-            "queries": queries,
+            "queries": [self._of_query(query) for query in range(len(self.counts))],
         }
 
     def _of_query(self, query: int) -> dict[str, Any]:
