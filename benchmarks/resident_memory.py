@@ -1,20 +1,20 @@
-"""Whether a long run keeps taking memory: resident memory of a training process and its workers over time, and its slope.
+"""Whether a long run keeps taking memory: resident memory of the training process and its workers, and what of it is in use, over time.
 
     python benchmarks/resident_memory.py --minutes 30 --workers 2
 
-Trains `light-detr-compact` on the built-in digits unless another variant or data set is given. Every ten seconds the resident memory of the process
-that trains, and of each of its workers, is read from /proc (Linux). Slopes are medians of those between any two readings of each third of the
-time (Theil and Sen), which a short evaluation does not move; heaps have their size in the last. Workers begin anew with every epoch, and pages that
-they share with the process that started them count in each.
+Trains `light-detr-compact` on the built-in digits unless another variant or data set is given (Linux with glibc). Every ten seconds it reads the
+resident memory of this process and of its workers, and the least that the allocator had given out within them, which is what is left between two
+steps. Memory that is freed stays with the process, as in `detrkit train`, so what is resident grows for as long as images of other sizes leave gaps;
+a leak would show in what is in use. Slopes are medians of those between any two readings of each third of the time (Theil and Sen), which a short
+evaluation does not move. Workers begin anew with every epoch, and pages that they share with the process that started them count in each.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import ctypes
 import os
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,10 +22,42 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import theilslopes
 
-EVERY = 10.0  # seconds
+from detrkit.allocation import keep_freed_memory
+from detrkit.files import write_json
+from detrkit.training import train
+
+EVERY, LOOKS = 10.0, 50  # seconds between readings, and looks at the allocator in between
 PARTS = 3  # of the time
 FEWEST = 3  # readings in each
 MEGABYTE = 1e6
+NAMES = {"resident": "process that trains", "in use": "in use between its steps", "workers": "its workers together"}
+
+
+class _Given(ctypes.Structure):
+    """What glibc's `mallinfo2` returns; `uordblks` is what is given out."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    ]
+
+
+def in_use() -> float:
+    """MB that the allocator has given out and not got back."""
+    library = ctypes.CDLL("libc.so.6")
+    library.mallinfo2.restype = _Given
+    return float(library.mallinfo2().uordblks) / MEGABYTE
 
 
 def resident(process: int) -> float:
@@ -50,25 +82,19 @@ def descendants(process: int) -> list[int]:
     return found
 
 
-def watch(command: list[str]) -> dict[str, list[float]]:
-    """Runs a command and reads its memory until it ends."""
-    begun = time.perf_counter()
-    table: dict[str, list[float]] = {"minutes": [], "trainer": [], "workers": []}
-    with subprocess.Popen(command) as process:
-        while process.poll() is None:
-            time.sleep(EVERY)
-            workers = sum(resident(each) for each in descendants(process.pid))
-            own = resident(process.pid)
-            if own:
-                for name, value in (
-                    ("minutes", (time.perf_counter() - begun) / 60),
-                    ("trainer", own),
-                    ("workers", workers),
-                ):
-                    table[name].append(value)
-    if process.returncode:
-        raise SystemExit(process.returncode)
-    return table
+def watch(table: dict[str, list[float]], ended: threading.Event) -> None:
+    """Fills a table until training has ended."""
+    begun, own = time.perf_counter(), os.getpid()
+    while True:
+        least = in_use()
+        for _ in range(LOOKS):
+            if ended.wait(EVERY / LOOKS):
+                return
+            least = min(least, in_use())
+        table["minutes"].append((time.perf_counter() - begun) / 60)
+        table["resident"].append(resident(own))
+        table["in use"].append(least)
+        table["workers"].append(sum(resident(each) for each in descendants(own)))
 
 
 def slopes(minutes: np.ndarray, values: np.ndarray) -> list[float]:
@@ -77,8 +103,27 @@ def slopes(minutes: np.ndarray, values: np.ndarray) -> list[float]:
     return [float(theilslopes(value, time).slope * 60) for time, value in parts]
 
 
+def report(table: dict[str, list[float]], folder: Path) -> None:
+    """Prints the course of each kind of memory and draws it."""
+    minutes = np.array(table["minutes"])
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for key, name in NAMES.items():
+        values = np.array(table[key])
+        course = ", ".join(
+            f"{values[place]:.0f} MB after {minutes[place]:.1f} minutes" for place in (1, len(minutes) // 2, -1)
+        )
+        rises = ", ".join(f"{each:+.0f}" for each in slopes(minutes, values))
+        print(f"{name}: {course}; MB an hour in the thirds of the time: {rises}")
+        axes.plot(minutes, values, label=name)
+    axes.set(xlabel="minutes", ylabel="MB", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(folder / "memory.png", dpi=150)
+
+
 def main() -> None:
-    """Trains, prints the slopes and draws the curve."""
+    """Trains, prints the slopes and draws the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="light-detr-compact")
     parser.add_argument("--data", default="digits")
@@ -86,30 +131,31 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--evaluate-every", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("runs/resident_memory"))
-    options, further = parser.parse_known_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "detrkit", "train", options.variant, options.data]
-    command += ["--minutes", str(options.minutes), "--workers", str(options.workers)]
-    command += ["--evaluate-every", str(options.evaluate_every), "--output", str(options.output / "run"), *further]
-    table = watch(command)
-    (options.output / "memory.json").write_text(json.dumps(table))
-    if len(table["minutes"]) < PARTS * FEWEST:
-        raise SystemExit(
-            f"the run ended after {len(table['minutes'])} readings: give more --minutes, at least {PARTS * FEWEST * EVERY / 60:.1f}"
+    options = parser.parse_args()
+    keep_freed_memory()
+    table: dict[str, list[float]] = {name: [] for name in ("minutes", *NAMES)}
+    ended = threading.Event()
+    watcher = threading.Thread(target=watch, args=(table, ended))
+    watcher.start()
+    try:
+        train(
+            options.variant,
+            options.data,
+            output=options.output / "run",
+            minutes=options.minutes,
+            workers=options.workers,
+            evaluate_every=options.evaluate_every,
         )
-    minutes, trainer = (np.array(table[name]) for name in ("minutes", "trainer"))
-    workers, half = np.array(table["workers"]), len(minutes) // 2
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for name, values in (("process that trains", trainer), (f"its {options.workers} workers together", workers)):
-        course = ", ".join(f"{values[place]:.0f} MB after {minutes[place]:.1f} minutes" for place in (1, half, -2))
-        rises = ", ".join(f"{each:+.0f}" for each in slopes(minutes, values))
-        print(f"{name}: {course}; MB an hour in the thirds of the time: {rises}")
-        axes.plot(minutes, values, label=name)
-    axes.set(xlabel="minutes", ylabel="resident memory, MB", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(options.output / "memory.png", dpi=150)
+    finally:
+        ended.set()
+        watcher.join()
+    write_json(options.output / "memory.json", table)
+    if len(table["minutes"]) < PARTS * FEWEST:
+        shortest = PARTS * FEWEST * EVERY / 60
+        raise SystemExit(
+            f"training ended after {len(table['minutes'])} readings: give --minutes of at least {shortest:.1f}"
+        )
+    report(table, options.output)
 
 
 if __name__ == "__main__":

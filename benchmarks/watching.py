@@ -15,10 +15,10 @@ import time
 from typing import Any
 
 import torch
-from detrkit.commands.process import keep_freed_memory
 from rich.console import Console
 from training_step import endless
 
+from detrkit.allocation import keep_freed_memory
 from detrkit.models.catalog import criterion_for
 from detrkit.training.epochs import evaluation_batch
 from detrkit.training.preparing import prepare

@@ -35,7 +35,12 @@ def test_detections_of_an_image(checkpoint: Path, photo: Path, tmp_path: Path) -
     result = detrkit_command("explain", checkpoint, photo, "--threshold", 0, "--heads", 0, 3, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     names = [f"photo_detection{number}.png" for number in range(3)]
-    assert sorted(each.name for each in (tmp_path / "explained").iterdir()) == ["explanation.html", "explanation.json", "photo.npz", *names]
+    assert sorted(each.name for each in (tmp_path / "explained").iterdir()) == [
+        "explanation.html",
+        "explanation.json",
+        "photo.npz",
+        *names,
+    ]
     assert all(name in result.stdout for name in names)
     stored = json.loads((tmp_path / "explained" / "explanation.json").read_text())["pictures"][0]
     assert stored["file"] == photo.as_posix()
