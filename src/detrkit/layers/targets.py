@@ -10,6 +10,17 @@ from torch import Tensor
 from detrkit.structures import Target
 
 
+def needed(targets: Sequence[Target] | None) -> Sequence[Target]:
+    """The targets, which models with noised objects cannot do without in training.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if targets is None:
+        raise ValueError("training needs the targets to make noised objects of: call model(batch, targets)")
+    return targets
+
+
 def check_counts(targets: Sequence[Target], *, images: int) -> None:
     """Checks the number of targets, labels and boxes, for which no GPU has to wait.
 

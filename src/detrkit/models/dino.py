@@ -35,6 +35,7 @@ from detrkit.layers.position_encoding import SinePositionEncoding, reference_cod
 from detrkit.layers.proposals import TokenProposals, proposal_anchors, rows_of
 from detrkit.layers.references import ReferenceTrail
 from detrkit.layers.selection import TopKSelection
+from detrkit.layers.targets import needed
 from detrkit.losses.criterion import SetCriterion, focal_criterion
 from detrkit.losses.sets import ChosenProposals, KnownGroup
 from detrkit.models import deformable_detr
@@ -129,9 +130,7 @@ class MixedQueries(nn.Module):
         queries = Queries(content, None, chosen.boxes_cxcywh.detach(), Proposals(chosen=chosen, rows=rows))
         if not self.training:
             return queries
-        if targets is None:
-            raise ValueError("training needs the targets to make noised objects of: call model(batch, targets)")
-        return self.denoising(queries, targets)  # type: ignore[no-any-return]
+        return self.denoising(queries, needed(targets))  # type: ignore[no-any-return]
 
 
 class ForwardLookingDecoder(DeformableDecoder):

@@ -34,7 +34,7 @@ from detrkit.layers.denoising import (
 )
 from detrkit.layers.heads import inverse_sigmoid
 from detrkit.layers.selection import TopKSelection
-from detrkit.layers.targets import check_counts
+from detrkit.layers.targets import check_counts, needed
 from detrkit.losses.criterion import SetCriterion, focal_criterion
 from detrkit.losses.sets import KnownGroup
 from detrkit.models import conditional_detr, dab_detr, detr
@@ -251,9 +251,7 @@ class LabelledAnchors(AnchorQueries):
         queries = replace(queries, content=self.labelled(queries.content))
         if not self.training:
             return queries
-        if targets is None:
-            raise ValueError("training needs the targets to make noised objects of: call model(batch, targets)")
-        return self.denoising(queries, targets)  # type: ignore[no-any-return]
+        return self.denoising(queries, needed(targets))  # type: ignore[no-any-return]
 
     def labelled(self, content: Tensor) -> Tensor:
         """What anchors carry, with a code and the indicator; papers that have no code for anchors override this.

@@ -32,6 +32,7 @@ from detrkit.layers.position_encoding import sine_code
 from detrkit.layers.processes import averaged
 from detrkit.layers.proposals import TokenProposals, take_rows
 from detrkit.layers.selection import TopKSelection
+from detrkit.layers.targets import needed
 from detrkit.losses.criterion import SetCriterion, focal_criterion
 from detrkit.losses.sets import AllProposals, KnownGroup
 from detrkit.models import deformable_detr
@@ -127,9 +128,7 @@ class DistinctQueries(nn.Module):
         queries = Queries(content, position, references, Proposals(all=proposals, rows=rows))
         if not self.training:
             return queries
-        if targets is None:
-            raise ValueError("training needs the targets to make noised objects of: call model(batch, targets)")
-        return self.denoising(queries, targets, self.position)  # type: ignore[no-any-return]
+        return self.denoising(queries, needed(targets), self.position)  # type: ignore[no-any-return]
 
     def position(self, boxes_cxcywh: Tensor) -> Tensor:
         """(B, Q, 4) boxes to (B, Q, D) position codes."""

@@ -29,6 +29,7 @@ from detrkit.layers.denoising import MOST_BOX_NOISE, ContrastiveDenoising
 from detrkit.layers.heads import MLP
 from detrkit.layers.initialization import xavier_matrices
 from detrkit.layers.position_encoding import reference_code
+from detrkit.layers.targets import needed
 from detrkit.layers.training_groups import split_off
 from detrkit.losses.criterion import SetCriterion, names_of
 from detrkit.losses.sets import KnownGroup, PredictionSet, RepeatedGroup
@@ -300,8 +301,6 @@ class NoisedObjectQueries(Supervised):
         Raises:
             ValueError: no targets.
         """
-        if targets is None:
-            raise ValueError("training needs the targets to make noised objects of: call model(batch, targets)")
 
         def encode(boxes_cxcywh: Tensor) -> Tensor:
             if isinstance(source, ProposalQueries):
@@ -311,7 +310,7 @@ class NoisedObjectQueries(Supervised):
             return self.position_head(code.to(queries.content.dtype))  # type: ignore[no-any-return]
 
         without = queries.position is None
-        return self.denoising(queries, targets, None if without else encode)  # type: ignore[no-any-return]
+        return self.denoising(queries, needed(targets), None if without else encode)  # type: ignore[no-any-return]
 
 
 class MoreQueries(Supervised):
