@@ -116,3 +116,13 @@ def test_a_model_without_an_encoder_says_what_it_has(deformable: Path, photo: Pa
     assert refusal("explain", deformable, photo, "--at", "5,5", folder=tmp_path) == (
         "detrkit: the encoder of a deformable-detr-compact has no layers: leave the place out, and look at what its decoder's queries attended to"
     )
+
+
+def test_an_image_that_cannot_be_read_stops_no_other(checkpoint: Path, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    result = detrkit_command("explain", checkpoint, tmp_path / "broken.png", photo, "--query", 0, folder=tmp_path)
+    assert result.returncode == 2
+    assert "1 of 2 images were left out, the first since: " in result.stderr
+    stored = json.loads((tmp_path / "explained" / "explanation.json").read_text())["pictures"]
+    assert [each["file"] for each in stored] == [photo.as_posix()]
+    assert (tmp_path / "explained" / "explanation.html").is_file()

@@ -10,7 +10,7 @@ import torch
 
 import detrkit
 from detrkit.comparison.contestants import read_contestants
-from detrkit.comparison.outcome import write_outcome
+from detrkit.comparison.outcome import stamp_of, write_outcome
 from detrkit.comparison.plan import Plan, validation_of
 from detrkit.data import DetectionDataset
 from detrkit.evaluation import compare_in_detail
@@ -51,6 +51,7 @@ def finish(folder: Path, model: Path, dataset: DetectionDataset, finds: Finds) -
     write_outcome(
         folder,
         model=str(model),
+        stamp=stamp_of(model),
         evaluation=evaluation,
         analysis=analysis,
         entries=dataset.with_file_ids(entries),

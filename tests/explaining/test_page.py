@@ -61,7 +61,7 @@ document.getElementById("frame").onload = async (event) => {
 
 
 def written(path: Path, explanation: Explanation) -> dict[str, Any]:
-    text = write_page(path, [(NAME, explanation)]).read_text()
+    text = write_page(path, [(NAME, explanation)])[0].read_text()
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
     assert found is not None
     return json.loads(found[1])["pictures"][0]
@@ -114,9 +114,19 @@ def test_photos_become_smaller_until_the_page_is_small_enough(tmp_path: Path, mo
     monkeypatch.setattr(page_module, "LARGEST_FILE", 10_000)
     with pytest.raises(
         ConfigurationError,
-        match=r"page\.html would have .* MB, more than .*: explain fewer pictures, or choose layers or heads",
+        match=r"page\.html would have .* MB, more than .*: choose layers or heads",
     ):
         write_page(tmp_path / "page.html", [(NAME, explanation)])
+
+
+def test_pictures_that_have_no_room_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explanation = explain(small_model("detr-compact"), picture(), query=0)
+    path, shown = write_page(tmp_path / "page.html", [(NAME, explanation)] * 5)
+    assert shown == 5
+    monkeypatch.setattr(page_module, "LARGEST_FILE", path.stat().st_size // 2)
+    path, shown = write_page(tmp_path / "page.html", [(NAME, explanation)] * 5)
+    assert 1 <= shown < 5
+    assert path.stat().st_size <= page_module.LARGEST_FILE
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -148,8 +158,9 @@ def test_the_page_works_in_a_browser(variant: str, hovered: str, width: int, tmp
     assert facts["second"] == (variant == "smca-detr-compact") == facts.get("gaussian", False)
     part = "encoder" if variant.startswith("tsp") else "decoder"
     first, layer, head, *_, back = facts["sentences"]
-    assert f"where all heads together looked in {part} layer 0." in first
-    assert f"where all heads together looked in {part} layer 1." in layer
+    heads = ", ".join(map(str, explanation.queries[0].looks[0].heads))
+    assert f"where heads {heads} together looked in {part} layer 0." in first
+    assert f"where heads {heads} together looked in {part} layer 1." in layer
     assert f"where head 1 looked in {part} layer 1." in head
     assert f"where head 1 looked in {part} layer 0." in back
     assert all(re.fullmatch(hovered, words) for words in facts["hovered"]), facts["hovered"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from detrkit.commands.values import OptionalPathText, PathText, VariantText
-from detrkit.errors import ConfigurationError
+from detrkit.errors import ConfigurationError, DataError, DetrkitError
 
 if TYPE_CHECKING:
     from detrkit.data import DetectionDataset
@@ -154,8 +154,16 @@ def _explain_images(predictor: Predictor, paths: Sequence[Path], output: Path, a
     from detrkit.terminal import terminal
 
     console, pictures, explanations = terminal(), [], []
+    problems: list[DetrkitError] = []
     for path, name in zip(paths, output_names(paths), strict=True):
-        explanation = explained(predictor, path, **asked)
+        try:
+            explanation = explained(predictor, path, **asked)
+        except DetrkitError as problem:
+            if len(paths) == 1:
+                raise
+            console.print(f"{path} is left out: {problem}")
+            problems.append(problem)
+            continue
         numbers, drawn = write_explanation(explanation, output, Path(name).stem)
         explanations.append((path.name, explanation))
         pictures.append({"file": path.as_posix(), **numbers})
@@ -167,7 +175,18 @@ def _explain_images(predictor: Predictor, paths: Sequence[Path], output: Path, a
                 f"{path}: what the encoder's tokens at {asked['at'][0]:g},{asked['at'][1]:g} looked at: {drawn[-1]}"
             )
     console.print(f"Numbers: {write_all(output, pictures)}")
-    console.print(f"To look through: {write_page(output / PAGE, explanations)}")
+    if explanations:
+        page, shown = write_page(output / PAGE, explanations)
+        rest = (
+            ""
+            if shown == len(explanations)
+            else f" (the first {shown} of {len(explanations)} pictures; more would be too large)"
+        )
+        console.print(f"To look through: {page}{rest}")
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(paths)} images were left out, the first since: {str(problems[0]).rstrip('.')}."
+        )
 
 
 def _explain_misses(

@@ -23,7 +23,7 @@ from detrkit.comparison.plan import Plan, new_folder_for, validation_of
 from detrkit.comparison.report import comparison_sections
 from detrkit.comparison.runs import Run, outcomes_of
 from detrkit.data import DetectionDataset
-from detrkit.errors import DataError
+from detrkit.errors import DataError, DetrkitError
 from detrkit.evaluation.classes import match_categories
 from detrkit.evaluation.inputs import read_inputs
 from detrkit.evaluation.outcomes import Outcomes, outcomes
@@ -135,7 +135,7 @@ def _compared(plan: Plan, dataset: DetectionDataset, done: Mapping[Run, Outcome]
         if known
         else None
     )
-    times = latencies({each.name: each.finished[0].outcome.model for each in known}, dataset, device)
+    times, untimed = _times(known, dataset, device)
     return Comparison(
         name=dataset.name,
         images=len(dataset),
@@ -143,9 +143,19 @@ def _compared(plan: Plan, dataset: DetectionDataset, done: Mapping[Run, Outcome]
         contestants=tuple(_completed(each, ranks, times) for each in figures),
         differences=() if ranks is None else ranks.differences,
         resamples=0 if ranks is None else ranks.resamples,
-        notes=(*evaluation_notes(figures), *fairness_notes(figures)),
+        notes=(*evaluation_notes(figures), *fairness_notes(figures), *untimed),
         folder=plan.folder,
     )
+
+
+def _times(
+    known: Sequence[ContestantFigures], dataset: DetectionDataset, device: str
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Latencies by name; without them, a note that says why, since all other figures are there already."""
+    try:
+        return latencies({each.name: each.finished[0].outcome.model for each in known}, dataset, device), ()
+    except DetrkitError as problem:
+        return {}, (f"The time for an image was not measured: {str(problem).rstrip('.')}.",)
 
 
 def _completed(figures: ContestantFigures, ranks: Ranking | None, times: Mapping[str, float]) -> ContestantFigures:

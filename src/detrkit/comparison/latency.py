@@ -40,6 +40,8 @@ def latencies(
     Raises:
         DetrkitError: a file or an image cannot be read.
     """
+    if not models:
+        return {}
     predictors = {name: Predictor(load(Path(path)), device=device) for name, path in models.items()}
     places = np.unique(np.linspace(0, len(dataset) - 1, images).round().astype(int)).tolist()
     pictures = [dataset.image(place) for place in places]

@@ -49,6 +49,7 @@ def write_outcome(
     folder: Path,
     *,
     model: str,
+    stamp: tuple[int, int] | None,
     evaluation: Evaluation,
     analysis: Analysis,
     entries: Sequence[Mapping[str, Any]],
@@ -60,6 +61,7 @@ def write_outcome(
     Args:
         folder: the run's.
         model: the weight file that was evaluated.
+        stamp: of this file, before it was read.
         evaluation: of its detections.
         analysis: likewise.
         entries: these detections, with the ids of the data set's own files.
@@ -69,7 +71,7 @@ def write_outcome(
     write_json(folder / DETECTIONS, list(entries))
     content = {
         "model": model,
-        "stamp": stamp_of(model),
+        "stamp": stamp,
         "evaluation": evaluation.to_json(),
         "thresholds": {str(entry.id): entry.threshold for entry in analysis.classes},
         "errors": [asdict(entry) for entry in analysis.images],

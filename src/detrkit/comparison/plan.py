@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from detrkit.comparison.contestants import Contestant
 from detrkit.data import DetectionDataset, open_dataset
@@ -95,6 +98,7 @@ class Plan:
             "images": len(dataset),
             "objects": int((~dataset.crowd).sum()),
             "classes": [category.name for category in dataset.categories],
+            "annotations": _digest(dataset),
         }
         if not self.file.is_file():
             if self.folder.is_dir() and any(self.folder.iterdir()):
@@ -135,6 +139,12 @@ def validation_of(data: str, options: Mapping[str, Any]) -> DetectionDataset:
     return replace(opened, masks=None)
 
 
+def _digest(dataset: DetectionDataset) -> str:
+    """Tells annotations apart, since figures of runs that are finished hold for these alone."""
+    parts = (dataset.image_ids, dataset.offsets, dataset.boxes_xyxy, dataset.labels, dataset.crowd)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()[:16]
+
+
 def new_folder_for(output: str | Path | None) -> Path:
     """The folder that was given, or a new one under runs/."""
     if output is not None:
@@ -154,6 +164,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _shown(name: str, before: Any, now: Any) -> str:
     """How two comparisons differ, in a few words."""
+    if name == "annotations":
+        return "other annotations of the same images"
     if name != "options":
         return f"{name} {before}, not {now}"
     earlier = before if isinstance(before, dict) else {}

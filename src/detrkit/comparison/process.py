@@ -16,7 +16,7 @@ import torch
 from detrkit.allocation import keep_freed_memory
 from detrkit.checkpoints import load
 from detrkit.checkpoints.own_format import frozen
-from detrkit.comparison.outcome import JOB, write_failure, write_outcome
+from detrkit.comparison.outcome import JOB, stamp_of, write_failure, write_outcome
 from detrkit.comparison.plan import validation_of
 from detrkit.errors import DetrkitError
 from detrkit.evaluation import compare_in_detail, detect
@@ -63,6 +63,7 @@ def carry_out(folder: Path) -> None:
         _, options = read_run(folder)
         batch_size, workers = evaluation_batch(options), worker_count(options)
     dataset = validation_of(job["data"], job["options"])
+    stamp = stamp_of(model)  # of what is evaluated now: a training elsewhere may replace the file meanwhile
     detector = load(model).to(device)
     entries = detect(detector, dataset, batch_size=batch_size, workers=workers, progress=True)
     if job["variant"] is None:
@@ -71,6 +72,7 @@ def carry_out(folder: Path) -> None:
     write_outcome(
         folder,
         model=str(model.absolute()),
+        stamp=stamp,
         evaluation=evaluation,
         analysis=analysis,
         entries=dataset.with_file_ids(entries),
@@ -84,7 +86,7 @@ def _trained(job: dict[str, Any], folder: Path, device: torch.device) -> tuple[P
     config = RunFolder(folder).config
     sessions = len(sessions_of(config)) if job["resume"] else 0
     if job["resume"]:
-        result = train(resume=folder, console=terminal())
+        result = train(resume=folder, workers=job["options"].get("workers"), console=terminal())
     else:
         options = dict(job["options"])
         if "settings" in options:

@@ -254,7 +254,8 @@ def _draw_look(
             xy = look.salient.xy if head is None else look.salient.xy[[head]]
             axes.scatter(xy[:, 0], xy[:, 1], s=14, color=SALIENT, marker="x", linewidths=1)
         _mark(axes, look, of)
-        title = {"all": "all heads", "Gaussians": "Gaussians"}.get(str(what), f"head {look.heads[head or 0]}")
+        together = "heads together" if len(look.heads) > 1 else f"head {look.heads[0]}"
+        title = {"all": together, "Gaussians": "Gaussians"}.get(str(what), f"head {look.heads[head or 0]}")
         axes.set_title(title, fontsize=_TEXT - 1, color=INK, pad=2)
         if column == 0:
             axes.set_ylabel(name, fontsize=_TEXT, color=INK, rotation=0, ha="right", va="center", labelpad=4)

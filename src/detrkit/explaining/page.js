@@ -56,6 +56,7 @@ function mark(x, y, radius, shape, color) {
   if (shape === "square") pen.rect(x - radius, y - radius, 2 * radius, 2 * radius);
   else if (shape === "triangle") { pen.moveTo(x, y - radius); pen.lineTo(x + radius, y + radius); pen.lineTo(x - radius, y + radius); pen.closePath(); }
   else if (shape === "diamond") { pen.moveTo(x, y - radius); pen.lineTo(x + radius, y); pen.lineTo(x, y + radius); pen.lineTo(x - radius, y); pen.closePath(); }
+  else if (shape === "cross") { pen.rect(x - radius, y - radius / 3, 2 * radius, 2 * radius / 3); pen.rect(x - radius / 3, y - radius, 2 * radius / 3, 2 * radius); }
   else pen.arc(x, y, radius, 0, 2 * Math.PI);
   pen.fillStyle = color;
   pen.fill();
@@ -84,18 +85,25 @@ function drawPoints(seen, picture) {
 }
 
 function drawBox([left, top, right, bottom], color, dashes) {
-  pen.setLineDash(dashes);
+  const scale = pen.getTransform().a;  // lines are as wide in a photo that was made smaller
+  pen.setLineDash(dashes.map((length) => length / scale));
   for (const [width, style] of [[0.008, "#ffffff"], [0.005, color]]) {
-    pen.lineWidth = Math.max(1.5, width * Math.max(canvas.width, canvas.height) / 1.4);
+    pen.lineWidth = Math.max(1.5, width * Math.max(canvas.width, canvas.height) / 1.4) / scale;
     pen.strokeStyle = style;
     pen.strokeRect(left, top, right - left, bottom - top);
   }
   pen.setLineDash([]);
 }
 
+// What the layer said; where the encoder is looked into, what the model said in the end.
+function predictionOf(subject, look) {
+  const last = subject.predictions.length - 1;
+  return subject.predictions[subject.looked_in === "decoder" && look ? Math.min(look.layer, last) : last];
+}
+
 function drawMarks(subject, look, picture) {
   const unit = Math.max(picture.width, picture.height);
-  const prediction = subject.predictions[Math.min(state.layer < 0 ? 0 : look ? look.layer : 0, subject.predictions.length - 1)];
+  const prediction = predictionOf(subject, look);
   if (subject.start && subject.start.box) drawBox(subject.start.box, colors[4], [4, 4]);
   if (subject.start) mark(...subject.start.xy, unit * 0.008, "diamond", colors[4]);
   if (subject.xy) mark(...subject.xy, unit * 0.01, "diamond", colors[3]);
@@ -109,18 +117,22 @@ function drawMarks(subject, look, picture) {
   }
 }
 
+function together(look) {
+  return look.heads.length === 1 ? `head ${look.heads[0]}` : `heads ${look.heads.join(", ")} together`;
+}
+
 function sentenceOf(subject, look) {
   if (!look) return `${subject.name}.`;
-  const where = `${subject.looked_in} layer ${look.layer}`, who = state.head > 0 ? `head ${look.heads[state.head - 1]}` : "all heads together";
-  const prediction = subject.predictions[Math.min(look.layer, subject.predictions.length - 1)];
-  const said = prediction ? ` After it: ${prediction.label} ${prediction.score.toFixed(2)}.` : "";
+  const where = `${subject.looked_in} layer ${look.layer}`, who = state.head > 0 ? `head ${look.heads[state.head - 1]}` : together(look);
+  const prediction = predictionOf(subject, look);
+  const said = prediction && subject.looked_in === "decoder" ? ` After it: ${prediction.label} ${prediction.score.toFixed(2)}.` : "";
   return `${subject.name}: where ${who} looked in ${where}.${said}`;
 }
 
 function keyOf(subject, look) {
   const entries = [];
   const prediction = subject.predictions[0];
-  if (prediction) entries.push([colors[5], "box after this layer"]);
+  if (prediction) entries.push([colors[5], subject.looked_in === "decoder" ? "box after this layer" : "box"]);
   if (subject.predictions.some((each) => each.reference)) entries.push([colors[3], "reference of this layer"]);
   if (subject.xy) entries.push([colors[3], "the token"]);
   if (subject.start) entries.push([colors[4], subject.start.level === null ? "where it started" : `where it started, a token of level ${subject.start.level}`]);
@@ -163,10 +175,11 @@ function refresh() {
 function fillTable(subject, look) {
   const rows = subject.predictions.map((each, layer) => {
     const row = document.createElement("tr");
-    const texts = [layer, each.label, each.score.toFixed(3), each.box.map((side) => side.toFixed(0)).join(", ")];
+    const texts = [subject.looked_in === "decoder" ? layer : "last", each.label, each.score.toFixed(3), each.box.map((side) => side.toFixed(0)).join(", ")];
     for (const text of texts) row.insertCell().textContent = text;
-    if (look && layer === Math.min(look.layer, subject.predictions.length - 1)) row.className = "chosen";
+    if (subject.looked_in === "decoder" && each === predictionOf(subject, look)) row.className = "chosen";
     row.onclick = () => {
+      if (subject.looked_in !== "decoder") return;
       const place = subject.looks.findIndex((one) => one.layer === layer);
       if (place >= 0) { state.layer = place; refresh(); }
     };
@@ -209,14 +222,14 @@ function wordsAt(x, y) {
   if (seen.sizes) {
     const found = levelsOf(seen, weightsOf(seen)).map(({ level, height, width, weights }) => {
       const column = Math.min(width - 1, Math.floor(x / picture.width * width)), row = Math.min(height - 1, Math.floor(y / picture.height * height));
-      return `level ${level}, row ${row}, column ${column}: ${(100 * weights[row * width + column]).toFixed(2)} %`;
+      return `level ${level}, row ${row}, column ${column}: ${(100 * weights[row * width + column]).toFixed(1)} %`;
     });
     return `${place}. ${found.join("; ")}`;
   }
   const nearest = pointsOf(seen).map((point) => ({ ...point, far: Math.hypot(point.x - x, point.y - y) })).sort((one, other) => one.far - other.far)[0];
   if (!nearest) return place;
   return `${place}. Nearest point: x ${nearest.x.toFixed(0)}, y ${nearest.y.toFixed(0)}, head ${look.heads[nearest.head]}`
-    + `${seen.point_levels ? `, level ${nearest.level}` : ""}, weight ${(100 * nearest.weight).toFixed(2)} %`;
+    + `${seen.point_levels ? `, level ${nearest.level}` : ""}, weight ${(100 * nearest.weight).toFixed(1)} %`;
 }
 
 canvas.addEventListener("pointermove", (event) => {

@@ -34,27 +34,33 @@ LARGEST_FILE = 5_000_000  # bytes
 _PHOTOS = ((1280, 85), (960, 75), (640, 65), (480, 50))
 
 
-def write_page(path: Path, pictures: Sequence[tuple[str, Explanation]]) -> Path:
-    """Writes the page.
+def write_page(path: Path, pictures: Sequence[tuple[str, Explanation]]) -> tuple[Path, int]:
+    """Writes the page, of as many pictures as five megabytes have room for.
 
     Args:
         path: the file.
         pictures: the name of each picture, and its explanation.
 
+    Returns:
+        The file, and how many of the pictures it shows.
+
     Raises:
-        ConfigurationError: it would be larger than five megabytes although its photos are small.
+        ConfigurationError: a single picture would be too much, although its photo is small.
         OutputError: the file cannot be written.
     """
     contents = [_picture(name, explanation) for name, explanation in pictures]
-    for side, quality in _PHOTOS:
-        for content, (_, explanation) in zip(contents, pictures, strict=True):
-            content |= _photo(explanation.picture, side, quality)
-        page = _rendered(pictures[0][1].variant, contents)
-        if len(page.encode()) <= LARGEST_FILE:
-            return write_text(path, page)
-    raise ConfigurationError(
-        f"{path} would have {len(page.encode()) / 1e6:.1f} MB, more than {LARGEST_FILE / 1e6:g}: explain fewer pictures, or choose layers or heads"
-    )
+    while True:
+        for side, quality in _PHOTOS:
+            for content, (_, explanation) in zip(contents, pictures, strict=False):
+                content |= _photo(explanation.picture, side, quality)
+            page = _rendered(pictures[0][1].variant, contents)
+            if len(page.encode()) <= LARGEST_FILE:
+                return write_text(path, page), len(contents)
+        if len(contents) == 1:
+            raise ConfigurationError(
+                f"{path} would have {len(page.encode()) / 1e6:.1f} MB, more than {LARGEST_FILE / 1e6:g}: choose layers or heads"
+            )
+        contents = contents[: -(-len(contents) // 2)] if len(contents) > 2 else contents[:1]
 
 
 def _rendered(variant: str, contents: list[dict[str, Any]]) -> str:
