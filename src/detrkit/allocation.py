@@ -24,3 +24,12 @@ def keep_freed_memory() -> None:
     # In this order, and only together: setting either one ends glibc's own adaptation of the other.
     if any(library.mallopt(_MMAP_THRESHOLD, size) for size in sizes):
         library.mallopt(_TRIM_THRESHOLD, _LARGEST)
+
+
+def return_freed_memory() -> None:
+    """Returns to the system what is free, which is worth its time now and then: batches of other sizes leave gaps, which add up where it is kept.
+
+    Only glibc can; elsewhere nothing happens.
+    """
+    if sys.platform.startswith("linux") and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
