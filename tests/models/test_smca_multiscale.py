@@ -15,6 +15,7 @@ from models.test_smca_detr import distance, gradient
 from torch import nn
 
 from detrkit.errors import ConfigurationError, NonFiniteError
+from detrkit.layers.attention import MultiHeadAttention
 from detrkit.layers.padding import shrink_padding
 from detrkit.models import smca_detr, smca_multiscale
 from detrkit.models.catalog import build, selection_for
@@ -214,7 +215,8 @@ class TestDecoder:
             assert level.padding.any() or index == 3
             bias = bias.masked_fill(level.padding[:, None, None], -torch.inf)
             keys = level.tokens + level.positions
-            wanted = wanted + scores[..., index : index + 1] * layer.cross_attention(query, keys, level.tokens, bias)
+            seen = MultiHeadAttention.forward(layer.cross_attention, query, keys, level.tokens, bias)
+            wanted = wanted + scores[..., index : index + 1] * seen
         torch.testing.assert_close(layer.look(states, query, memory, references), wanted)
 
     def test_each_image_weighs_levels_for_itself(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import detrkit
-from detrkit.commands.train import _typed
+from detrkit.commands.train import typed_settings
 from detrkit.data import read_digits
 from detrkit.errors import ConfigurationError
 from detrkit.models.catalog import CATALOG, changed_config
@@ -165,13 +165,13 @@ def test_tuples_survive_a_resume(tmp_path: Path, sized: str) -> None:
 
 
 def test_tuples_are_lists_on_the_command_line(sized: str) -> None:
-    assert _typed(sized, {"sizes": "3, 5,7", "span": "0.5,2"}) == {"sizes": (3, 5, 7), "span": (0.5, 2.0)}
-    assert _typed(sized, {"sizes": "3", "span": "none"}) == {"sizes": (3,), "span": None}
+    assert typed_settings(sized, {"sizes": "3, 5,7", "span": "0.5,2"}) == {"sizes": (3, 5, 7), "span": (0.5, 2.0)}
+    assert typed_settings(sized, {"sizes": "3", "span": "none"}) == {"sizes": (3,), "span": None}
     with pytest.raises(ConfigurationError) as caught:
-        _typed(sized, {"sizes": "3,x"})
+        typed_settings(sized, {"sizes": "3,x"})
     assert str(caught.value) == "--settings.sizes must be of type comma-separated list (int, ...), not '3,x'"
     with pytest.raises(ConfigurationError) as caught:
-        _typed(sized, {"span": "1,2,3"})
+        typed_settings(sized, {"span": "1,2,3"})
     assert (
         str(caught.value) == "--settings.span must be of type comma-separated list (float, float) or none, not '1,2,3'"
     )
