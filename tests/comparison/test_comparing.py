@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -24,7 +23,7 @@ from detrkit.comparison.contestants import Contestant, read_contestants
 from detrkit.comparison.fairness import fairness_notes
 from detrkit.comparison.figures import Training
 from detrkit.comparison.outcome import DETECTIONS, JOB, OUTCOME, Outcome, read_outcome, write_failure
-from detrkit.comparison.plan import Plan, validation_of
+from detrkit.comparison.plan import validation_of
 from detrkit.comparison.runs import Run
 from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError, DataError, DetrkitError
@@ -376,14 +375,6 @@ def test_a_run_stops_when_its_comparison_is_gone(monkeypatch: pytest.MonkeyPatch
     process.end_with(os.getppid() + 1)  # which is not the parent
     assert told.wait(60)
     assert signals == [(os.getpid(), signal.SIGTERM)]
-
-
-def test_changed_annotations_are_another_comparison(dataset: DetectionDataset, tmp_path: Path) -> None:
-    plan = Plan((), "digits", 1, {}, tmp_path / "out")
-    for _ in range(2):
-        plan.open(dataset)
-    with pytest.raises(ConfigurationError, match="holds another comparison, with other annotations of the same images"):
-        plan.open(dataclasses.replace(dataset, boxes_xyxy=dataset.boxes_xyxy + 1))
 
 
 def test_another_comparison_is_not_mixed_with_this_one(

@@ -146,13 +146,13 @@ def _converted(file: WeightFile, card: ModelCard, weights: Mapping[str, Tensor])
     model = blank_model(file, card)
     _check_fit(file, card.variant, weights, model)
     model.load_state_dict(weights)
-    card = replace(card, preprocessing=stored_preprocessing(file.path, card.preprocessing))
-    model.card = replace(card, preprocessing=card.preprocessing)
+    preprocessing = stored_preprocessing(file.path, card.preprocessing)
+    model.card = replace(card, preprocessing=preprocessing)
     labels = file.arguments.get("id2label")
     if isinstance(labels, Mapping):
         names = {each.index: labels.get(str(each.index), each.name) for each in card.categories}
         categories = tuple(replace(each, name=str(names[each.index])) for each in card.categories)
-        model.card = replace(card, categories=categories)
+        model.card = replace(model.card, categories=categories)
     return model.eval()
 
 

@@ -10,7 +10,7 @@ from detrkit.data import DetectionDataset
 from detrkit.data.wording import counted
 from detrkit.evaluation.errors import ImageErrors, Mark
 from detrkit.evaluation.report import Photo
-from detrkit.evaluation.report.pictures import draw_marks, enlarged, key_of
+from detrkit.evaluation.report.pictures import draw_marks, enlarged, key_of, true_marks
 from detrkit.evaluation.result_files import pair
 
 _MOST_BESIDE = 5  # contestants in a picture, the best
@@ -90,18 +90,7 @@ def _photo(
 ) -> Photo:
     picture, scale = enlarged(dataset.image(place))
     names = {category.id: category.name for category in dataset.categories}
-    objects = dataset.objects(place)
-    truth = [
-        Mark(
-            "ignored" if crowd else "correct",
-            (left, top, right - left, bottom - top),
-            dataset.categories[label].id,
-            None,
-        )
-        for (left, top, right, bottom), label, crowd in zip(
-            objects.boxes_xyxy.tolist(), objects.labels.tolist(), objects.crowd.tolist(), strict=True
-        )
-    ]
+    truth = true_marks(dataset, place)
     file_name = dataset.image_name(place)
     return Photo(
         f"differing_{number}",
@@ -110,7 +99,7 @@ def _photo(
         (*(f"{name}: {words}" for name, words in counts.items()), "Ground truth"),
         (
             *(f"{file_name}: detections of {name}, {words}" for name, words in counts.items()),
-            f"{file_name}: the ground truth, {counted(len(objects), 'object')}",
+            f"{file_name}: the ground truth, {counted(len(truth), 'object')}",
         ),
         key_of([mark for own in (*marks.values(), truth) for mark in own]),
     )

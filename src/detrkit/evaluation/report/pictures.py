@@ -93,17 +93,7 @@ def _worst_picture(
     picture, scale = enlarged(dataset.image(index))
     found = [mark for mark in entry.marks if mark.score is not None]
     unfound = [mark for mark in entry.marks if mark.score is None]
-    objects = dataset.objects(index)
-    rows = zip(objects.boxes_xyxy.tolist(), objects.labels.tolist(), objects.crowd.tolist(), strict=True)
-    truth = [
-        Mark(
-            "ignored" if crowd else "correct",
-            (left, top, right - left, bottom - top),
-            dataset.categories[label].id,
-            None,
-        )
-        for (left, top, right, bottom), label, crowd in rows
-    ]
+    truth = true_marks(dataset, index)
     wrong = ", ".join(
         f"{errors} {MARK_WORDS[kind]}"
         for kind, errors in sorted(entry.counts.items(), key=lambda item: -item[1])
@@ -120,9 +110,29 @@ def _worst_picture(
             draw_marks(_with_true_masks(picture, dataset, index, truth, unfound), [*truth, *unfound], names, scale),
         ),
         ("Detections", "Ground truth"),
-        (f"{name}: detections, {wrong}", f"{name}: the ground truth, {counted(len(objects), 'object')}"),
+        (f"{name}: detections, {wrong}", f"{name}: the ground truth, {counted(len(truth), 'object')}"),
         key_of([*found, *truth, *unfound]),
     )
+
+
+def true_marks(dataset: DetectionDataset, index: int) -> list[Mark]:
+    """The annotated objects of an image, to be drawn beside what was found; regions of many objects count as neither right nor wrong.
+
+    Args:
+        dataset: with the image.
+        index: the place of the image.
+    """
+    objects = dataset.objects(index)
+    rows = zip(objects.boxes_xyxy.tolist(), objects.labels.tolist(), objects.crowd.tolist(), strict=True)
+    return [
+        Mark(
+            "ignored" if crowd else "correct",
+            (left, top, right - left, bottom - top),
+            dataset.categories[label].id,
+            None,
+        )
+        for (left, top, right, bottom), label, crowd in rows
+    ]
 
 
 def _with_found_masks(
