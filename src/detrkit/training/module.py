@@ -54,10 +54,18 @@ class TrainingModule(LightningModule):
     ) -> None:
         super().__init__()
         self.model, self.criterion = model, criterion
-        self.data, self.options, self.schedule, self.processes = data, options, schedule, processes
+        self.options, self.schedule, self.processes = options, schedule, processes
         self.losses: Losses | None = None  # the last step's losses, for callbacks
         self.images = EpochImages(options, data.dataset)
-        self._for_workers = for_workers(data, worker_count(options))
+        self.learn_from(data)
+
+    def learn_from(self, data: TrainingData) -> None:
+        """Takes the training images from elsewhere, of the same data set.
+
+        Args:
+            data: instead of those so far.
+        """
+        self.data, self._for_workers = data, for_workers(data, worker_count(self.options))
 
     def training_step(self, batch: tuple[ImageBatch, list[Target]], batch_index: int) -> Tensor:  # noqa: ARG002 - Lightning requires it
         """The loss of one piece of a batch.

@@ -213,7 +213,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
     others = start_loggers(options, folder, without=None if earlier is None else console.print)
     begin_session(folder.config)
     try:
-        is_over = _fit(module, folder, data, console, earlier, others)
+        is_over = fit(module, folder, data, console, earlier, others)
     finally:
         with contextlib.suppress(OSError):  # without room, or where the folder is gone, another error is on its way
             end_session(folder.config)
@@ -265,12 +265,12 @@ def _run_in_processes(options: TrainingOptions, earlier: Resumed | None, console
 
 def _accompany(module: TrainingModule, folder: RunFolder, data: RunData, earlier: Resumed | None) -> TrainingResult:
     """Trains as one of several processes that neither print nor write."""
-    if not _fit(module, folder, data, module.processes.console(Console()), earlier):
+    if not fit(module, folder, data, module.processes.console(Console()), earlier):
         raise KeyboardInterrupt("")
     return TrainingResult(folder.path, best_of(folder), None)
 
 
-def _fit(
+def fit(
     module: TrainingModule,
     folder: RunFolder,
     data: RunData,
@@ -278,7 +278,19 @@ def _fit(
     earlier: Resumed | None,
     others: Sequence[Logger] = (),
 ) -> bool:
-    """Trains to the end, or until it is stopped; returns whether it was the end."""
+    """Trains to the end, or until it is stopped.
+
+    Args:
+        module: of the run.
+        folder: of the run.
+        data: what it learns from and is evaluated on.
+        console: shows progress.
+        earlier: what is resumed; None for a new run.
+        others: loggers besides the log and TensorBoard.
+
+    Returns:
+        Whether it was the end.
+    """
     processes, resumed, validation = module.processes, earlier is not None, data.validation
     said = not_said_again(data, module.options)
     remains = Remains(folder.path, processes.count)

@@ -1,0 +1,148 @@
+"""Where learned queries, points and boxes look by their position alone (Liu et al. 2022, DAB-DETR, arXiv:2201.12329, section 3 and figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from scipy.stats import spearmanr
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from detrkit.evaluation.runner import loader_of
+from detrkit.layers.attention import MultiHeadAttention, split_heads
+from detrkit.models.conditional_detr import CrossAttention
+from detrkit.models.detector import Detector, EncoderDecoder
+from detrkit.structures import ImageBatch
+from detrkit.studies.process import detector_of
+from detrkit.studies.setting import WATCHED, dense
+from detrkit.studies.study import PLAIN_COLUMNS, Figures, Results, Study, Trial, further
+from detrkit.training.ground_truth import RunData
+
+MODES, SPREAD, FOLLOWS = "modes", "spread", "follows size"
+_SIDE = 32  # of a map, in cells: codes can be computed for any grid
+_IMAGES = 50
+_HIGH = 0.5  # of the highest value, from which on a local maximum counts
+_SHOWN = 5
+
+
+@torch.no_grad()
+def maps_of(model: EncoderDecoder, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention of the last decoder layer by position alone, a mean over heads.
+
+    Args:
+        model: DETR, Conditional DETR or DAB-DETR, in eval mode.
+        batch: images that are not padded.
+
+    Returns:
+        (B, Q, side, side) maps that sum to 1; (B, Q, 4) the boxes cxcywh; (B, Q) the best scores.
+    """
+    attention = model.get_submodule("decoder").layers[-1].cross_attention  # type: ignore[union-attr]
+    seen: list[Any] = []
+    handle = attention.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))  # type: ignore[operator]
+    stages = model.stages(batch)
+    handle.remove()
+    width = stages.queries.content.shape[-1]
+    grid = model.get_submodule("neck").position_encoding(torch.zeros(1, width, _SIDE, _SIDE), None)  # type: ignore[operator, union-attr]
+    codes = grid.flatten(2).transpose(1, 2)  # (1, cells, D)
+    if isinstance(attention, CrossAttention):
+        spatial = seen[0][2]
+        heads, scale = attention.attention_heads, (2 * width / attention.attention_heads) ** -0.5
+        query, key = attention.spatial_query(spatial), attention.spatial_key(codes)
+        weights = (scale * split_heads(query, heads) @ split_heads(key, heads).transpose(-1, -2)).softmax(-1)
+    else:
+        assert isinstance(attention, MultiHeadAttention)
+        weights = attention.weights(stages.queries.position, codes, codes)
+    maps = weights.mean(1).unflatten(-1, (_SIDE, _SIDE))
+    output = stages.output
+    return maps, output.boxes_cxcywh[-1], output.logits[-1].amax(-1)
+
+
+def look(model: Detector, data: RunData) -> Figures:
+    """How many modes these maps have, how wide they are, and whether they are wider where boxes are larger.
+
+    Args:
+        model: after training.
+        data: of which some validation images are shown to it.
+
+    Returns:
+        Of as many of the best queries of an image as it has objects: `modes`, local maxima of at least half of the highest; `spread`, the distance from
+        the centre as a root mean square, as a share of the image; `follows size`, the rank correlation of that with the boxes' diagonal.
+    """
+    assert isinstance(model, EncoderDecoder)
+    assert data.validation is not None
+    modes, spreads, diagonals = [], [], []
+    for batch, targets in loader_of(model, data.validation, batch_size=10, workers=0, images=range(_IMAGES)):
+        maps, boxes, scores = maps_of(model, batch)
+        for own, own_boxes, own_scores, target in zip(maps, boxes, scores, targets, strict=True):
+            best = own_scores.topk(min(len(target.labels), len(own_scores))).indices
+            modes.append(modes_of(own[best]))
+            spreads.append(spread_of(own[best]))
+            diagonals.append(own_boxes[best, 2:].norm(dim=-1))
+    spread, diagonal = torch.cat(spreads), torch.cat(diagonals)
+    return {
+        MODES: float(torch.cat(modes).float().mean()),
+        SPREAD: float(spread.mean()),
+        FOLLOWS: float(spearmanr(spread.numpy(), diagonal.numpy()).statistic),
+    }
+
+
+def modes_of(maps: Tensor) -> Tensor:
+    """(N,) how many local maxima (N, h, w) maps have that reach half of the highest value."""
+    highest = maps.flatten(1).amax(1)[:, None, None]
+    is_peak = (maps == max_pool2d(maps[:, None], 3, stride=1, padding=1)[:, 0]) & (maps >= _HIGH * highest)
+    return is_peak.sum((1, 2))
+
+
+def spread_of(maps: Tensor) -> Tensor:
+    """(N,) the root mean square of the distance from the centre of mass, as a share of the side, of (N, h, w) maps that sum to 1."""
+    height, width = maps.shape[1:]
+    rows = (torch.arange(height) + 0.5) / height
+    columns = (torch.arange(width) + 0.5) / width
+    of_rows, of_columns = maps.sum(2), maps.sum(1)  # (N, h), (N, w)
+    variance = 0.0
+    for masses, places in ((of_rows, rows), (of_columns, columns)):
+        center = (masses * places).sum(1, keepdim=True)
+        variance = variance + (masses * (places - center) ** 2).sum(1)
+    return torch.as_tensor(variance).sqrt()
+
+
+def draw(results: Results, folders: Mapping[tuple[str, int], Path], target: Path) -> None:
+    """Maps of the best queries in one validation image, one row for each detector; the boxes that the queries find."""
+    figure = Figure(figsize=(2.1 * _SHOWN, 2.3 * len(results)), layout="constrained")
+    axes = figure.subplots(len(results), _SHOWN, squeeze=False)
+    for row, name in enumerate(results):
+        model, data = detector_of(folders[name, 0])
+        assert isinstance(model, EncoderDecoder)
+        assert data.validation is not None
+        counts = torch.as_tensor(data.validation.offsets).diff()
+        image = int((counts >= _SHOWN).nonzero()[0])
+        ((batch, _),) = loader_of(model, data.validation, batch_size=1, workers=0, images=[image])
+        maps, boxes, scores = maps_of(model, batch)
+        for column, query in enumerate(scores[0].topk(_SHOWN).indices.tolist()):
+            panel = axes[row, column]
+            panel.imshow(maps[0, query], extent=(0, 1, 1, 0), cmap="magma")
+            x, y, width, height = boxes[0, query].tolist()
+            panel.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, fill=False, edgecolor="white"))
+            panel.set(xticks=[], yticks=[])
+        axes[row, 0].set_ylabel(name)
+    figure.savefig(target / "attention_maps.png", dpi=110, facecolor="white")
+
+
+STUDY = Study(
+    title="Where queries look by their position alone",
+    claim="Learned queries have several modes, points one of a fixed size, and boxes one of the box's size (DAB-DETR, figure 2).",
+    trials={
+        "DETR (learned queries)": Trial("detr-compact", dense(), measure=look),
+        "Conditional DETR (points)": Trial("conditional-detr-compact", dense(), measure=look),
+        "DAB-DETR (boxes)": Trial("dab-detr-compact", dense(), measure=look),
+    },
+    options={**WATCHED, "epochs": 4},
+    columns=(*PLAIN_COLUMNS, further(MODES, digits=2), further(SPREAD), further(FOLLOWS, digits=2)),
+    draw=draw,
+    single_class=True,
+)

@@ -1,0 +1,55 @@
+"""Is it learning the queries that takes so long? (Liu et al. 2022, DAB-DETR, arXiv:2201.12329, section 3 and figure 1.)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from detrkit.studies.matching import LONG
+from detrkit.studies.setting import WATCHED, dense
+from detrkit.studies.study import Study, Trial
+from detrkit.training.module import TrainingModule
+from detrkit.training.run_folder import RunFolder
+
+_PART = "query_source"
+
+
+def take_queries(module: TrainingModule, earlier: Mapping[str, Path], *, trained: str, frozen: bool) -> None:
+    """Starts with the queries of an earlier trial's detector; everything else starts from random numbers.
+
+    Args:
+        module: of a new run.
+        earlier: folders of earlier trials.
+        trained: the name of the trial.
+        frozen: whether the queries stay as they are.
+    """
+    weights = load_file(RunFolder(earlier[trained]).last)
+    own = {
+        name.removeprefix(f"{_PART}."): value for name, value in weights.items() if name.startswith(f"{_PART}.")
+    }
+    source = module.model.get_submodule(_PART)
+    source.load_state_dict(own)
+    source.requires_grad_(not frozen)
+
+
+def _of(variant: str, name: str) -> dict[str, Trial]:
+    trained = f"{name}, twice as long"
+    taken = partial(take_queries, trained=trained)
+    return {
+        name: Trial(variant, dense()),
+        trained: Trial(variant, {**dense(), **LONG}),
+        f"{name}, trained queries": Trial(variant, dense(), partial(taken, frozen=False), after=(trained,)),
+        f"{name}, trained queries, frozen": Trial(variant, dense(), partial(taken, frozen=True), after=(trained,)),
+    }
+
+
+STUDY = Study(
+    title="Queries of a trained detector for a new one",
+    claim="Good queries from the start help only in the first epochs: learning the queries is not what is slow (DAB-DETR).",
+    trials={**_of("detr-compact", "DETR"), **_of("conditional-detr-compact", "Conditional DETR")},
+    options={**WATCHED, "epochs": 4},
+    single_class=True,
+)

@@ -1,0 +1,96 @@
+"""Is it changing matches that slow DETR down? (Sun et al. 2021, TSP, arXiv:2011.10881, section 3.1, figures 3 and 4.)
+
+A detector learns with the matching of another one that is trained already: each object belongs to the query that finds it there, in every
+layer and from the first step on. Only what queries are matched to is fixed; weights start from random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from detrkit.matching.hungarian import HungarianMatcher, Matches
+from detrkit.matching.transfer import HostTask
+from detrkit.measures import ATTENTION_SPARSITY, MATCHING_INSTABILITY
+from detrkit.models.catalog import build
+from detrkit.models.detector import Detector
+from detrkit.structures import ImageBatch, Output, Target
+from detrkit.studies.setting import WATCHED, dense
+from detrkit.studies.study import PLAIN_COLUMNS, Study, Trial, watched
+from detrkit.training.module import TrainingModule
+from detrkit.training.run_folder import RunFolder
+
+LONG = {"epochs": 8}
+
+
+class TaughtMatcher:
+    """Gives every object to the query that a trained detector finds it with.
+
+    Args:
+        matcher: matches the trained detector's last layer.
+        teacher: the trained detector, of the same variant and settings.
+    """
+
+    def __init__(self, matcher: HungarianMatcher, teacher: Detector) -> None:
+        self.matcher, self.teacher = matcher, teacher.eval()
+        self._seen: Output | None = None
+
+    @torch.no_grad()
+    def look(self, model: Detector, arguments: tuple[ImageBatch, Sequence[Target]]) -> None:  # noqa: ARG002 - a hook's signature
+        """Shows the teacher what the learning detector is about to see."""
+        self._seen = self.teacher(arguments[0])
+
+    def task(self, output: Output, targets: Sequence[Target], *, warn: bool = True) -> HostTask[Matches]:
+        """See `HungarianMatcher.task`: the matches of the teacher's last layer, for every layer."""
+        assert self._seen is not None
+        layers = len(output.logits)
+        taught = replace(
+            self._seen,
+            logits=self._seen.logits[-1:].expand(layers, -1, -1, -1),
+            boxes_cxcywh=self._seen.boxes_cxcywh[-1:].expand(layers, -1, -1, -1),
+        )
+        return self.matcher.task(taught, targets, warn=warn)
+
+
+def learn_matches(module: TrainingModule, earlier: Mapping[str, Path], *, teacher: str) -> None:
+    """Trains with the matches of an earlier trial's detector.
+
+    Args:
+        module: of a new run.
+        earlier: folders of earlier trials.
+        teacher: the name of the trial.
+    """
+    card = module.model.card
+    settings = {name: value for name, value in card.config.items() if name != "class_count"}
+    trained = build(card.variant, classes=card.categories, preprocessing=card.preprocessing, **settings)
+    trained.load_state_dict(load_file(RunFolder(earlier[teacher]).last))
+    matcher = TaughtMatcher(module.criterion.matcher, trained.requires_grad_(False))  # type: ignore[attr-defined]
+    module.criterion.matcher = matcher  # type: ignore[attr-defined]
+    module.model.register_forward_pre_hook(matcher.look)  # type: ignore[arg-type]
+
+
+def _of(variant: str, name: str) -> dict[str, Trial]:
+    teacher = f"{name}, twice as long"
+    return {
+        name: Trial(variant, dense()),
+        teacher: Trial(variant, {**dense(), **LONG}),
+        f"{name}, matches of the trained one": Trial(
+            variant, dense(), partial(learn_matches, teacher=teacher), after=(teacher,)
+        ),
+    }
+
+
+STUDY = Study(
+    title="Matches that change, and matches that do not",
+    claim="Training with the matches of a trained DETR is faster only in the first epochs: instability is not the main cause (TSP).",
+    trials={**_of("detr-compact", "DETR"), **_of("conditional-detr-compact", "Conditional DETR")},
+    options={**WATCHED, "epochs": 4},
+    columns=(*PLAIN_COLUMNS, watched(MATCHING_INSTABILITY), watched(ATTENTION_SPARSITY)),
+    panels=(MATCHING_INSTABILITY, ATTENTION_SPARSITY),
+    single_class=True,
+)

@@ -1,0 +1,115 @@
+"""Queries have no order, and what the first self-attention does among queries without content (Carion et al. 2020, arXiv:2005.12872, section 3.2 and A.4).
+
+Values of DETR's first self-attention are projections of a content that is zero in every query. So they are all the same, and whatever the
+weights, each query gets the same vector: this attention cannot tell queries anything of each other. Where content is learned, it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.evaluation.runner import loader_of
+from detrkit.models.detector import Detector, EncoderDecoder
+from detrkit.studies.setting import WATCHED, dense
+from detrkit.studies.study import PLAIN_COLUMNS, Figures, Study, Trial, further
+from detrkit.training.ground_truth import RunData
+from detrkit.training.module import TrainingModule
+
+DIFFERENCE, SPREAD = "difference", "spread"
+_IMAGES = 16
+
+
+class NoAttention(nn.Module):
+    """What stands where attention among queries was left out: nothing is added to the queries."""
+
+    def forward(self, content: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Zeros, of the shape of what would be added."""
+        return torch.zeros_like(content)
+
+
+def without_first_self_attention(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+    """Leaves out attention among queries in the first decoder layer."""
+    module.model.get_submodule("decoder").layers[0].self_attention = NoAttention()  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def look(model: Detector, data: RunData) -> Figures:
+    """How far predictions change if queries are permuted, and how far apart the queries are that the first self-attention returns.
+
+    Args:
+        model: after training.
+        data: of which some validation images are shown to it.
+
+    Returns:
+        `difference`: the largest, of scores and boxes, after queries are put back into order. `spread`: the standard deviation over queries of what the
+        first self-attention adds, over the norm of what it adds.
+    """
+    assert isinstance(model, EncoderDecoder)
+    assert data.validation is not None
+    model.eval()
+    first = model.get_submodule("decoder").layers[0].self_attention  # type: ignore[union-attr]
+    added: list[Tensor] = []
+    handle = first.register_forward_hook(lambda *arguments: added.append(arguments[2]))  # type: ignore[operator]
+    ((batch, _),) = loader_of(model, data.validation, batch_size=_IMAGES, workers=0, images=range(_IMAGES))
+    plain = model(batch)
+    handle.remove()
+    order = torch.randperm(plain.logits.shape[2], generator=torch.Generator().manual_seed(0))
+    with permuted_queries(model, order):
+        permuted = model(batch)
+    pairs = ((plain.logits.sigmoid(), permuted.logits.sigmoid()), (plain.boxes_cxcywh, permuted.boxes_cxcywh))
+    difference = max(float((before[:, :, order] - after).abs().max()) for before, after in pairs)
+    spread = added[0].std(1).norm(dim=-1) / added[0].norm(dim=-1).mean(1).clamp(min=1e-12)
+    return {DIFFERENCE: difference, SPREAD: float(spread.mean())}
+
+
+class permuted_queries:  # noqa: N801 - used like a function
+    """While the context is open, the query source returns its queries in another order.
+
+    Args:
+        model: whose queries are permuted.
+        order: (Q,) the row that comes to each place.
+    """
+
+    def __init__(self, model: EncoderDecoder, order: Tensor) -> None:
+        self.model, self.order = model, order
+
+    def __enter__(self) -> None:
+        def permute(module: nn.Module, arguments: Any, queries: Any) -> Any:  # noqa: ARG001 - torch requires these parameters
+            return queries._map(lambda tensor: tensor[:, self.order])
+
+        self._handle = self.model.query_source.register_forward_hook(permute)
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+def _pair(variant: str, name: str, **settings: Any) -> dict[str, Trial]:
+    return {
+        name: Trial(variant, dense(**settings), measure=look),
+        f"{name}, first self-attention left out": Trial(
+            variant, dense(**settings), without_first_self_attention, measure=look
+        ),
+    }
+
+
+STUDY = Study(
+    title="Queries have no order, and learn nothing of each other in the first layer",
+    claim="Queries are a set, and DETR's first self-attention can be skipped, since its queries carry no content yet (DETR).",
+    trials={
+        **_pair("detr-compact", "DETR"),
+        **_pair("conditional-detr-compact", "Conditional DETR"),
+        **_pair("dab-detr-compact", "DAB-DETR with learned content", learned_content=True),
+    },
+    options={**WATCHED, "epochs": 4},
+    columns=(
+        *PLAIN_COLUMNS,
+        further(DIFFERENCE, "if permuted", digits=7),
+        further(SPREAD, digits=7),
+    ),
+    single_class=True,
+)

@@ -1,0 +1,154 @@
+"""Codes of positions: which, where, and in how many layers (Carion et al. 2020, arXiv:2005.12872, section 4.2 and table 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.layers.attention import padding_mask
+from detrkit.layers.transformer import Encoder, EncoderLayer
+from detrkit.structures import Memory
+from detrkit.studies.setting import OPTIONS, SAME, dense
+from detrkit.studies.study import Study, Trial
+from detrkit.training.module import TrainingModule
+
+_MOST_CELLS = 64  # along a side
+
+
+class LearnedPositions(nn.Module):
+    """A learned code for each row and one for each column, side by side (DETR, section A.4)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.rows, self.columns = nn.Embedding(_MOST_CELLS, width // 2), nn.Embedding(_MOST_CELLS, width // 2)
+
+    def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:  # noqa: ARG002 - the same for all images
+        """(B, D, h, w)."""
+        batch, _, height, width = features.shape
+        rows = self.rows.weight[:height, None].expand(-1, width, -1)
+        columns = self.columns.weight[None, :width].expand(height, -1, -1)
+        return torch.cat([rows, columns], dim=-1).movedim(-1, 0).expand(batch, -1, -1, -1)
+
+
+class NoPositions(nn.Module):
+    """All cells have the same code."""
+
+    def forward(self, features: Tensor, padding: Tensor | None) -> Tensor:  # noqa: ARG002 - the same for all images
+        """(B, D, h, w) zeros."""
+        return torch.zeros_like(features)
+
+
+class KeyPositionLayer(EncoderLayer):
+    """An encoder layer that adds codes to its keys alone."""
+
+    def forward(self, tokens: Tensor, positions: Tensor | None, mask: Tensor | None = None) -> Tensor:
+        """See `EncoderLayer.forward`."""
+        attended = self.attention(tokens, tokens + positions, tokens, mask)
+        return self.feed_forward(self.norm(tokens + self.dropout(attended)))  # type: ignore[no-any-return]
+
+
+class OnceEncoder(Encoder):
+    """An encoder whose tokens get their codes once, before the first layer, as in the original transformer; the decoder's keys get none."""
+
+    def forward(self, memory: Memory) -> Memory:
+        """See `Encoder.forward`."""
+        assert memory.positions is not None
+        tokens, mask = memory.tokens + memory.positions, padding_mask(memory.padding)
+        for layer in self.layers:
+            tokens = layer(tokens, None, mask)
+        return replace(memory, tokens=tokens, positions=torch.zeros_like(tokens))
+
+
+class ConvolutionLayer(nn.Module):
+    """An encoder layer behind a depth-wise convolution over the map, which tells cells apart by the zeros around the map.
+
+    Args:
+        layer: the encoder layer.
+        width: D.
+    """
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.convolution = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.side = 0  # of the map, in cells; set by `ConvolutionEncoder`
+        nn.init.zeros_(self.convolution.weight)
+        nn.init.zeros_(self.convolution.bias)
+
+    def forward(self, tokens: Tensor, positions: Tensor | None, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """(B, S, D) to (B, S, D); `size` is that of the map in cells."""
+        cells = tokens.transpose(1, 2).unflatten(2, size)
+        tokens = tokens + self.convolution(cells).flatten(2).transpose(1, 2)
+        return self.layer(tokens, positions, mask)  # type: ignore[no-any-return]
+
+
+class ConvolutionEncoder(Encoder):
+    """An encoder of such layers."""
+
+    def forward(self, memory: Memory) -> Memory:
+        """See `Encoder.forward`."""
+        tokens, mask = memory.tokens, padding_mask(memory.padding)
+        for layer in self.layers:
+            tokens = layer(tokens, memory.positions, mask, memory.level_sizes[0])
+        return replace(memory, tokens=tokens)
+
+
+def learned(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+    """Learned codes instead of sines."""
+    module.model.get_submodule("neck").position_encoding = LearnedPositions(SAME["width"])
+
+
+def none(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+    """No codes of cells; queries keep theirs."""
+    module.model.get_submodule("neck").position_encoding = NoPositions()
+
+
+def keys_only(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+    """In the encoder, codes are added to keys alone; in the decoder it is so anyway."""
+    for layer in _encoder(module).layers:
+        layer.__class__ = KeyPositionLayer
+
+
+def once(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+    """Codes are added to the tokens once."""
+    _encoder(module).__class__ = OnceEncoder
+
+
+def convolution_instead(module: TrainingModule, earlier: Mapping[str, Path]) -> None:
+    """No codes, but a convolution in each encoder layer."""
+    none(module, earlier)
+    convolution_besides(module, earlier)
+
+
+def convolution_besides(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+    """A convolution in each encoder layer, besides the codes."""
+    encoder = _encoder(module)
+    encoder.layers = nn.ModuleList(ConvolutionLayer(layer, SAME["width"]) for layer in encoder.layers)
+    encoder.__class__ = ConvolutionEncoder
+
+
+def _encoder(module: TrainingModule) -> Encoder:
+    encoder = module.model.get_submodule("encoder")
+    assert isinstance(encoder, Encoder)
+    return encoder
+
+
+STUDY = Study(
+    title="Codes of positions",
+    claim="Codes of cells are needed, most of all in the decoder; sines or learned, once or in every layer matter less (DETR, table 3).",
+    trials={
+        "sines, in every layer": Trial("detr-compact", {**dense(), "watch": "convergence"}),  # as in other studies
+        "learned codes": Trial("detr-compact", dense(), learned),
+        "no codes of cells": Trial("detr-compact", dense(), none),
+        "on keys only": Trial("detr-compact", dense(), keys_only),
+        "once, before the first layer": Trial("detr-compact", dense(), once),
+        "a convolution in the encoder, no codes": Trial("detr-compact", dense(), convolution_instead),
+        "a convolution in the encoder, and codes": Trial("detr-compact", dense(), convolution_besides),
+    },
+    options={**OPTIONS, "epochs": 4},
+    single_class=True,
+)

@@ -1,0 +1,107 @@
+"""How many queries there should be, and whether every layer needs as many (DETR, section 4.1 and figure 12 of the appendix)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from detrkit.evaluation.runner import loader_of
+from detrkit.layers.heads import DetectionHeads
+from detrkit.layers.position_encoding import reference_code
+from detrkit.layers.references import ReferenceTrail
+from detrkit.measures import REPEATED_SHARE, USED_QUERIES
+from detrkit.models.conditional_detr import EPSILON, ConditionalDecoder
+from detrkit.models.detector import Detector
+from detrkit.structures import Decoded, Memory, Queries
+from detrkit.studies.setting import WATCHED, dense
+from detrkit.studies.study import PLAIN_COLUMNS, Figures, Study, Trial, further, watched
+from detrkit.training.ground_truth import RunData
+from detrkit.training.module import TrainingModule
+
+ROAMING = "roaming"
+_COUNTS = (5, 10, 30, 100, 200)
+_FUNNEL = (100, 50, 25)
+_IMAGES = 200
+
+
+class FunnelDecoder(ConditionalDecoder):
+    """Conditional DETR's decoder, whose later layers work on fewer queries: those with the best scores. The others keep their states.
+
+    Args:
+        layers: decoder layers.
+        width: D.
+        counts: number of queries in each layer, descending.
+    """
+
+    def __init__(self, layers: list[torch.nn.Module], *, width: int, counts: tuple[int, ...]) -> None:
+        super().__init__(layers, width=width)
+        self.counts = counts
+
+    def forward(self, queries: Queries, memory: Memory, heads: torch.nn.Module) -> Decoded:
+        """See `ConditionalDecoder.forward`."""
+        assert isinstance(heads, DetectionHeads)
+        assert queries.references is not None
+        assert queries.position is not None
+        trail, content, states = ReferenceTrail(queries.references, epsilon=EPSILON), queries.content, []
+        spatial = reference_code(queries.references, width=content.shape[-1]).to(content.dtype)  # (B, Q, D)
+        for index, layer in enumerate(self.layers):
+            if index > 0:
+                trail.stay()
+                scores = heads.class_head(states[-1]).amax(-1)  # (B, Q)
+                rows = scores.topk(self.counts[index], dim=1).indices[..., None].expand(-1, -1, content.shape[-1])
+            else:
+                rows = torch.arange(content.shape[1], device=content.device)[None, :, None].expand_as(content)
+            kept, position, place = (torch.gather(each, 1, rows) for each in (content, queries.position, spatial))
+            scaled = place if index == 0 else place * self.position_scale(kept)
+            content = content.scatter(1, rows, layer(kept, position, memory, spatial=scaled))
+            states.append(self.norm(content))
+        return Decoded(torch.stack(states), trail.base_logits(), trail.references())
+
+
+def funnel(module: TrainingModule, earlier: Mapping[str, Path], *, counts: tuple[int, ...]) -> None:  # noqa: ARG001
+    """Gives every layer its number of queries; weights are those that the model has."""
+    decoder = module.model.get_submodule("decoder")
+    assert isinstance(decoder, ConditionalDecoder)
+    narrowing = FunnelDecoder(list(decoder.layers), width=decoder.norm.normalized_shape[0], counts=counts)
+    narrowing.load_state_dict(decoder.state_dict())
+    module.model.decoder = narrowing
+
+
+@torch.no_grad()
+def look(model: Detector, data: RunData) -> Figures:
+    """How far each query roams: the standard deviation of its boxes' centres over the images, as a share of the image, a mean over the queries."""
+    assert data.validation is not None
+    model.eval()
+    images = range(min(_IMAGES, len(data.validation)))
+    centers: list[Tensor] = [
+        model(batch).boxes_cxcywh[-1, ..., :2]
+        for batch, _ in loader_of(model, data.validation, batch_size=50, workers=0, images=images)
+    ]
+    return {ROAMING: float(torch.cat(centers).var(0).sum(-1).sqrt().mean())}
+
+
+def _with(count: int) -> Trial:
+    return Trial("conditional-detr-compact", dense(queries=count), measure=look)
+
+
+STUDY = Study(
+    title="How many queries",
+    claim="More queries than objects are needed, and DETR's queries each have places and sizes of their own; layers may differ in their number.",
+    trials={
+        **{f"{count} queries": _with(count) for count in _COUNTS},
+        f"{', '.join(map(str, _FUNNEL))} queries in the three layers": Trial(
+            "conditional-detr-compact",
+            {**dense(queries=_FUNNEL[0]), "watch": None},  # which compares layers query by query
+            partial(funnel, counts=_FUNNEL),
+            measure=look,
+        ),
+    },
+    options={**WATCHED, "epochs": 3},
+    columns=(*PLAIN_COLUMNS, watched(REPEATED_SHARE), watched(USED_QUERIES), further(ROAMING)),
+    panels=(REPEATED_SHARE,),
+    single_class=True,
+)

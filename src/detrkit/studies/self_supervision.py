@@ -1,0 +1,128 @@
+"""Learning to find patches first, on images without annotations (Dai et al. 2021, UP-DETR, arXiv:2011.09094).
+
+Patches are cut out of an image at random, and each gives its features to a group of queries, which have to find where it was. Then the
+detector learns objects, with all weights of the first task but those of its class head. Unlike the paper's, the backbone starts from random
+numbers and learns as well, and features are not reconstructed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.ops import box_convert, roi_align
+
+from detrkit.data import Sample, TrainingData
+from detrkit.models.detector import EncoderDecoder
+from detrkit.structures import ImageBatch, Memory, Queries, Target
+from detrkit.studies.matching import LONG
+from detrkit.studies.setting import SAME, WATCHED, dense
+from detrkit.studies.study import Study, Trial
+from detrkit.training.module import TrainingModule
+from detrkit.training.run_folder import RunFolder
+
+_PATCHES = 5
+_SIDES = (0.15, 0.5)  # of a patch, as a share of the image's
+_PATCH_PIXELS = 32  # to which a patch is resized
+_LEARNED_ANEW = ("heads.class_head.", "query_source.projection.")
+
+
+class PatchData(TrainingData):
+    """Images whose only objects are patches of them, drawn anew in each epoch; annotations are not looked at."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """See `TrainingData`."""
+        sample = super().__getitem__(index)
+        generator = self._generator(index)
+        sides = torch.empty(_PATCHES, 2).uniform_(*_SIDES, generator=generator)
+        centers = sides / 2 + torch.rand(_PATCHES, 2, generator=generator) * (1 - sides)
+        boxes_cxcywh = torch.cat([centers, sides], dim=-1)
+        return sample._replace(target=Target(torch.zeros(_PATCHES, dtype=torch.int64), boxes_cxcywh))
+
+
+class PatchQueries(nn.Module):
+    """Queries in as many groups as there are patches, with the features of their patch for content; groups do not see each other.
+
+    Args:
+        plain: the detector's own queries.
+        channels: of the backbone's last level.
+        width: D.
+    """
+
+    def __init__(self, plain: nn.Module, *, channels: int, width: int) -> None:
+        super().__init__()
+        self.plain, self.projection = plain, nn.Linear(channels, width)
+        self._features: Tensor | None = None
+
+    def look(self, model: EncoderDecoder, arguments: tuple[ImageBatch, Sequence[Target]] | tuple[ImageBatch]) -> None:
+        """Looks at the patches of a batch, before the detector sees the images; without targets there are none."""
+        self._features = None
+        if len(arguments) == 1:
+            return
+        batch, targets = arguments
+        height, width = batch.pixels.shape[-2:]
+        scale = batch.pixels.new_tensor([width, height, width, height])
+        corners = [box_convert(target.boxes_cxcywh, "cxcywh", "xyxy") * scale for target in targets]
+        patches = roi_align(batch.pixels, corners, _PATCH_PIXELS, aligned=True)  # (B · P, 3, side, side)
+        features = model.backbone.features(patches)[-1].mean((2, 3))
+        self._features = self.projection(features).unflatten(0, (len(targets), -1))  # (B, P, D)
+
+    def forward(self, memory: Memory, targets: Sequence[Target] | None = None) -> Queries:  # noqa: ARG002 - seen before
+        """The detector's queries; with patches, groups of them."""
+        queries: Queries = self.plain(memory)
+        if self._features is None:
+            return queries
+        count, patches = queries.content.shape[1], self._features.shape[1]
+        group = torch.arange(count, device=queries.content.device) * patches // count  # (Q,)
+        content = self._features[:, group].to(queries.content.dtype)
+        return replace(queries, content=content, mask=(group[:, None] == group)[None, None])
+
+
+def find_patches(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+    """The detector has to find patches instead of objects."""
+    model, data = module.model, module.data
+    assert isinstance(model, EncoderDecoder)
+    module.learn_from(PatchData(data.dataset, data.transform, data.seed, mixed_epochs=data.mixed_epochs))
+    source = PatchQueries(model.query_source, channels=model.backbone.channels[-1], width=SAME["width"])
+    model.query_source = source
+    model.register_forward_pre_hook(source.look)  # type: ignore[arg-type]
+
+
+def start_from_patches(module: TrainingModule, earlier: Mapping[str, Path], *, patches: str) -> None:
+    """Starts with what an earlier trial has learned from patches.
+
+    Args:
+        module: of a new run.
+        earlier: folders of earlier trials.
+        patches: the name of the trial.
+    """
+    weights = load_file(RunFolder(earlier[patches]).last)
+    kept = {
+        name.replace("query_source.plain.", "query_source."): value
+        for name, value in weights.items()
+        if not name.startswith(_LEARNED_ANEW)
+    }
+    module.model.load_state_dict({**module.model.state_dict(), **kept})
+
+
+_PATCHES_FIRST = "finding patches"
+
+STUDY = Study(
+    title="Finding patches of images before objects",
+    claim="A DETR that has learned to find patches of images without annotations learns objects sooner and better (UP-DETR).",
+    trials={
+        _PATCHES_FIRST: Trial("detr-compact", dense(), find_patches, shown=False),
+        "DETR": Trial("detr-compact", dense()),
+        "DETR, twice as long": Trial("detr-compact", {**dense(), **LONG}),
+        "DETR after finding patches": Trial(
+            "detr-compact", dense(), partial(start_from_patches, patches=_PATCHES_FIRST), after=(_PATCHES_FIRST,)
+        ),
+    },
+    options={**WATCHED, "epochs": 4},
+    single_class=True,
+)

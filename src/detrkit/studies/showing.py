@@ -1,0 +1,94 @@
+"""The table of a study, and AP against epochs and minutes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from detrkit.evaluation.report.colors import line_style
+from detrkit.measures import AP
+from detrkit.studies.study import Figures, Results, Study
+from detrkit.terminal import add_numbers, narrow_table
+
+_PANEL = (4.6, 3.9)  # inches
+_PANELS_IN_A_ROW = 3
+_COLORS = 10  # of matplotlib's own cycle
+
+
+def study_table(study: Study, results: Results) -> Table:
+    """For a terminal: the mean of all seeds, and each of them."""
+    table = narrow_table(study.title, study.claim)
+    table.add_column("", overflow="fold", min_width=12)
+    columns = shown_columns(study, results)
+    add_numbers(table, *(column.title for column in columns))
+    for name, runs in results.items():
+        table.add_row(name, *(column.text(runs) for column in columns))
+    return table
+
+
+def markdown_table(study: Study, results: Results) -> str:
+    """The same for a document."""
+    columns = shown_columns(study, results)
+    rows = [["", *(column.title for column in columns)], ["---"] * (1 + len(columns))]
+    rows += [[name, *(column.text(runs) for column in columns)] for name, runs in results.items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def shown_columns(study: Study, results: Results) -> list:  # type: ignore[type-arg]
+    """The columns of which any trial has a figure."""
+    return [column for column in study.columns if any(column.values(runs) for runs in results.values())]
+
+
+def draw_curves(study: Study, results: Results, target: Path) -> None:
+    """AP against epochs and against minutes, and the study's measures against epochs: the seeds' means thick, each seed thin.
+
+    Args:
+        study: whose results they are.
+        results: of its trials.
+        target: PNG file.
+    """
+    panels = ["epoch", "minutes", *study.panels]
+    rows = -(-len(panels) // _PANELS_IN_A_ROW)
+    columns = min(len(panels), _PANELS_IN_A_ROW)
+    legend_rows = -(-len(results) // columns)
+    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows + 0.25 * legend_rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for panel, each in zip(panels, axes, strict=False):
+        measure, against = (AP, panel) if isinstance(panel, str) else (panel, "epoch")
+        for number, (name, runs) in enumerate(results.items()):
+            _draw(each, [_points(run, measure.column, against) for run in runs], name, number)
+        each.set(xlabel=against, ylabel=measure.name)
+        each.grid(alpha=0.3)
+    for each in axes[len(panels) :]:
+        each.set_visible(False)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
+    figure.suptitle(study.title)
+    figure.savefig(target, dpi=110, facecolor="white")
+
+
+def _points(run: Figures, column: str, against: str) -> list[tuple[float, float]]:
+    """Where a measure stood after each epoch that has it."""
+    points, minutes = [], 0.0
+    for row in run["log"]:
+        minutes += row["seconds"] / 60
+        if column in row:
+            points.append((row["epoch"] if against == "epoch" else minutes, row[column]))
+    return points
+
+
+def _draw(axes: Axes, curves: Sequence[list[tuple[float, float]]], name: str, number: int) -> None:
+    if not all(curves):
+        axes.plot([], [], color=f"C{number % _COLORS}", label=name)
+        return
+    color, style = f"C{number % _COLORS}", line_style(number // _COLORS)
+    if len(curves) > 1:
+        for curve in curves:
+            axes.plot(*zip(*curve, strict=True), color=color, alpha=0.3, linewidth=0.9, linestyle=style)
+    means = [[statistics.fmean(values) for values in zip(*places, strict=True)] for places in zip(*curves, strict=False)]
+    axes.plot(*zip(*means, strict=True), color=color, linestyle=style, marker="." if len(means) == 1 else None, label=name)

@@ -1,0 +1,152 @@
+"""What a study is: detectors that are trained alike but for the thing in question, and what is shown of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detrkit.measures import Measure
+from detrkit.models.detector import Detector
+from detrkit.training.ground_truth import RunData
+from detrkit.training.module import TrainingModule
+
+Figures = dict[str, Any]  # what a trial leaves as JSON
+Results = dict[str, list[Figures]]  # of each trial, one for each seed
+# Makes of a new model what a trial is about; gets the folders of the trials that come before it, by name.
+Change = Callable[[TrainingModule, Mapping[str, Path]], None]
+Measurement = Callable[[Detector, RunData], Figures]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One detector of a study, trained once with each seed.
+
+    Attributes:
+        variant: a name in the catalog.
+        options: of training, besides those of the study.
+        change: what is changed in the model, its loss or its data before training; None for nothing.
+        after: trials that must have ended with the same seed, since `change` needs what they have learned.
+        measure: gives further figures of the trained model.
+        shown: whether it is in table and plots; False for what only prepares others.
+    """
+
+    variant: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    change: Change | None = None
+    after: tuple[str, ...] = ()
+    measure: Measurement | None = None
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a study's table.
+
+    Attributes:
+        title: above it.
+        value: of one trained detector; None where it has no such figure.
+        digits: behind the point.
+    """
+
+    title: str
+    value: Callable[[Figures], float | None]
+    digits: int = 3
+
+    def values(self, runs: Sequence[Figures]) -> list[float]:
+        """Of all seeds that have the figure."""
+        return [value for run in runs if (value := self.value(run)) is not None]
+
+    def text(self, runs: Sequence[Figures]) -> str:
+        """The mean, and with several seeds each of them."""
+        values = self.values(runs)
+        if not values:
+            return "-"
+        mean = f"{statistics.fmean(values):.{self.digits}f}"
+        return mean if len(values) == 1 else f"{mean} ({', '.join(f'{value:.{self.digits}f}' for value in values)})"
+
+
+def ap(name: str = "AP", title: str | None = None) -> Column:
+    """A figure of COCO's in the end.
+
+    Args:
+        name: of the figure.
+        title: another title than its name.
+    """
+    return Column(title or name, lambda run: run["figures"][name])
+
+
+def watched(measure: Measure, title: str | None = None) -> Column:
+    """A measure of `--watch convergence` in the last epoch that has it.
+
+    Args:
+        measure: of the log.
+        title: another title than its name.
+    """
+
+    def last(run: Figures) -> float | None:
+        return next((row[measure.column] for row in reversed(run["log"]) if measure.column in row), None)
+
+    return Column(title or measure.name, last)
+
+
+def further(name: str, title: str | None = None, *, digits: int = 3) -> Column:
+    """A figure that a trial's `measure` gave.
+
+    Args:
+        name: of the figure.
+        title: another title than its name.
+        digits: see `Column`.
+    """
+    return Column(title or name, lambda run: run.get("further", {}).get(name), digits)
+
+
+SMALLEST = Column("AP of the class with the smallest objects", lambda run: run["smallest"] and run["smallest"]["AP"])
+SECONDS = Column("seconds of training", lambda run: run["seconds"], 0)
+PLAIN_COLUMNS = (ap(), ap("AP50"), SECONDS)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, and the detectors that answer it.
+
+    Attributes:
+        title: of table and plot.
+        claim: what the paper says, with its place.
+        trials: by the name that tables and plots give them.
+        options: of training, the same for all.
+        columns: of the table.
+        panels: measures that are drawn against epochs, beside AP.
+        single_class: whether all objects count as the first class: detectors find objects long before they can tell them apart, so what is
+            about places can be seen in a fraction of the steps.
+        draw: draws more of what the trials left, into files of the folder; gets the study's results and the folder of each trial and seed.
+    """
+
+    title: str
+    claim: str
+    trials: Mapping[str, Trial]
+    options: Mapping[str, Any]
+    columns: tuple[Column, ...] = PLAIN_COLUMNS
+    panels: tuple[Measure, ...] = ()
+    single_class: bool = False
+    draw: Callable[[Results, Mapping[tuple[str, int], Path], Path], None] | None = None
+
+    def options_of(self, name: str, data: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The training options of a trial, but for its seed and folder; what is given precedes the study's own.
+
+        Args:
+            name: of the trial.
+            data: path of a data set, or "digits".
+            given: training options for all trials. A length replaces the study's.
+        """
+        trial = self.trials[name]
+        own = {**self.options, **trial.options}
+        if any(length in given for length in LENGTHS):
+            own = {option: value for option, value in own.items() if option not in LENGTHS}
+        settings = {**own.get("settings", {}), **given.get("settings", {})}
+        return {"variant": trial.variant, "data": data, **own, **given, **({"settings": settings} if settings else {})}
+
+
+LENGTHS = ("epochs", "steps", "minutes")

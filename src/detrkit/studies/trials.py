@@ -1,0 +1,115 @@
+"""The trials of a study with their seeds, each in a folder that other studies find again if they need the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detrkit.studies.study import Figures, Study, Trial
+
+FIGURES, JOB, LOG, RUN, TRIALS = "figures.json", "job.json", "log.txt", "run", "trials"
+FURTHER = "further"  # in the figures, what a trial's `measure` gave
+_DIGITS = 10  # of the hash in a folder's name
+# Paths: what they are called is what counts, since they lie elsewhere on another computer.
+_PATHS = ("data", "backbone_weights", "weights", "queries_from", "detector_from")
+_FREE = ("workers", "loggers", "checkpoint_minutes", "device")  # no figure depends on them but the speed
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """A trial with one seed.
+
+    Attributes:
+        name: of the trial in its study.
+        trial: what is trained.
+        seed: of it.
+        single_class: see `Study`.
+        options: of training.
+        folder: where it leaves its run and its figures.
+        after: those that come before it, by name.
+    """
+
+    name: str
+    trial: Trial
+    seed: int
+    single_class: bool
+    options: dict[str, Any]
+    folder: Path
+    after: Mapping[str, Seeded]
+
+    @property
+    def run(self) -> Path:
+        """The folder of its training."""
+        return self.folder / RUN
+
+    @property
+    def further(self) -> Path | None:
+        """The file with what its `measure` gives, which another study of the same training may not have asked for; None without one."""
+        return None if self.trial.measure is None else self.folder / f"{_called(self.trial.measure)}.json"
+
+    def figures(self) -> Figures | None:
+        """What it came to; None where it has not ended."""
+        found = read_figures(self.folder / FIGURES)
+        if found is None or self.further is None:
+            return found
+        further = read_figures(self.further)
+        return None if further is None else {**found, FURTHER: further}
+
+    def earlier(self) -> dict[str, Path]:
+        """The runs of those that come before it."""
+        return {name: each.run for name, each in self.after.items()}
+
+
+def read_figures(file: Path) -> Figures | None:
+    """Figures from a file; None where there are none, or where it was not written to its end."""
+    try:
+        found: Figures = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def seeded_trials(study: Study, data: str, seeds: int, given: Mapping[str, Any], output: Path) -> list[Seeded]:
+    """All trials with all seeds, seed by seed, each behind those that it comes after.
+
+    Args:
+        study: whose they are.
+        data: path of a data set, or "digits".
+        seeds: how many; they are 0, 1, ...
+        given: training options for all trials.
+        output: folder of all studies.
+    """
+    made: list[Seeded] = []
+    for seed in range(seeds):
+        of_seed: dict[str, Seeded] = {}
+        for name, trial in study.trials.items():
+            options = study.options_of(name, data, given)
+            after = {earlier: of_seed[earlier] for earlier in trial.after}
+            folder = output / TRIALS / f"{trial.variant}-{_identity(study, trial, options, after)}-{seed}"
+            of_seed[name] = Seeded(name, trial, seed, study.single_class, options, folder, after)
+        made += of_seed.values()
+    return made
+
+
+def _identity(study: Study, trial: Trial, options: Mapping[str, Any], after: Mapping[str, Seeded]) -> str:
+    """The same for trials that do the same."""
+    kept = {name: value for name, value in options.items() if name not in _FREE}
+    kept |= {name: Path(kept[name]).name for name in _PATHS if name in kept}
+    before = {name: each.folder.name.rpartition("-")[0] for name, each in after.items()}
+    content = [study.single_class, kept, _called(trial.change), before]
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def _called(function: Callable[..., object] | None) -> object:
+    """What a function is, and with which arguments."""
+    if function is None:
+        return None
+    if isinstance(function, partial):
+        return [_called(function.func), list(function.args), function.keywords]
+    return f"{function.__module__.removeprefix(f'{__package__}.')}.{function.__qualname__}"
