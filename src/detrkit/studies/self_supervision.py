@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from torchvision.ops import box_convert, roi_align
 
 from detrkit.data import Sample, TrainingData
 from detrkit.models.detector import EncoderDecoder
-from detrkit.structures import ImageBatch, Memory, Queries, Target
+from detrkit.structures import Memory, Queries, Target
 from detrkit.studies.matching import LONG
 from detrkit.studies.setting import SAME, WATCHED, dense
 from detrkit.studies.study import Study, Trial
@@ -59,12 +60,12 @@ class PatchQueries(nn.Module):
         self.plain, self.projection = plain, nn.Linear(channels, width)
         self._features: Tensor | None = None
 
-    def look(self, model: EncoderDecoder, arguments: tuple[ImageBatch, Sequence[Target]] | tuple[ImageBatch]) -> None:
-        """Looks at the patches of a batch, before the detector sees the images; without targets there are none."""
+    def look(self, model: EncoderDecoder, arguments: Sequence[Any]) -> None:
+        """Looks at the patches of a batch, before the detector sees the images; the arguments are those of its forward."""
         self._features = None
-        if len(arguments) == 1:
+        batch, targets = (*arguments, None)[:2]
+        if targets is None:
             return
-        batch, targets = arguments
         height, width = batch.pixels.shape[-2:]
         scale = batch.pixels.new_tensor([width, height, width, height])
         corners = [box_convert(target.boxes_cxcywh, "cxcywh", "xyxy") * scale for target in targets]
@@ -90,7 +91,7 @@ def find_patches(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  
     module.learn_from(PatchData(data.dataset, data.transform, data.seed, mixed_epochs=data.mixed_epochs))
     source = PatchQueries(model.query_source, channels=model.backbone.channels[-1], width=SAME["width"])
     model.query_source = source
-    model.register_forward_pre_hook(source.look)  # type: ignore[arg-type]
+    model.register_forward_pre_hook(source.look)
 
 
 def start_from_patches(module: TrainingModule, earlier: Mapping[str, Path], *, patches: str) -> None:
