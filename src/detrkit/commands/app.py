@@ -34,6 +34,11 @@ app.command(
     "Exit code 0: every run is finished. 1: some failed, as the table says. 2: the comparison cannot begin.",
     usage="Usage: detrkit compare --data PATH [OPTIONS] CONTESTANTS...",
 )
+app.command(
+    "detrkit.commands.study:study",
+    help="Remake an experiment of the papers: train what it compares, and show what comes out. Without NAME: list the studies.",
+    usage="Usage: detrkit study [NAME] [OPTIONS]",
+)
 app.command("detrkit.commands.evaluate:evaluate", help="COCO figures for a model or a result file.")
 app.command(
     "detrkit.commands.predict:predict",

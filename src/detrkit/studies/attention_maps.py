@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy.stats import spearmanr
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from detrkit.evaluation.runner import loader_of
@@ -18,6 +18,7 @@ from detrkit.layers.attention import MultiHeadAttention, split_heads
 from detrkit.models.conditional_detr import CrossAttention
 from detrkit.models.detector import Detector, EncoderDecoder
 from detrkit.structures import ImageBatch
+from detrkit.studies.parts import decoder_layers
 from detrkit.studies.process import detector_of
 from detrkit.studies.setting import WATCHED, dense
 from detrkit.studies.study import PLAIN_COLUMNS, Figures, Results, Study, Trial, further
@@ -41,13 +42,14 @@ def maps_of(model: EncoderDecoder, batch: ImageBatch) -> tuple[Tensor, Tensor, T
     Returns:
         (B, Q, side, side) maps that sum to 1; (B, Q, 4) the boxes cxcywh; (B, Q) the best scores.
     """
-    attention = model.get_submodule("decoder").layers[-1].cross_attention  # type: ignore[union-attr]
+    attention: nn.Module = decoder_layers(model)[-1].cross_attention
     seen: list[Any] = []
-    handle = attention.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))  # type: ignore[operator]
+    handle = attention.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
     stages = model.stages(batch)
     handle.remove()
     width = stages.queries.content.shape[-1]
-    grid = model.get_submodule("neck").position_encoding(torch.zeros(1, width, _SIDE, _SIDE), None)  # type: ignore[operator, union-attr]
+    encoding = model.get_submodule("neck.position_encoding")
+    grid = encoding(torch.zeros(1, width, _SIDE, _SIDE), None)
     codes = grid.flatten(2).transpose(1, 2)  # (1, cells, D)
     if isinstance(attention, CrossAttention):
         spatial = seen[0][2]
@@ -104,11 +106,13 @@ def spread_of(maps: Tensor) -> Tensor:
     rows = (torch.arange(height) + 0.5) / height
     columns = (torch.arange(width) + 0.5) / width
     of_rows, of_columns = maps.sum(2), maps.sum(1)  # (N, h), (N, w)
-    variance = 0.0
-    for masses, places in ((of_rows, rows), (of_columns, columns)):
-        center = (masses * places).sum(1, keepdim=True)
-        variance = variance + (masses * (places - center) ** 2).sum(1)
-    return torch.as_tensor(variance).sqrt()
+    return (_variance(of_rows, rows) + _variance(of_columns, columns)).sqrt()
+
+
+def _variance(masses: Tensor, places: Tensor) -> Tensor:
+    """(N,) of places (n,) with masses (N, n)."""
+    center = (masses * places).sum(1, keepdim=True)
+    return (masses * (places - center) ** 2).sum(1)
 
 
 def draw(results: Results, folders: Mapping[tuple[str, int], Path], target: Path) -> None:

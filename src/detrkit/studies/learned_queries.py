@@ -1,8 +1,7 @@
-"""Is it learning the queries that takes so long? (Liu et al. 2022, DAB-DETR, arXiv:2201.12329, section 3 and figure 1.)"""
+"""Is it learning the queries that takes so long? See Liu et al. 2022 (DAB-DETR, arXiv:2201.12329), section 3 and figure 1."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,19 +16,16 @@ from detrkit.training.run_folder import RunFolder
 _PART = "query_source"
 
 
-def take_queries(module: TrainingModule, earlier: Mapping[str, Path], *, trained: str, frozen: bool) -> None:
-    """Starts with the queries of an earlier trial's detector; everything else starts from random numbers.
+def take_queries(module: TrainingModule, trained: Path, *, frozen: bool) -> None:
+    """Starts with the queries of an earlier run's detector; everything else starts from random numbers.
 
     Args:
         module: of a new run.
-        earlier: folders of earlier trials.
-        trained: the name of the trial.
+        trained: folder of the earlier run.
         frozen: whether the queries stay as they are.
     """
-    weights = load_file(RunFolder(earlier[trained]).last)
-    own = {
-        name.removeprefix(f"{_PART}."): value for name, value in weights.items() if name.startswith(f"{_PART}.")
-    }
+    weights = load_file(RunFolder(trained).last)
+    own = {name.removeprefix(f"{_PART}."): value for name, value in weights.items() if name.startswith(f"{_PART}.")}
     source = module.model.get_submodule(_PART)
     source.load_state_dict(own)
     source.requires_grad_(not frozen)
@@ -37,12 +33,13 @@ def take_queries(module: TrainingModule, earlier: Mapping[str, Path], *, trained
 
 def _of(variant: str, name: str) -> dict[str, Trial]:
     trained = f"{name}, twice as long"
-    taken = partial(take_queries, trained=trained)
     return {
         name: Trial(variant, dense()),
         trained: Trial(variant, {**dense(), **LONG}),
-        f"{name}, trained queries": Trial(variant, dense(), partial(taken, frozen=False), after=(trained,)),
-        f"{name}, trained queries, frozen": Trial(variant, dense(), partial(taken, frozen=True), after=(trained,)),
+        f"{name}, trained queries": Trial(variant, dense(), partial(take_queries, frozen=False), after=(trained,)),
+        f"{name}, trained queries, frozen": Trial(
+            variant, dense(), partial(take_queries, frozen=True), after=(trained,)
+        ),
     }
 
 

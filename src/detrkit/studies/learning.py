@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def learn(
     seed: int,
     single_class: bool,
     folder: Path,
-    earlier: Mapping[str, Path],
+    earlier: Sequence[Path],
     console: Console,
 ) -> Figures:
     """Trains a trial's detector in a run folder, whose checkpoints hold the model as the trial has changed it.
@@ -41,7 +41,7 @@ def learn(
         seed: of weights and order.
         single_class: see `Study`.
         folder: is created.
-        earlier: folders of the trials that come before, by name.
+        earlier: folders of the runs of the trials that come before.
         console: shows progress.
 
     Returns:
@@ -52,7 +52,7 @@ def learn(
         fit_to_time(module, data.validation)
         module = module_of(module.model, module.options, data.training, module.schedule, module.processes)
     if trial.change is not None:
-        trial.change(module, earlier)
+        trial.change(module, *earlier)
     run = create(module.options, data.training)
     fit(module, run, data, console, None)
     rows = read_log(run.log)
@@ -61,7 +61,6 @@ def learn(
         "figures": {} if evaluation is None else evaluation.figures,
         "smallest": None if evaluation is None else _smallest_class(evaluation, data),
         "steps": int(rows[-1]["step"]),
-        "seconds": sum(row["seconds"] for row in rows),
         "log": rows,
     }
 
@@ -88,12 +87,18 @@ def made(
 
 
 def trained(
-    trial: Trial, options: Mapping[str, Any], *, seed: int, single_class: bool, folder: Path, earlier: Mapping[str, Path]
+    trial: Trial,
+    options: Mapping[str, Any],
+    *,
+    seed: int,
+    single_class: bool,
+    folder: Path,
+    earlier: Sequence[Path],
 ) -> tuple[Detector, RunData]:
     """A trial's detector as it was after its last epoch, in eval mode, and its data; arguments as for `learn`."""
     module, data = made(options, seed=seed, single_class=single_class)
     if trial.change is not None:
-        trial.change(module, earlier)
+        trial.change(module, *earlier)
     module.model.load_state_dict(load_file(RunFolder(folder).last))
     return module.model.eval(), data
 

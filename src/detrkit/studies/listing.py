@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from detrkit.errors import OptionError, closest
+from detrkit.errors import ConfigurationError, closest
 
 if TYPE_CHECKING:
     from detrkit.studies.study import Study
@@ -27,13 +27,22 @@ STUDIES = {
 }
 
 
+def check_study(name: str) -> None:
+    """Refuses names of no study.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    if name not in STUDIES:
+        raise ConfigurationError(f"there is no study '{name}': {closest(name, STUDIES)}")
+
+
 def find_study(name: str) -> Study:
     """The study of this name.
 
     Raises:
-        OptionError: there is none.
+        ConfigurationError: there is none.
     """
-    if name not in STUDIES:
-        raise OptionError(f"there is no study '{name}': {closest(name, STUDIES)}", "name")
+    check_study(name)
     module = importlib.import_module(f"detrkit.studies.{name.replace('-', '_')}")
     return module.STUDY  # type: ignore[no-any-return]

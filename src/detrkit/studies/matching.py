@@ -1,4 +1,4 @@
-"""Is it changing matches that slow DETR down? (Sun et al. 2021, TSP, arXiv:2011.10881, section 3.1, figures 3 and 4.)
+"""Is it changing matches that slow DETR down? See Sun et al. 2021 (TSP, arXiv:2011.10881), section 3.1, figures 3 and 4.
 
 A detector learns with the matching of another one that is trained already: each object belongs to the query that finds it there, in every
 layer and from the first step on. Only what queries are matched to is fixed; weights start from random numbers.
@@ -6,10 +6,10 @@ layer and from the first step on. Only what queries are matched to is fixed; wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -57,21 +57,20 @@ class TaughtMatcher:
         return self.matcher.task(taught, targets, warn=warn)
 
 
-def learn_matches(module: TrainingModule, earlier: Mapping[str, Path], *, teacher: str) -> None:
-    """Trains with the matches of an earlier trial's detector.
+def learn_matches(module: TrainingModule, teacher: Path) -> None:
+    """Trains with the matches of an earlier run's detector.
 
     Args:
         module: of a new run.
-        earlier: folders of earlier trials.
-        teacher: the name of the trial.
+        teacher: folder of the earlier run.
     """
     card = module.model.card
     settings = {name: value for name, value in card.config.items() if name != "class_count"}
     trained = build(card.variant, classes=card.categories, preprocessing=card.preprocessing, **settings)
-    trained.load_state_dict(load_file(RunFolder(earlier[teacher]).last))
-    matcher = TaughtMatcher(module.criterion.matcher, trained.requires_grad_(False))  # type: ignore[attr-defined]
-    module.criterion.matcher = matcher  # type: ignore[attr-defined]
-    module.model.register_forward_pre_hook(matcher.look)  # type: ignore[arg-type]
+    trained.load_state_dict(load_file(RunFolder(teacher).last))
+    criterion: Any = module.criterion
+    criterion.matcher = TaughtMatcher(criterion.matcher, trained.requires_grad_(False))
+    module.model.register_forward_pre_hook(criterion.matcher.look)
 
 
 def _of(variant: str, name: str) -> dict[str, Trial]:
@@ -79,9 +78,7 @@ def _of(variant: str, name: str) -> dict[str, Trial]:
     return {
         name: Trial(variant, dense()),
         teacher: Trial(variant, {**dense(), **LONG}),
-        f"{name}, matches of the trained one": Trial(
-            variant, dense(), partial(learn_matches, teacher=teacher), after=(teacher,)
-        ),
+        f"{name}, matches of the trained one": Trial(variant, dense(), learn_matches, after=(teacher,)),
     }
 
 

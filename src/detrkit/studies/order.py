@@ -6,8 +6,6 @@ weights, each query gets the same vector: this attention cannot tell queries any
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from detrkit.evaluation.runner import loader_of
 from detrkit.models.detector import Detector, EncoderDecoder
+from detrkit.studies.parts import decoder_layers
 from detrkit.studies.setting import WATCHED, dense
 from detrkit.studies.study import PLAIN_COLUMNS, Figures, Study, Trial, further
 from detrkit.training.ground_truth import RunData
@@ -32,9 +31,9 @@ class NoAttention(nn.Module):
         return torch.zeros_like(content)
 
 
-def without_first_self_attention(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+def without_first_self_attention(module: TrainingModule) -> None:
     """Leaves out attention among queries in the first decoder layer."""
-    module.model.get_submodule("decoder").layers[0].self_attention = NoAttention()  # type: ignore[union-attr]
+    decoder_layers(module.model)[0].self_attention = NoAttention()
 
 
 @torch.no_grad()
@@ -52,9 +51,9 @@ def look(model: Detector, data: RunData) -> Figures:
     assert isinstance(model, EncoderDecoder)
     assert data.validation is not None
     model.eval()
-    first = model.get_submodule("decoder").layers[0].self_attention  # type: ignore[union-attr]
+    first: nn.Module = decoder_layers(model)[0].self_attention
     added: list[Tensor] = []
-    handle = first.register_forward_hook(lambda *arguments: added.append(arguments[2]))  # type: ignore[operator]
+    handle = first.register_forward_hook(lambda *arguments: added.append(arguments[2]))
     ((batch, _),) = loader_of(model, data.validation, batch_size=_IMAGES, workers=0, images=range(_IMAGES))
     plain = model(batch)
     handle.remove()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.layers.attention import padding_mask
-from detrkit.layers.transformer import Encoder, EncoderLayer
+from detrkit.layers.transformer import Encoder, EncoderLayer, add_position
 from detrkit.structures import Memory
-from detrkit.studies.setting import OPTIONS, SAME, dense
+from detrkit.studies.parts import width_of
+from detrkit.studies.setting import OPTIONS, dense
 from detrkit.studies.study import Study, Trial
 from detrkit.training.module import TrainingModule
 
@@ -47,7 +46,7 @@ class KeyPositionLayer(EncoderLayer):
 
     def forward(self, tokens: Tensor, positions: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """See `EncoderLayer.forward`."""
-        attended = self.attention(tokens, tokens + positions, tokens, mask)
+        attended = self.attention(tokens, add_position(tokens, positions), tokens, mask)
         return self.feed_forward(self.norm(tokens + self.dropout(attended)))  # type: ignore[no-any-return]
 
 
@@ -75,13 +74,12 @@ class ConvolutionLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.convolution = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.side = 0  # of the map, in cells; set by `ConvolutionEncoder`
-        nn.init.zeros_(self.convolution.weight)
-        nn.init.zeros_(self.convolution.bias)
+        for parameter in self.convolution.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor, positions: Tensor | None, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
         """(B, S, D) to (B, S, D); `size` is that of the map in cells."""
-        cells = tokens.transpose(1, 2).unflatten(2, size)
+        cells = torch.unflatten(tokens.transpose(1, 2), 2, size)
         tokens = tokens + self.convolution(cells).flatten(2).transpose(1, 2)
         return self.layer(tokens, positions, mask)  # type: ignore[no-any-return]
 
@@ -97,37 +95,37 @@ class ConvolutionEncoder(Encoder):
         return replace(memory, tokens=tokens)
 
 
-def learned(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+def learned(module: TrainingModule) -> None:
     """Learned codes instead of sines."""
-    module.model.get_submodule("neck").position_encoding = LearnedPositions(SAME["width"])
+    module.model.get_submodule("neck").position_encoding = LearnedPositions(width_of(module.model))
 
 
-def none(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+def none(module: TrainingModule) -> None:
     """No codes of cells; queries keep theirs."""
     module.model.get_submodule("neck").position_encoding = NoPositions()
 
 
-def keys_only(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+def keys_only(module: TrainingModule) -> None:
     """In the encoder, codes are added to keys alone; in the decoder it is so anyway."""
     for layer in _encoder(module).layers:
         layer.__class__ = KeyPositionLayer
 
 
-def once(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+def once(module: TrainingModule) -> None:
     """Codes are added to the tokens once."""
     _encoder(module).__class__ = OnceEncoder
 
 
-def convolution_instead(module: TrainingModule, earlier: Mapping[str, Path]) -> None:
+def convolution_instead(module: TrainingModule) -> None:
     """No codes, but a convolution in each encoder layer."""
-    none(module, earlier)
-    convolution_besides(module, earlier)
+    none(module)
+    convolution_besides(module)
 
 
-def convolution_besides(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+def convolution_besides(module: TrainingModule) -> None:
     """A convolution in each encoder layer, besides the codes."""
     encoder = _encoder(module)
-    encoder.layers = nn.ModuleList(ConvolutionLayer(layer, SAME["width"]) for layer in encoder.layers)
+    encoder.layers = nn.ModuleList(ConvolutionLayer(layer, width_of(module.model)) for layer in encoder.layers)
     encoder.__class__ = ConvolutionEncoder
 
 

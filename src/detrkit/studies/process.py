@@ -58,7 +58,7 @@ def _of_training(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = job["options"]
     if "settings" in options:
         options["settings"] = {name: frozen(value) for name, value in options["settings"].items()}
-    earlier = {name: Path(path) for name, path in job["earlier"].items()}
+    earlier = [Path(path) for path in job["earlier"]]
     return {
         "seed": job["seed"],
         "single_class": job["single_class"],

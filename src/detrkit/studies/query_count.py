@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -46,7 +44,8 @@ class FunnelDecoder(ConditionalDecoder):
         assert isinstance(heads, DetectionHeads)
         assert queries.references is not None
         assert queries.position is not None
-        trail, content, states = ReferenceTrail(queries.references, epsilon=EPSILON), queries.content, []
+        trail, content = ReferenceTrail(queries.references, epsilon=EPSILON), queries.content
+        states: list[Tensor] = []
         spatial = reference_code(queries.references, width=content.shape[-1]).to(content.dtype)  # (B, Q, D)
         for index, layer in enumerate(self.layers):
             if index > 0:
@@ -62,7 +61,7 @@ class FunnelDecoder(ConditionalDecoder):
         return Decoded(torch.stack(states), trail.base_logits(), trail.references())
 
 
-def funnel(module: TrainingModule, earlier: Mapping[str, Path], *, counts: tuple[int, ...]) -> None:  # noqa: ARG001
+def funnel(module: TrainingModule, *, counts: tuple[int, ...]) -> None:
     """Gives every layer its number of queries; weights are those that the model has."""
     decoder = module.model.get_submodule("decoder")
     assert isinstance(decoder, ConditionalDecoder)

@@ -56,7 +56,6 @@ def run_study(
     *,
     seeds: int = 3,
     jobs: int | None = None,
-    output: str | Path | None = None,
     console: Console | None = None,
     **options: Unpack[TrainingKeywords],
 ) -> StudyResult:
@@ -67,15 +66,14 @@ def run_study(
         data: a data set's folder or annotation file, or "digits", which the studies' own options are made for.
         seeds: trainings of each trial, with the seeds 0, 1, ...
         jobs: trials at once, one thread each; None takes as many as there are processors.
-        output: folder of all studies, which share trials; None means `runs/studies`.
         console: shows progress; None means the terminal.
-        **options: of training, for all trials instead of the study's.
+        **options: of training, for all trials instead of the study's; but `output` is the folder of all studies, which share trials (`runs/studies`).
 
     Returns:
         Figures, and the folder with table and plots.
 
     Raises:
-        OptionError: an unknown study, or an impossible number.
+        ConfigurationError: an unknown study, or an impossible number or option.
         OutputError: the folder cannot be written.
     """
     study = find_study(name)
@@ -83,7 +81,7 @@ def run_study(
         if value < 1:
             raise OptionError(f"{option} must be at least 1, not {value}", option)
     console = console or terminal()
-    root = expanded(_DEFAULT_OUTPUT if output is None else output)
+    root = expanded(options.pop("output", None) or _DEFAULT_OUTPUT)
     folder = root / name
     prepare_folder(folder)
     given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
@@ -151,9 +149,7 @@ class _Queue:
 
     def _ready(self) -> list[Seeded]:
         """Those that need not wait, one of each folder: two names may stand for the same."""
-        ready = [
-            each for each in self.waiting if all(before.figures() is not None for before in each.after.values())
-        ]
+        ready = [each for each in self.waiting if all(before.figures() is not None for before in each.after.values())]
         return list({each.folder: each for each in reversed(ready)}.values())[::-1]
 
     def _give_up(self) -> None:
@@ -170,7 +166,7 @@ class _Queue:
         figures = trial.figures()
         assert figures is not None
         ap = f"AP {figures['figures']['AP']:.3f}" if figures["figures"] else "done"
-        time = duration(figures["seconds"])
+        time = duration(sum(row["seconds"] for row in figures["log"]))
         self.console.print(
             f"{trial.name}, seed {trial.seed}: {ap} after {time}, {len(self.waiting)} to come", markup=False
         )
@@ -205,6 +201,6 @@ def _job(study: str, trial: Seeded) -> Mapping[str, Any]:
         "seed": trial.seed,
         "single_class": trial.single_class,
         "options": trial.options,
-        "earlier": {name: str(path) for name, path in trial.earlier().items()},
+        "earlier": [str(each.run) for each in trial.after.values()],
         "further": None if trial.further is None else trial.further.name,
     }

@@ -7,9 +7,8 @@ numbers and learns as well, and features are not reconstructed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from detrkit.data import Sample, TrainingData
 from detrkit.models.detector import EncoderDecoder
 from detrkit.structures import Memory, Queries, Target
 from detrkit.studies.matching import LONG
-from detrkit.studies.setting import SAME, WATCHED, dense
+from detrkit.studies.parts import width_of
+from detrkit.studies.setting import WATCHED, dense
 from detrkit.studies.study import Study, Trial
 from detrkit.training.module import TrainingModule
 from detrkit.training.run_folder import RunFolder
@@ -84,25 +84,24 @@ class PatchQueries(nn.Module):
         return replace(queries, content=content, mask=(group[:, None] == group)[None, None])
 
 
-def find_patches(module: TrainingModule, earlier: Mapping[str, Path]) -> None:  # noqa: ARG001
+def find_patches(module: TrainingModule) -> None:
     """The detector has to find patches instead of objects."""
     model, data = module.model, module.data
     assert isinstance(model, EncoderDecoder)
     module.learn_from(PatchData(data.dataset, data.transform, data.seed, mixed_epochs=data.mixed_epochs))
-    source = PatchQueries(model.query_source, channels=model.backbone.channels[-1], width=SAME["width"])
+    source = PatchQueries(model.query_source, channels=model.backbone.channels[-1], width=width_of(model))
     model.query_source = source
     model.register_forward_pre_hook(source.look)
 
 
-def start_from_patches(module: TrainingModule, earlier: Mapping[str, Path], *, patches: str) -> None:
-    """Starts with what an earlier trial has learned from patches.
+def start_from_patches(module: TrainingModule, patches: Path) -> None:
+    """Starts with what an earlier run has learned from patches.
 
     Args:
         module: of a new run.
-        earlier: folders of earlier trials.
-        patches: the name of the trial.
+        patches: folder of the earlier run.
     """
-    weights = load_file(RunFolder(earlier[patches]).last)
+    weights = load_file(RunFolder(patches).last)
     kept = {
         name.replace("query_source.plain.", "query_source."): value
         for name, value in weights.items()
@@ -120,9 +119,7 @@ STUDY = Study(
         _PATCHES_FIRST: Trial("detr-compact", dense(), find_patches, shown=False),
         "DETR": Trial("detr-compact", dense()),
         "DETR, twice as long": Trial("detr-compact", {**dense(), **LONG}),
-        "DETR after finding patches": Trial(
-            "detr-compact", dense(), partial(start_from_patches, patches=_PATCHES_FIRST), after=(_PATCHES_FIRST,)
-        ),
+        "DETR after finding patches": Trial("detr-compact", dense(), start_from_patches, after=(_PATCHES_FIRST,)),
     },
     options={**WATCHED, "epochs": 4},
     single_class=True,

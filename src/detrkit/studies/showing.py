@@ -12,7 +12,7 @@ from rich.table import Table
 
 from detrkit.evaluation.report.colors import line_style
 from detrkit.measures import AP
-from detrkit.studies.study import Figures, Results, Study
+from detrkit.studies.study import Column, Figures, Results, Study, seconds_a_step
 from detrkit.terminal import add_numbers, narrow_table
 
 _PANEL = (4.6, 3.9)  # inches
@@ -39,7 +39,7 @@ def markdown_table(study: Study, results: Results) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def shown_columns(study: Study, results: Results) -> list:  # type: ignore[type-arg]
+def shown_columns(study: Study, results: Results) -> list[Column]:
     """The columns of which any trial has a figure."""
     return [column for column in study.columns if any(column.values(runs) for runs in results.values())]
 
@@ -52,14 +52,13 @@ def draw_curves(study: Study, results: Results, target: Path) -> None:
         results: of its trials.
         target: PNG file.
     """
-    panels = ["epoch", "minutes", *study.panels]
+    panels = [(AP, "epoch"), (AP, "minutes"), *((measure, "epoch") for measure in study.panels)]
     rows = -(-len(panels) // _PANELS_IN_A_ROW)
     columns = min(len(panels), _PANELS_IN_A_ROW)
     legend_rows = -(-len(results) // columns)
     figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows + 0.25 * legend_rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel, each in zip(panels, axes, strict=False):
-        measure, against = (AP, panel) if isinstance(panel, str) else (panel, "epoch")
+    for (measure, against), each in zip(panels, axes, strict=False):
         for number, (name, runs) in enumerate(results.items()):
             _draw(each, [_points(run, measure.column, against) for run in runs], name, number)
         each.set(xlabel=against, ylabel=measure.name)
@@ -74,12 +73,12 @@ def draw_curves(study: Study, results: Results, target: Path) -> None:
 
 def _points(run: Figures, column: str, against: str) -> list[tuple[float, float]]:
     """Where a measure stood after each epoch that has it."""
-    points, minutes = [], 0.0
-    for row in run["log"]:
-        minutes += row["seconds"] / 60
-        if column in row:
-            points.append((row["epoch"] if against == "epoch" else minutes, row[column]))
-    return points
+    minutes_a_step = seconds_a_step(run) / 60
+    return [
+        (row["epoch"] if against == "epoch" else row["step"] * minutes_a_step, row[column])
+        for row in run["log"]
+        if column in row
+    ]
 
 
 def _draw(axes: Axes, curves: Sequence[list[tuple[float, float]]], name: str, number: int) -> None:
@@ -90,5 +89,9 @@ def _draw(axes: Axes, curves: Sequence[list[tuple[float, float]]], name: str, nu
     if len(curves) > 1:
         for curve in curves:
             axes.plot(*zip(*curve, strict=True), color=color, alpha=0.3, linewidth=0.9, linestyle=style)
-    means = [[statistics.fmean(values) for values in zip(*places, strict=True)] for places in zip(*curves, strict=False)]
-    axes.plot(*zip(*means, strict=True), color=color, linestyle=style, marker="." if len(means) == 1 else None, label=name)
+    means = [
+        [statistics.fmean(values) for values in zip(*places, strict=True)] for places in zip(*curves, strict=False)
+    ]
+    axes.plot(
+        *zip(*means, strict=True), color=color, linestyle=style, marker="." if len(means) == 1 else None, label=name
+    )

@@ -5,18 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from detrkit.measures import Measure
 from detrkit.models.detector import Detector
 from detrkit.training.ground_truth import RunData
-from detrkit.training.module import TrainingModule
 
 Figures = dict[str, Any]  # what a trial leaves as JSON
 Results = dict[str, list[Figures]]  # of each trial, one for each seed
-# Makes of a new model what a trial is about; gets the folders of the trials that come before it, by name.
-Change = Callable[[TrainingModule, Mapping[str, Path]], None]
+# Makes of a new run what a trial is about; gets the run, and the folders of the trials that come before it.
+Change = Callable[..., None]
 Measurement = Callable[[Detector, RunData], Figures]
 
 
@@ -27,8 +27,9 @@ class Trial:
     Attributes:
         variant: a name in the catalog.
         options: of training, besides those of the study.
-        change: what is changed in the model, its loss or its data before training; None for nothing.
-        after: trials that must have ended with the same seed, since `change` needs what they have learned.
+        change: changes the model, the loss or the data of a `TrainingModule` before training; None for nothing.
+        after: trials that must have ended with the same seed, since `change` needs what they have learned: it gets the folders of their runs, in
+            this order.
         measure: gives further figures of the trained model.
         shown: whether it is in table and plots; False for what only prepares others.
     """
@@ -104,7 +105,16 @@ def further(name: str, title: str | None = None, *, digits: int = 3) -> Column:
 
 
 SMALLEST = Column("AP of the class with the smallest objects", lambda run: run["smallest"] and run["smallest"]["AP"])
-SECONDS = Column("seconds of training", lambda run: run["seconds"], 0)
+
+
+def seconds_a_step(run: Figures) -> float:
+    """Of the quickest epoch: other work on the computer slows some epochs down."""
+    steps = [0.0, *(row["step"] for row in run["log"])]
+    pairs = zip(run["log"], pairwise(steps), strict=True)
+    return min(float(row["seconds"]) / float(after - before) for row, (before, after) in pairs)
+
+
+SECONDS = Column("seconds", lambda run: run["steps"] * seconds_a_step(run), 0)
 PLAIN_COLUMNS = (ap(), ap("AP50"), SECONDS)
 
 

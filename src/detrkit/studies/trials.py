@@ -60,10 +60,6 @@ class Seeded:
         further = read_figures(self.further)
         return None if further is None else {**found, FURTHER: further}
 
-    def earlier(self) -> dict[str, Path]:
-        """The runs of those that come before it."""
-        return {name: each.run for name, each in self.after.items()}
-
 
 def read_figures(file: Path) -> Figures | None:
     """Figures from a file; None where there are none, or where it was not written to its end."""

@@ -1,0 +1,87 @@
+"""Options, columns and curves of a study."""
+
+from __future__ import annotations
+
+import pytest
+
+from detrkit.errors import ConfigurationError
+from detrkit.measures import ATTENTION_SPARSITY
+from detrkit.models.catalog import CATALOG
+from detrkit.studies import STUDIES, find_study
+from detrkit.studies.study import PLAIN_COLUMNS, Column, Study, Trial, ap, further, seconds_a_step, watched
+from detrkit.training.run import new_options
+
+RUN = {
+    "figures": {"AP": 0.25, "AP50": 0.5},
+    "steps": 25,
+    "log": [
+        {"epoch": 1.0, "step": 10.0, "seconds": 20.0, "attention_sparsity": -3.0},
+        {"epoch": 2.0, "step": 20.0, "seconds": 5.0, "attention_sparsity": -2.0},
+        {"epoch": 3.0, "step": 25.0, "seconds": 10.0},
+    ],
+}
+
+
+def study(**options: object) -> Study:
+    trial = Trial("detr-compact", {"settings": {"queries": 10, "width": 64}, "lr": 1e-3})
+    return Study("title", "claim", {"DETR": trial}, {"epochs": 4, "lr": 1e-4, **options})
+
+
+class TestOptions:
+    def test_a_trial_precedes_its_study_and_the_command_precedes_both(self) -> None:
+        own = study(batch_size=16).options_of("DETR", "digits", {})
+        assert own == {
+            "variant": "detr-compact",
+            "data": "digits",
+            "epochs": 4,
+            "lr": 1e-3,
+            "batch_size": 16,
+            "settings": {"queries": 10, "width": 64},
+        }
+        given = study(batch_size=16).options_of("DETR", "digits", {"batch_size": 4, "settings": {"queries": 20}})
+        assert given["batch_size"] == 4
+        assert given["settings"] == {"queries": 20, "width": 64}
+
+    @pytest.mark.parametrize("length", [{"steps": 5}, {"minutes": 2.0}, {"epochs": 1}])
+    def test_a_length_that_is_given_replaces_the_studys(self, length: dict[str, float]) -> None:
+        chosen = study().options_of("DETR", "digits", length)
+        assert {name: chosen[name] for name in ("epochs", "steps", "minutes") if name in chosen} == length
+
+
+class TestColumns:
+    def test_one_seed_gives_its_figure_and_several_the_mean_of_all(self) -> None:
+        other = {**RUN, "figures": {"AP": 0.35}}
+        assert ap().text([RUN]) == "0.250"
+        assert ap().text([RUN, other]) == "0.300 (0.250, 0.350)"
+
+    def test_the_last_epoch_that_has_a_measure_counts(self) -> None:
+        assert watched(ATTENTION_SPARSITY).text([RUN]) == "-2.000"
+
+    def test_figures_that_are_missing_are_a_dash(self) -> None:
+        assert further("modes").text([RUN]) == "-"
+        assert further("modes", digits=1).text([{**RUN, "further": {"modes": 2}}]) == "2.0"
+
+    def test_seconds_are_those_of_the_quickest_epoch(self) -> None:
+        assert seconds_a_step(RUN) == pytest.approx(0.5)
+        (seconds,) = (column for column in PLAIN_COLUMNS if column.title == "seconds")
+        assert seconds.text([RUN]) == "12"
+
+    def test_digits(self) -> None:
+        assert Column("x", lambda _: 1.23456, 1).text([RUN]) == "1.2"
+
+
+class TestListing:
+    @pytest.mark.parametrize("name", STUDIES)
+    def test_every_study_can_be_trained(self, name: str) -> None:
+        found = find_study(name)
+        places = list(found.trials)
+        for place, (trial_name, trial) in enumerate(found.trials.items()):
+            assert trial.variant in CATALOG
+            assert set(trial.after) <= set(places[:place])
+            options = found.options_of(trial_name, "digits", {})
+            given = {option: value for option, value in options.items() if option not in ("variant", "data")}
+            new_options(trial.variant, "digits", given)  # refuses what cannot be
+
+    def test_an_unknown_study_names_the_closest(self) -> None:
+        with pytest.raises(ConfigurationError, match="there is no study 'matchin': did you mean 'matching'"):
+            find_study("matchin")

@@ -1,0 +1,85 @@
+"""Which trainings studies share, and where they lie."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+from detrkit.studies import find_study
+from detrkit.studies.study import Study, Trial
+from detrkit.studies.trials import FIGURES, Seeded, seeded_trials
+
+
+def folders(study: Study, given: dict[str, object] | None = None, data: str = "digits") -> dict[tuple[str, int], str]:
+    found = seeded_trials(study, data, 2, given or {}, Path("studies"))
+    return {(each.name, each.seed): each.folder.name for each in found}
+
+
+def change(module: object) -> None:
+    """Nothing."""
+
+
+def other_change(module: object, earlier: object, *, frozen: bool = False) -> None:
+    """Nothing."""
+
+
+def study(**trials: Trial) -> Study:
+    return Study("title", "claim", trials, {"epochs": 4})
+
+
+class TestSharing:
+    def test_studies_share_what_they_have_in_common(self) -> None:
+        matching, queries = folders(find_study("matching")), folders(find_study("learned-queries"))
+        for name in ("DETR", "DETR, twice as long", "Conditional DETR"):
+            assert matching[name, 1] == queries[name, 1]
+
+    def test_a_measure_needs_no_training_of_its_own(self) -> None:
+        assert (
+            folders(find_study("order"))["DETR", 0]
+            == folders(find_study("attention-maps"))["DETR (learned queries)", 0]
+        )
+
+    def test_whatever_changes_the_training_has_another_folder(self) -> None:
+        plain = Trial("detr-compact")
+        trials = {
+            "plain": plain,
+            "other variant": Trial("dab-detr-compact"),
+            "options": Trial("detr-compact", {"lr": 1e-3}),
+            "change": Trial("detr-compact", change=change),
+            "change after": Trial("detr-compact", change=other_change, after=("plain",)),
+            "argument": Trial("detr-compact", change=partial(other_change, frozen=True), after=("plain",)),
+            "after another": Trial("detr-compact", change=other_change, after=("options",)),
+        }
+        found = folders(study(**trials))
+        one_class = folders(Study("title", "claim", {"plain": plain}, {"epochs": 4}, single_class=True))
+        longer = folders(study(plain=plain), {"epochs": 5})
+        elsewhere = folders(study(plain=plain), data="/photos")
+        every = [*found.values(), *one_class.values(), *longer.values(), *elsewhere.values()]
+        assert len(set(every)) == len(every)
+
+    def test_neither_the_place_of_the_data_nor_the_number_of_workers_matters(self) -> None:
+        plain = study(plain=Trial("detr-compact"))
+        assert folders(plain, data="/here/photos") == folders(plain, {"workers": 2}, data="/there/photos")
+
+
+class TestFigures:
+    def test_a_trial_has_ended_when_all_its_figures_are_there(self, tmp_path: Path) -> None:
+        trials = {"measured": Trial("detr-compact", measure=change), "plain": Trial("detr-compact")}  # type: ignore[arg-type]
+        found: list[Seeded] = seeded_trials(study(**trials), "digits", 1, {}, tmp_path)
+        measured, plain = found
+        assert measured.folder == plain.folder
+        assert plain.figures() is None
+        plain.folder.mkdir(parents=True)
+        (plain.folder / FIGURES).write_text(json.dumps({"steps": 3}))
+        assert plain.figures() == {"steps": 3}
+        assert measured.figures() is None
+        assert measured.further is not None
+        measured.further.write_text(json.dumps({"modes": 2}))
+        assert measured.figures() == {"steps": 3, "further": {"modes": 2}}
+
+    def test_a_file_that_was_not_written_to_its_end_counts_for_nothing(self, tmp_path: Path) -> None:
+        (trial,) = seeded_trials(study(plain=Trial("detr-compact")), "digits", 1, {}, tmp_path)
+        trial.folder.mkdir(parents=True)
+        (trial.folder / FIGURES).write_text('{"steps": 3')
+        assert trial.figures() is None
