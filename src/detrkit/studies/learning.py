@@ -21,6 +21,7 @@ from detrkit.training.preparing import module_of, prepare
 from detrkit.training.run import fit, new_options
 from detrkit.training.run_folder import RunFolder, create, read_log
 from detrkit.training.time_budget import fit_to_time
+from detrkit.training.training_options import TrainingOptions
 
 
 def learn(
@@ -47,7 +48,7 @@ def learn(
     Returns:
         The figures of the last epoch, and the log.
     """
-    module, data = made({**options, "output": str(folder)}, seed=seed, single_class=single_class, console=console)
+    module, data = made(options, seed=seed, single_class=single_class, folder=folder, console=console)
     if module.options.minutes is not None:  # the speed is that of the model before it is changed
         fit_to_time(module, data.validation)
         module = module_of(module.model, module.options, data.training, module.schedule, module.processes)
@@ -65,8 +66,28 @@ def learn(
     }
 
 
+def options_of_run(options: Mapping[str, Any], seed: int, folder: Path | None = None) -> TrainingOptions:
+    """The resolved options of a trial's training.
+
+    Args:
+        options: as the study and the command give them.
+        seed: of weights and order.
+        folder: of its run.
+
+    Raises:
+        ConfigurationError: an unknown option, or an impossible value.
+    """
+    given = {name: value for name, value in options.items() if name not in ("variant", "data")}
+    return new_options(options["variant"], options["data"], {**given, "seed": seed, "output": folder})
+
+
 def made(
-    options: Mapping[str, Any], *, seed: int, single_class: bool, console: Console | None = None
+    options: Mapping[str, Any],
+    *,
+    seed: int,
+    single_class: bool,
+    folder: Path | None = None,
+    console: Console | None = None,
 ) -> tuple[TrainingModule, RunData]:
     """A trial's detector as it is before its change, with the data.
 
@@ -74,11 +95,10 @@ def made(
         options: of training.
         seed: of weights and order.
         single_class: see `Study`.
+        folder: of its run; None for none.
         console: where notes about the data are printed; None prints nothing.
     """
-    given = {name: value for name, value in options.items() if name not in ("variant", "data")}
-    chosen = new_options(options["variant"], options["data"], {**given, "seed": seed})
-    module, data = prepare(chosen, None, console or Console(quiet=True))
+    module, data = prepare(options_of_run(options, seed, folder), None, console or Console(quiet=True))
     if single_class:
         validation = None if data.validation is None else of_one_class(data.validation)
         data = dataclasses.replace(data, training=of_one_class(data.training), validation=validation)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.table import Table
 from detrkit.errors import OptionError
 from detrkit.files import expanded, prepare_folder, write_json, write_text
 from detrkit.progress import duration
+from detrkit.studies.learning import options_of_run
 from detrkit.studies.listing import find_study
 from detrkit.studies.showing import draw_curves, markdown_table, study_table
 from detrkit.studies.study import Results, Study
@@ -83,9 +84,11 @@ def run_study(
     console = console or terminal()
     root = expanded(options.pop("output", None) or _DEFAULT_OUTPUT)
     folder = root / name
-    prepare_folder(folder)
     given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
     trials = seeded_trials(study, str(data), seeds, given, root)
+    for each in trials:  # refuses what cannot be before anything is trained
+        options_of_run(each.options, each.seed, each.run)
+    prepare_folder(folder)
     missing = [each for each in trials if each.figures() is None]
     console.print(
         f"Study {name}: {study.title}. {len(trials)} trainings, {len(trials) - len(missing)} of them done before."
@@ -132,7 +135,7 @@ class _Queue:
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while self.waiting or running:
-                    for each in self._ready()[: self.jobs - len(running)]:
+                    for each in self._ready(running.values())[: self.jobs - len(running)]:
                         self.waiting.remove(each)
                         running[pool.submit(self._carried_out, each)] = each
                     if not running:
@@ -147,10 +150,15 @@ class _Queue:
                 raise KeyboardInterrupt("stopped: the same command goes on where it was") from None
         return self.problems
 
-    def _ready(self) -> list[Seeded]:
-        """Those that need not wait, one of each folder: two names may stand for the same."""
-        ready = [each for each in self.waiting if all(before.figures() is not None for before in each.after.values())]
-        return list({each.folder: each for each in reversed(ready)}.values())[::-1]
+    def _ready(self, running: Iterable[Seeded]) -> list[Seeded]:
+        """Those that need not wait, one of each folder that is free: two names may stand for the same."""
+        taken = {each.folder for each in running}
+        ready = {
+            each.folder: each
+            for each in reversed(self.waiting)
+            if each.folder not in taken and all(before.figures() is not None for before in each.after.values())
+        }
+        return list(ready.values())[::-1]
 
     def _give_up(self) -> None:
         for each in self.waiting:
