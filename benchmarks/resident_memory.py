@@ -118,7 +118,7 @@ def report(table: dict[str, list[float]], folder: Path) -> None:
         axes.plot(minutes, values, label=name)
     axes.set(xlabel="minutes", ylabel="MB", ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(NAMES), frameon=False)
     figure.savefig(folder / "memory.png", dpi=150)
 
 
