@@ -21,7 +21,7 @@ from pathlib import Path
 IMPORTED = (
     "detrkit.__main__", "detrkit.commands.compare", "detrkit.commands.convert", "detrkit.commands.demo", "detrkit.commands.doctor",
     "detrkit.commands.evaluate", "detrkit.commands.inspect", "detrkit.commands.models", "detrkit.commands.predict",
-    "detrkit.commands.report", "detrkit.commands.train", "detrkit.data", "detrkit.evaluation", "detrkit.prediction",
+    "detrkit.commands.report", "detrkit.commands.study", "detrkit.commands.train", "detrkit.data", "detrkit.evaluation", "detrkit.prediction",
     "detrkit.training", "detrkit.training.run", "faster_coco_eval", "lightning.pytorch", "matplotlib.pyplot", "numba",
     "scipy.optimize", "sklearn.datasets", "supervision", "tensorboard", "torchvision.transforms.v2",
 )  # fmt: skip

@@ -16,6 +16,7 @@ PACKAGES = [
     "detrkit.data",
     "detrkit.evaluation",
     "detrkit.prediction",
+    "detrkit.studies",
     "detrkit.training",
 ]
 

@@ -13,7 +13,7 @@ from studies.made import batch, module_of, small
 from support import make_memory
 from torch import nn
 
-from detrkit.errors import ConfigurationError
+from detrkit.errors import ConfigurationError, NonFiniteError
 from detrkit.layers.transformer import Encoder, EncoderLayer
 from detrkit.matching.transfer import run_together
 from detrkit.models.detector import EncoderDecoder
@@ -27,11 +27,14 @@ from detrkit.studies.parts import decoder_layers, encoder_layers
 from detrkit.studies.positions import (
     ConvolutionEncoder,
     ConvolutionLayer,
+    DecoderPositionEncoder,
     KeyPositionLayer,
     LearnedPositions,
     NoPositions,
     OnceEncoder,
+    convolution_besides,
     convolution_instead,
+    decoder_only,
     keys_only,
     learned,
     none,
@@ -64,7 +67,6 @@ class TestMatching:
         own = module.criterion.matcher  # type: ignore[attr-defined]
         learn_matches(module, kept(teacher, tmp_path / "teacher"))
         images, targets = batch()
-        module.model.eval()
         output = module.model(images)
         (taught,) = run_together([module.criterion.matcher.task(output, targets)])  # type: ignore[attr-defined]
         expected = own(teacher(images), targets)
@@ -72,6 +74,9 @@ class TestMatching:
             assert torch.equal(taught.queries[layer], expected.queries[-1])
             assert torch.equal(taught.batch_objects[layer], expected.batch_objects[-1])
         assert not torch.equal(taught.queries, own(output, targets).queries)
+        broken = dataclasses.replace(output, logits=output.logits * torch.nan)
+        with pytest.raises(NonFiniteError):
+            run_together([module.criterion.matcher.task(broken, targets)])  # type: ignore[attr-defined]
 
     def test_the_teacher_is_not_part_of_the_model(self, tmp_path: Path) -> None:
         module = module_of()
@@ -147,11 +152,14 @@ class TestQueryCount:
         torch.testing.assert_close(output.boxes_cxcywh, model(images).boxes_cxcywh, rtol=0, atol=1e-5)
 
     def test_queries_that_a_layer_leaves_out_keep_their_states(self) -> None:
-        module, (images, _) = module_of("conditional-detr-compact"), batch(2)
-        funnel(module, counts=(10, 4))
+        module, (images, _) = module_of("conditional-detr-compact", decoder_layers=3), batch(2)
+        funnel(module, counts=(10, 4, 2))
         output = module.model.eval()(images)
         stays = (output.logits[1] == output.logits[0]).all(-1)  # (B, Q)
         assert stays.sum(1).tolist() == [6, 6]
+        stay_later = (output.logits[2] == output.logits[1]).all(-1)
+        assert stay_later.sum(1).tolist() == [8, 8]
+        assert not (stays & ~stay_later).any()  # what was left out once stays so
         scores = output.logits[0].amax(-1)
         for image in range(2):
             assert scores[image][~stays[image]].min() >= scores[image][stays[image]].max()
@@ -166,11 +174,19 @@ class TestPositions:
         assert not torch.equal(codes[0, :4, 0, 0], codes[0, :4, 1, 0])
 
     def test_without_codes_cells_are_a_set(self) -> None:
+        features = torch.randn(2, 32, 3, 5)
+        codes = NoPositions()(features, None)
+        assert codes.shape == features.shape
+        assert not codes.any()
         module = module_of()
         none(module)
-        assert isinstance(module.model.get_submodule("neck").position_encoding, NoPositions)
-        learned(module)
-        assert isinstance(module.model.get_submodule("neck").position_encoding, LearnedPositions)
+        model = module.model.eval()
+        memory = model.stages(batch(2)[0]).memory
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+        permuted = dataclasses.replace(memory, tokens=memory.tokens[:, order])
+        layer = encoder_layers(model)[0]
+        assert not memory.positions.any()
+        torch.testing.assert_close(layer(permuted.tokens, memory.positions), layer(memory.tokens, None)[:, order])
 
     def test_codes_on_keys_alone(self) -> None:
         layer, given = EncoderLayer(width=32, attention_heads=2, hidden=32, dropout=0.0).eval(), memory()
@@ -199,16 +215,38 @@ class TestPositions:
         changed = encoder(given).tokens
         assert not torch.allclose(changed, Encoder([layer])(given).tokens)
 
-    def test_the_changes_reach_the_model(self) -> None:
-        images, _ = batch(2)
-        outputs = []
-        for change in (keys_only, once, convolution_instead):
-            module = module_of()
-            change(module)
-            outputs.append(module.model.eval()(images).boxes_cxcywh)
-        assert all(torch.isfinite(output).all() for output in outputs)
-        assert not torch.equal(outputs[0], outputs[1])
-        assert not torch.equal(outputs[1], outputs[2])
+    def test_codes_in_the_decoder_only(self) -> None:
+        given, layer = memory(), EncoderLayer(width=32, attention_heads=2, hidden=32, dropout=0.0)
+        found = DecoderPositionEncoder([layer]).eval()(given)
+        assert torch.equal(found.tokens, layer(given.tokens, None))
+        assert torch.equal(found.positions, given.positions)
+
+    @pytest.mark.parametrize("change", [learned, none, keys_only, once, decoder_only])
+    def test_each_change_reaches_the_model(self, change: Any) -> None:
+        images, module = batch(2)[0], module_of()
+        before = module.model.eval()(images).boxes_cxcywh
+        change(module)
+        after = module.model(images).boxes_cxcywh
+        assert torch.isfinite(after).all()
+        assert not torch.equal(after, before)
+
+    def test_convolutions_reach_the_model(self) -> None:
+        images, module = batch(2)[0], module_of()
+        convolution_besides(module)
+        before = module.model.eval()(images).boxes_cxcywh
+        assert torch.equal(before, small_like(module)(images).boxes_cxcywh)
+        nn.init.constant_(encoder_layers(module.model)[0].convolution.weight, 0.1)
+        assert not torch.equal(module.model(images).boxes_cxcywh, before)
+        convolution_instead(module)
+        assert isinstance(module.model.get_submodule("neck").position_encoding, NoPositions)
+
+
+def small_like(module: TrainingModule) -> EncoderDecoder:
+    """The module's model without its convolutions."""
+    model = small()
+    names = {name.replace(".layer.", "."): value for name, value in module.model.state_dict().items()}
+    model.load_state_dict({name: value for name, value in names.items() if ".convolution." not in name})
+    return model
 
 
 class TestAttentionWeights:
@@ -228,20 +266,25 @@ class TestAttentionWeights:
             first, second = (attention(torch.randn(1, 6, 32), values, values) for _ in range(2))
             assert torch.equal(first, second) == same
 
-    def test_random_weights_do_not_learn_but_travel_with_the_model(self) -> None:
-        attention = SynthesizedAttention(width=32, attention_heads=2, keys=9, queries=6)
-        assert "fixed" in attention.state_dict()
-        assert "fixed" not in dict(attention.named_parameters())
+    @pytest.mark.parametrize("learned", [True, False])
+    def test_random_weights_travel_with_the_model_and_learn_where_they_shall(self, learned: bool) -> None:
+        attention = SynthesizedAttention(width=32, attention_heads=2, keys=9, queries=6, learned=learned)
+        assert "random" in attention.state_dict()
+        assert attention.random is not None
+        assert attention.random.requires_grad == learned
 
     def test_other_images_are_refused(self) -> None:
         attention = SynthesizedAttention(width=32, attention_heads=2, keys=9)
-        with pytest.raises(ConfigurationError, match=r"for images of 9 cells, not of 12.*--data digits"):
-            attention(torch.randn(1, 6, 32), torch.randn(1, 12, 32), torch.randn(1, 12, 32))
+        query, nine, twelve = (torch.randn(1, count, 32) for count in (6, 9, 12))
+        with pytest.raises(ConfigurationError, match=r"for images of 9 cells, not for images of 12.*--data digits"):
+            attention(query, twelve, twelve)
+        with pytest.raises(ConfigurationError, match="not for padded images"):
+            attention(query, nine, nine, torch.ones(1, 1, 1, 9, dtype=torch.bool))
 
     @pytest.mark.parametrize(("part", "name"), [("encoder", "attention"), ("decoder", "cross_attention")])
     def test_one_kind_of_attention_is_replaced(self, part: str, name: str) -> None:
         module, (images, _) = module_of(), batch(2)
-        replace_attention(module, part=part, name=name, fixed=part == "encoder")
+        replace_attention(module, part=part, name=name, random=part == "encoder")
         layers = (encoder_layers if part == "encoder" else decoder_layers)(module.model)
         replaced = [each for each in module.model.modules() if isinstance(each, SynthesizedAttention)]
         assert replaced == [getattr(layer, name) for layer in layers]
@@ -321,11 +364,14 @@ class TestAttentionMaps:
     def test_maps_sum_to_one_and_belong_to_the_predictions(self, variant: str) -> None:
         model, (images, _) = small(variant), batch(2)
         with torch.no_grad():
-            maps, boxes, scores = maps_of(model, images)
+            maps, boxes, found = maps_of(model, images)
             output = model(images)
         torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 10))
         assert torch.equal(boxes, output.boxes_cxcywh[-1])
-        assert torch.equal(scores, output.logits[-1].amax(-1))
+        # DETR's last score is that of no object, and counts nothing here.
+        named = output.logits[-1].softmax(-1)[..., :-1] if variant == "detr-compact" else output.logits[-1].sigmoid()
+        assert [queries[0] for queries in found] == named.amax(-1).argmax(1).tolist()
+        assert all(len(set(queries)) == len(queries) for queries in found)
         assert not torch.allclose(maps[0, 0], maps[0, 1])
 
 

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from detrkit.data import digits
 from detrkit.errors import ConfigurationError
 from detrkit.files import write_json
 from detrkit.studies import run_study
-from detrkit.studies.process import detector_of
+from detrkit.studies.process import carry_out, detector_of
 from detrkit.studies.running import _Queue
 from detrkit.studies.study import Study, Trial
 from detrkit.studies.trials import FIGURES, Seeded, seeded_trials
@@ -86,10 +87,11 @@ class TestStudy:
         assert "3 trainings, 0 of them done before" in printed.getvalue()
         for (run,) in first.results.values():
             assert run["steps"] == 1
-            assert run["job"]["options"]["steps"] == 1
             assert run["further"]["modes"] >= 1
             assert 0 < run["further"]["spread"] < 1
+        assert first.folder != tmp_path / "attention-maps"  # which is for the study's own options
         kept = json.loads((first.folder / "study.json").read_text(encoding="utf-8"))
+        assert (kept["data"], kept["options"]) == ("digits", {"steps": 1})
         assert kept["results"] == json.loads(json.dumps(first.results))
         table = (first.folder / "table.md").read_text(encoding="utf-8").splitlines()
         assert table[0] == "|  | AP | AP50 | seconds | modes | spread | follows size |"
@@ -104,6 +106,19 @@ class TestStudy:
         assert model.card.variant == "dab-detr-compact"
         assert data.validation is not None
         assert set(data.validation.labels.tolist()) == {0}
+
+    def test_what_was_stopped_is_no_result(self, trials: list[Seeded], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("detrkit.studies.learning.fit", lambda *_: False)
+        monkeypatch.setattr(digits, "DEFAULT_COUNTS", {"train": 32, "val": 16})
+        trial = trials[1]
+        trial.folder.mkdir(parents=True)
+        job = {"study": "sparsity", "trial": "DETR", "seed": 0, "single_class": False, "earlier": [], "further": None}
+        write_json(
+            trial.folder / "job.json", {**job, "options": {"variant": "detr-compact", "data": "digits", "steps": 1}}
+        )
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(trial.folder)
+        assert trial.figures() is None
 
     def test_a_process_that_fails_leaves_a_log(self, trials: list[Seeded]) -> None:
         (problem,) = _Queue("no study", trials[:1], 1, Console(file=io.StringIO())).run()

@@ -47,6 +47,27 @@ class TestOptions:
         chosen = study().options_of("DETR", "digits", length)
         assert {name: chosen[name] for name in ("epochs", "steps", "minutes") if name in chosen} == length
 
+    def test_a_trial_that_is_longer_is_so_for_any_length(self) -> None:
+        found = Study("title", "claim", {"long": Trial("detr-compact", longer=2)}, {"epochs": 4})
+        assert found.options_of("long", "digits", {})["epochs"] == 8
+        assert found.options_of("long", "digits", {"steps": 5})["steps"] == 10
+
+    @pytest.mark.parametrize(
+        ("name", "given", "option"),
+        [
+            ("query-count", {"settings": {"queries": 20}}, "queries"),
+            ("anchors", {"settings": {"temperature": 20.0}}, "temperature"),
+            ("supervision", {"supervision": "groups"}, "supervision"),
+        ],
+    )
+    def test_what_trials_differ_in_cannot_be_given(self, name: str, given: dict[str, object], option: str) -> None:
+        with pytest.raises(ConfigurationError, match=f"compares different values of {option}: leave it out"):
+            find_study(name).check(given)
+
+    @pytest.mark.parametrize("name", STUDIES)
+    def test_what_they_have_in_common_can(self, name: str) -> None:
+        find_study(name).check({"epochs": 2, "lr": 1e-4, "settings": {"width": 64}})
+
 
 class TestColumns:
     def test_one_seed_gives_its_figure_and_several_the_mean_of_all(self) -> None:

@@ -58,9 +58,19 @@ class TestSharing:
         every = [*found.values(), *one_class.values(), *longer.values(), *elsewhere.values()]
         assert len(set(every)) == len(every)
 
-    def test_neither_the_place_of_the_data_nor_the_number_of_workers_matters(self) -> None:
+    def test_the_number_of_workers_does_not_matter_but_the_files_do(self, tmp_path: Path) -> None:
         plain = study(plain=Trial("detr-compact"))
-        assert folders(plain, data="/here/photos") == folders(plain, {"workers": 2}, data="/there/photos")
+        assert folders(plain) == folders(plain, {"workers": 2})
+        places = [tmp_path / place / "photos" for place in ("here", "there")]
+        for place in places:
+            place.mkdir(parents=True)
+        assert folders(plain, data=str(places[0])) != folders(plain, data=str(places[1]))
+        weights = tmp_path / "weights.safetensors"
+        weights.write_bytes(b"1")
+        before = folders(plain, {"backbone_weights": str(weights)})
+        weights.write_bytes(b"12")
+        assert folders(plain, {"backbone_weights": str(weights)}) != before
+        assert folders(plain, {"weights": "none"}) == folders(plain, {"weights": "none"})
 
 
 class TestFigures:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -15,12 +16,13 @@ from torch.nn.functional import max_pool2d
 
 from detrkit.evaluation.runner import loader_of
 from detrkit.layers.attention import MultiHeadAttention, split_heads
+from detrkit.models.catalog import selection_for
 from detrkit.models.conditional_detr import CrossAttention
 from detrkit.models.detector import Detector, EncoderDecoder
 from detrkit.structures import ImageBatch
 from detrkit.studies.parts import decoder_layers
 from detrkit.studies.process import detector_of
-from detrkit.studies.setting import WATCHED, dense
+from detrkit.studies.setting import WATCHED, anchored, dense
 from detrkit.studies.study import PLAIN_COLUMNS, Figures, Results, Study, Trial, further
 from detrkit.training.ground_truth import RunData
 
@@ -32,7 +34,7 @@ _SHOWN = 5
 
 
 @torch.no_grad()
-def maps_of(model: EncoderDecoder, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
+def maps_of(model: EncoderDecoder, batch: ImageBatch) -> tuple[Tensor, Tensor, list[list[int]]]:
     """Attention of the last decoder layer by position alone, a mean over heads.
 
     Args:
@@ -40,7 +42,7 @@ def maps_of(model: EncoderDecoder, batch: ImageBatch) -> tuple[Tensor, Tensor, T
         batch: images that are not padded.
 
     Returns:
-        (B, Q, side, side) maps that sum to 1; (B, Q, 4) the boxes cxcywh; (B, Q) the best scores.
+        (B, Q, side, side) maps that sum to 1; (B, Q, 4) the boxes cxcywh; the queries of each image that found something, the best first.
     """
     attention: nn.Module = decoder_layers(model)[-1].cross_attention
     seen: list[Any] = []
@@ -60,8 +62,9 @@ def maps_of(model: EncoderDecoder, batch: ImageBatch) -> tuple[Tensor, Tensor, T
         assert isinstance(attention, MultiHeadAttention)
         weights = attention.weights(stages.queries.position, codes, codes)
     maps = weights.mean(1).unflatten(-1, (_SIDE, _SIDE))
-    output = stages.output
-    return maps, output.boxes_cxcywh[-1], output.logits[-1].amax(-1)
+    found = selection_for(model)(stages.output, batch.image_sizes().flip(-1))
+    best = [list(dict.fromkeys(detections.queries.tolist())) for detections in found]
+    return maps, stages.output.boxes_cxcywh[-1], best
 
 
 def look(model: Detector, data: RunData) -> Figures:
@@ -76,15 +79,16 @@ def look(model: Detector, data: RunData) -> Figures:
         the centre as a root mean square, as a share of the image; `follows size`, the rank correlation of that with the boxes' diagonal.
     """
     assert isinstance(model, EncoderDecoder)
-    assert data.validation is not None
+    if data.validation is None:
+        return {}
     modes, spreads, diagonals = [], [], []
-    for batch, targets in loader_of(model, data.validation, batch_size=10, workers=0, images=range(_IMAGES)):
-        maps, boxes, scores = maps_of(model, batch)
-        for own, own_boxes, own_scores, target in zip(maps, boxes, scores, targets, strict=True):
-            best = own_scores.topk(min(len(target.labels), len(own_scores))).indices
-            modes.append(modes_of(own[best]))
-            spreads.append(spread_of(own[best]))
-            diagonals.append(own_boxes[best, 2:].norm(dim=-1))
+    images = range(min(_IMAGES, len(data.validation)))
+    for batch, (target,) in loader_of(model, data.validation, batch_size=1, workers=0, images=images):
+        (maps,), (boxes,), (found,) = maps_of(model, batch)
+        best = found[: len(target.labels)]
+        modes.append(modes_of(maps[best]))
+        spreads.append(spread_of(maps[best]))
+        diagonals.append(boxes[best, 2:].norm(dim=-1))
     spread, diagonal = torch.cat(spreads), torch.cat(diagonals)
     return {
         MODES: float(torch.cat(modes).float().mean()),
@@ -123,16 +127,17 @@ def draw(results: Results, folders: Mapping[tuple[str, int], Path], target: Path
         model, data = detector_of(folders[name, 0])
         assert isinstance(model, EncoderDecoder)
         assert data.validation is not None
-        counts = torch.as_tensor(data.validation.offsets).diff()
-        image = int((counts >= _SHOWN).nonzero()[0])
+        image = int(np.diff(data.validation.offsets).argmax())  # the first with most objects
         ((batch, _),) = loader_of(model, data.validation, batch_size=1, workers=0, images=[image])
-        maps, boxes, scores = maps_of(model, batch)
-        for column, query in enumerate(scores[0].topk(_SHOWN).indices.tolist()):
+        maps, boxes, found = maps_of(model, batch)
+        # A code belongs to the last edge of its cell, and the model's own cells are larger than those of the map.
+        moved = (model.coarsest_stride / batch.pixels.shape[-1] - 1 / _SIDE) / 2
+        for column, query in enumerate(found[0][:_SHOWN]):
             panel = axes[row, column]
-            panel.imshow(maps[0, query], extent=(0, 1, 1, 0), cmap="magma")
+            panel.imshow(maps[0, query], extent=(-moved, 1 - moved, 1 - moved, -moved), cmap="magma")
             x, y, width, height = boxes[0, query].tolist()
             panel.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, fill=False, edgecolor="white"))
-            panel.set(xticks=[], yticks=[])
+            panel.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0))
         axes[row, 0].set_ylabel(name)
     figure.savefig(target / "attention_maps.png", dpi=110, facecolor="white")
 
@@ -143,7 +148,7 @@ STUDY = Study(
     trials={
         "DETR (learned queries)": Trial("detr-compact", dense(), measure=look),
         "Conditional DETR (points)": Trial("conditional-detr-compact", dense(), measure=look),
-        "DAB-DETR (boxes)": Trial("dab-detr-compact", dense(), measure=look),
+        "DAB-DETR (boxes)": Trial("dab-detr-compact", anchored(), measure=look),
     },
     options={**WATCHED, "epochs": 4},
     columns=(*PLAIN_COLUMNS, further(MODES, digits=2), further(SPREAD), further(FOLLOWS, digits=2)),

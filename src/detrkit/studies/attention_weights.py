@@ -6,6 +6,7 @@ weights in both ways, in the encoder and in the decoder, where every map has the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from detrkit.errors import ConfigurationError
 from detrkit.layers.attention import MultiHeadAttention, merge_heads, split_heads
+from detrkit.layers.heads import MLP
 from detrkit.studies.parts import decoder_layers, encoder_layers
 from detrkit.studies.setting import OPTIONS, dense
 from detrkit.studies.study import Study, Trial
@@ -27,16 +29,22 @@ class SynthesizedAttention(nn.Module):
         width: D.
         attention_heads: M.
         keys: S, the same in every image.
-        queries: Q for weights that are random and fixed, one row for each query; None makes weights from the query.
+        queries: Q for weights that are random numbers, a row for each query; None makes them from the query by two linear layers with a ReLU.
+        learned: whether random numbers are trained.
     """
 
-    def __init__(self, *, width: int, attention_heads: int, keys: int, queries: int | None = None) -> None:
+    def __init__(
+        self, *, width: int, attention_heads: int, keys: int, queries: int | None = None, learned: bool = False
+    ) -> None:
         super().__init__()
         self.attention_heads, self.keys = attention_heads, keys
         self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
-        self.scores = None if queries is not None else nn.Linear(width, attention_heads * keys)
-        self.fixed: Tensor | None
-        self.register_buffer("fixed", None if queries is None else torch.randn(attention_heads, queries, keys))
+        self.scores = MLP(width, width, attention_heads * keys) if queries is None else None
+        self.random = (
+            None
+            if queries is None
+            else nn.Parameter(torch.randn(attention_heads, queries, keys), requires_grad=learned)
+        )
         for linear in (self.value, self.output):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -45,54 +53,69 @@ class SynthesizedAttention(nn.Module):
         """(B, Q, D) queries and (B, S, D) values to (B, Q, D); keys are not looked at.
 
         Raises:
-            ConfigurationError: there is another number of values.
+            ConfigurationError: there is another number of values, or images are padded.
         """
-        if value.shape[1] != self.keys:
+        if value.shape[1] != self.keys or mask is not None:
+            found = "padded images" if mask is not None else f"images of {value.shape[1]}"
             raise ConfigurationError(
-                f"attention without keys was made for images of {self.keys} cells, not of {value.shape[1]}: give the study square images of one size, "
+                f"attention without keys was made for images of {self.keys} cells, not for {found}: give the study square images of one size, "
                 "such as --data digits"
             )
-        if self.fixed is not None:
-            weights = self.fixed.softmax(-1)  # (M, Q, S)
+        if self.random is not None:
+            weights = self.random.softmax(-1)  # (M, Q, S)
         else:
             assert self.scores is not None
-            weights = self.scores(query).unflatten(-1, (self.attention_heads, -1)).transpose(1, 2).softmax(-1)
+            weights = torch.unflatten(self.scores(query), -1, (self.attention_heads, -1)).transpose(1, 2).softmax(-1)
         return self.output(merge_heads(weights @ split_heads(self.value(value), self.attention_heads)))  # type: ignore[no-any-return]
 
 
-def replace_attention(module: TrainingModule, *, part: str, name: str, fixed: bool) -> None:
+def replace_attention(
+    module: TrainingModule, *, part: str, name: str, random: bool = False, learned: bool = False
+) -> None:
     """Replaces one kind of attention in every layer of a part.
 
     Args:
         module: of a new run, with square images.
         part: `encoder`, whose queries are the cells, or `decoder`.
         name: of the attention in a layer.
-        fixed: whether weights are random and fixed; if not, they are made from the query.
+        random: whether weights are random numbers; if not, they are made from the query.
+        learned: whether random numbers are trained.
     """
     model, side = module.model, module.options.short_side
     assert side is not None
-    keys = (side // model.backbone.strides[-1]) ** 2
+    keys = (-(-side // model.backbone.strides[-1])) ** 2
     queries = keys if part == "encoder" else model.card.config["queries"]
     for layer in (encoder_layers if part == "encoder" else decoder_layers)(model):
         before = getattr(layer, name)
         assert isinstance(before, MultiHeadAttention)
         sizes: dict[str, Any] = {"width": before.width, "attention_heads": before.attention_heads, "keys": keys}
-        setattr(layer, name, SynthesizedAttention(**sizes, queries=queries if fixed else None))
+        setattr(layer, name, SynthesizedAttention(**sizes, queries=queries if random else None, learned=learned))
 
 
 _ENCODER = partial(replace_attention, part="encoder", name="attention")
 _CROSS = partial(replace_attention, part="decoder", name="cross_attention")
 
+
+def _instead(replaced: Callable[..., None], name: str) -> dict[str, Trial]:
+    kinds: dict[str, dict[str, bool]] = {
+        "from the query alone": {},
+        "random, learned": {"random": True, "learned": True},
+        "random and fixed": {"random": True},
+    }
+    return {
+        f"{name}: {kind}": Trial("detr-compact", dense(), change=partial(replaced, **arguments))
+        for kind, arguments in kinds.items()
+    }
+
+
 STUDY = Study(
     title="Weights of attention without asking the keys",
-    claim="Weights from the query alone come close to dot products, random ones are not far behind, in language (Synthesizer).",
+    claim="In language, weights from the query alone and learned ones that see no token come close to dot products, fixed ones less (Synthesizer).",
     trials={
         "dot products": Trial("detr-compact", {**dense(), "watch": "convergence"}),  # as in other studies
-        "encoder: from the query alone": Trial("detr-compact", dense(), partial(_ENCODER, fixed=False)),
-        "encoder: random and fixed": Trial("detr-compact", dense(), partial(_ENCODER, fixed=True)),
+        **_instead(_ENCODER, "encoder"),
         "no encoder": Trial("detr-compact", dense(encoder_layers=0)),
-        "decoder: from the query alone": Trial("detr-compact", dense(), partial(_CROSS, fixed=False)),
-        "decoder: random and fixed": Trial("detr-compact", dense(), partial(_CROSS, fixed=True)),
+        **_instead(_CROSS, "decoder"),
     },
     options={**OPTIONS, "epochs": 4},
     single_class=True,

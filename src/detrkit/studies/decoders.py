@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from detrkit.measures import ATTENTION_SPARSITY, MATCHING_INSTABILITY
-from detrkit.studies.setting import WATCHED, dense, without_decoder
-from detrkit.studies.study import PLAIN_COLUMNS, SMALLEST, Study, Trial, watched
+from detrkit.studies.setting import SGD, WATCHED, dense, without_decoder
+from detrkit.studies.study import PLAIN_COLUMNS, SMALLEST, Study, Trial, ap, watched
 
 STUDY = Study(
     title="Decoder or none",
@@ -15,7 +15,7 @@ STUDY = Study(
         "TSP-FCOS": Trial("tsp-fcos-compact", without_decoder()),
         "TSP-RCNN": Trial("tsp-rcnn-compact", without_decoder()),
     },
-    options={**WATCHED, "epochs": 4},
-    columns=(*PLAIN_COLUMNS, SMALLEST, watched(ATTENTION_SPARSITY)),
+    options={**WATCHED, **SGD, "epochs": 4},
+    columns=(*PLAIN_COLUMNS, ap("AP_small", "AP of small objects"), SMALLEST, watched(ATTENTION_SPARSITY)),
     panels=(ATTENTION_SPARSITY, MATCHING_INSTABILITY),
 )

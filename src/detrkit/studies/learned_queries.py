@@ -7,7 +7,6 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from detrkit.studies.matching import LONG
 from detrkit.studies.setting import WATCHED, dense
 from detrkit.studies.study import Study, Trial
 from detrkit.training.module import TrainingModule
@@ -35,10 +34,12 @@ def _of(variant: str, name: str) -> dict[str, Trial]:
     trained = f"{name}, twice as long"
     return {
         name: Trial(variant, dense()),
-        trained: Trial(variant, {**dense(), **LONG}),
-        f"{name}, trained queries": Trial(variant, dense(), partial(take_queries, frozen=False), after=(trained,)),
+        trained: Trial(variant, dense(), longer=2),
+        f"{name}, trained queries": Trial(
+            variant, dense(), change=partial(take_queries, frozen=False), after=(trained,)
+        ),
         f"{name}, trained queries, frozen": Trial(
-            variant, dense(), partial(take_queries, frozen=True), after=(trained,)
+            variant, dense(), change=partial(take_queries, frozen=True), after=(trained,)
         ),
     }
 

@@ -23,6 +23,8 @@ from detrkit.training.run_folder import RunFolder, create, read_log
 from detrkit.training.time_budget import fit_to_time
 from detrkit.training.training_options import TrainingOptions
 
+_MUCH_SMALLER = 0.5  # than the median of all objects
+
 
 def learn(
     trial: Trial,
@@ -47,6 +49,9 @@ def learn(
 
     Returns:
         The figures of the last epoch, and the log.
+
+    Raises:
+        KeyboardInterrupt: training was stopped.
     """
     module, data = made(options, seed=seed, single_class=single_class, folder=folder, console=console)
     if module.options.minutes is not None:  # the speed is that of the model before it is changed
@@ -55,7 +60,9 @@ def learn(
     if trial.change is not None:
         trial.change(module, *earlier)
     run = create(module.options, data.training)
-    fit(module, run, data, console, None)
+    if not fit(module, run, data, console, None):
+        raise KeyboardInterrupt("stopped before its end")
+    module.model.load_state_dict(load_file(run.last))  # an average of the weights, where one is kept
     rows = read_log(run.log)
     evaluation = None if data.validation is None else evaluate(module.model, data.validation)
     return {
@@ -128,11 +135,13 @@ def of_one_class(dataset: DetectionDataset) -> DetectionDataset:
     return dataclasses.replace(dataset, labels=np.zeros_like(dataset.labels))
 
 
-def _smallest_class(evaluation: Evaluation, data: RunData) -> Figures:
-    """AP of the class whose objects are smallest in the median."""
+def _smallest_class(evaluation: Evaluation, data: RunData) -> Figures | None:
+    """AP of the class whose objects are smallest in the median; None where no class has much smaller ones than others."""
     assert data.validation is not None
     labels, areas = data.validation.labels, data.validation.areas
     medians = {int(label): float(np.median(areas[labels == label])) for label in np.unique(labels)}
     smallest = min(medians, key=medians.__getitem__)
+    if medians[smallest] > _MUCH_SMALLER * float(np.median(areas)):
+        return None
     name = next(each.name for each in data.validation.categories if each.index == smallest)
     return {"name": name, "AP": next(each.ap for each in evaluation.classes if each.name == name)}

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from detrkit.evaluation.runner import loader_of
 from detrkit.models.detector import Detector, EncoderDecoder
+from detrkit.structures import Output
 from detrkit.studies.parts import decoder_layers
-from detrkit.studies.setting import WATCHED, dense
+from detrkit.studies.setting import WATCHED, anchored, dense
 from detrkit.studies.study import PLAIN_COLUMNS, Figures, Study, Trial, further
 from detrkit.training.ground_truth import RunData
 from detrkit.training.module import TrainingModule
@@ -49,21 +50,29 @@ def look(model: Detector, data: RunData) -> Figures:
         first self-attention adds, over the norm of what it adds.
     """
     assert isinstance(model, EncoderDecoder)
-    assert data.validation is not None
+    if data.validation is None:
+        return {}
     model.eval()
     first: nn.Module = decoder_layers(model)[0].self_attention
     added: list[Tensor] = []
     handle = first.register_forward_hook(lambda *arguments: added.append(arguments[2]))
-    ((batch, _),) = loader_of(model, data.validation, batch_size=_IMAGES, workers=0, images=range(_IMAGES))
-    plain = model(batch)
+    images = range(min(_IMAGES, len(data.validation)))
+    batches = [batch for batch, _ in loader_of(model, data.validation, batch_size=1, workers=0, images=images)]
+    plain = [model(batch) for batch in batches]
     handle.remove()
-    order = torch.randperm(plain.logits.shape[2], generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(plain[0].logits.shape[2], generator=torch.Generator().manual_seed(0))
     with permuted_queries(model, order):
-        permuted = model(batch)
+        permuted = [model(batch) for batch in batches]
+    differences = [_difference(*pair, order) for pair in zip(plain, permuted, strict=True)]
+    all_added = torch.cat(added)  # (images, Q, D)
+    spread = all_added.std(1).norm(dim=-1) / all_added.norm(dim=-1).mean(1).clamp(min=1e-12)
+    return {DIFFERENCE: max(differences), SPREAD: float(spread.mean())}
+
+
+def _difference(plain: Output, permuted: Output, order: Tensor) -> float:
+    """The largest, of scores and boxes, between predictions and those of permuted queries in their old order."""
     pairs = ((plain.logits.sigmoid(), permuted.logits.sigmoid()), (plain.boxes_cxcywh, permuted.boxes_cxcywh))
-    difference = max(float((before[:, :, order] - after).abs().max()) for before, after in pairs)
-    spread = added[0].std(1).norm(dim=-1) / added[0].norm(dim=-1).mean(1).clamp(min=1e-12)
-    return {DIFFERENCE: difference, SPREAD: float(spread.mean())}
+    return max(float((before[:, :, order] - after).abs().max()) for before, after in pairs)
 
 
 class permuted_queries:  # noqa: N801 - used like a function
@@ -87,11 +96,11 @@ class permuted_queries:  # noqa: N801 - used like a function
         self._handle.remove()
 
 
-def _pair(variant: str, name: str, **settings: Any) -> dict[str, Trial]:
+def _pair(variant: str, name: str, options: dict[str, Any]) -> dict[str, Trial]:
     return {
-        name: Trial(variant, dense(**settings), measure=look),
+        name: Trial(variant, options, measure=look),
         f"{name}, first self-attention left out": Trial(
-            variant, dense(**settings), without_first_self_attention, measure=look
+            variant, options, change=without_first_self_attention, measure=look
         ),
     }
 
@@ -100,9 +109,9 @@ STUDY = Study(
     title="Queries have no order, and learn nothing of each other in the first layer",
     claim="Queries are a set, and DETR's first self-attention can be skipped, since its queries carry no content yet (DETR).",
     trials={
-        **_pair("detr-compact", "DETR"),
-        **_pair("conditional-detr-compact", "Conditional DETR"),
-        **_pair("dab-detr-compact", "DAB-DETR with learned content", learned_content=True),
+        **_pair("detr-compact", "DETR", dense()),
+        **_pair("conditional-detr-compact", "Conditional DETR", dense()),
+        **_pair("dab-detr-compact", "DAB-DETR with learned content", anchored(learned_content=True)),
     },
     options={**WATCHED, "epochs": 4},
     columns=(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from detrkit.allocation import keep_freed_memory
 from detrkit.checkpoints.own_format import frozen
@@ -18,9 +20,11 @@ from detrkit.files import write_json
 from detrkit.models.detector import Detector
 from detrkit.studies.learning import learn, trained
 from detrkit.studies.listing import find_study
-from detrkit.studies.trials import FIGURES, JOB, RUN
+from detrkit.studies.trials import FIGURES, JOB, RUN, read_figures
 from detrkit.terminal import print_any_character, terminal
 from detrkit.training.ground_truth import RunData
+
+_LOCK = "lock"
 
 
 def main() -> None:
@@ -47,11 +51,13 @@ def carry_out(folder: Path) -> None:
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     trial = find_study(job["study"]).trials[job["trial"]]
     options, of_training = job["options"], _of_training(folder, job)
-    if not (folder / FIGURES).is_file():
-        figures = learn(trial, options, **of_training, console=terminal())
-        write_json(folder / FIGURES, {**figures, "job": job})
-    if trial.measure is not None:
-        write_json(folder / job["further"], trial.measure(*trained(trial, options, **of_training)))
+    with FileLock(folder / _LOCK):  # another command may have begun the same
+        if read_figures(folder / FIGURES) is None:
+            shutil.rmtree(folder / RUN, ignore_errors=True)  # begun and not ended
+            figures = learn(trial, options, **of_training, console=terminal())
+            write_json(folder / FIGURES, {**figures, "options": options})
+        if trial.measure is not None:
+            write_json(folder / job["further"], trial.measure(*trained(trial, options, **of_training)))
 
 
 def _of_training(folder: Path, job: dict[str, Any]) -> dict[str, Any]:

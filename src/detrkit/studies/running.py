@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any, Unpack
 from rich.console import Console
 from rich.table import Table
 
+from detrkit.data.places import BUILT_IN
 from detrkit.errors import OptionError
 from detrkit.files import expanded, prepare_folder, write_json, write_text
 from detrkit.progress import duration
@@ -23,7 +25,7 @@ from detrkit.studies.learning import options_of_run
 from detrkit.studies.listing import find_study
 from detrkit.studies.showing import draw_curves, markdown_table, study_table
 from detrkit.studies.study import Results, Study
-from detrkit.studies.trials import FIGURES, JOB, LOG, Seeded, seeded_trials
+from detrkit.studies.trials import JOB, LOG, Seeded, seeded_trials
 from detrkit.terminal import terminal
 from detrkit.training.keywords import TrainingKeywords
 
@@ -82,9 +84,10 @@ def run_study(
         if value < 1:
             raise OptionError(f"{option} must be at least 1, not {value}", option)
     console = console or terminal()
-    root = expanded(options.pop("output", None) or _DEFAULT_OUTPUT)
-    folder = root / name
     given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
+    study.check(given)
+    root = expanded(given.pop("output", None) or _DEFAULT_OUTPUT)
+    folder = root / folder_name(name, str(data), given)
     trials = seeded_trials(study, str(data), seeds, given, root)
     for each in trials:  # refuses what cannot be before anything is trained
         options_of_run(each.options, each.seed, each.run)
@@ -95,13 +98,28 @@ def run_study(
     )
     problems = _Queue(name, missing, jobs or os.cpu_count() or 1, console).run()
     results = {name: runs for name, runs in _complete(study, trials, seeds).items() if study.trials[name].shown}
-    write_json(folder / "study.json", {"study": name, "title": study.title, "claim": study.claim, "results": results})
+    facts = {"study": name, "title": study.title, "claim": study.claim, "data": str(data), "options": given}
+    write_json(folder / "study.json", {**facts, "results": results})
     if results:
         write_text(folder / "table.md", markdown_table(study, results))
         draw_curves(study, results, folder / "curves.png")
-        if study.draw is not None:
+        if study.draw is not None and all(each.run.is_dir() for each in trials):  # not where figures alone were kept
             study.draw(results, {(each.name, each.seed): each.folder for each in trials}, folder)
     return StudyResult(study, results, folder, tuple(problems))
+
+
+def folder_name(name: str, data: str, given: Mapping[str, Any]) -> str:
+    """The study's name, with a mark where it is put to other data or with other options than its own.
+
+    Args:
+        name: of the study.
+        data: path of a data set, or "digits".
+        given: training options for all trials.
+    """
+    if data == BUILT_IN and not given:
+        return name
+    text = json.dumps([data, given], sort_keys=True, default=str)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _complete(study: Study, trials: Sequence[Seeded], seeds: int) -> Results:
@@ -128,6 +146,7 @@ class _Queue:
         self.problems: list[str] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
+        self._is_stopped = False
 
     def run(self) -> list[str]:
         """Carries them out; returns a sentence for each that failed."""
@@ -145,6 +164,7 @@ class _Queue:
                         self._note(running.pop(ended), ended.result())
             except KeyboardInterrupt:
                 with self._lock:
+                    self._is_stopped = True
                     for process in self._processes:
                         process.terminate()
                 raise KeyboardInterrupt("stopped: the same command goes on where it was") from None
@@ -183,16 +203,16 @@ class _Queue:
         """Trains in a process of its own; returns what failed."""
         if trial.figures() is not None:  # of the same folder
             return None
-        if not (trial.folder / FIGURES).is_file():
-            shutil.rmtree(trial.run, ignore_errors=True)  # begun and not ended
         prepare_folder(trial.folder)
         write_json(trial.folder / JOB, _job(self.study, trial))
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with (trial.folder / LOG).open("wb") as log:
             # -P: whatever lies in the working folder is not imported.
             command = [sys.executable, "-P", "-m", "detrkit.studies.process", str(trial.folder)]
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
             with self._lock:
+                if self._is_stopped:
+                    return "it was not begun"
+                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
                 self._processes.append(process)
             code = process.wait()
             with self._lock:

@@ -20,7 +20,6 @@ from torchvision.ops import box_convert, roi_align
 from detrkit.data import Sample, TrainingData
 from detrkit.models.detector import EncoderDecoder
 from detrkit.structures import Memory, Queries, Target
-from detrkit.studies.matching import LONG
 from detrkit.studies.parts import width_of
 from detrkit.studies.setting import WATCHED, dense
 from detrkit.studies.study import Study, Trial
@@ -66,9 +65,11 @@ class PatchQueries(nn.Module):
         batch, targets = (*arguments, None)[:2]
         if targets is None:
             return
-        height, width = batch.pixels.shape[-2:]
-        scale = batch.pixels.new_tensor([width, height, width, height])
-        corners = [box_convert(target.boxes_cxcywh, "cxcywh", "xyxy") * scale for target in targets]
+        scales = batch.image_sizes().repeat(1, 2)  # (B, 4)
+        corners = [
+            box_convert(target.boxes_cxcywh, "cxcywh", "xyxy") * scale
+            for target, scale in zip(targets, scales, strict=True)
+        ]
         patches = roi_align(batch.pixels, corners, _PATCH_PIXELS, aligned=True)  # (B · P, 3, side, side)
         features = model.backbone.features(patches)[-1].mean((2, 3))
         self._features = self.projection(features).unflatten(0, (len(targets), -1))  # (B, P, D)
@@ -116,10 +117,12 @@ STUDY = Study(
     title="Finding patches of images before objects",
     claim="A DETR that has learned to find patches of images without annotations learns objects sooner and better (UP-DETR).",
     trials={
-        _PATCHES_FIRST: Trial("detr-compact", dense(), find_patches, shown=False),
+        _PATCHES_FIRST: Trial("detr-compact", dense(), change=find_patches, shown=False),
         "DETR": Trial("detr-compact", dense()),
-        "DETR, twice as long": Trial("detr-compact", {**dense(), **LONG}),
-        "DETR after finding patches": Trial("detr-compact", dense(), start_from_patches, after=(_PATCHES_FIRST,)),
+        "DETR, twice as long": Trial("detr-compact", dense(), longer=2),
+        "DETR after finding patches": Trial(
+            "detr-compact", dense(), change=start_from_patches, after=(_PATCHES_FIRST,)
+        ),
     },
     options={**WATCHED, "epochs": 4},
     single_class=True,

@@ -20,12 +20,14 @@ OPTIONS: dict[str, Any] = {
     "long_side": 64,
     "lr": 1e-3,
     "backbone_lr": 1e-3,
+    "gradient_clip": 1.0,
 }
 WATCHED: dict[str, Any] = {**OPTIONS, "watch": "convergence"}
 SAME: dict[str, Any] = {
     "backbone": "compact-c3",
     "queries": 30,
     "width": 128,
+    "attention_heads": 4,
     "hidden": 256,
     "encoder_layers": 1,
     "decoder_layers": 3,
@@ -34,9 +36,17 @@ SAME: dict[str, Any] = {
 }
 
 
+SGD: dict[str, Any] = {"gradient_clip": 10.0}  # of TSP, whose steps grow with the gradient, unlike those of AdamW
+
+
 def dense(**settings: Any) -> dict[str, Any]:
     """Options of a detector whose queries look at every cell; settings replace the common ones."""
-    return {"settings": {**SAME, "attention_heads": 4, **settings}}
+    return {"settings": {**SAME, **settings}}
+
+
+def anchored(**settings: Any) -> dict[str, Any]:
+    """Options of DAB-DETR, whose weights in matching are settings of their own."""
+    return dense(class_cost=SAME["class_weight"], **settings)
 
 
 def sparse(**settings: Any) -> dict[str, Any]:
@@ -46,5 +56,5 @@ def sparse(**settings: Any) -> dict[str, Any]:
 
 def without_decoder(**settings: Any) -> dict[str, Any]:
     """Options of TSP, which takes all levels of the same backbone; its encoder has the layers that others have in encoder and decoder."""
-    own = {name: SAME[name] for name in ("queries", "width", "hidden")}
-    return {"settings": {**own, "backbone": "compact", "attention_heads": 4, "encoder_layers": 4, **settings}}
+    own = {name: SAME[name] for name in ("queries", "width", "hidden", "attention_heads")}
+    return {"settings": {**own, "backbone": "compact", "encoder_layers": 4, **settings}, **SGD}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detrkit.measures import ATTENTION_DISTANCE, ATTENTION_SPARSITY, REFERENCE_DISTANCE
-from detrkit.studies.setting import WATCHED, dense, sparse, without_decoder
+from detrkit.studies.setting import WATCHED, anchored, dense, sparse, without_decoder
 from detrkit.studies.study import PLAIN_COLUMNS, Study, Trial, watched
 
 STUDY = Study(
@@ -13,7 +13,7 @@ STUDY = Study(
         "DETR": Trial("detr-compact", dense()),
         "Conditional DETR": Trial("conditional-detr-compact", dense()),
         "SMCA-DETR": Trial("smca-detr-compact", dense()),
-        "DAB-DETR": Trial("dab-detr-compact", dense()),
+        "DAB-DETR": Trial("dab-detr-compact", anchored()),
         "Anchor DETR": Trial("anchor-detr-compact", dense()),
         "SAM-DETR": Trial("sam-detr-compact", dense()),
         "Deformable DETR": Trial("deformable-detr-compact", sparse()),

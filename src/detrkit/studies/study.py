@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from detrkit.errors import OptionError
 from detrkit.measures import Measure
 from detrkit.models.detector import Detector
 from detrkit.training.ground_truth import RunData
@@ -27,6 +28,7 @@ class Trial:
     Attributes:
         variant: a name in the catalog.
         options: of training, besides those of the study.
+        longer: how many times as long as the others it is trained.
         change: changes the model, the loss or the data of a `TrainingModule` before training; None for nothing.
         after: trials that must have ended with the same seed, since `change` needs what they have learned: it gets the folders of their runs, in
             this order.
@@ -36,6 +38,7 @@ class Trial:
 
     variant: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    longer: int = 1
     change: Change | None = None
     after: tuple[str, ...] = ()
     measure: Measurement | None = None
@@ -76,7 +79,7 @@ def ap(name: str = "AP", title: str | None = None) -> Column:
         name: of the figure.
         title: another title than its name.
     """
-    return Column(title or name, lambda run: run["figures"][name])
+    return Column(title or name, lambda run: run["figures"].get(name))
 
 
 def watched(measure: Measure, title: str | None = None) -> Column:
@@ -155,8 +158,30 @@ class Study:
         own = {**self.options, **trial.options}
         if any(length in given for length in LENGTHS):
             own = {option: value for option, value in own.items() if option not in LENGTHS}
-        settings = {**own.get("settings", {}), **given.get("settings", {})}
-        return {"variant": trial.variant, "data": data, **own, **given, **({"settings": settings} if settings else {})}
+        chosen = {"variant": trial.variant, "data": data, **own, **given}
+        if settings := {**own.get("settings", {}), **given.get("settings", {})}:
+            chosen["settings"] = settings
+        lengths = {length: trial.longer * chosen[length] for length in LENGTHS if length in chosen}
+        return {**chosen, **lengths}
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Refuses options that would take away what the trials differ in.
+
+        Args:
+            given: training options for all trials.
+
+        Raises:
+            OptionError: trials of one variant have different values of an option or setting.
+        """
+        of_variants: dict[str, list[Mapping[str, Any]]] = {}
+        for trial in self.trials.values():
+            of_variants.setdefault(trial.variant, []).append(trial.options)
+        for options in of_variants.values():
+            settings = [each.get("settings", {}) for each in options]
+            for names, values in ((given, options), (given.get("settings", {}), settings)):
+                for name in names:
+                    if name != "settings" and any(each.get(name) != values[0].get(name) for each in values):
+                        raise OptionError(f"the study compares different values of {name}: leave it out", name)
 
 
 LENGTHS = ("epochs", "steps", "minutes")

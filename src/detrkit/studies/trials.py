@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detrkit.data.places import BUILT_IN
+from detrkit.files import expanded
 from detrkit.studies.study import Figures, Study, Trial
 
 FIGURES, JOB, LOG, RUN, TRIALS = "figures.json", "job.json", "log.txt", "run", "trials"
 FURTHER = "further"  # in the figures, what a trial's `measure` gave
 _DIGITS = 10  # of the hash in a folder's name
-# Paths: what they are called is what counts, since they lie elsewhere on another computer.
 _PATHS = ("data", "backbone_weights", "weights", "queries_from", "detector_from")
 _FREE = ("workers", "loggers", "checkpoint_minutes", "device")  # no figure depends on them but the speed
 
@@ -95,11 +96,20 @@ def seeded_trials(study: Study, data: str, seeds: int, given: Mapping[str, Any],
 def _identity(study: Study, trial: Trial, options: Mapping[str, Any], after: Mapping[str, Seeded]) -> str:
     """The same for trials that do the same."""
     kept = {name: value for name, value in options.items() if name not in _FREE}
-    kept |= {name: Path(kept[name]).name for name in _PATHS if name in kept}
+    kept |= {name: _file_of(kept[name]) for name in _PATHS if name in kept and kept[name] != BUILT_IN}
     before = {name: each.folder.name.rpartition("-")[0] for name, each in after.items()}
     content = [study.single_class, kept, _called(trial.change), before]
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def _file_of(path: object) -> object:
+    """A path as what it leads to: elsewhere, or changed, it is another one. Names that are no paths stay names."""
+    place = expanded(str(path))
+    if not place.exists():
+        return str(path)
+    facts = place.stat()
+    return [str(place.resolve()), *((facts.st_size, facts.st_mtime) if place.is_file() else ())]
 
 
 def _called(function: Callable[..., object] | None) -> object:
