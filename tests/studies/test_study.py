@@ -8,7 +8,7 @@ from detrkit.errors import ConfigurationError
 from detrkit.measures import ATTENTION_SPARSITY
 from detrkit.models.catalog import CATALOG
 from detrkit.studies import STUDIES, find_study
-from detrkit.studies.study import PLAIN_COLUMNS, Column, Study, Trial, ap, further, seconds_a_step, watched
+from detrkit.studies.study import PLAIN_COLUMNS, Column, Study, Trial, add_pace, ap, further, watched
 from detrkit.training.run import new_options
 
 RUN = {
@@ -72,23 +72,26 @@ class TestOptions:
 class TestColumns:
     def test_one_seed_gives_its_figure_and_several_the_mean_of_all(self) -> None:
         other = {**RUN, "figures": {"AP": 0.35}}
-        assert ap().text([RUN]) == "0.250"
-        assert ap().text([RUN, other]) == "0.300 (0.250, 0.350)"
+        assert ap().mean([RUN]) == ap().each([RUN]) == "0.250"
+        assert ap().mean([RUN, other]) == "0.300"
+        assert ap().each([RUN, other]) == "0.300 (0.250, 0.350)"
 
     def test_the_last_epoch_that_has_a_measure_counts(self) -> None:
-        assert watched(ATTENTION_SPARSITY).text([RUN]) == "-2.000"
+        assert watched(ATTENTION_SPARSITY).mean([RUN]) == "-2.000"
 
     def test_figures_that_are_missing_are_a_dash(self) -> None:
-        assert further("modes").text([RUN]) == "-"
-        assert further("modes", digits=1).text([{**RUN, "further": {"modes": 2}}]) == "2.0"
+        assert further("modes").mean([RUN]) == "-"
+        assert further("modes", digits=1).mean([{**RUN, "further": {"modes": 2}}]) == "2.0"
 
     def test_seconds_are_those_of_the_quickest_epoch(self) -> None:
-        assert seconds_a_step(RUN) == pytest.approx(0.5)
+        slower = {**RUN, "log": [{**row, "seconds": 50.0} for row in RUN["log"]]}  # type: ignore[attr-defined]
+        runs = [dict(RUN), slower]
+        add_pace(runs)
         (seconds,) = (column for column in PLAIN_COLUMNS if column.title == "seconds")
-        assert seconds.text([RUN]) == "12"
+        assert seconds.each(runs) == "12"  # 25 steps of half a second, the same for both
 
     def test_digits(self) -> None:
-        assert Column("x", lambda _: 1.23456, 1).text([RUN]) == "1.2"
+        assert Column("x", lambda _: 1.23456, 1).mean([RUN]) == "1.2"
 
 
 class TestListing:

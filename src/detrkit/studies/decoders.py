@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detrkit.measures import ATTENTION_SPARSITY, MATCHING_INSTABILITY
+from detrkit.measures import ATTENTION_SPARSITY, MATCHED_CLASS_ACCURACY, MATCHING_INSTABILITY, OVERLAP_LOSS
 from detrkit.studies.setting import SGD, WATCHED, dense, without_decoder
 from detrkit.studies.study import PLAIN_COLUMNS, SMALLEST, Study, Trial, ap, watched
 
@@ -16,6 +16,14 @@ STUDY = Study(
         "TSP-RCNN": Trial("tsp-rcnn-compact", without_decoder()),
     },
     options={**WATCHED, **SGD, "epochs": 4},
-    columns=(*PLAIN_COLUMNS, ap("AP_small", "AP of small objects"), SMALLEST, watched(ATTENTION_SPARSITY)),
+    columns=(
+        *PLAIN_COLUMNS,
+        ap("AP_small", "AP of small objects"),
+        SMALLEST,
+        watched(MATCHED_CLASS_ACCURACY),
+        watched(OVERLAP_LOSS),
+        watched(ATTENTION_SPARSITY),
+        watched(MATCHING_INSTABILITY),
+    ),
     panels=(ATTENTION_SPARSITY, MATCHING_INSTABILITY),
 )

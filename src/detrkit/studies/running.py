@@ -24,7 +24,7 @@ from detrkit.progress import duration
 from detrkit.studies.learning import options_of_run
 from detrkit.studies.listing import find_study
 from detrkit.studies.showing import draw_curves, markdown_table, study_table
-from detrkit.studies.study import Results, Study
+from detrkit.studies.study import Results, Study, add_pace
 from detrkit.studies.trials import JOB, LOG, Seeded, seeded_trials
 from detrkit.terminal import terminal
 from detrkit.training.keywords import TrainingKeywords
@@ -128,7 +128,10 @@ def _complete(study: Study, trials: Sequence[Seeded], seeds: int) -> Results:
     for each in trials:
         if (figures := each.figures()) is not None:
             found[each.name].append(figures)
-    return {name: runs for name, runs in found.items() if len(runs) == seeds}
+    complete = {name: runs for name, runs in found.items() if len(runs) == seeds}
+    for runs in complete.values():
+        add_pace(runs)
+    return complete
 
 
 class _Queue:

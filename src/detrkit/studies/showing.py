@@ -8,11 +8,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from detrkit.evaluation.report.colors import line_style
 from detrkit.measures import AP
-from detrkit.studies.study import Column, Figures, Results, Study, seconds_a_step
+from detrkit.studies.study import PACE, Column, Figures, Results, Study
 from detrkit.terminal import add_numbers, narrow_table
 
 _PANEL = (4.6, 3.9)  # inches
@@ -21,21 +22,21 @@ _COLORS = 10  # of matplotlib's own cycle
 
 
 def study_table(study: Study, results: Results) -> Table:
-    """For a terminal: the mean of all seeds, and each of them."""
+    """For a terminal: the means of all seeds."""
     table = narrow_table(study.title, study.claim)
     table.add_column("", overflow="fold", min_width=12)
     columns = shown_columns(study, results)
     add_numbers(table, *(column.title for column in columns))
     for name, runs in results.items():
-        table.add_row(name, *(column.text(runs) for column in columns))
+        table.add_row(name, *(column.mean(runs) for column in columns))
     return table
 
 
 def markdown_table(study: Study, results: Results) -> str:
-    """The same for a document."""
+    """The same for a document, with the figure of each seed behind the mean."""
     columns = shown_columns(study, results)
     rows = [["", *(column.title for column in columns)], ["---"] * (1 + len(columns))]
-    rows += [[name, *(column.text(runs) for column in columns)] for name, runs in results.items()]
+    rows += [[name, *(column.each(runs) for column in columns)] for name, runs in results.items()]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -62,6 +63,8 @@ def draw_curves(study: Study, results: Results, target: Path) -> None:
         for number, (name, runs) in enumerate(results.items()):
             _draw(each, [_points(run, measure.column, against) for run in runs], name, number)
         each.set(xlabel=against, ylabel=measure.name)
+        if against == "epoch":
+            each.xaxis.set_major_locator(MaxNLocator(integer=True))
         each.grid(alpha=0.3)
     for each in axes[len(panels) :]:
         each.set_visible(False)
@@ -73,7 +76,7 @@ def draw_curves(study: Study, results: Results, target: Path) -> None:
 
 def _points(run: Figures, column: str, against: str) -> list[tuple[float, float]]:
     """Where a measure stood after each epoch that has it."""
-    minutes_a_step = seconds_a_step(run) / 60
+    minutes_a_step = run[PACE] / 60
     return [
         (row["epoch"] if against == "epoch" else row["step"] * minutes_a_step, row[column])
         for row in run["log"]

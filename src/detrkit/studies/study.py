@@ -18,6 +18,7 @@ Figures = dict[str, Any]  # what a trial leaves as JSON
 Results = dict[str, list[Figures]]  # of each trial, one for each seed
 # Makes of a new run what a trial is about; gets the run, and the folders of the trials that come before it.
 Change = Callable[..., None]
+PACE = "seconds a step"
 Measurement = Callable[[Detector, RunData], Figures]
 
 
@@ -63,13 +64,15 @@ class Column:
         """Of all seeds that have the figure."""
         return [value for run in runs if (value := self.value(run)) is not None]
 
-    def text(self, runs: Sequence[Figures]) -> str:
-        """The mean, and with several seeds each of them."""
+    def mean(self, runs: Sequence[Figures]) -> str:
+        """The mean of all seeds."""
         values = self.values(runs)
-        if not values:
-            return "-"
-        mean = f"{statistics.fmean(values):.{self.digits}f}"
-        return mean if len(values) == 1 else f"{mean} ({', '.join(f'{value:.{self.digits}f}' for value in values)})"
+        return f"{statistics.fmean(values):.{self.digits}f}" if values else "-"
+
+    def each(self, runs: Sequence[Figures]) -> str:
+        """The mean, and with several seeds each of them, unless they are the same."""
+        values = [f"{value:.{self.digits}f}" for value in self.values(runs)]
+        return self.mean(runs) if len(set(values)) <= 1 else f"{self.mean(runs)} ({', '.join(values)})"
 
 
 def ap(name: str = "AP", title: str | None = None) -> Column:
@@ -107,17 +110,23 @@ def further(name: str, title: str | None = None, *, digits: int = 3) -> Column:
     return Column(title or name, lambda run: run.get("further", {}).get(name), digits)
 
 
-SMALLEST = Column("AP of the class with the smallest objects", lambda run: run["smallest"] and run["smallest"]["AP"])
+SMALLEST = Column("AP of the smallest class", lambda run: run["smallest"] and run["smallest"]["AP"])
 
 
-def seconds_a_step(run: Figures) -> float:
-    """Of the quickest epoch: other work on the computer slows some epochs down."""
+def add_pace(runs: Sequence[Figures]) -> None:
+    """Gives all seeds the seconds of a step of the quickest epoch of any: other work on the computer slows some epochs down."""
+    pace = min(map(_seconds_a_step, runs))
+    for run in runs:
+        run[PACE] = pace
+
+
+def _seconds_a_step(run: Figures) -> float:
     steps = [0.0, *(row["step"] for row in run["log"])]
     pairs = zip(run["log"], pairwise(steps), strict=True)
     return min(float(row["seconds"]) / float(after - before) for row, (before, after) in pairs)
 
 
-SECONDS = Column("seconds", lambda run: run["steps"] * seconds_a_step(run), 0)
+SECONDS = Column("seconds", lambda run: run["steps"] * run[PACE], 0)
 PLAIN_COLUMNS = (ap(), ap("AP50"), SECONDS)
 
 
