@@ -10,8 +10,9 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import detrkit
 from detrkit.backbones import build_backbone
-from detrkit.checkpoints import load_backbone_weights
+from detrkit.checkpoints import load_backbone_weights, save_authors
 from detrkit.errors import CheckpointError
 from detrkit.structures import ImageBatch
 
@@ -119,6 +120,23 @@ class TestWhatIsRefused:
         found = complaint(backbone, path)
         assert found.startswith(f"{path} lacks ")
         assert found.endswith(": give weights of the same network")
+
+    @pytest.mark.parametrize("form", ["own", "authors"])
+    def test_a_whole_detector(self, tmp_path: Path, form: str) -> None:
+        model = detrkit.build("detr-r18")
+        path = tmp_path / f"detector.{'safetensors' if form == 'own' else 'pth'}"
+        (detrkit.save if form == "own" else save_authors)(model, path)
+        assert complaint("resnet18", path) == (
+            f"{path} holds a whole detector, not the weights of a backbone: start from it with weights (--weights FILE)"
+        )
+
+    def test_a_prefix_that_all_names_share_is_no_detector(self, tmp_path: Path) -> None:
+        weights = torchvision.models.resnet18(weights=None).state_dict()
+        path = tmp_path / "weights.pth"
+        torch.save({f"backbone.{name}": value for name, value in weights.items()}, path)
+        backbone = build_backbone("resnet18")
+        load_backbone_weights(backbone, path)
+        assert torch.equal(backbone.state_dict()["conv1.weight"], weights["conv1.weight"])
 
     def test_a_deeper_network(self, tmp_path: Path) -> None:
         path = tmp_path / "weights.pth"

@@ -75,19 +75,20 @@ def test_values_have_the_types_of_their_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("epochs: many", "{file}: epochs must be of type int or none, not 'many'"),
-        ("epochs: 2.5", "{file}: epochs must be of type int or none, not '2.5'"),
-        ("epochs: [1, 2]", "{file}: epochs must be of type int or none, not '1,2'"),
-        ("crop: maybe", "{file}: crop must be of type bool or none, not 'maybe'"),
-        ("schedule: linear", "{file}: schedule must be of type step or cosine or flat-cosine or none, not 'linear'"),
-        ("lr: {backbone: 1}", "{file}: lr must be of type float or none, not '{'backbone': '1'}'"),
-        ("rates: {offsets: fast}", "{file}: rates.offsets must be of type float, not 'fast'"),
+        ("epochs: many", "{file}: epochs must be a whole number or null, not 'many'"),
+        ("epochs: 2.5", "{file}: epochs must be a whole number or null, not '2.5'"),
+        ("epochs: [1, 2]", "{file}: epochs must be a whole number or null, not '1,2'"),
+        ("crop: maybe", "{file}: crop must be yes, no or null, not 'maybe'"),
+        ("schedule: linear", "{file}: schedule must be step, cosine, flat-cosine or null, not 'linear'"),
+        ("lr: {backbone: 1}", "{file}: lr must be a number or null, not '{'backbone': '1'}'"),
+        ("rates: {offsets: fast}", "{file}: rates.offsets must be a number, not 'fast'"),
         ("rates: fast", "{file}: rates must be names with values, one in each line below it, not 'fast'"),
-        ("settings: {queries: few}", "{file}: settings.queries must be of type int, not 'few'"),
+        ("settings: {queries: few}", "{file}: settings.queries must be a whole number, not 'few'"),
         ("settings: {querys: 3}", "{file} has the setting 'querys', which detr-compact does not have: did you mean 'queries'?"),
         ("epoch: 3", "{file} has the option 'epoch', which detrkit does not have: did you mean 'epochs'?"),
         ("queries: 3", "{file} has the option 'queries', which detrkit does not have: it is a setting of the model, so write it under `settings:`"),
         ("denoising: 3", "{file} has the option 'denoising', which detrkit does not have: it is a setting of the model, so write it under `settings:`"),
+        ("learning_rate: 3", "{file} has the option 'learning_rate', which detrkit does not have: did you mean 'lr'?"),
         ("xyzzy: 3", "{file} has the option 'xyzzy', which detrkit does not have: `detrkit config VARIANT` shows all"),
         ("epochs: 3\nepochs: 4", "{file}, line 2 has the key 'epochs' again: remove one of the two"),
         ("- epochs", "{file} has no options: each line is the name of an option, a colon and its value"),
@@ -106,12 +107,23 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         assert refusal(*command, "--config", "gone.yaml", folder=tmp_path).endswith(
             "there is no configuration file gone.yaml: `detrkit config VARIANT > gone.yaml` writes one to begin with"
         )
-    for name, content, kind in (("a.yaml", "epochs: [3", "YAML"), ("a.json", "{", "JSON")):
+    indented = "lr: 0.1\n  epochs: 3\n"
+    for name, content, kind in (("a.yaml", indented, "YAML (line 2: mapping values"), ("a.json", "{", "JSON (")):
         written(tmp_path, content, name)
-        assert f"{name} cannot be read as {kind} (" in refusal("train", "--config", name, folder=tmp_path)
+        assert f"{name} cannot be read as {kind}" in refusal("train", "--config", name, folder=tmp_path)
     assert refusal("train", "--config", "a.yaml", "--resume", "run", folder=tmp_path).endswith(
         "--resume goes on with the options of its run: leave out --config, or --resume"
     )
+
+
+def test_a_file_that_lacks_what_to_train_on(tmp_path: Path) -> None:
+    written(tmp_path, "variant: detr-compact\ndata: null\n", "half.yaml")
+    sentence = refusal("train", "--config", "half.yaml", folder=tmp_path)
+    assert sentence.endswith(
+        "half.yaml has no data, and neither has the command: write a line `data: ...` into the file, or give --data"
+    )
+    written(tmp_path, "data: digits\n", "half.yaml")
+    assert "half.yaml has no variant" in refusal("train", "--config", "half.yaml", folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,10 @@ def test_a_variant_with_its_settings_recipe_and_weights(tmp_path: Path, monkeypa
     rate = next(line for line in shown.splitlines() if "--backbone-lr" in line)
     assert [cell.strip() for cell in rate.strip("│").split("│")][1] == "1e-05"
     assert CATALOG["detr-r50"].weights[0].address in shown
-    assert "There are no published weights." in detrkit_command("models", "detr-compact", folder=tmp_path).stdout
+    assert "Of the backbone: https://download.pytorch.org/models/resnet50-0676ba61.pth (BSD-3-Clause)" in shown
+    compact = detrkit_command("models", "detr-compact", folder=tmp_path).stdout
+    assert "There are no published weights." in compact
+    assert "Of the backbone" not in compact
 
 
 def test_an_unknown_variant(tmp_path: Path) -> None:

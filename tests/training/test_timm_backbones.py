@@ -59,7 +59,7 @@ def test_a_network_without_published_weights_starts_at_random() -> None:
     assert imagenet_offer("timm/convnextv2_small") is None
     assert resolved("detr-r50", settings={"backbone": "timm/convnextv2_small"}).weights == "none"
     with pytest.raises(
-        ConfigurationError, match="nobody published an ImageNet file for the backbone timm/convnextv2_sm"
+        ConfigurationError, match="there are no published ImageNet weights of the backbone timm/convnextv2_sm"
     ):
         resolved("detr-r50", settings={"backbone": "timm/convnextv2_small"}, backbone_weights="imagenet")
 

@@ -13,6 +13,8 @@ from detrkit.checkpoints.reading import check_finite, read_weights
 from detrkit.checkpoints.timm_weights import is_counter, own_tensors
 from detrkit.errors import CheckpointError
 
+_ONLY_IN_DETECTORS = ("backbone", "class_labels_classifier")  # ours and the authors', and Hugging Face's
+
 
 def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
     """Fills a backbone from a file with torchvision's keys, or a network of timm's from one with timm's.
@@ -27,6 +29,11 @@ def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
         CheckpointError: the file cannot be read or holds another network.
     """
     file = read_weights(path)
+    parts = {name.split(".")[0] for name in file.tensors}
+    if len(parts) > 1 and not parts.isdisjoint(_ONLY_IN_DETECTORS):
+        raise CheckpointError(
+            f"{path} holds a whole detector, not the weights of a backbone: start from it with weights (--weights FILE)"
+        )
     expected = backbone.state_dict()
     if isinstance(backbone, TimmBackbone):
         given = own_tensors(backbone, file.tensors, path)

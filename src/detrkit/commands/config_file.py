@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from detrkit.commands.reading import as_text, in_words, read_text
+from detrkit.commands.reading import as_text, in_plain_words, read_text
 from detrkit.data.yaml_files import parse_yaml
 from detrkit.errors import ConfigurationError, DataError, closest
 from detrkit.files import expanded
@@ -38,6 +38,14 @@ _REPLACED = {
     "scale_lr": ("lr", "backbone_lr"),
     "lr": ("scale_lr",),
     "backbone_lr": ("scale_lr",),
+}
+
+
+# Names of a variant's recipe, as `detrkit models VARIANT` shows them.
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "backbone_learning_rate": "backbone_lr",
+    "layer_learning_rate_decay": "layer_decay",
 }
 
 
@@ -147,8 +155,9 @@ def _content(file: Path) -> tuple[dict[str, Any], bool]:
     except DataError as problem:  # the same key twice
         raise ConfigurationError(str(problem).rstrip(".")) from problem
     except (yaml.YAMLError, ValueError) as problem:
-        reason = " ".join(str(problem).split())
-        raise ConfigurationError(f"{file} cannot be read as {_format(file)} ({reason}): correct it") from problem
+        raise ConfigurationError(
+            f"{file} cannot be read as {_format(file)} ({_reason(problem)}): correct it"
+        ) from problem
     timed = False
     if isinstance(content, dict) and isinstance(content.get("options"), dict):
         content, timed = content["options"], content.get("time_budget") is not None
@@ -159,12 +168,21 @@ def _content(file: Path) -> tuple[dict[str, Any], bool]:
     return content, timed
 
 
+def _reason(problem: Exception) -> str:
+    """What is wrong with a file, and in which line."""
+    if isinstance(problem, yaml.MarkedYAMLError) and problem.problem_mark is not None:
+        return f"line {problem.problem_mark.line + 1}: {problem.problem}"
+    return " ".join(str(problem).split())
+
+
 def _format(file: Path) -> str:
     return "JSON" if file.suffix == ".json" else "YAML"
 
 
 def _meant(name: str, hints: Mapping[str, Any]) -> str:
     """The closest option; where the name is that of a setting, where to write it."""
+    if name in _OTHER_NAMES:
+        return f"did you mean '{_OTHER_NAMES[name]}'?"
     place, listing = "it is a setting of the model, so write it under `settings:`", "`detrkit config VARIANT` shows all"
     if any(name in kind.__dataclass_fields__ for kind in (Settings, CostSettings, MultiScaleSettings)):
         return place
@@ -200,4 +218,4 @@ def _read(file: Path, key: str, text: Any, hint: Any) -> Any:
             raise ValueError(text)
         return read_text(text, hint)
     except ValueError as problem:
-        raise ConfigurationError(f"{file}: {key} must be of type {in_words(hint)}, not '{text}'") from problem
+        raise ConfigurationError(f"{file}: {key} must be {in_plain_words(hint)}, not '{text}'") from problem

@@ -54,7 +54,7 @@ def convert_weights(
     for note in written.notes:
         console.print(note)
     console.print(f"{written.variant}, written to {written.path} {_IN_WORDS[written.form]}", soft_wrap=True)
-    following = f"detrkit predict {written.path} PICTURES"
+    following = f"detrkit predict {written.path} IMAGES"
     if written.architecture:
         following = f'transformers.{written.architecture}.from_pretrained("{written.path}") in Python, or {following}'
     console.print(f"Next: {following}", soft_wrap=True)

@@ -5,6 +5,13 @@ from __future__ import annotations
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+_PLAIN: dict[Any, tuple[str, ...]] = {
+    int: ("a whole number",),
+    float: ("a number",),
+    bool: ("yes", "no"),
+    str: ("a text",),
+    NoneType: ("null",),
+}
 _NONE = ("none", "null", "~", "")
 
 
@@ -47,6 +54,18 @@ def as_text(value: Any) -> str:
 def in_words(hint: Any) -> str:
     """A type for messages, such as "int or none"."""
     return " or ".join(_kind_in_words(kind) for kind in kinds_of(hint))
+
+
+def in_plain_words(hint: Any) -> str:
+    """What a value may be, for people who write files, such as "a whole number or null"."""
+    words = [word for kind in kinds_of(hint) for word in _plain_words(kind)]
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _plain_words(kind: Any) -> tuple[str, ...]:
+    if get_origin(kind) is Literal:
+        return tuple(map(str, get_args(kind)))
+    return _PLAIN.get(kind, (_kind_in_words(kind),))
 
 
 def read_rates(text: str) -> dict[str, float]:

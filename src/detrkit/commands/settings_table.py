@@ -56,6 +56,11 @@ def show_variant(name: str, variant: Variant, parameters: int, console: Console)
         figures += "" if quality is None else f", PQ {quality:.3f}"
         tag = f", {weights.tag}" if weights.tag else ""
         console.print(f"  {weights.address} ({figures}, {weights.licence}{tag})", soft_wrap=True)
+    from detrkit.checkpoints.published import imagenet_offer
+
+    backbone = imagenet_offer(str(variant.config.backbone))
+    if backbone is not None:
+        console.print(f"Of the backbone: {backbone.address} ({backbone.licence})", soft_wrap=True)
     for result in variant.results:
         console.print(f"Published without weights: AP {result.ap:.3f}{f', {result.tag}' if result.tag else ''}")
 

@@ -81,7 +81,7 @@ def _signature() -> inspect.Signature:
 
 
 _OWN_MEANINGS = """
-    name: one of the studies that the command lists without a name.
+    name: of a study; without it all are listed.
     data: folder or annotation file of a data set, or "digits" for the built-in one.
     seeds: trainings of each detector, with the seeds 0, 1, ...
     jobs: trainings at once, one thread each.

@@ -36,6 +36,7 @@ def train(variant: VariantText = None, data: OptionalPathText = None, **given: A
         named = {name: value for name, value in (("variant", variant), ("data", data)) if value is not None}
         given = file.combined({**named, **given})
         variant, data = given.pop("variant", None), given.pop("data", None)
+        _check_complete(file, variant=variant, data=data)
     if variant is not None:
         check_name(variant)  # before PyTorch is loaded
     if given.get("resume") is not None:
@@ -76,6 +77,17 @@ def _config_of(given: dict[str, Any]) -> ConfigFile | None:
     if "resume" in given:
         raise ConfigurationError("--resume goes on with the options of its run: leave out --config, or --resume")
     return read_config(given.pop("config"))
+
+
+def _check_complete(file: ConfigFile, **needed: Any) -> None:
+    """Refuses a file and a command that together do not say what to train on what."""
+    from detrkit.errors import ConfigurationError
+
+    for name, value in needed.items():
+        if value is None:
+            raise ConfigurationError(
+                f"{file.path} has no {name}, and neither has the command: write a line `{name}: ...` into the file, or give --{name}"
+            )
 
 
 def read_texts(given: dict[str, Any]) -> None:

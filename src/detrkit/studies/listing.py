@@ -18,11 +18,11 @@ STUDIES = {
     "learned-queries": "queries of a trained DETR for a new one: is it learning the queries that takes so long? (DAB-DETR)",
     "attention-maps": "where learned queries, points and boxes look before they have seen the image (DAB-DETR)",
     "order": "what the first self-attention does among queries without content (DETR)",
-    "query-count": "how many queries there should be, and whether layers may have different numbers",
+    "query-count": "how many queries there should be, and whether later layers need as many",
     "positions": "codes of positions: which, where, and in how many layers (DETR)",
     "supervision": "one-to-one matching, one-to-many matching, groups and denoising (DN-DETR, DINO, H-DETR)",
     "attention-weights": "attention without dot products: weights from the query alone, or random ones (Synthesizer)",
-    "anchors": "what of DAB-DETR's boxes matters",
+    "anchors": "which parts of DAB-DETR's boxes matter",
     "self-supervision": "learning to find patches of images without annotations first (UP-DETR)",
 }
 

@@ -102,7 +102,8 @@ def run_study(
     write_json(folder / "study.json", {**facts, "results": results})
     if results:
         write_text(folder / "table.md", markdown_table(study, results))
-        draw_curves(study, results, folder / "curves.png")
+        title = study.title if str(data) == BUILT_IN else f"{study.title}, {Path(data).name}"
+        draw_curves(study, results, folder / "curves.png", title=title)
         if study.draw is not None and all(each.run.is_dir() for each in trials):  # not where figures alone were kept
             study.draw(results, {(each.name, each.seed): each.folder for each in trials}, folder)
     return StudyResult(study, results, folder, tuple(problems))

@@ -45,13 +45,14 @@ def shown_columns(study: Study, results: Results) -> list[Column]:
     return [column for column in study.columns if any(column.values(runs) for runs in results.values())]
 
 
-def draw_curves(study: Study, results: Results, target: Path) -> None:
+def draw_curves(study: Study, results: Results, target: Path, *, title: str | None = None) -> None:
     """AP against epochs and against minutes, and the study's measures against epochs: the seeds' means thick, each seed thin.
 
     Args:
         study: whose results they are.
         results: of its trials.
         target: PNG file.
+        title: another title than the study's.
     """
     panels = [(AP, "epoch"), (AP, "minutes"), *((measure, "epoch") for measure in study.panels)]
     rows = -(-len(panels) // _PANELS_IN_A_ROW)
@@ -70,7 +71,7 @@ def draw_curves(study: Study, results: Results, target: Path) -> None:
         each.set_visible(False)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
-    figure.suptitle(study.title)
+    figure.suptitle(title or study.title)
     figure.savefig(target, dpi=110, facecolor="white")
 
 

@@ -95,13 +95,15 @@ def check_start(options: TrainingOptions) -> None:
     whole = options.weights not in (None, NONE, BACKBONE)
     if options.weights == COCO and coco_offer(options.variant) is None:
         raise OptionError(
-            f"nobody published a COCO file of {options.variant}: leave weights out, or give a file of your own",
+            f"there are no published COCO weights of {options.variant}: leave weights out, or give a file of your own",
             "weights",
         )
     wanted = {"weights": options.weights == BACKBONE, "backbone_weights": options.backbone_weights == IMAGENET}
     for name in (name for name, is_wanted in wanted.items() if is_wanted):
         if imagenet_offer(str(backbone)) is None:
-            raise OptionError(f"nobody published an ImageNet file for the backbone {backbone}: leave {name} out", name)
+            raise OptionError(
+                f"there are no published ImageNet weights of the backbone {backbone}: leave {name} out", name
+            )
     if options.backbone_weights is not None and (whole or (wanted["weights"] and not wanted["backbone_weights"])):
         raise OptionError(
             "weights already gives the backbone, and backbone_weights would replace it: leave one of them out",
