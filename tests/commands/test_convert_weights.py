@@ -25,19 +25,19 @@ def test_there_and_back(own: Path, tmp_path: Path) -> None:
     said = detrkit_command("convert-weights", own, "authors.pth", folder=tmp_path)
     assert (said.returncode, said.stderr) == (0, "")
     assert said.stdout == (
-        "deformable-detr-r18, written to authors.pth in its authors' form\nNext: detrkit predict authors.pth PICTURES\n"
+        "deformable-detr-r18, written to authors.pth in its authors' form\nNext: detrkit predict authors.pth IMAGES\n"
     )
     said = detrkit_command("convert-weights", "authors.pth", "folder", folder=tmp_path)
     assert said.stdout == (
         "deformable-detr-r18, written to folder in Hugging Face's form\n"
-        'Next: transformers.DeformableDetrForObjectDetection.from_pretrained("folder") in Python, or detrkit predict folder PICTURES\n'
+        'Next: transformers.DeformableDetrForObjectDetection.from_pretrained("folder") in Python, or detrkit predict folder IMAGES\n'
     )
     assert json.loads((tmp_path / "folder/config.json").read_text())["id2label"] == {"0": "cat", "1": "dog"}
     said = detrkit_command("convert-weights", "folder", "back.safetensors", folder=tmp_path)
     assert said.stdout == (
         "Note: folder is a folder, its model.safetensors is used.\n"
         "deformable-detr-r18, written to back.safetensors in detrkit's own form\n"
-        "Next: detrkit predict back.safetensors PICTURES\n"
+        "Next: detrkit predict back.safetensors IMAGES\n"
     )
     assert (tmp_path / "back.safetensors").read_bytes() == own.read_bytes()
 
