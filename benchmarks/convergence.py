@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.files import write_json, write_text
+from detrkit.studies.setting import ON_DIGITS
 
 KEPT = Path(__file__).with_name("figures")  # of long runs, since the documents' tables and plots are made of them
 
@@ -53,19 +54,11 @@ class Study:
     watched: str | None
 
 
-_ON_DIGITS = {
-    "flip": 0.0,
-    "crop": False,
-    "multi_scale": False,
-    "batch_size": 16,
-    "warmup_steps": 50,
-    "schedule": "cosine",
-}
 DEFORMABLE = Study(
     title="Built-in digits, 128 × 128, compact backbone from nothing",
     data="digits",
     epochs=5,
-    options=_ON_DIGITS,
+    options=ON_DIGITS,
     detectors={  # each with the catalog's settings for small images, DETR's with more steps of tuning behind them
         "DETR": ("detr-compact", {}),
         "Deformable DETR": ("deformable-detr-compact", {}),
@@ -75,7 +68,7 @@ DEFORMABLE = Study(
 )
 # One backbone, of stride 8: a digit covers a few of its cells. The deformable detectors also get stride 4, since they are made for several
 # levels. Classes weigh as much as boxes, or these detectors find digits long before they can tell them apart.
-_SMALL = {**_ON_DIGITS, "short_side": 64, "long_side": 64, "lr": 1e-3, "backbone_lr": 1e-3}
+_SMALL = {**ON_DIGITS, "short_side": 64, "long_side": 64, "lr": 1e-3, "backbone_lr": 1e-3}
 _SAME: dict[str, Any] = {
     "backbone": "compact-c3",
     "queries": 30,

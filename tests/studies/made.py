@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ import detrkit
 from detrkit.data import EvaluationTransform, read_digits
 from detrkit.models.detector import EncoderDecoder
 from detrkit.structures import ImageBatch, Target
-from detrkit.studies.learning import made
+from detrkit.studies.learning import Job, made
 from detrkit.studies.setting import OPTIONS, SAME
+from detrkit.studies.study import Trial
 from detrkit.training.module import TrainingModule
 
 SMALL: dict[str, Any] = {**SAME, "attention_heads": 2, "width": 32, "hidden": 32, "queries": 10, "decoder_layers": 2}
@@ -32,8 +34,9 @@ def small(variant: str = "detr-compact", **settings: Any) -> EncoderDecoder:
 
 def module_of(variant: str = "detr-compact", **settings: Any) -> TrainingModule:
     """A run of a small detector on the digits, before its first step."""
-    options = {**OPTIONS, "variant": variant, "data": "digits", "settings": {**SMALL, **settings}, "steps": 2}
-    module, _ = made({name: value for name, value in options.items() if name != "epochs"}, seed=0, single_class=True)
+    given = {**OPTIONS, "variant": variant, "data": "digits", "settings": {**SMALL, **settings}, "steps": 2}
+    options = {name: value for name, value in given.items() if name != "epochs"}
+    module, _ = made(Job(Trial(variant), options, seed=0, single_class=True, run=Path("not_written")))
     return module
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+
 import pytest
+from rich.console import Console
 
 from detrkit.errors import ConfigurationError
 from detrkit.measures import ATTENTION_SPARSITY
 from detrkit.models.catalog import CATALOG
 from detrkit.studies import STUDIES, find_study
-from detrkit.studies.study import PLAIN_COLUMNS, Column, Study, Trial, add_pace, ap, further, watched
+from detrkit.studies.showing import study_table
+from detrkit.studies.study import PACE, PLAIN_COLUMNS, Column, Study, Trial, add_pace, ap, further, watched
 from detrkit.training.run import new_options
 
 RUN = {
@@ -109,3 +114,16 @@ class TestListing:
     def test_an_unknown_study_names_the_closest(self) -> None:
         with pytest.raises(ConfigurationError, match="there is no study 'matchin': did you mean 'matching'"):
             find_study("matchin")
+
+
+class TestTable:
+    def test_columns_that_do_not_fit_into_a_terminal_come_below(self) -> None:
+        columns = (*PLAIN_COLUMNS, watched(ATTENTION_SPARSITY, "a" * 30), watched(ATTENTION_SPARSITY, "b" * 30))
+        wide = dataclasses.replace(study(), columns=columns)
+        run = {**RUN, PACE: 0.5}
+        printed = io.StringIO()
+        Console(file=printed, width=80).print(study_table(wide, {"DETR": [run]}))
+        text = printed.getvalue()
+        assert all(title in text for title in ("AP50", "seconds", "a" * 30, "b" * 30, "claim"))
+        assert text.count("DETR ") == 2
+        assert text.count("-2.000") == 2

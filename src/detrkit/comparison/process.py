@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,25 @@ from detrkit.training.sessions import sessions_of
 
 
 def main() -> None:
-    """Does the job in the folder that the command line names. Exit code 2 where it failed for a reason that its outcome says."""
+    """Does the job in the folder that the command line names."""
+    work_in(Path(sys.argv[1]), carry_out, write_failure)
+
+
+def work_in(folder: Path, work: Callable[[Path], None], fail: Callable[[Path, str], None]) -> None:
+    """What a process does that was started for one folder. Exit code 2: it failed, for a reason that is noted; 130: it was stopped.
+
+    Args:
+        folder: whose job it does.
+        work: does it.
+        fail: notes why it cannot be done.
+    """
     keep_freed_memory()
     print_any_character()
-    folder = Path(sys.argv[1])
     end_with(os.getppid())
     try:
-        carry_out(folder)
+        work(folder)
     except DetrkitError as problem:
-        write_failure(folder, str(problem))
+        fail(folder, str(problem))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""What of DAB-DETR's boxes matters (Liu et al. 2022, arXiv:2201.12329, sections 4.3 and 4.4, table 3)."""
+"""Which parts of DAB-DETR's boxes matter (Liu et al. 2022, arXiv:2201.12329, sections 4.3 and 4.4, table 3)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Attention without dot products (Tay et al. 2021, "Synthesizer", arXiv:2005.00743): weights from the query alone, or random and fixed.
+"""Attention without dot products (Tay et al. 2021, "Synthesizer", arXiv:2005.00743): weights from the query alone, or random ones.
 
 Deformable attention rests on this: it asks no key, its weights and places come from the query alone. Here dense attention of DETR gets its
-weights in both ways, in the encoder and in the decoder, where every map has the same number of cells.
+weights from the query, or from random numbers that learn or stay, in the encoder or in the decoder; every map has the same number of cells.
 """
 
 from __future__ import annotations

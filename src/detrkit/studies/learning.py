@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,37 @@ from detrkit.training.training_options import TrainingOptions
 _MUCH_SMALLER = 0.5  # than the median of all objects
 
 
-def learn(
-    trial: Trial,
-    options: Mapping[str, Any],
-    *,
-    seed: int,
-    single_class: bool,
-    folder: Path,
-    earlier: Sequence[Path],
-    console: Console,
-) -> Figures:
-    """Trains a trial's detector in a run folder, whose checkpoints hold the model as the trial has changed it.
+@dataclass(frozen=True)
+class Job:
+    """A trial with one seed, as its process gets it.
 
-    Args:
+    Attributes:
         trial: what to train.
         options: of training.
         seed: of weights and order.
         single_class: see `Study`.
-        folder: is created.
-        earlier: folders of the runs of the trials that come before.
+        run: folder of its training.
+        earlier: folders of the trainings that come before.
+    """
+
+    trial: Trial
+    options: Mapping[str, Any]
+    seed: int
+    single_class: bool
+    run: Path
+    earlier: tuple[Path, ...] = ()
+
+    def change(self, module: TrainingModule) -> None:
+        """Makes of a new run what the trial is about."""
+        if self.trial.change is not None:
+            self.trial.change(module, *self.earlier)
+
+
+def learn(job: Job, console: Console) -> Figures:
+    """Trains a trial's detector in a new run folder, whose checkpoints hold the model as the trial has changed it.
+
+    Args:
+        job: what to do.
         console: shows progress.
 
     Returns:
@@ -53,12 +66,11 @@ def learn(
     Raises:
         KeyboardInterrupt: training was stopped.
     """
-    module, data = made(options, seed=seed, single_class=single_class, folder=folder, console=console)
+    module, data = made(job, output=job.run, console=console)
     if module.options.minutes is not None:  # the speed is that of the model before it is changed
         fit_to_time(module, data.validation)
         module = module_of(module.model, module.options, data.training, module.schedule, module.processes)
-    if trial.change is not None:
-        trial.change(module, *earlier)
+    job.change(module)
     run = create(module.options, data.training)
     if not fit(module, run, data, console, None):
         raise KeyboardInterrupt("stopped before its end")
@@ -73,61 +85,44 @@ def learn(
     }
 
 
-def options_of_run(options: Mapping[str, Any], seed: int, folder: Path | None = None) -> TrainingOptions:
-    """The resolved options of a trial's training.
-
-    Args:
-        options: as the study and the command give them.
-        seed: of weights and order.
-        folder: of its run.
-
-    Raises:
-        ConfigurationError: an unknown option, or an impossible value.
-    """
-    given = {name: value for name, value in options.items() if name not in ("variant", "data")}
-    return new_options(options["variant"], options["data"], {**given, "seed": seed, "output": folder})
+def trained(job: Job) -> tuple[Detector, RunData]:
+    """A trial's detector as it was after its last epoch, in eval mode, and its data."""
+    module, data = made(job)
+    job.change(module)
+    module.model.load_state_dict(load_file(RunFolder(job.run).last))
+    return module.model.eval(), data
 
 
-def made(
-    options: Mapping[str, Any],
-    *,
-    seed: int,
-    single_class: bool,
-    folder: Path | None = None,
-    console: Console | None = None,
-) -> tuple[TrainingModule, RunData]:
+def made(job: Job, *, output: Path | None = None, console: Console | None = None) -> tuple[TrainingModule, RunData]:
     """A trial's detector as it is before its change, with the data.
 
     Args:
-        options: of training.
-        seed: of weights and order.
-        single_class: see `Study`.
-        folder: of its run; None for none.
+        job: of the trial.
+        output: folder of a training that follows, which must be free.
         console: where notes about the data are printed; None prints nothing.
     """
-    module, data = prepare(options_of_run(options, seed, folder), None, console or Console(quiet=True))
-    if single_class:
+    chosen = options_of_run(job.options, job.seed, output)
+    module, data = prepare(chosen, None, console or Console(quiet=True))
+    if job.single_class:
         validation = None if data.validation is None else of_one_class(data.validation)
         data = dataclasses.replace(data, training=of_one_class(data.training), validation=validation)
         module = module_of(module.model, module.options, data.training, module.schedule, module.processes)
     return module, data
 
 
-def trained(
-    trial: Trial,
-    options: Mapping[str, Any],
-    *,
-    seed: int,
-    single_class: bool,
-    folder: Path,
-    earlier: Sequence[Path],
-) -> tuple[Detector, RunData]:
-    """A trial's detector as it was after its last epoch, in eval mode, and its data; arguments as for `learn`."""
-    module, data = made(options, seed=seed, single_class=single_class)
-    if trial.change is not None:
-        trial.change(module, *earlier)
-    module.model.load_state_dict(load_file(RunFolder(folder).last))
-    return module.model.eval(), data
+def options_of_run(options: Mapping[str, Any], seed: int, output: Path | None) -> TrainingOptions:
+    """The resolved options of a trial's training.
+
+    Args:
+        options: as the study and the command give them.
+        seed: of weights and order.
+        output: folder of it; None for none.
+
+    Raises:
+        ConfigurationError: an unknown option, or an impossible value.
+    """
+    given = {name: value for name, value in options.items() if name not in ("variant", "data")}
+    return new_options(options["variant"], options["data"], {**given, "seed": seed, "output": output})
 
 
 def of_one_class(dataset: DetectionDataset) -> DetectionDataset:

@@ -6,6 +6,9 @@ weights, each query gets the same vector: this attention cannot tell queries any
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 from detrkit.evaluation.runner import loader_of
 from detrkit.models.detector import Detector, EncoderDecoder
-from detrkit.structures import Output
+from detrkit.structures import Output, Queries
 from detrkit.studies.parts import decoder_layers
 from detrkit.studies.setting import WATCHED, anchored, dense
 from detrkit.studies.study import PLAIN_COLUMNS, Figures, Study, Trial, further
@@ -75,25 +78,27 @@ def _difference(plain: Output, permuted: Output, order: Tensor) -> float:
     return max(float((before[:, :, order] - after).abs().max()) for before, after in pairs)
 
 
-class permuted_queries:  # noqa: N801 - used like a function
+@contextmanager
+def permuted_queries(model: EncoderDecoder, order: Tensor) -> Iterator[None]:
     """While the context is open, the query source returns its queries in another order.
 
     Args:
         model: whose queries are permuted.
-        order: (Q,) the row that comes to each place.
+        order: (Q,) int64, the query that comes to each place.
     """
 
-    def __init__(self, model: EncoderDecoder, order: Tensor) -> None:
-        self.model, self.order = model, order
+    def permute(module: nn.Module, arguments: Any, queries: Queries) -> Queries:  # noqa: ARG001 - torch requires these parameters
+        def permuted(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[:, order]
 
-    def __enter__(self) -> None:
-        def permute(module: nn.Module, arguments: Any, queries: Any) -> Any:  # noqa: ARG001 - torch requires these parameters
-            return queries._map(lambda tensor: tensor[:, self.order])
+        position, references = permuted(queries.position), permuted(queries.references)
+        return replace(queries, content=queries.content[:, order], position=position, references=references)
 
-        self._handle = self.model.query_source.register_forward_hook(permute)
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+    handle = model.query_source.register_forward_hook(permute)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _pair(variant: str, name: str, options: dict[str, Any]) -> dict[str, Trial]:

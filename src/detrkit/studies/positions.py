@@ -19,7 +19,11 @@ _MOST_CELLS = 64  # along a side
 
 
 class LearnedPositions(nn.Module):
-    """A learned code for each row and one for each column, side by side (DETR, section A.4)."""
+    """A learned code for each row and one for each column, side by side (DETR, section A.4).
+
+    Args:
+        width: D; half for rows, half for columns.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,10 +60,8 @@ class OnceEncoder(Encoder):
     def forward(self, memory: Memory) -> Memory:
         """See `Encoder.forward`."""
         assert memory.positions is not None
-        tokens, mask = memory.tokens + memory.positions, padding_mask(memory.padding)
-        for layer in self.layers:
-            tokens = layer(tokens, None, mask)
-        return replace(memory, tokens=tokens, positions=torch.zeros_like(tokens))
+        placed = replace(memory, tokens=memory.tokens + memory.positions, positions=None)
+        return replace(super().forward(placed), positions=torch.zeros_like(memory.positions))
 
 
 class DecoderPositionEncoder(Encoder):
@@ -67,10 +69,7 @@ class DecoderPositionEncoder(Encoder):
 
     def forward(self, memory: Memory) -> Memory:
         """See `Encoder.forward`."""
-        tokens, mask = memory.tokens, padding_mask(memory.padding)
-        for layer in self.layers:
-            tokens = layer(tokens, None, mask)
-        return replace(memory, tokens=tokens)
+        return replace(super().forward(replace(memory, positions=None)), positions=memory.positions)
 
 
 class ConvolutionLayer(nn.Module):
@@ -96,7 +95,7 @@ class ConvolutionLayer(nn.Module):
 
 
 class ConvolutionEncoder(Encoder):
-    """An encoder of such layers."""
+    """An encoder of layers with convolutions, which need to know the size of the map."""
 
     def forward(self, memory: Memory) -> Memory:
         """See `Encoder.forward`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,34 +11,23 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from detrkit.allocation import keep_freed_memory
 from detrkit.checkpoints.own_format import frozen
-from detrkit.comparison.process import end_with
-from detrkit.errors import DetrkitError
+from detrkit.comparison.process import work_in
 from detrkit.files import write_json
 from detrkit.models.detector import Detector
-from detrkit.studies.learning import learn, trained
+from detrkit.studies.learning import Job, learn, trained
 from detrkit.studies.listing import find_study
 from detrkit.studies.trials import FIGURES, JOB, RUN, read_figures
-from detrkit.terminal import print_any_character, terminal
+from detrkit.terminal import terminal
 from detrkit.training.ground_truth import RunData
 
 _LOCK = "lock"
 
 
 def main() -> None:
-    """Exit code 2 where it fails with a sentence."""
-    keep_freed_memory()
-    print_any_character()
+    """Does the job in the folder that the command line names; what it prints says why it cannot be done."""
     torch.set_num_threads(1)  # two trials at once on two processors do more than one on both
-    end_with(os.getppid())
-    try:
-        carry_out(Path(sys.argv[1]))
-    except DetrkitError as problem:
-        print(problem)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    work_in(Path(sys.argv[1]), carry_out, lambda _, problem: print(problem))
 
 
 def carry_out(folder: Path) -> None:
@@ -48,29 +36,14 @@ def carry_out(folder: Path) -> None:
     Args:
         folder: of the trial, with its job.
     """
-    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    trial = find_study(job["study"]).trials[job["trial"]]
-    options, of_training = job["options"], _of_training(folder, job)
+    job, further = _read(folder)
     with FileLock(folder / _LOCK):  # another command may have begun the same
         if read_figures(folder / FIGURES) is None:
-            shutil.rmtree(folder / RUN, ignore_errors=True)  # begun and not ended
-            figures = learn(trial, options, **of_training, console=terminal())
-            write_json(folder / FIGURES, {**figures, "options": options})
-        if trial.measure is not None:
-            write_json(folder / job["further"], trial.measure(*trained(trial, options, **of_training)))
-
-
-def _of_training(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
-    options: dict[str, Any] = job["options"]
-    if "settings" in options:
-        options["settings"] = {name: frozen(value) for name, value in options["settings"].items()}
-    earlier = [Path(path) for path in job["earlier"]]
-    return {
-        "seed": job["seed"],
-        "single_class": job["single_class"],
-        "folder": folder / RUN,
-        "earlier": earlier,
-    }
+            shutil.rmtree(job.run, ignore_errors=True)  # begun and not ended
+            figures = learn(job, terminal())
+            write_json(folder / FIGURES, {**figures, "options": job.options})
+        if job.trial.measure is not None:
+            write_json(folder / further, job.trial.measure(*trained(job)))
 
 
 def detector_of(folder: Path) -> tuple[Detector, RunData]:
@@ -79,9 +52,24 @@ def detector_of(folder: Path) -> tuple[Detector, RunData]:
     Args:
         folder: of the trial.
     """
-    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    of_training = _of_training(folder, job)
-    return trained(find_study(job["study"]).trials[job["trial"]], job["options"], **of_training)
+    return trained(_read(folder)[0])
+
+
+def _read(folder: Path) -> tuple[Job, str]:
+    """The job of a folder, and the name of the file for what its trial measures."""
+    content: dict[str, Any] = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    options = content["options"]
+    if "settings" in options:
+        options["settings"] = {name: frozen(value) for name, value in options["settings"].items()}
+    job = Job(
+        find_study(content["study"]).trials[content["trial"]],
+        options,
+        content["seed"],
+        content["single_class"],
+        folder / RUN,
+        tuple(map(Path, content["earlier"])),
+    )
+    return job, content["further"]
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
 
 from detrkit.data.places import BUILT_IN
 from detrkit.errors import OptionError
@@ -48,7 +47,7 @@ class StudyResult:
     folder: Path
     problems: tuple[str, ...] = ()
 
-    def table(self) -> Table:
+    def table(self) -> Group:
         """The study's table for a terminal."""
         return study_table(self.study, self.results)
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-OPTIONS: dict[str, Any] = {
-    "epochs": 6,
+ON_DIGITS: dict[str, Any] = {
     "flip": 0.0,
     "crop": False,
     "multi_scale": False,
     "batch_size": 16,
     "warmup_steps": 50,
     "schedule": "cosine",
+}
+OPTIONS: dict[str, Any] = {
+    **ON_DIGITS,
+    "epochs": 6,
     "short_side": 64,
     "long_side": 64,
     "lr": 1e-3,
@@ -34,8 +37,6 @@ SAME: dict[str, Any] = {
     "dropout": 0.0,
     "class_weight": 5.0,
 }
-
-
 SGD: dict[str, Any] = {"gradient_clip": 10.0}  # of TSP, whose steps grow with the gradient, unlike those of AdamW
 
 

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.table import Table
+from rich.console import Group, RenderableType
 
 from detrkit.evaluation.report.colors import line_style
 from detrkit.measures import AP
 from detrkit.studies.study import PACE, Column, Figures, Results, Study
-from detrkit.terminal import add_numbers, narrow_table
+from detrkit.terminal import Prose, add_numbers, narrow_table
 
 _PANEL = (4.6, 3.9)  # inches
 _PANELS_IN_A_ROW = 3
+_LEAST_NAME, _GAP = 20, 2  # characters of a trial's name before it folds, and between columns
+_WIDTH = 80 - _LEAST_NAME
 _COLORS = 10  # of matplotlib's own cycle
 
 
-def study_table(study: Study, results: Results) -> Table:
-    """For a terminal: the means of all seeds."""
-    table = narrow_table(study.title, study.claim)
-    table.add_column("", overflow="fold", min_width=12)
-    columns = shown_columns(study, results)
-    add_numbers(table, *(column.title for column in columns))
-    for name, runs in results.items():
-        table.add_row(name, *(column.mean(runs) for column in columns))
-    return table
+def study_table(study: Study, results: Results) -> Group:
+    """For a terminal: the means of all seeds, in as many tables below each other as its width needs."""
+    parts: list[RenderableType] = []
+    for columns in _that_fit(shown_columns(study, results)):
+        table = narrow_table("" if parts else study.title)
+        table.add_column("", overflow="fold", min_width=_LEAST_NAME)
+        add_numbers(table, *(column.title for column in columns))
+        for name, runs in results.items():
+            table.add_row(name, *(column.mean(runs) for column in columns))
+        parts.append(table)
+    return Group(*parts, Prose(study.claim))
+
+
+def _that_fit(columns: Sequence[Column]) -> Iterator[list[Column]]:
+    """The columns in parts whose titles need not be cut in a terminal of usual width."""
+    part: list[Column] = []
+    for column in columns:
+        if part and sum(len(each.title) + _GAP for each in [*part, column]) > _WIDTH:
+            yield part
+            part = []
+        part.append(column)
+    if part:
+        yield part
 
 
 def markdown_table(study: Study, results: Results) -> str:

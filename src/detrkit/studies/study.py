@@ -18,8 +18,9 @@ Figures = dict[str, Any]  # what a trial leaves as JSON
 Results = dict[str, list[Figures]]  # of each trial, one for each seed
 # Makes of a new run what a trial is about; gets the run, and the folders of the trials that come before it.
 Change = Callable[..., None]
-PACE = "seconds a step"
 Measurement = Callable[[Detector, RunData], Figures]
+PACE = "seconds a step"  # in figures, of the quickest epoch of all seeds
+LENGTHS = ("epochs", "steps", "minutes")
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,3 @@ class Study:
                 for name in names:
                     if name != "settings" and any(each.get(name) != values[0].get(name) for each in values):
                         raise OptionError(f"the study compares different values of {name}: leave it out", name)
-
-
-LENGTHS = ("epochs", "steps", "minutes")

@@ -57,8 +57,8 @@ class TrainingOptions:
         repeat_rare: share of the images below which a class is rare: images that show it come several times in an epoch.
         short_side: largest shorter side of an image in pixels, in training and evaluation.
         long_side: limit of the longer side in pixels.
-        augmentation: policy by which training images vary: "detr" as in the paper; "sizes" mirrors and resizes alone; "light" for small sets; "strong" with mosaics, pasted objects,
-            large changes of scale and colours; "none". The four options that follow change it.
+        augmentation: policy by which training images vary: "detr" as in the paper; "sizes" mirrors and resizes alone; "light" for small sets;
+            "strong" with mosaics, pasted objects, large changes of scale and colours; "none". The four options that follow change it.
         flip: probability of mirroring an image; 0 where left and right matter.
         vertical_flip: probability of flipping an image upside down, for images in which up and down do not matter.
         crop: whether half of the images are cropped, as in DETR.
