@@ -13,11 +13,11 @@ from rich.console import Console
 from detrkit.data import digits
 from detrkit.errors import ConfigurationError
 from detrkit.files import write_json
-from detrkit.studies import run_study
+from detrkit.studies import STUDIES, find_study, run_study
 from detrkit.studies.process import carry_out, detector_of
-from detrkit.studies.running import _Queue
+from detrkit.studies.running import _job, _Queue
 from detrkit.studies.study import Study, Trial
-from detrkit.studies.trials import FIGURES, Seeded, seeded_trials
+from detrkit.studies.trials import FIGURES, JOB, Seeded, seeded_trials
 
 
 class _Pretending(_Queue):
@@ -106,6 +106,26 @@ class TestStudy:
         assert model.card.variant == "dab-detr-compact"
         assert data.validation is not None
         assert set(data.validation.labels.tolist()) == {0}
+
+    @pytest.mark.parametrize(
+        "name", [name if name == "supervision" else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES]
+    )
+    def test_every_trial_learns_and_is_evaluated(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(digits, "DEFAULT_COUNTS", {"train": 32, "val": 16})
+        options = {"steps": 1, "batch_size": 2}
+        for trial in seeded_trials(find_study(name), "digits", 1, options, tmp_path):
+            trial.folder.mkdir(parents=True, exist_ok=True)
+            write_json(trial.folder / JOB, _job(name, trial))
+            carry_out(trial.folder)
+            figures = trial.figures()
+            assert figures is not None
+            assert figures["steps"] == trial.options["steps"]
+            assert 0 <= figures["figures"]["AP"] < 0.1
+            assert figures["log"][0]["loss"] > 0
+            if trial.trial.measure is not None:
+                assert figures["further"]
 
     def test_what_was_stopped_is_no_result(self, trials: list[Seeded], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("detrkit.studies.learning.fit", lambda *_: False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from detrkit.studies.setting import OPTIONS, anchored
+from detrkit.studies.setting import WATCHED, anchored
 from detrkit.studies.study import Study, Trial
 
 
@@ -23,5 +23,6 @@ STUDY = Study(
         "no modulation by width and height": _changed(modulate=False),
         "temperature 10,000": _changed(temperature=10000.0),
     },
-    options=OPTIONS,
+    options={**WATCHED, "epochs": 4},
+    single_class=True,
 )

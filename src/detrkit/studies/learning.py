@@ -74,7 +74,7 @@ def learn(job: Job, console: Console) -> Figures:
     run = create(module.options, data.training)
     if not fit(module, run, data, console, None):
         raise KeyboardInterrupt("stopped before its end")
-    module.model.load_state_dict(load_file(run.last))  # an average of the weights, where one is kept
+    _load_last(module.model, run)
     rows = read_log(run.log)
     evaluation = None if data.validation is None else evaluate(module.model, data.validation)
     return {
@@ -89,8 +89,14 @@ def trained(job: Job) -> tuple[Detector, RunData]:
     """A trial's detector as it was after its last epoch, in eval mode, and its data."""
     module, data = made(job)
     job.change(module)
-    module.model.load_state_dict(load_file(RunFolder(job.run).last))
+    _load_last(module.model, RunFolder(job.run))
     return module.model.eval(), data
+
+
+def _load_last(model: Detector, run: RunFolder) -> None:
+    """Gives a model what its training ended with: an average of the weights, where one is kept, and nothing that only training needs."""
+    model.supervision = None
+    model.load_state_dict(load_file(run.last))
 
 
 def made(job: Job, *, output: Path | None = None, console: Console | None = None) -> tuple[TrainingModule, RunData]:
