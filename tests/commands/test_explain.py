@@ -73,6 +73,25 @@ def test_why_an_object_was_missed(checkpoint: Path, data: Path, tmp_path: Path) 
         assert each["verdict"]["reason"] in ("low score", "background")
 
 
+def test_a_turned_picture_is_read_as_it_was_annotated(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    picture = sorted((data / "val").iterdir())[0]
+    turned = Image.Exif()
+    turned[0x0112] = 3  # by half a turn, which no size gives away
+    Image.open(picture).save(picture, exif=turned)
+    found = {}
+    for orientation in ("stored", "shown"):
+        result = detrkit_command(
+            "explain", checkpoint, "--data", data, "--why", picture.name, "--orientation", orientation,
+            "--output", orientation, folder=tmp_path,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        content = json.loads((tmp_path / orientation / "explanation.json").read_text())
+        found[orientation] = content["pictures"][0]["objects"]
+    boxes = [[each["box_xyxy"] for each in objects] for objects in found.values()]
+    assert boxes[0] == boxes[1]
+    assert found["stored"] != found["shown"]
+
+
 def test_what_queries_are_for(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     result = detrkit_command("explain", checkpoint, "--data", data, "--threshold", 0, folder=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -90,6 +109,7 @@ def test_what_queries_are_for(checkpoint: Path, data: Path, tmp_path: Path) -> N
         ((), "there is nothing to explain: name images, or a data set with --data"),
         (("PHOTO", "--why", "a.png"), "--why is about a data set: add --data with its path"),
         (("PHOTO", "--split", "val"), "--split is about a data set: add --data with its path"),
+        (("PHOTO", "--orientation", "auto"), "--orientation is about a data set: add --data with its path"),
         (("PHOTO", "--data", "DATA"), "images and --data exclude each other"),
         (("--data", "DATA", "--query", "1"), "--query need an image that is named: leave --data out"),
         (("--data", "DATA", "--heads", "1"), "--heads choose from what a model does with an image"),

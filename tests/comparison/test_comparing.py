@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,22 @@ def test_what_is_not_alike_is_said(digits_folder: Path, dataset: DetectionDatase
     config.write_text(config.read_text().replace('"images": 5,', '"images": 7,'))
     assert fairness_notes(figures)[1] == (
         "They learned from different training splits: detr-compact with 5 images; conditional-detr-compact with 7 images."
+    )
+
+
+def test_corrected_annotations_are_said(digits_folder: Path, dataset: DetectionDataset, tmp_path: Path) -> None:
+    figures = []
+    for seed, moved in enumerate((0.0, 1.0)):
+        folder = tmp_path / f"detr-compact-seed{seed}"
+        options = resolve(TrainingOptions("detr-compact", str(digits_folder), output=str(folder)))
+        create(options, replace(dataset, boxes_xyxy=dataset.boxes_xyxy + moved))
+        run = Run(Contestant("detr-compact", variant="detr-compact"), seed, folder)
+        figures.append(Training(run, Outcome(), []))
+    (note,) = fairness_notes([ContestantFigures("detr-compact", "detr-compact", None, tuple(figures))])
+    assert re.fullmatch(
+        "Annotations of the training split were changed in between: detr-compact-seed0 with version [0-9a-f]{16}; detr-compact-seed1 with "
+        r"version [0-9a-f]{16}\.",
+        note,
     )
 
 

@@ -167,6 +167,22 @@ def test_other_data_are_refused(digits_folder: Path, tmp_path: Path, what: str) 
     )
 
 
+def test_corrected_annotations_are_said(digits_folder: Path, tmp_path: Path) -> None:
+    data, folder = shutil.copytree(digits_folder, tmp_path / "data"), tmp_path / "run"
+    run(data, folder, epochs=1)
+    _, lines = resume(folder, epochs=2)
+    assert not any("have changed since" in line for line in lines), lines
+    annotations = data / "annotations" / "instances_train.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"][2] += 1
+    annotations.write_text(json.dumps(content))
+    _, lines = resume(folder, epochs=3)
+    assert (
+        f"Note: the annotations of data train have changed since {folder} began: it goes on with those of now, and figures of earlier epochs "
+        "are of the old ones."
+    ) in lines
+
+
 def test_a_damaged_checkpoint(digits_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run(digits_folder, folder, epochs=1)

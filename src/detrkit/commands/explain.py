@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -33,6 +33,7 @@ def explain(
     output: Path = _OUTPUT,
     variant: VariantText = None,
     device: str = "auto",
+    orientation: Annotated[Literal["auto", "stored", "shown"] | None, Parameter(show_default=lambda _: "auto")] = None,
     stretch_16bit: bool = False,
 ) -> None:
     """Show where a model looked for what it found in images, why it missed an object, or what each of its queries is for.
@@ -56,6 +57,8 @@ def explain(
         output: folder for the results.
         variant: name of the checkpoint's variant, if the file does not say.
         device: auto, cpu, cuda, cuda:1 or mps.
+        orientation: whether pictures of a data set with an EXIF orientation were annotated as "stored" or as "shown"; "auto" finds out. For COCO
+            and Pascal VOC.
         stretch_16bit: whether 16-bit grey pictures are stretched from their darkest to their brightest value, as in training.
     """
     from detrkit.checkpoints.places import find_weights
@@ -66,7 +69,8 @@ def explain(
     from detrkit.prediction.inputs import find_images, without_results
 
     of_picture = {"--detection": detection, "--query": query, "--at": at}
-    _check_options(images, of_picture, {"--layers": layers, "--heads": heads}, why=why, data=data, split=split)
+    of_data = {"--why": why, "--split": split, "--orientation": orientation}
+    _check_options(images, of_picture, {"--layers": layers, "--heads": heads}, of_data, data)
     place = None if at is None else _place(at)
     if variant is not None:
         check_name(variant)
@@ -94,7 +98,7 @@ def explain(
         return
     from detrkit.data import open_dataset
 
-    dataset = open_dataset(data, split or "val", stretch_16bit=stretch_16bit)
+    dataset = open_dataset(data, split or "val", orientation=orientation or "auto", stretch_16bit=stretch_16bit)
     if why is not None:
         _explain_misses(predictor, dataset, why, output, layers=layers, heads=heads)
     else:
@@ -105,19 +109,15 @@ def _check_options(
     images: Sequence[PathText],
     of_picture: dict[str, Any],
     shown: dict[str, Any],
-    *,
-    why: str | None,
+    of_data: dict[str, Any],
     data: PathText | None,
-    split: str | None,
 ) -> None:
     """Refuses what does not go together, before anything is read."""
-    of_picture, shown = (
-        {name: value for name, value in each.items() if value is not None} for each in (of_picture, shown)
+    of_picture, shown, of_data = (
+        {name: value for name, value in each.items() if value is not None} for each in (of_picture, shown, of_data)
     )
-    if data is None and (why is not None or split is not None):
-        raise ConfigurationError(
-            f"{'--why' if why is not None else '--split'} is about a data set: add --data with its path"
-        )
+    if data is None and of_data:
+        raise ConfigurationError(f"{next(iter(of_data))} is about a data set: add --data with its path")
     if data is None and not images:
         raise ConfigurationError("there is nothing to explain: name images, or a data set with --data")
     if data is not None and images:
@@ -130,7 +130,7 @@ def _check_options(
         )
     if len(of_picture) > 1:
         raise ConfigurationError(f"{' and '.join(of_picture)} exclude each other: give one of them")
-    if data is not None and why is None and shown:
+    if data is not None and "--why" not in of_data and shown:
         raise ConfigurationError(
             f"{' and '.join(shown)} choose from what a model does with an image: name one, or one of the data set with --why"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from detrkit.comparison.figures import ContestantFigures, Training
 from detrkit.data.wording import counted
@@ -23,8 +24,13 @@ def fairness_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
     notes = _differing({name: began_with(own) for name, own in options.items()}, "They begin with different weights")
     sizes = {name: f"{own.short_side} × {own.long_side}" for name, own in options.items()}
     notes += _differing(sizes, "They see images of different sizes (shorter and longer side, at most)")
-    counts = {one.run.name: _learned_from(one) for each in trained for one in each.finished}
-    notes += _differing(counts, "They learned from different training splits")
+    learned_from = {one.run.name: _learned_from(one) for each in trained for one in each.finished}
+    counts = {name: counted(content["images"], "image") for name, content in learned_from.items()}
+    versions = {name: content["annotations"] for name, content in learned_from.items() if "annotations" in content}
+    notes += _differing(counts, "They learned from different training splits") or _differing(
+        {name: f"version {version}" for name, version in versions.items()},
+        "Annotations of the training split were changed in between",
+    )
     notes += [
         f"{each.name} was not trained here: its figures are not of the length that the variants were trained for, and it may have learned "
         "from these very images."
@@ -53,10 +59,11 @@ def evaluation_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
     return [note if len(who) == len(known) else f"{', '.join(who)}: {note}" for note, who in names.items()]
 
 
-def _learned_from(training: Training) -> str:
-    """How many images a run noted at its beginning."""
+def _learned_from(training: Training) -> dict[str, Any]:
+    """What a run noted about its data at its beginning."""
     content = json.loads(RunFolder(training.run.folder).config.read_text(encoding="utf-8"))
-    return counted(content["learned_from"]["images"], "image")
+    noted: dict[str, Any] = content["learned_from"]
+    return noted
 
 
 def _differing(values: Mapping[str, str], sentence: str) -> list[str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from detrkit.comparison.contestants import Contestant
 from detrkit.data import DetectionDataset, open_dataset
@@ -98,7 +95,7 @@ class Plan:
             "images": len(dataset),
             "objects": int((~dataset.crowd).sum()),
             "classes": [category.name for category in dataset.categories],
-            "annotations": _digest(dataset),
+            "annotations": dataset.annotation_digest,
         }
         if not self.file.is_file():
             if self.folder.is_dir() and any(self.folder.iterdir()):
@@ -137,12 +134,6 @@ def validation_of(data: str, options: Mapping[str, Any]) -> DetectionDataset:
     if opened.crowd.all():
         raise DataError(f"{opened.name} has no objects, so nothing can be compared: give annotated images.")
     return replace(opened, masks=None)
-
-
-def _digest(dataset: DetectionDataset) -> str:
-    """Tells annotations apart, since figures of runs that are finished hold for these alone."""
-    parts = (dataset.image_ids, dataset.offsets, dataset.boxes_xyxy, dataset.labels, dataset.crowd)
-    return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()[:16]
 
 
 def new_folder_for(output: str | Path | None) -> Path:

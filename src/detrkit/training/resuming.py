@@ -192,6 +192,17 @@ def check_same_data(folder: RunFolder, training: Any) -> None:
             )
 
 
+def annotations_note(folder: RunFolder, training: Any) -> str | None:
+    """A sentence if a run that goes on learns from other annotations than before, as when mistakes were corrected; None if not, or if unknown."""
+    before = _content(folder).get("learned_from", {}).get("annotations")
+    if before in (None, training.annotation_digest):
+        return None
+    return (
+        f"the annotations of {training.name} have changed since {folder.path} began: it goes on with those of now, and figures of "
+        "earlier epochs are of the old ones."
+    )
+
+
 def check_data_are_there(options: TrainingOptions, folder: RunFolder, before: TrainingOptions) -> None:
     """Refuses a run whose data are no longer where they were, or not where they are said to be now, with the remedy.
 

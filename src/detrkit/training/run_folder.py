@@ -144,7 +144,11 @@ def _default_path(variant: str) -> Path:
 
 def learned_from(training: DetectionDataset) -> dict[str, Any]:
     """What a run notes about its data, so that resuming can check that they are the same."""
-    return {"images": len(training), "classes": [category.name for category in training.categories]}
+    return {
+        "images": len(training),
+        "classes": [category.name for category in training.categories],
+        "annotations": training.annotation_digest,
+    }
 
 
 def remove_earlier_demo(path: Path) -> None:
