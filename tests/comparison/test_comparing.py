@@ -210,6 +210,23 @@ def test_what_is_not_alike_is_said(digits_folder: Path, dataset: DetectionDatase
     )
 
 
+def test_a_folder_that_was_moved_has_its_models_with_it(dataset: DetectionDataset, tmp_path: Path) -> None:
+    before, now = tmp_path / "before", tmp_path / "now"
+    before.mkdir()
+    finish(before, untrained(before / "best.safetensors", dataset), dataset, lambda *_: True)
+    elsewhere = untrained(tmp_path / "checkpoint.safetensors", dataset)
+    (tmp_path / "evaluated").mkdir()
+    finish(tmp_path / "evaluated", elsewhere, dataset, lambda *_: True)
+    for folder, model in ((before, before / "best.safetensors"), (tmp_path / "evaluated", elsewhere)):
+        outcome = read_outcome(folder)
+        assert outcome is not None
+        assert outcome.model == str(model)
+    before.rename(now)
+    outcome = read_outcome(now)
+    assert outcome is not None
+    assert outcome.model == str(now / "best.safetensors")
+
+
 def test_corrected_annotations_are_said(digits_folder: Path, dataset: DetectionDataset, tmp_path: Path) -> None:
     figures = []
     for seed, moved in enumerate((0.0, 1.0)):

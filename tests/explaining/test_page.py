@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from browser_pages import WIDTHS, installed_browser, run
 from explaining.small_explained import picture, small_model
+from PIL import Image
 
 from detrkit.cards import Category
 from detrkit.errors import ConfigurationError
@@ -54,6 +56,9 @@ document.getElementById("frame").onload = async (event) => {
   canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowUp" }));
   facts.sentences.push(part("sentence").textContent);
   facts.rows = part("layers").tBodies[0].rows.length;
+  facts.canvas = canvas.width;
+  facts.shown = canvas.clientWidth;
+  facts.only = part("only").textContent;
   facts.picture = part("picture").options[0].textContent;
   document.getElementById("facts").textContent = JSON.stringify(facts);
 };
@@ -65,6 +70,11 @@ def written(path: Path, explanation: Explanation) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
     assert found is not None
     return json.loads(found[1])["pictures"][0]
+
+
+def photo_width(stored: dict[str, Any]) -> int:
+    with Image.open(io.BytesIO(base64.b64decode(stored["photo"].partition(",")[2]))) as photo:
+        return photo.width
 
 
 def unpacked(seen: dict[str, Any]) -> np.ndarray:
@@ -105,10 +115,10 @@ def test_points_are_those_of_the_explanation(tmp_path: Path) -> None:
 
 def test_photos_become_smaller_until_the_page_is_small_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     explanation = explain(small_model("detr-compact"), picture(1500, 900), query=0)
-    assert written(tmp_path / "page.html", explanation)["photo_width"] == 1280
+    assert photo_width(written(tmp_path / "page.html", explanation)) == 1280
     monkeypatch.setattr(page_module, "LARGEST_FILE", 400_000)
     stored = written(tmp_path / "page.html", explanation)
-    assert stored["photo_width"] < 1280
+    assert photo_width(stored) < 1280
     assert (stored["width"], stored["height"]) == (1500, 900)
     assert (tmp_path / "page.html").stat().st_size <= 400_000
     monkeypatch.setattr(page_module, "LARGEST_FILE", 10_000)
@@ -165,4 +175,5 @@ def test_the_page_works_in_a_browser(variant: str, hovered: str, width: int, tmp
     assert f"where head 1 looked in {part} layer 0." in back
     assert all(re.fullmatch(hovered, words) for words in facts["hovered"]), facts["hovered"]
     assert facts["rows"] == len(explanation.queries[0].predictions)
-    assert facts["picture"] == NAME
+    assert facts["picture"] == facts["only"] == NAME
+    assert facts["canvas"] == facts["shown"] > picture().width / 2  # not the photo's own few pixels

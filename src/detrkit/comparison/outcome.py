@@ -69,8 +69,10 @@ def write_outcome(
         memory: in GB; None where it is not known.
     """
     write_json(folder / DETECTIONS, list(entries))
+    own = Path(model).parent.resolve() == folder.resolve()  # which goes with the folder where that is moved to
     content = {
-        "model": model,
+        "model": Path(model).name if own else model,
+        "is_own": own,
         "stamp": stamp,
         "evaluation": evaluation.to_json(),
         "thresholds": {str(entry.id): entry.threshold for entry in analysis.classes},
@@ -97,7 +99,7 @@ def read_outcome(folder: Path) -> Outcome | None:
         if "problem" in content:
             return Outcome(problem=str(content["problem"]))
         return Outcome(
-            model=content["model"],
+            model=str(folder / content["model"]) if content.get("is_own") else content["model"],
             stamp=tuple(content["stamp"]),
             evaluation=Evaluation.from_json(content["evaluation"]),
             thresholds={int(number): value for number, value in content["thresholds"].items()},

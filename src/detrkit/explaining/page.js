@@ -61,7 +61,7 @@ function mark(x, y, radius, shape, color) {
   pen.fillStyle = color;
   pen.fill();
   pen.strokeStyle = "#ffffff";
-  pen.lineWidth = Math.max(1, radius / 6);
+  pen.lineWidth = Math.max(1 / pen.getTransform().a, radius / 6);
   pen.stroke();
 }
 
@@ -86,9 +86,10 @@ function drawPoints(seen, picture) {
 
 function drawBox([left, top, right, bottom], color, dashes) {
   const scale = pen.getTransform().a;  // lines are as wide in a photo that was made smaller
-  pen.setLineDash(dashes.map((length) => length / scale));
-  for (const [width, style] of [[0.008, "#ffffff"], [0.005, color]]) {
-    pen.lineWidth = Math.max(1.5, width * Math.max(canvas.width, canvas.height) / 1.4) / scale;
+  const strokes = [[0.008, "#ffffff"], [0.005, color]];
+  for (const [width, style] of dashes.length ? strokes.slice(1) : strokes) {
+    pen.setLineDash(dashes.map((length) => length * (devicePixelRatio || 1) / scale));
+    pen.lineWidth = Math.max(1.5, width * Math.max(canvas.width, canvas.height) / 2) / scale;
     pen.strokeStyle = style;
     pen.strokeRect(left, top, right - left, bottom - top);
   }
@@ -104,13 +105,13 @@ function predictionOf(subject, look) {
 function drawMarks(subject, look, picture) {
   const unit = Math.max(picture.width, picture.height);
   const prediction = predictionOf(subject, look);
+  if (prediction) drawBox(prediction.box, colors[5], []);  // first, since dashes on a line can be seen, and what is below it cannot
   if (subject.start && subject.start.box) drawBox(subject.start.box, colors[4], [4, 4]);
   if (subject.start) mark(...subject.start.xy, unit * 0.008, "diamond", colors[4]);
   if (subject.xy) mark(...subject.xy, unit * 0.01, "diamond", colors[3]);
   if (!prediction) return;
   if (prediction.reference && prediction.reference.length === 4) drawBox(prediction.reference, colors[3], [8, 5]);
   if (prediction.reference && prediction.reference.length === 2) mark(...prediction.reference, unit * 0.008, "circle", colors[3]);
-  drawBox(prediction.box, colors[5], []);
   if (look && look.salient) {
     const heads = state.head > 0 ? [look.salient[Math.min(state.head, look.salient.length) - 1]] : look.salient;
     for (const [x, y] of heads) mark(x, y, unit * 0.007, "square", colors[2]);
@@ -189,6 +190,11 @@ function fillTable(subject, look) {
   part("layers").hidden = rows.length === 0;
 }
 
+// The most that the style lets the canvas be high.
+function tallest() {
+  return 0.85 * innerHeight;
+}
+
 function draw() {
   const { picture, subject, look } = chosen();
   let photo = photos.get(picture);
@@ -198,10 +204,10 @@ function draw() {
     photo.src = picture.photo;
     photos.set(picture, photo);
   }
-  // Places are in pixels of the original; the canvas has those of the embedded photo.
-  const scale = picture.photo_width / picture.width;
-  if (canvas.width !== picture.photo_width) canvas.width = picture.photo_width;
-  const height = Math.round(picture.height * scale);
+  // Places are in pixels of the original; the canvas has those of the screen, so that marks on small photos are sharp.
+  const width = Math.max(1, Math.round(Math.min(canvas.clientWidth, tallest() * picture.width / picture.height) * (devicePixelRatio || 1)));
+  const height = Math.max(1, Math.round(width * picture.height / picture.width)), scale = width / picture.width;
+  if (canvas.width !== width) canvas.width = width;
   if (canvas.height !== height) canvas.height = height;
   pen.setTransform(1, 0, 0, 1, 0, 0);
   pen.clearRect(0, 0, canvas.width, canvas.height);
@@ -235,7 +241,7 @@ function wordsAt(x, y) {
 canvas.addEventListener("pointermove", (event) => {
   const around = canvas.getBoundingClientRect(), picture = data.pictures[state.picture];
   // The picture fills the element's width or, on low screens, its height, from the left top corner.
-  const scale = Math.min(around.width / canvas.width, around.height / canvas.height) * picture.photo_width / picture.width;
+  const scale = Math.min(around.width / canvas.width, around.height / canvas.height) * canvas.width / picture.width;
   const x = (event.clientX - around.left) / scale, y = (event.clientY - around.top) / scale;
   if (x >= 0 && y >= 0 && x < picture.width && y < picture.height) part("hover").textContent = wordsAt(x, y);
 });
@@ -250,6 +256,8 @@ for (const name of ["picture", "subject", "layer", "head", "kind"]) {
   part(name).addEventListener("change", (event) => { state[name] = Number(event.target.value); refresh(); });
 }
 part("strength").addEventListener("input", draw);
+addEventListener("resize", draw);
 fill(part("picture"), data.pictures.map((each) => each.name), 0);
 part("picture").closest("label").hidden = data.pictures.length === 1;
+part("only").textContent = data.pictures.length === 1 ? data.pictures[0].name : "";
 refresh();

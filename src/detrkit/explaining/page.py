@@ -75,7 +75,8 @@ def _rendered(variant: str, contents: list[dict[str, Any]]) -> str:
     return environment.get_template("page.html.jinja").render(
         title=f"Where {variant} looked",
         subtitle="Attention says where a layer took something from, not what it made of it.",
-        note="Layers, heads, levels, queries and detections are counted from 0. Places are in pixels of the original picture.",
+        note="Layers, heads, levels, queries and detections are counted from 0, detections in the order of their scores; one that is missing here is "
+        "not reported, since its score is below the threshold of its class. Places are in pixels of the original picture.",
         style=part("page.css"),
         script=part("page.js"),
         data=Markup(data.replace("<", "\\u003c")),  # so that no name can end the element
@@ -178,7 +179,4 @@ def _photo(picture: Image.Image, side: int, quality: int) -> dict[str, Any]:
     small.thumbnail((side, side))
     buffer = BytesIO()
     small.save(buffer, "JPEG", quality=quality)
-    return {
-        "photo": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}",
-        "photo_width": small.width,
-    }
+    return {"photo": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"}
