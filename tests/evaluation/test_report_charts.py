@@ -100,7 +100,7 @@ def test_curves_of_a_run_show_its_rows() -> None:
         "AP": [[2, 0.1], [3, 0.3]],
         "AP50": [[2, 0.2], [3, 0.5]],
     }
-    assert [text.get_text() for text in figures["AP"].axes[0].texts] == ["AP", "AP50"]
+    assert [text.get_text() for text in figures["AP"].axes[0].texts] == ["●", "AP", "●", "AP50"]
     assert curves_figure([]).axes == []
 
 
@@ -126,7 +126,9 @@ def test_what_is_measured_of_layers_has_a_line_for_each() -> None:
         "layer 0": [[1, -4], [2, -4]],
         "layer 1": [[1, -1], [2, -2]],
     }
-    assert [text.get_text() for text in used.texts] == ["layer 0", "layer 1"]
+    assert [text.get_text() for text in used.texts] == ["●", "layer 0", "●", "layer 1"]
+    dots = used.texts[::2]
+    assert [dot.get_color() for dot in dots] == [line.get_color() for line in used.lines]
     assert sparsity.get_ylim()[0] < -4
     assert sparsity.get_ylim()[1] == 0
     assert used.get_ylim()[0] == 0

@@ -125,6 +125,8 @@ def test_a_watched_run_has_a_chart_of_each_measure(tmp_path: Path) -> None:
     names = [f"training_{measure.column}" for measure in LAYERED]
     assert [chart.name for chart in charts] == ["training_loss", *names]
     assert charts[2].words.endswith("as queries look at fewer places. From -2 to -4.")
+    (place,) = (place for place, block in enumerate(section.blocks) if str(block).startswith("How training converges"))
+    assert section.blocks[place + 1] == charts[1]
     meanings = dict(folded(section, "What the names mean"))
     assert meanings["attention distance"].startswith("in some training images, how far the centre of mass")
     (table,) = (

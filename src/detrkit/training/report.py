@@ -59,15 +59,26 @@ _CURVE_WORDS = {
     LAST_LAYER: "The parts of the loss, of the last decoder layer.",
     AP.name: "AP on the validation split.",
     PQ.name: "Panoptic quality on the validation split.",
-    REPEATED_SHARE.name: "Share of the detections that repeat a better one of their class, on the validation split. It falls as training goes on.",
-    MATCHING_INSTABILITY.name: "Share of the objects with another query than after the epoch before, in some training images, for each decoder layer.",
-    ATTENTION_SPARSITY.name: "Mean negative entropy of each layer's attention, in some training images. It rises towards 0 as queries look at fewer places.",
-    ATTENTION_DISTANCE.name: "From the centre of a matched query's attention to that of its object, in halves of the object's diagonal, for each decoder layer.",
-    REFERENCE_DISTANCE.name: "From the reference that a matched query starts from to the centre of its object, in halves of the object's diagonal, for each decoder layer.",
-    USED_QUERIES.name: "Queries with an object or one of the best detections in some training images, for each decoder layer.",
+    REPEATED_SHARE.name: "Share of the detections that repeat a better one of their class, on the validation split. Low is good, but it is also low "
+    "while a model finds hardly anything.",
+    MATCHING_INSTABILITY.name: "Share of the objects with another query than after the epoch before, for each layer; the first epoch has none before it. "
+    "0 where every object keeps its query.",
+    ATTENTION_SPARSITY.name: "Mean negative entropy of each layer's attention: 0 where a query looks at one place, -2.3 at ten alike, -4.6 at a hundred. It "
+    "rises as queries look at fewer places.",
+    ATTENTION_DISTANCE.name: "From the centre of a matched query's attention to that of its object, in halves of the object's diagonal, for each layer: below 1 "
+    "it lies about on the object.",
+    REFERENCE_DISTANCE.name: "From the reference that a matched query starts from to the centre of its object, in halves of the object's diagonal, for each "
+    "layer: below 1 it lies about on the object.",
+    USED_QUERIES.name: "Queries that have an object or one of the best detections in any of the images, for each layer, of all that the model has. The others "
+    "do nothing for these images.",
     LEARNING_RATE.name: "Learning rate of everything except the backbone.",
 }
 _CURVE_COLUMNS = {measure.name: measure.column for measure in (LOSS, AP, PQ, REPEATED_SHARE, *LAYERED, LEARNING_RATE)}
+_LAYERED_NAMES = tuple(measure.name for measure in LAYERED)
+_CONVERGENCE = (
+    "How training converges (--watch convergence): the next charts are of some training images (2 % of them, at least 4 and at most 64), the same after "
+    "every epoch, with a line for each decoder layer, or encoder layer of a model without a decoder. Layer 0 is the first."
+)
 _DATE = "%Y-%m-%d %H:%M"
 
 Rows = Sequence[Mapping[str, float]]
@@ -149,10 +160,11 @@ def training_section(rows: Rows) -> Section:
     Args:
         rows: as for `curves_figure`, and "step", "images_per_second" and "seconds" where they are known.
     """
-    charts = [
-        Chart(f"training_{label.replace(' ', '_')}", figure, _words(label, rows), _CURVE_WORDS[label])
-        for label, figure in training_curves(rows).items()
-    ]
+    charts: list[Block] = []
+    for label, figure in training_curves(rows).items():
+        if label in _LAYERED_NAMES and _CONVERGENCE not in charts:
+            charts.append(_CONVERGENCE)
+        charts.append(Chart(f"training_{label.replace(' ', '_')}", figure, _words(label, rows), _CURVE_WORDS[label]))
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
     cells = tuple(tuple(_cell(row.get(name)) for name in columns) for row in rows)
     blocks: list[Block] = [_pace(rows), *charts] if rows else ["No epoch was finished."]

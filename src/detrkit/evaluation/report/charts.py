@@ -152,21 +152,23 @@ def bars_figure(bars: Sequence[tuple[str, float, str]], label: str, *, numbers: 
 
 
 def name_line_ends(axes: Axes) -> None:
-    """Writes the name of each line at its right end, in its colour, far enough from each other."""
+    """Writes the name of each line at its right end, behind a dot in its colour, far enough from each other."""
     lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     low, high = axes.get_ylim()
     wanted = [(float(np.asarray(line.get_ydata())[-1]) - low) / (high - low) for line in lines]
     for line, height in zip(lines, spread(wanted, _CLOSEST_LABELS), strict=True):
-        axes.annotate(
-            str(line.get_label()),
-            (1.0, height),
-            (4, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=line.get_color(),
-        )
+        # Not all colours are dark or light enough for letters.
+        for text, right, color, size in (("●", 4, line.get_color(), 6), (str(line.get_label()), 12, INK, 9)):
+            axes.annotate(
+                text,
+                (1.0, height),
+                (right, 0),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                va="center",
+                fontsize=size,
+                color=color,
+            )
 
 
 def spread(wanted: Sequence[float], distance: float) -> list[float]:
