@@ -115,7 +115,6 @@ STUDY = Study(
     claim="Queries are a set, and DETR's first self-attention can be skipped, since its queries carry no content yet (DETR).",
     trials={
         **_pair("detr-compact", "DETR", dense()),
-        **_pair("conditional-detr-compact", "Conditional DETR", dense()),
         **_pair("dab-detr-compact", "DAB-DETR with learned content", anchored(learned_content=True)),
     },
     options={**WATCHED, "epochs": 4},

@@ -21,7 +21,7 @@ from detrkit.training.ground_truth import RunData
 from detrkit.training.module import TrainingModule
 
 ROAMING = "roaming"
-_COUNTS = (5, 10, 30, 100, 200)
+_COUNTS = (5, 15, 50, 200)
 _FUNNEL = (100, 50, 25)
 _IMAGES = 200
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detrkit.measures import ATTENTION_DISTANCE, ATTENTION_SPARSITY, REFERENCE_DISTANCE
-from detrkit.studies.setting import WATCHED, anchored, dense, sparse, without_decoder
+from detrkit.studies.setting import WATCHED, anchored, dense, sparse
 from detrkit.studies.study import PLAIN_COLUMNS, Study, Trial, watched
 
 STUDY = Study(
@@ -17,9 +17,9 @@ STUDY = Study(
         "Anchor DETR": Trial("anchor-detr-compact", dense()),
         "SAM-DETR": Trial("sam-detr-compact", dense()),
         "Deformable DETR": Trial("deformable-detr-compact", sparse()),
-        "TSP-FCOS": Trial("tsp-fcos-compact", without_decoder()),
     },
     options={**WATCHED, "epochs": 4},
     columns=(*PLAIN_COLUMNS, watched(ATTENTION_SPARSITY), watched(ATTENTION_DISTANCE), watched(REFERENCE_DISTANCE)),
     panels=(ATTENTION_SPARSITY, ATTENTION_DISTANCE),
+    single_class=True,
 )
