@@ -80,3 +80,17 @@ def test_of_trainings_everything_is_told_that_figures_depend_on(digits_folder: P
         "What differs from the recipe of detr-compact",
         "What differs from the recipe of dino-compact",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 1}, "1 epoch for every training, 1 training of each variant"),
+        ({"minutes": 2.5}, "2.5 minutes for every training, 1 training of each variant"),
+    ],
+)
+def test_the_budget_is_told_in_words(
+    options: dict[str, float], words: str, digits_folder: Path, tmp_path: Path
+) -> None:
+    plan = Plan(read_contestants(["detr-compact", "dino-compact"]), str(digits_folder), 1, options, tmp_path)
+    assert dict(shared_settings(plan, validation_of(str(digits_folder), {}), "cpu"))["budget"] == words

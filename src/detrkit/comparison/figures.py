@@ -268,9 +268,13 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """What notebooks show: figures and costs, highest AP first, and what follows."""
-        from detrkit.comparison.cells import cost_columns, figure_columns  # not above: it imports this module
+        from detrkit.comparison.cells import (
+            cost_columns,
+            figure_columns,
+            known_columns,
+        )  # not above: it imports this module
 
-        columns = [*figure_columns(), *cost_columns()]
+        columns = [*figure_columns(), *known_columns(cost_columns(), self.ranked)]
         rows = [(each.name, *(column.text(each) for column in columns)) for each in self.ranked]
         notes = [f"{verdict}." for verdict in self.verdicts()]
         notes += [f"Failed: {name}: {problem}" for name, problem in self.problems]

@@ -71,9 +71,9 @@ def of_run(path: Path) -> Origin | None:
     except ConfigurationError:
         return None
     learned_from = json.loads(folder.config.read_text(encoding="utf-8")).get("learned_from", {})
-    assert options.short_side is not None
-    assert options.long_side is not None
-    return Origin(options.variant, (options.short_side, options.long_side), options, learned_from, _length(path))
+    short, long = options.short_side, options.long_side
+    sides = None if short is None or long is None else (short, long)
+    return Origin(options.variant, sides, options, learned_from, _length(path))
 
 
 def _length(path: Path) -> str:

@@ -45,8 +45,9 @@ def _budget(plan: Plan) -> str:
     """The length of every training, and how many there are."""
     if all(each.variant is None for each in plan.contestants):
         return "none: nothing was trained here"
-    lengths = [f"{value_in_words(plan.options[name])} {name}" for name in LENGTHS if plan.options.get(name) is not None]
-    return f"{' and '.join(lengths)} for every training, {counted(plan.seeds, 'training')} of each variant"
+    unit = next(name for name in LENGTHS if plan.options.get(name) is not None)  # a plan with trainings has exactly one
+    length = value_in_words(plan.options[unit])
+    return f"{length} {unit.removesuffix('s') if length == '1' else unit} for every training, {counted(plan.seeds, 'training')} of each variant"
 
 
 def settings_section(comparison: Comparison) -> Section:
