@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Group
 
-from detrkit.terminal import Prose, narrow_table, terminal
+from detrkit.terminal import Name, Prose, add_numbers, narrow_table, terminal
 
 SENTENCE = "Note: 3 pictures of /data/a folder/with/a/very/long/path/that/has/no/room.jpg are not in the annotations."
 
@@ -68,3 +68,28 @@ def test_captions_of_tables_break_between_words(monkeypatch: pytest.MonkeyPatch)
     table.add_column("kind of error, or none")
     lines = re.sub(r"\x1b\[[0-9;]*m", "", printed(monkeypatch, table, Screen())).splitlines()
     assert lines[-3:] == ["717 detections from", "these scores: 600", "correct, 117 wrong."]
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "lines"),
+    [
+        ("deformable-detr-compact-two-stage", 34, ["deformable-detr-compact-two-stage"]),
+        ("deformable-detr-compact-two-stage", 30, ["deformable-detr-compact-two-", "stage"]),
+        ("runs/mine_2.onnx", 9, ["runs/", "mine_2.", "onnx"]),
+        ("person", 4, ["pers", "on"]),
+    ],
+)
+def test_names_break_between_their_parts(
+    name: str, width: int, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [line.rstrip() for line in printed(monkeypatch, Name(name), Screen(), width=width).splitlines()] == lines
+
+
+def test_numbers_beside_a_name_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = narrow_table("")
+    table.add_column("")
+    add_numbers(table, "AP", "AP50")
+    table.add_row(Name("detr-compact-two-stage"), "0.005 ± 0.001", "0.019")
+    text = printed(monkeypatch, table, Screen(), width=36)
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    assert lines[-2:] == ["detr-compact-   0.005 ± 0.001  0.019", "two-stage"]

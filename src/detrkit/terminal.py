@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,7 @@ from detrkit.notebooks import in_notebook
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
     from rich.table import Table
 
 # What Python does by itself with characters that a stream's encoding lacks, where it must not simply fail.
@@ -93,6 +95,35 @@ def _broken(text: str, width: int) -> str:
             )
         )
     return "\n".join(lines)
+
+
+class Name:
+    """A name in a table: where there is no room for it, it breaks after hyphens and the like, and inside a part only if that is too long.
+
+    Args:
+        text: the name.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._parts = re.findall(r"[^-_./ ]*[-_./ ]|[^-_./ ]+", text)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.cells import cell_len
+        from rich.text import Text
+
+        lines = [""]
+        for part in self._parts:
+            if lines[-1] and cell_len(lines[-1] + part) > options.max_width:
+                lines.append("")
+            lines[-1] += part
+        yield Text("\n".join(lines), overflow="fold", no_wrap=False)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.cells import cell_len
+        from rich.measure import Measurement
+
+        return Measurement(max(map(cell_len, self._parts), default=0), cell_len(self.text))
 
 
 def narrow_table(title: str, caption: str | None = None) -> Table:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser_pages import WIDTHS, facts_of, installed_browser
 from comparison.made_runs import made_comparison
+from PIL import Image, ImageColor
 from rich.console import Console
 
-from detrkit.comparison import Comparison, compare
+from detrkit.comparison import Comparison, ContestantFigures, compare
 from detrkit.comparison.charts import course_figure, course_points, difference_figure
-from detrkit.comparison.pictures import most_telling
+from detrkit.comparison.contestants import Contestant
+from detrkit.comparison.pictures import most_telling, telling_pictures
 from detrkit.comparison.plan import validation_of
 from detrkit.comparison.report import comparison_sections
 from detrkit.evaluation.report import Cell, Photo, Points, Section, Table
+from detrkit.evaluation.report.page import page
+from detrkit.evaluation.report.pictures import MARK_COLORS
 
 ROWS = [
     {"epoch": 1.0, "step": 3.0, "seconds": 30.0, "AP": 0.1, "images_per_second": 10.0},
@@ -39,7 +44,16 @@ def sections(made: Comparison, digits_folder: Path) -> dict[str, Section]:
 
 
 def test_sections_answer_in_the_order_of_questions(sections: dict[str, Section]) -> None:
-    assert list(sections) == ["Summary", "Figures", "Costs", "Differences", "Classes", "Where they differ", "Runs"]
+    assert list(sections) == [
+        "Summary",
+        "Figures",
+        "Costs",
+        "Differences",
+        "Classes",
+        "Where they differ",
+        "Settings",
+        "Runs",
+    ]
     (points,) = (block for block in sections["Summary"].blocks if isinstance(block, Points))
     assert points.points[0][0] == "all_of_them is better than a_few:"
     (table,) = (block for block in sections["Figures"].blocks if isinstance(block, Table))
@@ -53,24 +67,80 @@ def test_sections_answer_in_the_order_of_questions(sections: dict[str, Section])
 
 def test_pictures_show_where_the_numbers_of_errors_differ_most(made: Comparison, sections: dict[str, Section]) -> None:
     photos = [block for block in sections["Where they differ"].blocks if isinstance(block, Photo)]
-    few = {each.image_id: each.errors for each in made.contestants[1].finished[0].outcome.errors}
+    few = {each.image_id: each for each in made.contestants[1].finished[0].outcome.errors}
     assert len(photos) == len(few)  # of the other there is no error
-    assert photos[0].labels == ("all_of_them: no errors", f"a_few: {max(few.values())} errors", "Ground truth")
-    assert [int(photo.labels[1].split()[1]) for photo in photos] == sorted(few.values(), reverse=True)
+    most = max(few.values(), key=lambda each: each.errors)
+    label = f"a_few: {most.correct} correct, 0 wrong, {most.errors} missed"
+    assert photos[0].labels == ("all_of_them: no errors", label, "Ground truth")
+    missed = [int(photo.labels[1].split()[-2]) for photo in photos]
+    assert missed == sorted((each.errors for each in few.values()), reverse=True)
     assert photos[0].images[0].tobytes() != photos[0].images[1].tobytes()
-    # What has no error shows its correct detections: the boxes of the ground truth.
-    assert photos[0].images[0].tobytes() == photos[0].images[2].tobytes()
+    # What has no error shows its correct detections in thin lines; those of the ground truth are thick, and have labels.
+    faultless, truth = photos[0].images[0], photos[0].images[2]
+    color = ImageColor.getrgb(MARK_COLORS["correct"])
+    assert 0 < count_of(faultless, color) < count_of(truth, color)
 
 
-def test_the_most_telling_images() -> None:
-    assert most_telling([{1: 4, 2: 1, 3: 2}, {1: 3, 2: 9, 4: 2}], 3) == [2, 3, 4]
+def count_of(picture: Image.Image, color: tuple[int, ...]) -> int:
+    return int((np.asarray(picture) == np.array(color)).all(2).sum())
+
+
+def test_pictures_of_one_training_of_several_name_its_seed(made: Comparison, digits_folder: Path) -> None:
+    def with_seeds(each: ContestantFigures) -> ContestantFigures:
+        runs = [dataclasses.replace(each.trainings[0].run, seed=seed) for seed in (0, 1)]
+        return dataclasses.replace(
+            each, trainings=tuple(dataclasses.replace(each.trainings[0], run=run) for run in runs)
+        )
+
+    contestants = [made.ranked[0], with_seeds(made.ranked[1])]
+    photo, *_ = telling_pictures(contestants, validation_of(str(digits_folder), {}), count=1)
+    assert photo.labels[0] == "all_of_them: no errors"
+    assert photo.labels[1].startswith("a_few with seed 0: ")
+
+
+def test_the_most_telling_images_favour_one_and_the_other_in_turn() -> None:
+    # Differences in favour of the first: -1, 8, -2, 2, 5, so two images favour the other.
+    assert most_telling([{1: 4, 2: 1, 3: 2}, {1: 3, 2: 9, 4: 2, 5: 5}], 9) == [2, 3, 5, 1, 4]
+    assert most_telling([{1: 4, 2: 1, 3: 2}, {1: 3, 2: 9, 4: 2, 5: 5}], 3) == [2, 3, 5]
     assert most_telling([{1: 4}, {1: 4}], 3) == []
     assert most_telling([{7: 1}, {}, {7: 5}], 3) == [7]
+    assert most_telling([{1: 1}, {1: 1, 2: 3}, {1: 1, 2: 9}], 3) == [2]
+    assert most_telling([{1: 1, 2: 3}], 3) == []
 
 
-def test_courses_are_against_epochs_and_minutes() -> None:
-    assert course_points(ROWS, "epochs") == [(1.0, 0.1), (3.0, 0.3)]
-    assert course_points(ROWS, "minutes") == [(0.5, 0.1), (2.0, 0.3)]
+def test_runs_lead_to_their_own_reports(made: Comparison, digits_folder: Path) -> None:
+    dataset = validation_of(str(digits_folder), {})
+
+    def links() -> list[str]:
+        *_, runs = comparison_sections(made, dataset, pictures=0)
+        (table,) = (block for block in runs.blocks if isinstance(block, Table))
+        return [row[0].link for row in table.rows if isinstance(row[0], Cell)]
+
+    assert links() == ["", ""]
+    report = made.folder.parent / "report.html"  # of the run whose checkpoints they would be
+    report.write_text("")
+    assert links() == ["../report.html", "../report.html"]
+    report.unlink()
+    run = dataclasses.replace(made.contestants[0].trainings[0].run, contestant=Contestant("a", variant="a"), seed=0)
+    (run.folder / "report.html").write_text("")
+    training = dataclasses.replace(made.contestants[0].trainings[0], run=run)
+    trained = dataclasses.replace(made.contestants[0], trainings=(training,))
+    *_, runs = comparison_sections(
+        dataclasses.replace(made, contestants=(trained,), differences=()), dataset, pictures=0
+    )
+    assert "all_of_them-checkpoint/report.html" in page("", [runs])
+    (run.folder / "report.html").unlink()
+
+
+def test_courses_are_against_epochs_and_minutes(made: Comparison) -> None:
+    training = dataclasses.replace(made.contestants[0].trainings[0], course=ROWS, epoch_steps=3)
+    assert course_points(training, "epochs") == [(1.0, 0.1), (3.0, 0.3)]
+    assert course_points(training, "minutes") == [(0.5, 0.1), (2.0, 0.3)]
+    cut = [*ROWS[:2], {**ROWS[2], "step": 7.0}]  # after a third of its last epoch
+    assert course_points(dataclasses.replace(training, course=cut), "epochs") == [
+        (1.0, 0.1),
+        (pytest.approx(7 / 3), 0.3),
+    ]
 
 
 def test_trainings_of_a_contestant_are_named_once(made: Comparison) -> None:

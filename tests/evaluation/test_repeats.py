@@ -14,7 +14,7 @@ from detrkit.evaluation import Evaluation, evaluate_detections
 from detrkit.evaluation.bootstrap import difference_interval
 from detrkit.evaluation.inputs import read_inputs
 from detrkit.evaluation.outcomes import outcomes
-from detrkit.evaluation.repeats import repeating
+from detrkit.evaluation.repeats import repeating, repeats_note
 
 CAT, BIRD = 5, 7
 
@@ -89,6 +89,16 @@ def test_suppression_that_helps_is_measured_and_said() -> None:
         f"(AP 1.000 instead of {suppression.ap_before:.3f})."
     )
     assert evaluation.to_json()["suppression"]["gain"] == dataclasses.asdict(suppression.gain)
+
+
+def test_suppression_is_not_advised_where_the_figures_look_the_same() -> None:
+    suppression = evaluate_detections(*case(12)).suppression
+    assert suppression is not None
+    alike = dataclasses.replace(suppression, ap_before=0.0050, ap=0.0054)
+    assert alike.helps
+    assert repeats_note(0.06, alike) == []
+    (note,) = repeats_note(0.06, dataclasses.replace(alike, ap=0.0056))
+    assert note.endswith("by --nms 0.7 (AP 0.006 instead of 0.005).")
 
 
 def test_suppression_that_loses_objects_is_not_advised() -> None:

@@ -192,6 +192,13 @@ def test_tables_sort_numbers_and_missing_ones_stay_below(tmp_path: Path) -> None
     assert page.rows == [["name", "value"], ["a", "0.5"], ["b", "–"], ["<c>", "1 to 2"]]
 
 
+def test_cells_lead_to_files_and_paths_may_break(tmp_path: Path) -> None:
+    rows = (("one", Cell("its report", link="one/report.html")), ("two", "of /data/<my>/photos/"))
+    text, _ = written(tmp_path, Section("Runs", (Table(("run", "where"), rows),)))
+    assert '<td data-order="its report"><a href="one/report.html">its report</a></td>' in text
+    assert "of /data/<wbr>&lt;my&gt;/<wbr>photos/<" in text
+
+
 def test_blocks_can_be_folded_and_stand_beside_each_other(tmp_path: Path) -> None:
     inside = Folded("More <of> it", (Beside((("left",), ("right", photo("deep", noise(20, 20))))),))
     text, page = written(tmp_path, Section("A & B", (inside,)), Section("A & B"))

@@ -18,7 +18,7 @@ from detrkit.evaluation import evaluate_in_detail
 from detrkit.evaluation.errors import KINDS, Mark
 from detrkit.evaluation.report import Photo, evaluation_sections, example_pictures, worst_pictures, write_report
 from detrkit.evaluation.report import pictures as pictures_module
-from detrkit.evaluation.report.pictures import MARK_COLORS, MARK_WORDS, draw_marks, enlarged, masks_at
+from detrkit.evaluation.report.pictures import MARK_COLORS, MARK_WORDS, draw_marks, draw_truth, enlarged, masks_at
 from detrkit.prediction.labels import draw_labels
 
 
@@ -61,6 +61,18 @@ def test_many_errors_are_drawn_but_only_the_surest_are_labelled(monkeypatch: pyt
     marks = [Mark("background", (5.0 * number, 5.0, 4.0, 4.0), 5, number / 100) for number in range(30)]
     draw_marks(Image.new("RGB", (300, 300)), marks, {5: "cat"}, 1.0)
     assert [label.split()[1] for label in shown[0]] == [f"{number / 100:.2f}" for number in range(29, 15, -1)]
+
+
+def test_annotated_objects_have_thick_lines_and_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[list[str]] = []
+    monkeypatch.setattr(pictures_module, "draw_labels", lambda scene, boxes, texts, fills, **rest: shown.append(texts))
+    box = (20.0, 20.0, 60.0, 60.0)
+    marks = [Mark("correct", box, 5, None), Mark("ignored", box, 6, None)]
+    picture = draw_truth(Image.new("RGB", (100, 100)), marks[:1], {5: "cat"}, 1.0)
+    edge = np.asarray(picture)[50, 10:30]
+    assert (edge == np.array(ImageColor.getrgb(MARK_COLORS["correct"]))).all(-1).sum() >= 3
+    draw_truth(Image.new("RGB", (100, 100)), marks, {5: "cat", 6: "dog"}, 1.0)
+    assert shown == [["cat"], ["cat", "dog in a crowd region"]]
 
 
 def test_the_worst_images_come_first_with_what_is_wrong() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from detrkit.comparison.figures import ContestantFigures, Measured
@@ -11,6 +11,7 @@ MISSING = "–"
 MEMORY_WORDS = (
     "most memory of the process in GB, on a GPU of its tensors; of variants in training, of checkpoints in evaluation"
 )
+_EPOCHS = "length of training in passes over the training images"
 SIZES = {"AP_small": "small", "AP_medium": "medium", "AP_large": "large"}
 
 
@@ -60,12 +61,27 @@ def cost_columns() -> list[Column]:
     return [
         _number("ms", "median time for an image, one at a time, in milliseconds", lambda each: each.latency, "{:.1f}"),
         _number("params", "number of parameters", lambda each: _millions(each.parameters), "{:.1f}M"),
-        _number("epochs", "of training", lambda each: each.length("epoch").mean, "{:g}"),
-        _number("steps", "of training", lambda each: each.length("step").mean, "{:g}"),
+        Column(
+            "epochs",
+            _EPOCHS,
+            lambda each: epochs_text(each.length("epoch").mean),
+            lambda each: each.length("epoch").mean,
+        ),
+        _number("steps", "length of training in optimizer steps", lambda each: each.length("step").mean, "{:g}"),
         _number("min", "minutes of training, without evaluations", lambda each: each.minutes.mean, "{:.1f}"),
-        _number("images/s", "in training", lambda each: each.images_per_second.mean, "{:.1f}"),
+        _number("images/s", "images per second in training", lambda each: each.images_per_second.mean, "{:.1f}"),
         _number("GB", MEMORY_WORDS, lambda each: each.memory.mean, "{:.2f}"),
     ]
+
+
+def known_columns(columns: Sequence[Column], contestants: Sequence[ContestantFigures]) -> list[Column]:
+    """The columns that have a value of somebody."""
+    return [column for column in columns if any(column.value(each) is not None for each in contestants)]
+
+
+def epochs_text(epochs: float | None) -> str:
+    """A number of epochs; one that ended early counts by its share."""
+    return MISSING if epochs is None else f"{epochs:.2f}".rstrip("0").rstrip(".")
 
 
 def share(value: float | None) -> str:

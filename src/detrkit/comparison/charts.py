@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from detrkit.comparison.differences import Difference
-from detrkit.comparison.figures import ContestantFigures, Rows
+from detrkit.comparison.figures import ContestantFigures, Training
+from detrkit.comparison.lengths import epochs_at
 from detrkit.evaluation.report.colors import INK, MARKERS, PAPER, line_color, line_style
 from detrkit.evaluation.report.drawing import chart, finish, legend, plain
 
@@ -29,7 +30,7 @@ def course_figure(contestants: Sequence[ContestantFigures], unit: str) -> Figure
     for number, contestant in enumerate(contestants):
         label = plain(contestant.name, _LONGEST_NAME)
         for training in contestant.finished:
-            points = course_points(training.course, unit)
+            points = course_points(training, unit)
             if not points:
                 continue
             axes.plot(
@@ -49,15 +50,16 @@ def course_figure(contestants: Sequence[ContestantFigures], unit: str) -> Figure
     return figure
 
 
-def course_points(rows: Rows, unit: str) -> list[tuple[float, float]]:
+def course_points(training: Training, unit: str) -> list[tuple[float, float]]:
     """Length and AP after each epoch that was evaluated.
 
     Args:
-        rows: of a log.
+        training: with its course.
         unit: as for `course_figure`.
     """
+    rows = training.course
     if unit == "epochs":
-        lengths = [row["epoch"] for row in rows]
+        lengths = [epochs_at(row, training.epoch_steps) for row in rows]
     else:
         lengths = list(itertools.accumulate(row.get("seconds", 0.0) / 60 for row in rows))
     return [(length, row["AP"]) for length, row in zip(lengths, rows, strict=True) if "AP" in row]

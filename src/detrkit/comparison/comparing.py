@@ -11,6 +11,7 @@ from typing import Unpack
 from rich.console import Console
 
 import detrkit
+from detrkit.cards import ModelCard
 from detrkit.checkpoints import load
 from detrkit.coco_limits import MAX_DETECTIONS
 from detrkit.comparison.contestants import Contestant, read_contestants
@@ -22,7 +23,9 @@ from detrkit.comparison.outcome import DETECTIONS, Outcome
 from detrkit.comparison.plan import Plan, new_folder_for, validation_of
 from detrkit.comparison.report import comparison_sections
 from detrkit.comparison.runs import Run, outcomes_of
+from detrkit.comparison.settings import shared_settings
 from detrkit.data import DetectionDataset
+from detrkit.data.wording import counted
 from detrkit.errors import DataError, DetrkitError
 from detrkit.evaluation.classes import match_categories
 from detrkit.evaluation.inputs import read_inputs
@@ -75,11 +78,13 @@ def compare(
     plan.check()
     device = choose_device(str(given.get("device", "auto")))
     dataset = validation_of(plan.data, plan.options)
-    _check_classes(plan.contestants, dataset)
+    cards = _fitting_cards(plan.contestants, dataset)
     plan.open(dataset)
-    console.print(f"Comparison of {len(plan.contestants)} in {plan.folder}, on {dataset.description()}")
+    console.print(
+        f"Comparison of {counted(len(plan.contestants), 'contestant')} in {plan.folder}, on {dataset.description()}"
+    )
     done = outcomes_of(plan, console, runs_print_to)
-    comparison = _compared(plan, dataset, done, device)
+    comparison = _compared(plan, dataset, done, device, cards)
     write_json(comparison.figures_file, comparison.to_json())
     write_report(
         comparison.report,
@@ -99,26 +104,29 @@ def _subtitle(plan: Plan) -> str:
     return f"{names} on {plan.data}, {datetime.now():%Y-%m-%d %H:%M}, detrkit {detrkit.__version__}"
 
 
-def _check_classes(contestants: Sequence[Contestant], dataset: DetectionDataset) -> None:
-    """Refuses checkpoints for other classes before anything is trained.
+def _fitting_cards(contestants: Sequence[Contestant], dataset: DetectionDataset) -> dict[str, ModelCard]:
+    """The cards of checkpoints by name; those for other classes are refused before anything is trained.
 
     Raises:
         CheckpointError: one cannot be read.
         DataError: one knows too few of the classes.
     """
+    cards = {each.name: load(each.checkpoint).card for each in contestants if each.checkpoint is not None}
     for each in contestants:
-        if each.checkpoint is None:
-            continue
         try:
-            match_categories(load(each.checkpoint).card.categories, dataset)
+            if each.name in cards:
+                match_categories(cards[each.name].categories, dataset)
         except DataError as problem:
             sentence = str(problem)
             raise DataError(
                 f"{each.checkpoint} does not fit these data: {sentence[0].lower()}{sentence[1:]}"
             ) from problem
+    return cards
 
 
-def _compared(plan: Plan, dataset: DetectionDataset, done: Mapping[Run, Outcome], device: str) -> Comparison:
+def _compared(
+    plan: Plan, dataset: DetectionDataset, done: Mapping[Run, Outcome], device: str, cards: Mapping[str, ModelCard]
+) -> Comparison:
     """All figures of the runs."""
     figures = [
         ContestantFigures(
@@ -126,6 +134,7 @@ def _compared(plan: Plan, dataset: DetectionDataset, done: Mapping[Run, Outcome]
             each.variant,
             each.checkpoint,
             tuple(Training.of(run, outcome) for run, outcome in done.items() if run.contestant == each),
+            card=cards.get(each.name),
         )
         for each in plan.contestants
     ]
@@ -145,6 +154,7 @@ def _compared(plan: Plan, dataset: DetectionDataset, done: Mapping[Run, Outcome]
         resamples=0 if ranks is None else ranks.resamples,
         notes=(*evaluation_notes(figures), *fairness_notes(figures), *untimed),
         folder=plan.folder,
+        settings=shared_settings(plan, dataset, device),
     )
 
 

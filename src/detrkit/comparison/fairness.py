@@ -2,50 +2,82 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-from detrkit.comparison.figures import ContestantFigures, Training
-from detrkit.data.wording import counted
-from detrkit.training.run_folder import RunFolder, read_run
+from detrkit.comparison.figures import ContestantFigures
+from detrkit.comparison.origins import Origin, of_run, origin_of
+from detrkit.data.wording import agreeing, counted
 from detrkit.training.starting import began_with
+
+_MEASURED = re.compile(r"(\d+(?:\.\d+|%))")  # numbers that differ from training to training: 0.123 and 7%
 
 
 def fairness_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
     """Sentences about contestants that were not trained alike, or here.
 
     Args:
-        contestants: with their runs.
+        contestants: with their runs, and checkpoints with their cards.
     """
-    trained = [each for each in contestants if each.variant is not None and each.finished]
-    options = {each.name: read_run(each.finished[0].run.folder)[1] for each in trained}
-    notes = _differing({name: began_with(own) for name, own in options.items()}, "They begin with different weights")
-    sizes = {name: f"{own.short_side} × {own.long_side}" for name, own in options.items()}
+    finished = [each for each in contestants if each.finished]
+    origins = {each.name: origin_of(each) for each in finished}
+    begun = {name: began_with(origin.options) for name, origin in origins.items() if origin.options is not None}
+    notes = _differing(begun, "They begin with different weights")
+    sizes = {name: origin.sides_in_words for name, origin in origins.items() if origin.sides is not None}
     notes += _differing(sizes, "They see images of different sizes (shorter and longer side, at most)")
-    learned_from = {one.run.name: _learned_from(one) for each in trained for one in each.finished}
-    counts = {name: counted(content["images"], "image") for name, content in learned_from.items()}
-    versions = {name: content["annotations"] for name, content in learned_from.items() if "annotations" in content}
-    notes += _differing(counts, "They learned from different training splits") or _differing(
+    notes += _of_data(finished, origins)
+    if any(each.variant is not None for each in finished):
+        notes += [
+            f"{each.name} was not trained here: its figures are not of the length that the variants were trained for, and it may have "
+            "learned from these very images."
+            for each in contestants
+            if each.variant is None
+        ]
+    else:
+        notes += _of_checkpoints(origins)
+    for each in finished:
+        failed = len(each.trainings) - len(each.finished)
+        if failed:
+            notes.append(f"{each.name} has {len(each.finished)} of {len(each.trainings)} trainings: the others failed.")
+    return notes
+
+
+def _of_data(finished: Sequence[ContestantFigures], origins: Mapping[str, Origin]) -> list[str]:
+    """What the runs noted about the data that they learned from."""
+    runs: dict[str, Origin | None] = {each.name: origins[each.name] for each in finished if each.variant is None}
+    runs |= {one.run.name: of_run(one.run.folder) for each in finished if each.variant for one in each.finished}
+    noted = {name: (one.options.data, one.learned_from) for name, one in runs.items() if one and one.options}
+    several = len({data for data, _ in noted.values()}) > 1
+    counts = {
+        name: counted(content["images"], "image") + (f" of {data}" if several else "")
+        for name, (data, content) in noted.items()
+        if "images" in content
+    }
+    versions = {name: content["annotations"] for name, (_, content) in noted.items() if "annotations" in content}
+    return _differing(counts, "They learned from different training splits") or _differing(
         {name: f"version {version}" for name, version in versions.items()},
         "Annotations of the training split were changed in between",
     )
-    notes += [
-        f"{each.name} was not trained here: its figures are not of the length that the variants were trained for, and it may have learned "
-        "from these very images."
-        for each in contestants
-        if each.variant is None and trained
-    ]
-    for each in contestants:
-        failed = len(each.trainings) - len(each.finished)
-        if failed and each.finished:
-            notes.append(f"{each.name} has {len(each.finished)} of {len(each.trainings)} trainings: the others failed.")
+
+
+def _of_checkpoints(origins: Mapping[str, Origin]) -> list[str]:
+    """Where nothing was trained here: lengths that differ, and what is not known."""
+    lengths = {name: origin.length for name, origin in origins.items() if origin.length}
+    notes = _differing(lengths, "They were trained for different lengths")
+    unknown = [name for name, origin in origins.items() if origin.options is None]
+    if unknown:
+        notes.append(
+            f"What {', '.join(unknown)} learned from, and for how long, is not known: it may explain a difference as well as the model does, "
+            "and these very images may be among it."
+        )
     return notes
 
 
 def evaluation_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
     """What the evaluations say about classes, queries and data: once where it holds for all, otherwise with the names.
+
+    Seeds are named where it does not hold for all trainings; numbers that were measured become ranges.
 
     Args:
         contestants: with their runs.
@@ -53,17 +85,35 @@ def evaluation_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
     names: dict[str, list[str]] = defaultdict(list)
     known = [each for each in contestants if each.finished]
     for each in known:
-        evaluation = each.finished[0].outcome.evaluation
-        for note in () if evaluation is None else dict.fromkeys(evaluation.notes):
-            names[note].append(each.name)
-    return [note if len(who) == len(known) else f"{', '.join(who)}: {note}" for note, who in names.items()]
+        for note, seeds in _notes_of(each):
+            names[note].append(f"{each.name}{seeds}")
+    everybody = [each.name for each in known]
+    return [note if who == everybody else f"{', '.join(who)}: {note}" for note, who in names.items()]
 
 
-def _learned_from(training: Training) -> dict[str, Any]:
-    """What a run noted about its data at its beginning."""
-    content = json.loads(RunFolder(training.run.folder).config.read_text(encoding="utf-8"))
-    noted: dict[str, Any] = content["learned_from"]
-    return noted
+def _notes_of(contestant: ContestantFigures) -> Iterator[tuple[str, str]]:
+    """The notes of a contestant's trainings, and whose they are: empty for all of them."""
+    alike: dict[str, dict[int | None, str]] = defaultdict(dict)
+    for training in contestant.finished:
+        evaluation = training.outcome.evaluation
+        for note in () if evaluation is None else evaluation.notes:
+            alike[_MEASURED.sub("0", note)].setdefault(training.run.seed, note)
+    for notes in alike.values():
+        seeds = [str(seed) for seed in notes]
+        words = f" with {agreeing(len(seeds), 'seed', 'seeds')} {', '.join(seeds)}"
+        yield _with_ranges(list(notes.values())), "" if len(notes) == len(contestant.finished) else words
+
+
+def _with_ranges(notes: Sequence[str]) -> str:
+    """One sentence of several that differ in measured numbers alone."""
+    parts = []
+    for versions in zip(*map(_MEASURED.split, notes), strict=True):
+        if len(set(versions)) == 1:
+            parts.append(versions[0])
+        else:
+            ordered = sorted(versions, key=lambda number: float(number.rstrip("%")))
+            parts.append(f"{ordered[0]} to {ordered[-1]}")
+    return "".join(parts)
 
 
 def _differing(values: Mapping[str, str], sentence: str) -> list[str]:

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detrkit.cards import ModelCard
 from detrkit.comparison.differences import Difference
+from detrkit.comparison.lengths import Rows, epoch_steps_of, epochs_at
 from detrkit.comparison.outcome import Outcome
 from detrkit.comparison.runs import Run
-from detrkit.data.wording import counted
+from detrkit.data.wording import agreeing, counted
 from detrkit.evaluation.bootstrap import CONFIDENCE, Interval
 from detrkit.notebooks import paragraph, shown, table
 from detrkit.training.run_folder import RunFolder, read_log
 
 if TYPE_CHECKING:
     from rich.console import Group
-
-Rows = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,20 @@ class Training:
         run: whose it is, and where.
         outcome: how it ended.
         course: the rows of its log; none of a checkpoint.
+        epoch_steps: steps of a whole epoch; None of a checkpoint, or where that is not known.
     """
 
     run: Run
     outcome: Outcome
     course: Rows
+    epoch_steps: int | None = None
 
     @classmethod
     def of(cls, run: Run, outcome: Outcome) -> Training:
         """A run with its log."""
-        return cls(run, outcome, [] if run.seed is None else read_log(RunFolder(run.folder).log))
+        if run.seed is None:
+            return cls(run, outcome, [])
+        return cls(run, outcome, read_log(RunFolder(run.folder).log), epoch_steps_of(run.folder))
 
     @property
     def images_per_second(self) -> float | None:
@@ -78,8 +82,10 @@ class Training:
         return sum(row.get("seconds", 0.0) for row in self.course) / 60 if self.course else None
 
     def length(self, unit: str) -> float | None:
-        """How many epochs ("epoch") or optimizer steps ("step") it took."""
-        return self.course[-1].get(unit) if self.course else None
+        """How many epochs ("epoch"), of which the last may be a part, or optimizer steps ("step") it took."""
+        if not self.course:
+            return None
+        return epochs_at(self.course[-1], self.epoch_steps) if unit == "epoch" else self.course[-1].get(unit)
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ class ContestantFigures:
         trainings: all runs, those that failed among them; a checkpoint has one.
         latency: median milliseconds for an image; None where nothing could be measured.
         interval: of the mean AP over the trainings; None where there is none.
+        card: of a checkpoint; None for a variant, whose runs tell more.
     """
 
     name: str
@@ -101,6 +108,7 @@ class ContestantFigures:
     trainings: tuple[Training, ...]
     latency: float | None = None
     interval: Interval | None = None
+    card: ModelCard | None = None
 
     @property
     def finished(self) -> tuple[Training, ...]:
@@ -178,6 +186,7 @@ class Comparison:
         resamples: number of draws of the intervals; 0 where nothing was compared.
         notes: what to know before the figures are believed.
         folder: with all runs and the report.
+        settings: what holds for all of them: name and value.
     """
 
     name: str
@@ -188,6 +197,7 @@ class Comparison:
     resamples: int
     notes: tuple[str, ...]
     folder: Path
+    settings: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return f"<Comparison on {self.name}: {'; '.join(self.verdicts()) or 'nothing was compared'}>"
@@ -223,6 +233,11 @@ class Comparison:
         """Whether there is a contestant with more than one training."""
         return any(len(each.finished) > 1 for each in self.contestants)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is a contestant that was trained here."""
+        return any(each.variant is not None for each in self.contestants)
+
     def classes(self) -> dict[int, str]:
         """Names of the classes that have objects, by category id."""
         for contestant in self.contestants:
@@ -232,8 +247,10 @@ class Comparison:
         return {}
 
     def basis(self) -> str:
-        """What was compared on what, in one sentence."""
-        return f"{counted(self.images, 'image')} with {counted(self.objects, 'object')} of {self.name}."
+        """What was compared on what, and which variants the checkpoints are."""
+        cards = [f"{each.name} ({each.card.variant})" for each in self.contestants if each.card is not None]
+        checkpoints = f" {agreeing(len(cards), 'Checkpoint', 'Checkpoints')}: {', '.join(cards)}." if cards else ""
+        return f"{counted(self.images, 'image')} with {counted(self.objects, 'object')} of {self.name}.{checkpoints}"
 
     def verdicts(self) -> list[str]:
         """What the differences say, a sentence for each pair."""
@@ -251,9 +268,13 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """What notebooks show: figures and costs, highest AP first, and what follows."""
-        from detrkit.comparison.cells import cost_columns, figure_columns  # not above: it imports this module
+        from detrkit.comparison.cells import (
+            cost_columns,
+            figure_columns,
+            known_columns,
+        )  # not above: it imports this module
 
-        columns = [*figure_columns(), *cost_columns()]
+        columns = [*figure_columns(), *known_columns(cost_columns(), self.ranked)]
         rows = [(each.name, *(column.text(each) for column in columns)) for each in self.ranked]
         notes = [f"{verdict}." for verdict in self.verdicts()]
         notes += [f"Failed: {name}: {problem}" for name, problem in self.problems]
@@ -276,6 +297,7 @@ class Comparison:
             "contestants": [each.to_json(names, self.classes()) for each in self.contestants],
             "differences": [each.to_json() for each in self.differences],
             "notes": list(self.notes),
+            "settings": dict(self.settings),
         }
 
 

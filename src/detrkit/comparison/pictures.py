@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from detrkit.comparison.figures import ContestantFigures, Training
@@ -10,7 +11,7 @@ from detrkit.data import DetectionDataset
 from detrkit.data.wording import counted
 from detrkit.evaluation.errors import ImageErrors, Mark
 from detrkit.evaluation.report import Photo
-from detrkit.evaluation.report.pictures import draw_marks, enlarged, key_of, true_marks
+from detrkit.evaluation.report.pictures import draw_marks, draw_truth, enlarged, key_of, true_marks
 from detrkit.evaluation.result_files import pair
 
 _MOST_BESIDE = 5  # contestants in a picture, the best
@@ -19,9 +20,10 @@ _MOST_BESIDE = 5  # contestants in a picture, the best
 def telling_pictures(
     contestants: Sequence[ContestantFigures], dataset: DetectionDataset, *, count: int = 6
 ) -> tuple[Photo, ...]:
-    """The images in which the numbers of errors lie furthest apart, furthest first; of the first training of each contestant.
+    """The images in which the numbers of errors lie furthest apart, in favour of the best contestant and of another in turn.
 
-    Errors are those at the best thresholds of each contestant's classes: wrong detections, and objects that were missed.
+    Errors are those at the best thresholds of each contestant's classes: wrong detections, and objects that were missed. Of several trainings
+    it is the first.
 
     Args:
         contestants: those with a finished run, best first.
@@ -40,29 +42,41 @@ def telling_pictures(
         for each in shown
     }
     photos = []
+    titles = {each.name: _with_seed(each) for each in shown}
     for number, image_id in enumerate(chosen, start=1):
         marks = {
-            name: own[image_id].marks if image_id in own else faultless[name][image_id] for name, own in errors.items()
+            titles[name]: own[image_id].marks if image_id in own else faultless[name][image_id]
+            for name, own in errors.items()
         }
-        counts = {name: _errors_in_words(own.get(image_id)) for name, own in errors.items()}
+        counts = {titles[name]: _errors_in_words(own.get(image_id)) for name, own in errors.items()}
         photos.append(_photo(dataset, places[image_id], marks, counts, number))
     return tuple(photos)
 
 
+def _with_seed(contestant: ContestantFigures) -> str:
+    """The name, with the seed of the training that is shown where there are several."""
+    seed = contestant.finished[0].run.seed
+    return contestant.name if len(contestant.trainings) == 1 else f"{contestant.name} with seed {seed}"
+
+
 def most_telling(errors: Sequence[dict[int, int]], count: int) -> list[int]:
-    """The ids of the images in which the numbers of errors differ most.
+    """The ids of the images in which the numbers of errors differ most: one in favour of the first, one in favour of another, and so on.
+
+    Where one side has no more images, the other has the rest.
 
     Args:
         errors: of each contestant, numbers of errors by image id, without images that have none.
         count: maximum number of images.
     """
-    ids = sorted({number for own in errors for number in own})
-    spreads = {}
-    for number in ids:
-        values = [own.get(number, 0) for own in errors]
-        spreads[number] = max(values) - min(values)
-    ranked = sorted(ids, key=lambda number: -spreads[number])
-    return [number for number in ranked if spreads[number]][:count]
+    favour: dict[int, int] = {}  # how many errors fewer the first has; below 0 where another has fewer
+    for number in sorted({number for own in errors for number in own}):
+        first, *others = (own.get(number, 0) for own in errors)
+        fewer, more = max(others, default=first) - first, first - min(others, default=first)
+        favour[number] = fewer if fewer >= more else -more
+    ranked = sorted(favour, key=lambda number: -abs(favour[number]))
+    sides = ([each for each in ranked if favour[each] > 0], [each for each in ranked if favour[each] < 0])
+    in_turn = [each for both in itertools.zip_longest(*sides) for each in both if each is not None]
+    return in_turn[:count]
 
 
 def _correct_marks(
@@ -82,7 +96,10 @@ def _correct_marks(
 
 
 def _errors_in_words(entry: ImageErrors | None) -> str:
-    return "no errors" if entry is None else counted(entry.errors, "error")
+    if entry is None:
+        return "no errors"
+    missed = entry.counts["missed"]
+    return f"{entry.correct} correct, {entry.errors - missed} wrong, {missed} missed"
 
 
 def _photo(
@@ -94,12 +111,12 @@ def _photo(
     file_name = dataset.image_name(place)
     return Photo(
         f"differing_{number}",
-        f"{file_name}: " + ", ".join(f"{name} {words}" for name, words in counts.items()) + ".",
-        tuple(draw_marks(picture, own, names, scale) for own in (*marks.values(), truth)),
+        f"{file_name}: {counted(len(truth), 'object')}.",
+        (*(draw_marks(picture, own, names, scale) for own in marks.values()), draw_truth(picture, truth, names, scale)),
         (*(f"{name}: {words}" for name, words in counts.items()), "Ground truth"),
         (
             *(f"{file_name}: detections of {name}, {words}" for name, words in counts.items()),
             f"{file_name}: the ground truth, {counted(len(truth), 'object')}",
         ),
-        key_of([mark for own in (*marks.values(), truth) for mark in own]),
+        key_of([mark for own in marks.values() for mark in own] + truth),
     )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
 
-from detrkit.comparison.cells import Column, cost_columns, figure_columns, share
+from detrkit.comparison.cells import Column, cost_columns, figure_columns, known_columns, share
 from detrkit.comparison.charts import course_figure, course_points, difference_figure
-from detrkit.comparison.figures import Comparison, ContestantFigures
+from detrkit.comparison.figures import Comparison, ContestantFigures, Training
 from detrkit.comparison.pictures import telling_pictures
+from detrkit.comparison.settings import settings_section
 from detrkit.data import DetectionDataset
 from detrkit.data.wording import counted
 from detrkit.evaluation.bootstrap import CONFIDENCE, Interval
 from detrkit.evaluation.report import Block, Cell, Chart, Points, Section, Table, Tile, Tiles
 from detrkit.evaluation.report.page import MISSING
+from detrkit.evaluation.report.pictures import MOST_LABELS
+from detrkit.training.run_folder import RunFolder
 
 _MOST_PAIRS = 30  # in a chart of a reasonable height
 
@@ -37,7 +43,7 @@ def comparison_sections(comparison: Comparison, dataset: DetectionDataset, *, pi
             sections.append(courses)
         sections.append(_classes(comparison))
         sections.append(_pictures(comparison, dataset, pictures))
-    return [*sections, _runs(comparison)]
+    return [*sections, settings_section(comparison), _runs(comparison)]
 
 
 def _summary(comparison: Comparison) -> Section:
@@ -67,13 +73,16 @@ def _figures(comparison: Comparison) -> Section:
 
 
 def _costs(comparison: Comparison) -> Section:
-    columns = cost_columns()
+    columns = known_columns(cost_columns(), comparison.ranked)
     meanings = Table(("column", "meaning"), tuple((column.name, column.meaning) for column in columns))
     text = (
         "Time for an image is from a picture in memory to its detections, on the same images in turn, so that whatever else the machine "
-        "does meets all contestants. Speed in training depends on what else runs at that time."
+        "does meets all contestants."
     )
-    return Section("Costs", (_table(comparison.ranked, columns, "Means over the trainings"), text, meanings))
+    if comparison.is_trained:
+        text += " Speed in training depends on what else runs at that time."
+    caption = "Means over the trainings" if comparison.several_trainings else "What each contestant costs"
+    return Section("Costs", (_table(comparison.ranked, columns, caption), text, meanings))
 
 
 def _table(contestants: Sequence[ContestantFigures], columns: Sequence[Column], caption: str) -> Table:
@@ -96,14 +105,9 @@ def _differences(comparison: Comparison) -> Section:
         )
         for each in comparison.differences
     )
-    trainings = (
-        "Trainings are drawn, too, so an interval also holds what other seeds would change, as far as so few can tell."
-        if comparison.several_trainings
-        else "There is one training of each: another seed might change figures by more than these intervals hold; --seeds 3 would tell."
-    )
     text = (
         f"Both APs of a pair are computed on the same images, drawn with replacement {comparison.resamples} times, and an interval holds the "
-        f"middle {CONFIDENCE:.0%} of their differences. Where it holds 0, these images do not tell which is better. {trainings}"
+        f"middle {CONFIDENCE:.0%} of their differences. Where it holds 0, these images do not tell which is better. {_of_trainings(comparison)}"
     )
     blocks: list[Block] = [text, Table(("pair", "AP", "interval", "meaning"), rows)]
     known = [each for each in comparison.differences if each.interval is not None][:_MOST_PAIRS]
@@ -115,8 +119,16 @@ def _differences(comparison: Comparison) -> Section:
     return Section("Differences", tuple(blocks))
 
 
+def _of_trainings(comparison: Comparison) -> str:
+    """What the intervals say about other trainings."""
+    if comparison.several_trainings:
+        return "Trainings are drawn, too, so an interval also holds what other seeds would change, as far as so few can tell."
+    hint = "; --seeds 3 would tell" if comparison.is_trained else ""
+    return f"There is one training of each: another seed might change figures by more than these intervals hold{hint}."
+
+
 def _courses(comparison: Comparison) -> Section | None:
-    if not any(course_points(one.course, "epochs") for each in comparison.ranked for one in each.finished):
+    if not any(course_points(one, "epochs") for each in comparison.ranked for one in each.finished):
         return None
     charts = tuple(
         Chart(f"course_{unit}", course_figure(comparison.ranked, unit), f"AP against {unit} of training.", caption)
@@ -145,19 +157,33 @@ def _pictures(comparison: Comparison, dataset: DetectionDataset, count: int) -> 
     photos = telling_pictures(comparison.ranked, dataset, count=count)
     if not photos:
         return Section("Where they differ", ("No image has more errors of one contestant than of another.",))
+    best = comparison.ranked[0].name
     text = (
-        "The images in which the numbers of errors lie furthest apart, each contestant at the best thresholds of its own classes. They are "
-        "chosen for that, so they say nothing about how often it happens."
+        f"The images in which the numbers of errors lie furthest apart, in turn one with fewer errors of {best} and one with fewer of another, as "
+        "far as there are both. They are chosen for that, so they say nothing about how often it happens."
     )
-    return Section("Where they differ", (text, *photos))
+    marks = (
+        "Detections are those from the best threshold of their class on, which is low where a model is unsure; AP judges all of them, the surest "
+        f"first. Correct ones have thin lines. Labels have only the surest {MOST_LABELS} errors of a picture, as far as there is room."
+    )
+    return Section("Where they differ", (text, marks, *photos))
 
 
 def _runs(comparison: Comparison) -> Section:
-    rows = []
+    rows: list[tuple[str | Cell, ...]] = []
     for each in comparison.contestants:
         for training in each.trainings:
             evaluation = training.outcome.evaluation
             figures = ("AP", "AP50")
             shown = [MISSING if evaluation is None else share(evaluation.figures.get(name)) for name in figures]
-            rows.append((training.run.name, *shown, training.outcome.problem or "finished"))
+            name = Cell(training.run.name, link=_own_report(training, comparison.folder))
+            rows.append((name, *shown, training.outcome.problem or "finished"))
     return Section("Runs", (Table(("run", "AP", "AP50", "state"), tuple(rows), f"Folders in {comparison.folder}"),))
+
+
+def _own_report(training: Training, folder: Path) -> str:
+    """Where the report of a run is, or that of the run that a checkpoint comes from, seen from the comparison's; empty where there is none."""
+    checkpoint = training.run.contestant.checkpoint
+    place = training.run.folder if checkpoint is None else Path(checkpoint).parent
+    report = RunFolder(place).report
+    return quote(Path(os.path.relpath(report, folder)).as_posix()) if report.is_file() else ""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from detrkit.comparison.cells import Column, cost_columns, figure_columns, share
+from detrkit.comparison.cells import Column, cost_columns, figure_columns, known_columns, share
 from detrkit.comparison.figures import Comparison
 from detrkit.evaluation.bootstrap import CONFIDENCE
-from detrkit.terminal import Prose, add_numbers, narrow_table
+from detrkit.terminal import Name, Prose, add_numbers, narrow_table
 
 _LEAST_NAME = 9  # characters of a name before it folds
 _MOST_PAIRS = 6  # of all contestants; of more, only those with the first are shown, and all in the report
@@ -20,11 +20,15 @@ _LEAST_NUMBER = 5  # characters of a figure, which must not fold
 def comparison_table(comparison: Comparison) -> Group:
     """Figures, costs and classes, highest AP first; then which are better than others, what failed, and notes."""
     parts: list[RenderableType] = []
+    costs = known_columns(cost_columns(), comparison.ranked)
     if comparison.ranked:
         parts += [
             _of_contestants(comparison, f"Comparison on {comparison.name}", figure_columns(), comparison.basis()),
-            _of_contestants(comparison, "costs", cost_columns(), _meanings(cost_columns())),
+            "",
+            _of_contestants(comparison, "costs", costs, _meanings(costs)),
+            "",
             _of_classes(comparison),
+            "",
         ]
     parts += map(Prose, _sentences(comparison))
     return Group(*parts)
@@ -35,7 +39,7 @@ def _of_contestants(comparison: Comparison, title: str, columns: Sequence[Column
     table.add_column("", overflow="fold", min_width=_LEAST_NAME)
     add_numbers(table, *(column.name for column in columns))
     for each in comparison.ranked:
-        table.add_row(each.name, *(column.text(each) for column in columns))
+        table.add_row(Name(each.name), *(column.text(each) for column in columns))
     return table
 
 
@@ -47,9 +51,9 @@ def _of_classes(comparison: Comparison) -> Table:
     table = narrow_table("AP by class")
     table.add_column("class", overflow="fold", min_width=_LEAST_NAME)
     for each in comparison.ranked:
-        table.add_column(each.name, justify="right", overflow="fold", min_width=_LEAST_NUMBER)
+        table.add_column(Name(each.name), justify="right", overflow="fold", min_width=_LEAST_NUMBER)
     for number, name in comparison.classes().items():
-        table.add_row(name, *(share(each.class_ap(number).mean) for each in comparison.ranked))
+        table.add_row(Name(name), *(share(each.class_ap(number).mean) for each in comparison.ranked))
     return table
 
 

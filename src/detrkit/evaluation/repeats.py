@@ -116,12 +116,15 @@ def by_category(inputs: Inputs, best: BestThresholds) -> dict[int, float]:
 
 
 def repeats_note(share: float | None, suppression: Suppression | None) -> list[str]:
-    """A sentence if suppression helps."""
+    """A sentence if suppression helps, and the figures that it shows tell so."""
     if share is None or suppression is None or not suppression.helps:
+        return []
+    before, now = f"{suppression.ap_before:.3f}", f"{suppression.ap:.3f}"
+    if before == now:
         return []
     return [
         f"{share:.0%} of detections repeat a better one of their class: train longer, or suppress them by --nms {suppression.iou:g} "
-        f"(AP {suppression.ap:.3f} instead of {suppression.ap_before:.3f})."
+        f"(AP {now} instead of {before})."
     ]
 
 

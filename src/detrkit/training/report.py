@@ -219,7 +219,7 @@ def settings_section(options: TrainingOptions) -> Section:
         (name, value) for name, value in dataclasses.asdict(with_kind_of_masks(options)).items() if name != "settings"
     ]
     shown += [(f"settings.{name}", value) for name, value in options.settings.items()]
-    everything = tuple((_option(name), _text(value)) for name, value in shown)
+    everything = tuple((option_in_words(name), value_in_words(value)) for name, value in shown)
     blocks.append(Folded("All options", (Table(("option", "value"), everything),)))
     return Section("Settings", tuple(blocks))
 
@@ -235,28 +235,34 @@ def departures_from_recipe(options: TrainingOptions) -> list[tuple[str, str, str
     pieces = resolve(dataclasses.replace(options, accumulate=None, device="cpu")).accumulate
     usual = dataclasses.replace(usual, accumulate=pieces)
     changes = [
-        (_option(field.name), _text(getattr(options, field.name)), _text(getattr(usual, field.name)))
+        (
+            option_in_words(field.name),
+            value_in_words(getattr(options, field.name)),
+            value_in_words(getattr(usual, field.name)),
+        )
         for field in dataclasses.fields(options)
         if field.name not in _NOT_SETTINGS and getattr(options, field.name) != getattr(usual, field.name)
     ]
     return changes + [
-        (_option(f"settings.{name}"), _text(value), _text(usual.settings.get(name)))
+        (option_in_words(f"settings.{name}"), value_in_words(value), value_in_words(usual.settings.get(name)))
         for name, value in options.settings.items()
         if value != usual.settings.get(name)
     ]
 
 
-def _option(name: str) -> str:
+def option_in_words(name: str) -> str:
+    """An option as the command line calls it."""
     return f"--{name.replace('_', '-')}"
 
 
-def _text(value: Any) -> str:
+def value_in_words(value: Any) -> str:
+    """The value of an option, or of a setting, as reports show it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
+        return ", ".join(map(value_in_words, value))
     if isinstance(value, dict):
-        return ", ".join(f"{name}={_text(each)}" for name, each in value.items()) or MISSING
+        return ", ".join(f"{name}={value_in_words(each)}" for name, each in value.items()) or MISSING
     return MISSING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

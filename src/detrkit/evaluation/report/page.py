@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -36,11 +36,13 @@ class Cell:
         text: what it shows.
         share: length of a bar behind the text, in [0, 1]; None for no bar.
         order: number by which a column is sorted; None for the text.
+        link: where it leads, such as a file beside the report; empty for nowhere.
     """
 
     text: str
     share: float | None = None
     order: float | None = None
+    link: str = ""
 
     @property
     def key(self) -> str:
@@ -256,12 +258,18 @@ def _rendered(
     environment.filters["svg"] = lambda chart: diagrams[id(chart)]
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["grouped"] = _grouped
+    environment.filters["foldable"] = _foldable
     environment.filters["cell"] = lambda cell: cell if isinstance(cell, Cell) else Cell(cell)
     environment.filters["addresses"] = lambda photo: photos.get(id(photo), ())
     missing = sum(1 for addresses in photos.values() if not addresses)
     return environment.get_template("report.html.jinja").render(
         title=title, subtitle=subtitle, sections=parts, missing=missing
     )
+
+
+def _foldable(text: str) -> Markup:
+    """A text that may break behind the slashes of paths; what is copied has no break."""
+    return Markup("/<wbr>").join(map(escape, re.split(r"(?<=[^\s/])/(?=[^/])", text)))
 
 
 def write_charts(folder: Path, sections: Iterable[Section]) -> list[Path]:

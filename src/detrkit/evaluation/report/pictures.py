@@ -40,9 +40,14 @@ MARK_WORDS = {
     "mistaken": "not found, but a wrong detection is near",
     "ignored": "ignored (in a crowd region)",
 }
-_LABELS = MARK_WORDS | {"both": "wrong class, place", "mistaken": "not found"}
+_LABELS = MARK_WORDS | {
+    "both": "wrong class, place",
+    "mistaken": "not found",
+    "correct": "",
+    "ignored": "in a crowd region",
+}
 _QUIET = ("correct", "ignored")  # thin lines without a label
-_MOST_LABELS = 14
+MOST_LABELS = 14  # in a picture, those of the surest errors
 _LARGEST_FACTOR = 4.0  # by which small pictures are enlarged
 _KINDS = tuple(MARK_COLORS)
 _Place = tuple[int, tuple[float, ...]]  # the class and the box of a detection
@@ -203,15 +208,38 @@ def draw_marks(image: Image.Image, marks: Sequence[Mark], names: Mapping[int, st
         names: of the classes, by category id.
         scale: pixels of this picture for each pixel of the original image.
     """
+    quiet = [mark for mark in marks if mark.kind in _QUIET]
+    errors = sorted((mark for mark in marks if mark.kind not in _QUIET), key=lambda mark: mark.score or 0.0)
+    return _drawn(image, quiet, errors, errors[: -MOST_LABELS - 1 : -1], names, scale)
+
+
+def draw_truth(image: Image.Image, marks: Sequence[Mark], names: Mapping[int, str], scale: float) -> Image.Image:
+    """A copy of a picture with annotated objects alone, as `true_marks` gives them: in thick lines, each with its class.
+
+    Args:
+        image: as for `draw_marks`, like everything else.
+        marks: the objects.
+        names: of the classes.
+        scale: of the picture.
+    """
+    return _drawn(image, (), marks, marks, names, scale)
+
+
+def _drawn(
+    image: Image.Image,
+    quiet: Sequence[Mark],
+    loud: Sequence[Mark],
+    labelled: Sequence[Mark],
+    names: Mapping[int, str],
+    scale: float,
+) -> Image.Image:
+    """A copy of a picture with boxes in thin and in thick lines, some of them with labels."""
     scene = image.copy()
     side = (scene.width * scene.height) ** 0.5
     palette = sv.ColorPalette.from_hex(list(MARK_COLORS.values()))
-    quiet = [mark for mark in marks if mark.kind in _QUIET]
-    errors = sorted((mark for mark in marks if mark.kind not in _QUIET), key=lambda mark: mark.score or 0.0)
     thin, thick = max(1, round(side / 500)), max(3, round(side / 200))
-    for group, thickness in ((quiet, thin), (errors, thick)):
+    for group, thickness in ((quiet, thin), (loud, thick)):
         sv.BoxAnnotator(palette, thickness=thickness).annotate(scene, _boxes(group, scale))
-    labelled = errors[: -_MOST_LABELS - 1 : -1]
     draw_labels(
         scene,
         _boxes(labelled, scale).xyxy,
@@ -225,7 +253,7 @@ def draw_marks(image: Image.Image, marks: Sequence[Mark], names: Mapping[int, st
 
 def _label(mark: Mark, names: Mapping[int, str]) -> str:
     score = "" if mark.score is None else f" {mark.score:.2f}"
-    return f"{names.get(mark.category_id, mark.category_id)}{score} {_LABELS[mark.kind]}"
+    return f"{names.get(mark.category_id, mark.category_id)}{score} {_LABELS[mark.kind]}".rstrip()
 
 
 def _boxes(marks: Sequence[Mark], scale: float) -> sv.Detections:

@@ -1,0 +1,110 @@
+"""What is said about contestants that were not made alike, and about trainings that differ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from comparison.made_runs import made_comparison
+from rich.console import Console
+
+from detrkit.comparison import Comparison, ContestantFigures, compare
+from detrkit.comparison.fairness import evaluation_notes, fairness_notes
+from detrkit.comparison.origins import origin_of
+from detrkit.comparison.plan import validation_of
+from detrkit.training.options import resolve
+from detrkit.training.run_folder import append_to_log, create
+from detrkit.training.training_options import TrainingOptions
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Comparison:
+    folder = tmp_path_factory.mktemp("made")
+    finds = {"one": lambda *_: True, "two": lambda place, _: place % 2 == 0}
+    checkpoints = made_comparison(folder, digits_folder, finds)
+    return compare(checkpoints, digits_folder, output=folder / "comparison", console=Console(quiet=True))
+
+
+def with_notes(contestant: ContestantFigures, *notes: tuple[str, ...]) -> ContestantFigures:
+    """The contestant with a training of each seed from 0 on, whose evaluations have these notes."""
+    training = contestant.trainings[0]
+    evaluation = training.outcome.evaluation
+    assert evaluation is not None
+    trainings = [
+        replace(
+            training,
+            run=replace(training.run, seed=seed),
+            outcome=replace(training.outcome, evaluation=replace(evaluation, notes=list(own))),
+        )
+        for seed, own in enumerate(notes)
+    ]
+    return replace(contestant, trainings=tuple(trainings))
+
+
+def repeats(share: str, ap: str) -> str:
+    return f"{share} of detections repeat: suppress them by --nms 0.7 (AP {ap} instead of 0.004)."
+
+
+def test_notes_of_several_trainings_give_ranges_and_seeds(made: Comparison) -> None:
+    first = with_notes(made.contestants[0], (repeats("11%", "0.006"),), (repeats("9%", "0.005"),))
+    second = with_notes(
+        made.contestants[1], ("No class fits.",), ("No class fits.", "Only 3 classes."), ("No class fits.",)
+    )
+    assert evaluation_notes([first, second]) == [
+        "one: 9% to 11% of detections repeat: suppress them by --nms 0.7 (AP 0.005 to 0.006 instead of 0.004).",
+        "two: No class fits.",
+        "two with seed 1: Only 3 classes.",
+    ]
+    third = with_notes(made.contestants[0], ("No class fits.",))
+    fourth = with_notes(made.contestants[1], ("No class fits.",), ("No class fits.",))
+    assert evaluation_notes([third, fourth]) == ["No class fits."]
+    classes = with_notes(made.contestants[0], ("Only 3 classes.",), ("Only 4 classes.",))  # nothing that was measured
+    assert evaluation_notes([classes]) == ["one with seed 0: Only 3 classes.", "one with seed 1: Only 4 classes."]
+
+
+def test_of_checkpoints_alone_it_is_said_what_is_not_known(made: Comparison) -> None:
+    (note,) = fairness_notes(made.contestants)
+    assert note == (
+        "What one, two learned from, and for how long, is not known: it may explain a difference as well as the model does, and these very "
+        "images may be among it."
+    )
+    origin = origin_of(made.contestants[0])
+    assert (origin.variant, origin.sides, origin.options, origin.length) == ("detr-compact", (64, 64), None, "")
+
+
+def test_runs_of_checkpoints_tell_data_lengths_and_sizes(made: Comparison, digits_folder: Path, tmp_path: Path) -> None:
+    dataset = validation_of(str(digits_folder), {})
+    contestants = []
+    for each, side, steps in zip(made.contestants, (64, 96), (5, 8), strict=True):
+        folder = tmp_path / each.name
+        options = TrainingOptions("detr-compact", str(digits_folder), output=str(folder), batch_size=1, short_side=side)
+        create(resolve(options), dataset)
+        append_to_log(folder / "log.csv", {"epoch": 2, "step": steps})
+        contestants.append(replace(each, checkpoint=str(folder / "best.safetensors")))
+    sizes, lengths = fairness_notes(contestants)
+    assert sizes == (
+        "They see images of different sizes (shorter and longer side, at most): one with 64 × 104; two with 96 × 156."
+    )
+    assert (
+        lengths == "They were trained for different lengths: one with 1 epoch, 5 steps; two with 1.6 epochs, 8 steps."
+    )
+    config = tmp_path / "two" / "config.json"
+    config.write_text(config.read_text().replace(f'"data": "{digits_folder}"', '"data": "elsewhere"'))
+    assert (
+        f"They learned from different training splits: one with 5 images of {digits_folder}; two with 5 images of elsewhere."
+        in (fairness_notes(contestants))
+    )
+
+
+def test_a_run_of_another_variant_in_the_folder_of_a_checkpoint_tells_nothing(
+    made: Comparison, digits_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    create(
+        resolve(TrainingOptions("dino-compact", str(digits_folder), output=str(folder))),
+        validation_of(str(digits_folder), {}),
+    )
+    contestant = replace(made.contestants[0], checkpoint=str(folder / "best.safetensors"))
+    assert origin_of(contestant).options is None
+    assert origin_of(contestant).variant == "detr-compact"
