@@ -66,8 +66,8 @@ def test_notes_of_several_trainings_give_ranges_and_seeds(made: Comparison) -> N
 def test_of_checkpoints_alone_it_is_said_what_is_not_known(made: Comparison) -> None:
     (note,) = fairness_notes(made.contestants)
     assert note == (
-        "What one, two learned from, and for how long, is not known: it may explain a difference as well as the model does, and these very "
-        "images may be among it."
+        "What one, two learned from, and for how long, is not known: that may explain a difference as well as the model does. It may have "
+        "learned from the very images of this comparison."
     )
     origin = origin_of(made.contestants[0])
     assert (origin.variant, origin.sides, origin.options, origin.length) == ("detr-compact", (64, 64), None, "")
@@ -91,10 +91,14 @@ def test_runs_of_checkpoints_tell_data_lengths_and_sizes(made: Comparison, digit
     )
     config = tmp_path / "two" / "config.json"
     config.write_text(config.read_text().replace(f'"data": "{digits_folder}"', '"data": "elsewhere"'))
+    assert fairness_notes(contestants) == [sizes, lengths]  # the same annotations, copied to another place
+    config.write_text(config.read_text().replace(dataset.annotation_digest, "others"))
     assert (
         f"They learned from different training splits: one with 5 images of {digits_folder}; two with 5 images of elsewhere."
-        in (fairness_notes(contestants))
+        in fairness_notes(contestants)
     )
+    (tmp_path / "two" / "log.csv").write_text("epoch,step\n1,?\n")  # damaged
+    assert origin_of(contestants[1]).length == ""
 
 
 def test_a_run_of_another_variant_in_the_folder_of_a_checkpoint_tells_nothing(

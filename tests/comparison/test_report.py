@@ -13,14 +13,17 @@ from PIL import Image, ImageColor
 from rich.console import Console
 
 from detrkit.comparison import Comparison, ContestantFigures, compare
+from detrkit.comparison import report as report_module
 from detrkit.comparison.charts import course_figure, course_points, difference_figure
 from detrkit.comparison.contestants import Contestant
+from detrkit.comparison.origins import Origin
 from detrkit.comparison.pictures import most_telling, telling_pictures
 from detrkit.comparison.plan import validation_of
 from detrkit.comparison.report import comparison_sections
 from detrkit.evaluation.report import Cell, Photo, Points, Section, Table
 from detrkit.evaluation.report.page import page
 from detrkit.evaluation.report.pictures import MARK_COLORS
+from detrkit.training.training_options import TrainingOptions
 
 ROWS = [
     {"epoch": 1.0, "step": 3.0, "seconds": 30.0, "AP": 0.1, "images_per_second": 10.0},
@@ -108,8 +111,9 @@ def test_the_most_telling_images_favour_one_and_the_other_in_turn() -> None:
     assert most_telling([{1: 1, 2: 3}], 3) == []
 
 
-def test_runs_lead_to_their_own_reports(made: Comparison, digits_folder: Path) -> None:
+def test_runs_lead_to_their_own_reports(made: Comparison, digits_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = validation_of(str(digits_folder), {})
+    options = TrainingOptions("detr-compact", str(digits_folder))
 
     def links() -> list[str]:
         *_, runs = comparison_sections(made, dataset, pictures=0)
@@ -119,12 +123,15 @@ def test_runs_lead_to_their_own_reports(made: Comparison, digits_folder: Path) -
     assert links() == ["", ""]
     report = made.folder.parent / "report.html"  # of the run whose checkpoints they would be
     report.write_text("")
-    assert links() == ["../report.html", "../report.html"]
+    assert links() == ["", ""]  # nothing tells that it is theirs
+    with monkeypatch.context() as patch:
+        patch.setattr(report_module, "origin_of", lambda _: Origin(options=options))
+        assert links() == ["../report.html", "../report.html"]
     report.unlink()
     run = dataclasses.replace(made.contestants[0].trainings[0].run, contestant=Contestant("a", variant="a"), seed=0)
     (run.folder / "report.html").write_text("")
     training = dataclasses.replace(made.contestants[0].trainings[0], run=run)
-    trained = dataclasses.replace(made.contestants[0], trainings=(training,))
+    trained = dataclasses.replace(made.contestants[0], variant="a", checkpoint=None, trainings=(training,))
     *_, runs = comparison_sections(
         dataclasses.replace(made, contestants=(trained,), differences=()), dataset, pictures=0
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -77,9 +78,14 @@ def test_of_trainings_everything_is_told_that_figures_depend_on(digits_folder: P
     assert dict(shared)["device"].startswith("cpu, ")
     assert dict(shared)["evaluated on"] == dataset.description()
     assert [each.title for each in folded if isinstance(each, Folded)] == [
-        "What differs from the recipe of detr-compact",
-        "What differs from the recipe of dino-compact",
+        "What differs from the recipe of detr-compact (seed 0)",
+        "What differs from the recipe of dino-compact (seed 0)",
     ]
+    longer = dataclasses.replace(trainings[2], course=[{"epoch": 3.0, "step": 5.0}])  # as with --minutes
+    others = dataclasses.replace(figures[0], trainings=(trainings[0], longer))
+    (contestants, *_) = settings_section(dataclasses.replace(comparison, contestants=(others, figures[1]))).blocks
+    assert isinstance(contestants, Table)
+    assert {row[0]: row[1:] for row in contestants.rows}["trained for"] == ("3 to 5 steps", "1.5 epochs, 3 steps")
 
 
 @pytest.mark.parametrize(

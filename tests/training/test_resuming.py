@@ -170,17 +170,23 @@ def test_other_data_are_refused(digits_folder: Path, tmp_path: Path, what: str) 
 def test_corrected_annotations_are_said(digits_folder: Path, tmp_path: Path) -> None:
     data, folder = shutil.copytree(digits_folder, tmp_path / "data"), tmp_path / "run"
     run(data, folder, epochs=1)
-    _, lines = resume(folder, epochs=2)
-    assert not any("have changed since" in line for line in lines), lines
-    annotations = data / "annotations" / "instances_train.json"
-    content = json.loads(annotations.read_text())
-    content["annotations"][0]["bbox"][2] += 1
-    annotations.write_text(json.dumps(content))
-    _, lines = resume(folder, epochs=3)
-    assert (
-        f"Note: the annotations of data train have changed since {folder} began: it goes on with those of now, and figures of earlier epochs "
-        "are of the old ones."
-    ) in lines
+
+    def notes(epochs: int) -> list[str]:
+        return [line for line in resume(folder, epochs=epochs)[1] if "have changed since" in line]
+
+    assert notes(2) == []
+    for split in ("train", "val"):
+        annotations = data / "annotations" / f"instances_{split}.json"
+        content = json.loads(annotations.read_text())
+        content["annotations"][0]["bbox"][2] += 1
+        annotations.write_text(json.dumps(content))
+    assert notes(3) == [
+        f"Note: the annotations of data {split} have changed since {folder} last learned: it goes on with those of now; {figures} of earlier "
+        "epochs are of the old ones."
+        for split, figures in (("train", "losses"), ("val", "AP"))
+    ]
+    assert [len(set(config(folder)[part]["annotations"])) for part in ("learned_from", "evaluated_on")] == [2, 2]
+    assert notes(4) == []
 
 
 def test_a_damaged_checkpoint(digits_folder: Path, tmp_path: Path) -> None:

@@ -27,14 +27,7 @@ def fairness_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
     sizes = {name: origin.sides_in_words for name, origin in origins.items() if origin.sides is not None}
     notes += _differing(sizes, "They see images of different sizes (shorter and longer side, at most)")
     notes += _of_data(finished, origins)
-    if any(each.variant is not None for each in finished):
-        notes += [
-            f"{each.name} was not trained here: its figures are not of the length that the variants were trained for, and it may have "
-            "learned from these very images."
-            for each in contestants
-            if each.variant is None
-        ]
-    else:
+    if any(each.variant is None for each in finished):
         notes += _of_checkpoints(origins)
     for each in finished:
         failed = len(each.trainings) - len(each.finished)
@@ -54,22 +47,25 @@ def _of_data(finished: Sequence[ContestantFigures], origins: Mapping[str, Origin
         for name, (data, content) in noted.items()
         if "images" in content
     }
-    versions = {name: content["annotations"] for name, (_, content) in noted.items() if "annotations" in content}
+    versions = {name: ", then ".join(content.get("annotations", ())) for name, (_, content) in noted.items()}
+    if not all(versions.values()):  # runs of older versions
+        return _differing(counts, "They learned from different training splits")
+    if len(set(versions.values())) < 2:  # wherever the files were
+        return []
     return _differing(counts, "They learned from different training splits") or _differing(
-        {name: f"version {version}" for name, version in versions.items()},
-        "Annotations of the training split were changed in between",
+        {name: f"version {version}" for name, version in versions.items()}, "They learned from different annotations"
     )
 
 
 def _of_checkpoints(origins: Mapping[str, Origin]) -> list[str]:
-    """Where nothing was trained here: lengths that differ, and what is not known."""
+    """Where something was not trained here: lengths that differ, and what is not known."""
     lengths = {name: origin.length for name, origin in origins.items() if origin.length}
     notes = _differing(lengths, "They were trained for different lengths")
     unknown = [name for name, origin in origins.items() if origin.options is None]
     if unknown:
         notes.append(
-            f"What {', '.join(unknown)} learned from, and for how long, is not known: it may explain a difference as well as the model does, "
-            "and these very images may be among it."
+            f"What {', '.join(unknown)} learned from, and for how long, is not known: that may explain a difference as well as the model does. "
+            "It may have learned from the very images of this comparison."
         )
     return notes
 

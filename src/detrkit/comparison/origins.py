@@ -77,7 +77,10 @@ def of_run(path: Path) -> Origin | None:
 
 
 def _length(path: Path) -> str:
-    rows = read_log(RunFolder(path).log)
+    try:
+        rows = read_log(RunFolder(path).log)
+    except ValueError:  # it is damaged
+        rows = []
     if not rows:
         return ""
     epochs = epochs_text(epochs_at(rows[-1], epoch_steps_of(path)))

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from detrkit.comparison.cells import Column, cost_columns, figure_columns, known_columns, share
 from detrkit.comparison.charts import course_figure, course_points, difference_figure
 from detrkit.comparison.figures import Comparison, ContestantFigures, Training
+from detrkit.comparison.origins import origin_of
 from detrkit.comparison.pictures import telling_pictures
 from detrkit.comparison.settings import settings_section
 from detrkit.data import DetectionDataset
@@ -176,14 +177,16 @@ def _runs(comparison: Comparison) -> Section:
             evaluation = training.outcome.evaluation
             figures = ("AP", "AP50")
             shown = [MISSING if evaluation is None else share(evaluation.figures.get(name)) for name in figures]
-            name = Cell(training.run.name, link=_own_report(training, comparison.folder))
+            name = Cell(training.run.name, link=_own_report(each, training, comparison.folder))
             rows.append((name, *shown, training.outcome.problem or "finished"))
     return Section("Runs", (Table(("run", "AP", "AP50", "state"), tuple(rows), f"Folders in {comparison.folder}"),))
 
 
-def _own_report(training: Training, folder: Path) -> str:
+def _own_report(contestant: ContestantFigures, training: Training, folder: Path) -> str:
     """Where the report of a run is, or that of the run that a checkpoint comes from, seen from the comparison's; empty where there is none."""
-    checkpoint = training.run.contestant.checkpoint
+    checkpoint = contestant.checkpoint
+    if checkpoint is not None and origin_of(contestant).options is None:  # other things lie beside it, too
+        return ""
     place = training.run.folder if checkpoint is None else Path(checkpoint).parent
     report = RunFolder(place).report
     return quote(Path(os.path.relpath(report, folder)).as_posix()) if report.is_file() else ""

@@ -12,6 +12,7 @@ from detrkit.comparison.origins import Origin, origin_of
 from detrkit.comparison.plan import LENGTHS, Plan
 from detrkit.data import DetectionDataset
 from detrkit.data.wording import agreeing, counted
+from detrkit.errors import ConfigurationError
 from detrkit.evaluation.report import Block, Folded, Section, Table
 from detrkit.evaluation.report.page import MISSING
 from detrkit.training.report import departures_from_recipe, option_in_words, value_in_words
@@ -64,13 +65,23 @@ def settings_section(comparison: Comparison) -> Section:
     known = tuple(row for row in rows if any(value != MISSING for value in row[1:]))
     blocks: list[Block] = [Table(("setting", *origins), known, "The contestants")]
     if comparison.settings:
-        blocks.append(Table(("setting", "value"), comparison.settings, "The same for all"))
-    for name, origin in origins.items():
-        changes = [] if origin.options is None else departures_from_recipe(origin.options)
-        if changes:
+        blocks.append(Table(("setting", "value"), comparison.settings, "The comparison, as it was called last"))
+    for each in comparison.contestants:
+        if changes := _departures(origins[each.name]):
+            seed = f" (seed {each.finished[0].run.seed})" if len(each.finished) > 1 else ""
             table = Table(("option", "here", "recipe"), tuple(changes))
-            blocks.append(Folded(f"What differs from the recipe of {name}", (table,)))
+            blocks.append(Folded(f"What differs from the recipe of {each.name}{seed}", (table,)))
     return Section("Settings", tuple(blocks))
+
+
+def _departures(origin: Origin) -> list[tuple[str, str, str]]:
+    """What differs from the recipe; nothing where that is not known, or has become impossible since the run was made."""
+    if origin.options is None:
+        return []
+    try:
+        return departures_from_recipe(origin.options)
+    except ConfigurationError:
+        return []
 
 
 def _model(contestant: ContestantFigures, _: Origin) -> str:
@@ -78,6 +89,12 @@ def _model(contestant: ContestantFigures, _: Origin) -> str:
         return contestant.checkpoint
     seeds = [str(each.run.seed) for each in contestant.trainings]
     return f"trained here with {agreeing(len(seeds), 'seed', 'seeds')} {', '.join(seeds)}"
+
+
+def _length(contestant: ContestantFigures, origin: Origin) -> str:
+    """In words; of several trainings that took other times, as with `--minutes`, from the shortest to the longest."""
+    steps = sorted({step for each in contestant.finished if (step := each.length("step")) is not None})
+    return origin.length if len(steps) < 2 else f"{steps[0]:g} to {steps[-1]:g} steps"
 
 
 def _learned_from(_: ContestantFigures, origin: Origin) -> str:
@@ -93,7 +110,7 @@ _ROWS: dict[str, Callable[[ContestantFigures, Origin], str]] = {
     "variant": lambda _, origin: origin.variant,
     "model": _model,
     "learned from": _learned_from,
-    "trained for": lambda _, origin: origin.length,
+    "trained for": _length,
     "began with": _of_options(began_with),
     "images up to": lambda _, origin: origin.sides_in_words,
     "batch size": _of_options(lambda options: value_in_words(options.batch_size)),

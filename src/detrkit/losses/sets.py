@@ -172,14 +172,15 @@ class RepeatedGroup(_TrainingGroup):
             )
         repeated = [repeat_target(target, group.repeats) for target in targets]
         divisor = _at_least_one(object_count * group.repeats)
-        shortage = self._shortage(max((len(target.labels) for target in targets), default=0), group)
+        most = max((len(target.labels) for target in targets), default=0)
+        shortage = self._shortage(most, group, own=output.logits.shape[2])
         return Part(predictions.output, repeated, divisor, counted=group.counted, shortage=shortage)
 
-    def _shortage(self, objects: int, group: QueryGroup) -> str | None:
+    def _shortage(self, objects: int, group: QueryGroup, *, own: int) -> str | None:
         wanted = objects * group.repeats
-        if (
-            wanted <= group.rows or group.repeats == 1
-        ):  # then it has as many queries as the model, which is said of the model's own
+        if wanted <= group.rows or (
+            group.repeats == 1 and group.rows >= own
+        ):  # which is said of the model's own queries
             return None
         return (
             f"an image has {objects} objects, but the training group '{self.name}' has only {group.rows} queries for {group.repeats} copies of "

@@ -71,7 +71,7 @@ def learn(job: Job, console: Console) -> Figures:
         fit_to_time(module, data.validation)
         module = module_of(module.model, module.options, data.training, module.schedule, module.processes)
     job.change(module)
-    run = create(module.options, data.training)
+    run = create(module.options, data.training, data.validation)
     if not fit(module, run, data, console, None):
         raise KeyboardInterrupt("stopped before its end")
     _load_last(module.model, run)

@@ -21,7 +21,7 @@ from detrkit.training.module import TrainingModule
 from detrkit.training.options import Schedule, plan
 from detrkit.training.processes import ALONE, Processes, check_images, check_processes
 from detrkit.training.rates import check_rates
-from detrkit.training.resuming import Resumed, annotations_note, check_data_are_there, check_same_data, continued
+from detrkit.training.resuming import Resumed, annotation_notes, check_data_are_there, check_same_data, continued
 from detrkit.training.starting import begin
 from detrkit.training.stopping import check_patience
 from detrkit.training.training_options import TrainingOptions
@@ -70,7 +70,7 @@ def prepare(
         schedule = plan(options, count)
     else:
         check_same_data(earlier.folder, training)
-        if note := annotations_note(earlier.folder, training):
+        for note in annotation_notes(earlier.folder, training, data.validation):
             console.print(f"Note: {note}", soft_wrap=True, markup=False)
         schedule = continued(options, count, earlier.done)
     return module_of(model, options, training, schedule, processes), data

@@ -76,8 +76,8 @@ _CURVE_WORDS = {
 _CURVE_COLUMNS = {measure.name: measure.column for measure in (LOSS, AP, PQ, REPEATED_SHARE, *LAYERED, LEARNING_RATE)}
 _LAYERED_NAMES = tuple(measure.name for measure in LAYERED)
 _CONVERGENCE = (
-    "How training converges (--watch convergence): the next charts are of some training images (2 % of them, at least 4 and at most 64), the same after "
-    "every epoch, with a line for each decoder layer, or encoder layer of a model without a decoder. Layer 0 is the first."
+    "How training converges (--watch convergence): the next charts but that of the learning rate are of some training images (2 % of them, at least 4 and "
+    "at most 64), the same after every epoch, with a line for each decoder layer, or encoder layer of a model without a decoder. Layer 0 is the first."
 )
 _DATE = "%Y-%m-%d %H:%M"
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from detrkit.data import DetectionDataset
 from detrkit.data.places import BUILT_IN
 from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, OptionError
@@ -192,15 +194,34 @@ def check_same_data(folder: RunFolder, training: Any) -> None:
             )
 
 
-def annotations_note(folder: RunFolder, training: Any) -> str | None:
-    """A sentence if a run that goes on learns from other annotations than before, as when mistakes were corrected; None if not, or if unknown."""
-    before = _content(folder).get("learned_from", {}).get("annotations")
-    if before in (None, training.annotation_digest):
-        return None
-    return (
-        f"the annotations of {training.name} have changed since {folder.path} began: it goes on with those of now, and figures of "
-        "earlier epochs are of the old ones."
-    )
+# Where a run notes versions of annotations, and what in its log is of earlier ones.
+_VERSIONS = {"learned_from": "losses", "evaluated_on": "AP"}
+
+
+def annotation_notes(folder: RunFolder, training: DetectionDataset, validation: DetectionDataset | None) -> list[str]:
+    """A sentence for each split whose annotations a run does not know yet, as when mistakes were corrected. Runs of older versions know none."""
+    content = _content(folder)
+    return [
+        f"the annotations of {dataset.name} have changed since {folder.path} last learned: it goes on with those of now; {figures} of earlier "
+        "epochs are of the old ones."
+        for dataset, (part, figures) in zip((training, validation), _VERSIONS.items(), strict=True)
+        if dataset is not None and _is_new(content, part, dataset)
+    ]
+
+
+def record_annotations(folder: RunFolder, training: DetectionDataset, validation: DetectionDataset | None) -> None:
+    """Notes the versions of annotations that a run goes on with."""
+    content = _content(folder)
+    for dataset, part in zip((training, validation), _VERSIONS, strict=True):
+        if dataset is not None and _is_new(content, part, dataset):
+            content[part]["annotations"].append(dataset.annotation_digest)
+            write_json(folder.config, content)
+
+
+def _is_new(content: Mapping[str, Any], part: str, dataset: DetectionDataset) -> bool:
+    """Whether the last version that is noted of a split is another one than now."""
+    noted = content.get(part, {}).get("annotations")
+    return bool(noted) and noted[-1] != dataset.annotation_digest
 
 
 def check_data_are_there(options: TrainingOptions, folder: RunFolder, before: TrainingOptions) -> None:

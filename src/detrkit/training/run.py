@@ -56,6 +56,7 @@ from detrkit.training.resuming import (
     length_note,
     progress_of,
     record,
+    record_annotations,
 )
 from detrkit.training.run_folder import RunFolder, create, reopen
 from detrkit.training.sessions import begin_session, end_session
@@ -194,7 +195,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
             probe_memory(module, console)
     folder = None if earlier is None else earlier.folder
     if folder is None and processes.is_first:
-        folder = create(options, data.training)
+        folder = create(options, data.training, data.validation)
     agreement.reach()
     folder = processes.from_first(folder)
     assert folder is not None
@@ -206,6 +207,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
     announce(console, options, module, folder, earlier is not None)
     if earlier is not None:
         record(folder, earlier.options, options, earlier.done)
+        record_annotations(folder, data.training, data.validation)
         before = continued(earlier.options, len(module.images), earlier.done)
         note = length_note(before, module.schedule)
         if note is not None:

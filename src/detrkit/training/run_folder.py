@@ -90,12 +90,15 @@ class RunFolder:
         return any(file.exists() for file in (self.state, self.best, self.last))
 
 
-def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
+def create(
+    options: TrainingOptions, training: DetectionDataset, validation: DetectionDataset | None = None
+) -> RunFolder:
     """Creates the folder of a new run and writes its configuration, which also shows that the folder is writable.
 
     Args:
         options: the resolved options.
-        training: training images; their number and classes are recorded, so that resuming can check that they are unchanged.
+        training: training images; their number, classes and annotations are noted, so that resuming can tell whether they have changed.
+        validation: what it is evaluated on, likewise; None if there is nothing.
 
     Raises:
         ConfigurationError: the folder holds a run that can be resumed, or models of an earlier run.
@@ -109,6 +112,8 @@ def create(options: TrainingOptions, training: DetectionDataset) -> RunFolder:
         "versions": current_versions(),
         "learned_from": {**learned_from(training), "images_per_epoch": len(EpochImages(options, training))},
     }
+    if validation is not None:
+        content["evaluated_on"] = {"annotations": [validation.annotation_digest]}
     write_json(folder.config, content)
     return folder
 
@@ -143,11 +148,11 @@ def _default_path(variant: str) -> Path:
 
 
 def learned_from(training: DetectionDataset) -> dict[str, Any]:
-    """What a run notes about its data, so that resuming can check that they are the same."""
+    """What a run notes about its training images; annotations that were changed while it stood still make a second version, and so on."""
     return {
         "images": len(training),
         "classes": [category.name for category in training.categories],
-        "annotations": training.annotation_digest,
+        "annotations": [training.annotation_digest],
     }
 
 
