@@ -174,6 +174,25 @@ class TestTrainingGroups:
         ]
         assert caught[0].filename == __file__
 
+    @pytest.mark.parametrize(("rows", "is_said"), [(QUERIES, False), (3, True)])
+    def test_groups_that_are_smaller_than_the_models_queries_say_what_they_leave_out(
+        self, rows: int, is_said: bool
+    ) -> None:
+        queries, group_queries = (prediction(1, layers=2, classes=CLASSES - 1) for _ in range(2))
+        part = GroupOutput(
+            QueryGroup("group_1", rows),
+            Output(group_queries.logits[:, :, :rows], group_queries.boxes_cxcywh[:, :, :rows]),
+        )
+        criterion = self.criterion(RepeatedGroup("group_1"))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            criterion.matched(dataclasses.replace(queries, training_groups=(part,)), [objects(4)])
+        said = [
+            "an image has 4 objects, but the training group 'group_1' has only 3 queries: 1 objects are left out there; use larger images or "
+            "fewer groups"
+        ]
+        assert [str(warning.message) for warning in caught] == (said if is_said else [])
+
     def test_where_queries_run_out_each_learns_a_copy(self) -> None:
         queries, group_queries = (prediction(1, layers=2, classes=CLASSES - 1) for _ in range(2))
         group = QueryGroup("one2many", QUERIES, repeats=4)

@@ -182,6 +182,11 @@ class RepeatedGroup(_TrainingGroup):
             group.repeats == 1 and group.rows >= own
         ):  # which is said of the model's own queries
             return None
+        if group.repeats == 1:  # the image has too few proposals for whole groups
+            return (
+                f"an image has {objects} objects, but the training group '{self.name}' has only {group.rows} queries: {wanted - group.rows} objects "
+                "are left out there; use larger images or fewer groups"
+            )
         return (
             f"an image has {objects} objects, but the training group '{self.name}' has only {group.rows} queries for {group.repeats} copies of "
             f"each: {wanted - group.rows} copies are left out; build the model with more of these queries or fewer repeats"
