@@ -188,8 +188,8 @@ class TestTrainingGroups:
             warnings.simplefilter("always")
             criterion.matched(dataclasses.replace(queries, training_groups=(part,)), [objects(4)])
         said = [
-            "an image has 4 objects, but the training group 'group_1' has only 3 queries: 1 objects are left out there; use larger images or "
-            "fewer groups"
+            "an image has 4 objects, but the training group 'group_1' has only 3 queries, which leaves 1 of them out; use larger images or fewer "
+            "groups"
         ]
         assert [str(warning.message) for warning in caught] == (said if is_said else [])
 

@@ -184,8 +184,8 @@ class RepeatedGroup(_TrainingGroup):
             return None
         if group.repeats == 1:  # the image has too few proposals for whole groups
             return (
-                f"an image has {objects} objects, but the training group '{self.name}' has only {group.rows} queries: {wanted - group.rows} objects "
-                "are left out there; use larger images or fewer groups"
+                f"an image has {objects} objects, but the training group '{self.name}' has only {group.rows} queries, which leaves "
+                f"{wanted - group.rows} of them out; use larger images or fewer groups"
             )
         return (
             f"an image has {objects} objects, but the training group '{self.name}' has only {group.rows} queries for {group.repeats} copies of "
