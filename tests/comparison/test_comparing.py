@@ -399,6 +399,16 @@ def test_a_comparison_that_is_stopped_stops_its_run(
     assert calls == [None, 10.0, "terminated", None]
 
 
+def test_a_process_watches_the_one_that_started_it_even_if_that_has_ended_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[int] = []
+    monkeypatch.setattr(process, "end_with", watched.append)
+    monkeypatch.setattr("sys.argv", ["process", str(tmp_path), "77"])
+    process.work_in(tmp_path, lambda _: None, lambda *_: None)
+    assert watched == [77]
+
+
 def test_a_run_stops_when_its_comparison_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     told = threading.Event()
     signals: list[tuple[int, int]] = []

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from detrkit.data import digits
-from detrkit.errors import ConfigurationError
+from detrkit.errors import CheckpointError, ConfigurationError
 from detrkit.files import write_json
 from detrkit.studies import STUDIES, find_study, run_study
 from detrkit.studies.process import carry_out, detector_of
@@ -151,4 +151,6 @@ class TestStudy:
             run_study("anchors", output=tmp_path, lr=-1.0)
         with pytest.raises(ConfigurationError, match="no training option 'colour'"):
             run_study("anchors", output=tmp_path, colour=1)  # type: ignore[call-arg]
+        with pytest.raises(CheckpointError, match=r"there is no weight file .*nowhere\.pth"):
+            run_study("anchors", output=tmp_path, backbone_weights=str(tmp_path / "nowhere.pth"))
         assert list(tmp_path.iterdir()) == []

@@ -52,7 +52,7 @@ def test_it_starts_from_a_model_without_it(digits_folder: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("variant", "supervision", "words"),
     [
-        ("detr-r50", "denoising", "start from no points or boxes"),
+        ("detr-r50", "denoising", "no query source to which noised points or boxes can be added"),
         ("detr-r50-panoptic", "groups", "has a forward pass of its own"),
         ("dino-r50-4scale", "groups", "brings training queries of its own"),
         ("detr-r50", "more", "there is no supervision 'more'"),

@@ -46,7 +46,7 @@ def work_in(folder: Path, work: Callable[[Path], None], fail: Callable[[Path, st
     """
     keep_freed_memory()
     print_any_character()
-    end_with(os.getppid())
+    end_with(int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid())
     try:
         work(folder)
     except DetrkitError as problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def _carried_out(run: Run, plan: Plan, output: int | None) -> Outcome:
     }
     write_json(run.folder / JOB, job)
     # -P: whatever lies in the working folder is not imported.
-    command = [sys.executable, "-P", "-m", "detrkit.comparison.process", str(run.folder)]
+    command = [sys.executable, "-P", "-m", "detrkit.comparison.process", str(run.folder), str(os.getpid())]
     code = _ended(subprocess.Popen(command, stdout=output), plan)
     outcome = read_outcome(run.folder)
     return Outcome(problem=_in_words(code)) if outcome is None else outcome

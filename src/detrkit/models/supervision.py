@@ -126,7 +126,8 @@ class Denoising(Supervision):
         size = getattr(model.query_source, "reference_size", 0)
         if not size:
             raise ConfigurationError(
-                f"the queries of {model.card.variant} start from no points or boxes, which denoising needs: choose one-to-many or groups"
+                f"{model.card.variant} has no query source to which noised points or boxes can be added, which denoising needs: choose a variant of "
+                "Conditional DETR, DAB-DETR or Deformable DETR, or, with DETR and SMCA-DETR, one-to-many or groups"
             )
         config = config_of(model)
         return NoisedObjectQueries(self, width=config.width, outputs=config.class_count, has_boxes=size == 4)

@@ -26,6 +26,7 @@ from detrkit.studies.showing import draw_curves, markdown_table, study_table
 from detrkit.studies.study import Results, Study, add_pace
 from detrkit.studies.trials import JOB, LOG, Seeded, seeded_trials
 from detrkit.terminal import terminal
+from detrkit.training.before_data import check_before_data
 from detrkit.training.keywords import TrainingKeywords
 
 _DEFAULT_OUTPUT = "runs/studies"
@@ -88,10 +89,9 @@ def run_study(
     root = expanded(given.pop("output", None) or _DEFAULT_OUTPUT)
     folder = root / folder_name(name, str(data), given)
     trials = seeded_trials(study, str(data), seeds, given, root)
-    for each in trials:  # refuses what cannot be before anything is trained
-        options_of_run(each.options, each.seed, each.run)
-    prepare_folder(folder)
     missing = [each for each in trials if each.figures() is None]
+    _check_options(trials, missing)
+    prepare_folder(folder)
     console.print(
         f"Study {name}: {study.title}. {len(trials)} trainings, {len(trials) - len(missing)} of them done before."
     )
@@ -106,6 +106,14 @@ def run_study(
         if study.draw is not None and all(each.run.is_dir() for each in trials):  # not where figures alone were kept
             study.draw(results, {(each.name, each.seed): each.folder for each in trials}, folder)
     return StudyResult(study, results, folder, tuple(problems))
+
+
+def _check_options(trials: Sequence[Seeded], missing: Sequence[Seeded]) -> None:
+    """Refuses what cannot be before anything is trained: options of all trials, weight files and devices of those that have to be trained."""
+    for each in trials:
+        options_of_run(each.options, each.seed, each.run)
+    for each in {each.name: each for each in missing}.values():  # seeds make no difference
+        check_before_data(options_of_run(each.options, each.seed, None), Console(quiet=True), download=False)
 
 
 def folder_name(name: str, data: str, given: Mapping[str, Any]) -> str:
@@ -170,7 +178,9 @@ class _Queue:
                     self._is_stopped = True
                     for process in self._processes:
                         process.terminate()
-                raise KeyboardInterrupt("stopped: the same command goes on where it was") from None
+                raise KeyboardInterrupt(
+                    "stopped: the same command keeps trainings that have ended and begins the others anew"
+                ) from None
         return self.problems
 
     def _ready(self, running: Iterable[Seeded]) -> list[Seeded]:
@@ -211,7 +221,7 @@ class _Queue:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with (trial.folder / LOG).open("wb") as log:
             # -P: whatever lies in the working folder is not imported.
-            command = [sys.executable, "-P", "-m", "detrkit.studies.process", str(trial.folder)]
+            command = [sys.executable, "-P", "-m", "detrkit.studies.process", str(trial.folder), str(os.getpid())]
             with self._lock:
                 if self._is_stopped:
                     return "it was not begun"

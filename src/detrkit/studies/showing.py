@@ -33,7 +33,7 @@ def study_table(study: Study, results: Results) -> Group:
         for name, runs in results.items():
             table.add_row(name, *(column.mean(runs) for column in columns))
         parts.append(table)
-    return Group(*parts, Prose(study.claim))
+    return Group(*parts, Prose(f"What the papers say: {study.claim}"))
 
 
 def _that_fit(columns: Sequence[Column]) -> Iterator[list[Column]]:

@@ -111,6 +111,7 @@ def further(name: str, title: str | None = None, *, digits: int = 3) -> Column:
     return Column(title or name, lambda run: run.get("further", {}).get(name), digits)
 
 
+STEPS = Column("steps", lambda run: run["steps"], 0)
 SMALLEST = Column("AP of the smallest class", lambda run: run["smallest"] and run["smallest"]["AP"])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from detrkit.measures import MATCHING_INSTABILITY, REPEATED_SHARE
 from detrkit.studies.setting import WATCHED, sparse
-from detrkit.studies.study import PLAIN_COLUMNS, Study, Trial, watched
+from detrkit.studies.study import PLAIN_COLUMNS, SMALLEST, STEPS, Study, Trial, watched
 
 _VARIANT = "deformable-detr-compact-two-stage"
 
@@ -22,6 +22,6 @@ STUDY = Study(
         "DINO": Trial("dino-compact", sparse(class_cost=5.0, denoising=60)),
     },
     options={**WATCHED, "epochs": 3},
-    columns=(*PLAIN_COLUMNS, watched(REPEATED_SHARE), watched(MATCHING_INSTABILITY)),
+    columns=(*PLAIN_COLUMNS, STEPS, SMALLEST, watched(REPEATED_SHARE), watched(MATCHING_INSTABILITY)),
     panels=(MATCHING_INSTABILITY, REPEATED_SHARE),
 )
