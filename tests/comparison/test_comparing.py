@@ -44,7 +44,7 @@ class InThisProcess:
     started: list[Path] = []  # noqa: RUF012 - of one test
 
     def __init__(self, command: list[str], **_: object) -> None:
-        self.folder = Path(command[-1])
+        self.folder = Path(command[-2])
         self.started.append(self.folder)
 
     def wait(self) -> int:
