@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 import detrkit
+from detrkit.comparison import Comparison, compare
 from detrkit.comparison.contestants import read_contestants
 from detrkit.comparison.outcome import stamp_of, write_outcome
 from detrkit.comparison.plan import Plan, validation_of
@@ -75,3 +77,9 @@ def made_comparison(folder: Path, data: Path, finds: dict[str, Finds]) -> list[P
     for contestant, checkpoint in zip(plan.contestants, checkpoints, strict=True):
         finish(plan.folder / contestant.run_name(0), checkpoint, dataset, finds[contestant.name])
     return checkpoints
+
+
+def compared(folder: Path, data: Path, finds: dict[str, Finds]) -> Comparison:
+    """The comparison of `made_comparison`, of which nothing is left to run; arguments as there."""
+    checkpoints = made_comparison(folder, data, finds)
+    return compare(checkpoints, data, output=folder / "comparison", console=Console(quiet=True))

@@ -6,34 +6,27 @@ import contextlib
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comparison.made_runs import SETTINGS, finish, made_comparison, untrained
+from comparison.made_runs import SETTINGS, compared, finish, made_comparison, untrained
 from rich.console import Console
 from training.small_runs import without_reports
 
 import detrkit
-from detrkit.comparison import Comparison, ContestantFigures, compare, process
-from detrkit.comparison.contestants import Contestant, read_contestants
-from detrkit.comparison.fairness import fairness_notes
-from detrkit.comparison.figures import Training
-from detrkit.comparison.outcome import DETECTIONS, JOB, OUTCOME, Outcome, read_outcome, write_failure
+from detrkit.comparison import Comparison, compare, process
+from detrkit.comparison.contestants import read_contestants
+from detrkit.comparison.outcome import DETECTIONS, JOB, OUTCOME, read_outcome, write_failure
 from detrkit.comparison.plan import validation_of
-from detrkit.comparison.runs import Run
 from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError, DataError, DetrkitError
 from detrkit.evaluation import evaluate
 from detrkit.training.module import TrainingModule
-from detrkit.training.options import resolve
-from detrkit.training.run_folder import RunFolder, create, read_log
-from detrkit.training.training_options import TrainingOptions
+from detrkit.training.run_folder import RunFolder, read_log
 
 SMALL: dict[str, Any] = {"batch_size": 4, "short_side": 64, "long_side": 64, "device": "cpu", "settings": SETTINGS}
 
@@ -80,10 +73,8 @@ def said(console: Console) -> str:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Comparison:
     """One model that finds everything, one that finds every other object, and one that finds nearly everything."""
-    folder = tmp_path_factory.mktemp("made")
     finds = {"all": lambda *_: True, "half": lambda place, _: place % 2 == 0, "nearly": lambda place, _: place != 3}
-    checkpoints = made_comparison(folder, digits_folder, finds)
-    return compare(checkpoints, digits_folder, output=folder / "comparison", console=Console(quiet=True))
+    return compared(tmp_path_factory.mktemp("made"), digits_folder, finds)
 
 
 @pytest.fixture
@@ -189,28 +180,6 @@ def test_a_checkpoint_that_knows_fewer_classes_is_compared_and_says_so(
     assert "fewer: The model does not know 1 class of the data set (AP counts as 0): 7." in comparison.notes
 
 
-def test_what_is_not_alike_is_said(digits_folder: Path, dataset: DetectionDataset, tmp_path: Path) -> None:
-    names = ("detr-compact", "conditional-detr-compact")
-    figures = []
-    for name, side in zip(names, (64, 96), strict=True):
-        folder = tmp_path / name
-        create(resolve(TrainingOptions(name, str(digits_folder), output=str(folder), short_side=side)), dataset)
-        run = Run(Contestant(name, variant=name), 0, folder)
-        figures.append(ContestantFigures(name, name, None, (Training(run, Outcome(), []),)))
-    (note,) = fairness_notes(figures)
-    assert note == (
-        "They see images of different sizes (shorter and longer side, at most): detr-compact with 64 × 104; conditional-detr-compact with "
-        "96 × 156."
-    )
-    assert fairness_notes(figures[:1]) == []
-    config = tmp_path / names[1] / "config.json"
-    old = config.read_text()
-    config.write_text(old.replace('"images": 5,', '"images": 7,').replace(dataset.annotation_digest, "others"))
-    assert fairness_notes(figures)[1] == (
-        "They learned from different training splits: detr-compact with 5 images; conditional-detr-compact with 7 images."
-    )
-
-
 def test_a_folder_that_was_moved_has_its_models_with_it(dataset: DetectionDataset, tmp_path: Path) -> None:
     before, now = tmp_path / "before", tmp_path / "now"
     before.mkdir()
@@ -226,22 +195,6 @@ def test_a_folder_that_was_moved_has_its_models_with_it(dataset: DetectionDatase
     outcome = read_outcome(now)
     assert outcome is not None
     assert outcome.model == str(now / "best.safetensors")
-
-
-def test_corrected_annotations_are_said(digits_folder: Path, dataset: DetectionDataset, tmp_path: Path) -> None:
-    figures = []
-    for seed, moved in enumerate((0.0, 1.0)):
-        folder = tmp_path / f"detr-compact-seed{seed}"
-        options = resolve(TrainingOptions("detr-compact", str(digits_folder), output=str(folder)))
-        create(options, replace(dataset, boxes_xyxy=dataset.boxes_xyxy + moved))
-        run = Run(Contestant("detr-compact", variant="detr-compact"), seed, folder)
-        figures.append(Training(run, Outcome(), []))
-    (note,) = fairness_notes([ContestantFigures("detr-compact", "detr-compact", None, tuple(figures))])
-    assert re.fullmatch(
-        "They learned from different annotations: detr-compact-seed0 with version [0-9a-f]{16}; detr-compact-seed1 with "
-        r"version [0-9a-f]{16}\.",
-        note,
-    )
 
 
 def test_names_of_checkpoints_are_unique(dataset: DetectionDataset, tmp_path: Path) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from comparison.made_runs import made_comparison
-from rich.console import Console
+from comparison.made_runs import compared
 
-from detrkit.comparison import Comparison, ContestantFigures, compare
+from detrkit.comparison import Comparison, ContestantFigures
+from detrkit.comparison.contestants import Contestant
 from detrkit.comparison.fairness import evaluation_notes, fairness_notes
+from detrkit.comparison.figures import Training
 from detrkit.comparison.origins import origin_of
+from detrkit.comparison.outcome import Outcome
 from detrkit.comparison.plan import validation_of
+from detrkit.comparison.runs import Run
 from detrkit.training.options import resolve
 from detrkit.training.run_folder import append_to_log, create
 from detrkit.training.training_options import TrainingOptions
@@ -20,10 +24,8 @@ from detrkit.training.training_options import TrainingOptions
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Comparison:
-    folder = tmp_path_factory.mktemp("made")
     finds = {"one": lambda *_: True, "two": lambda place, _: place % 2 == 0}
-    checkpoints = made_comparison(folder, digits_folder, finds)
-    return compare(checkpoints, digits_folder, output=folder / "comparison", console=Console(quiet=True))
+    return compared(tmp_path_factory.mktemp("made"), digits_folder, finds)
 
 
 def with_notes(contestant: ContestantFigures, *notes: tuple[str, ...]) -> ContestantFigures:
@@ -112,3 +114,43 @@ def test_a_run_of_another_variant_in_the_folder_of_a_checkpoint_tells_nothing(
     contestant = replace(made.contestants[0], checkpoint=str(folder / "best.safetensors"))
     assert origin_of(contestant).options is None
     assert origin_of(contestant).variant == "detr-compact"
+
+
+def test_what_is_not_alike_is_said(digits_folder: Path, tmp_path: Path) -> None:
+    dataset = validation_of(str(digits_folder), {})
+    names = ("detr-compact", "conditional-detr-compact")
+    figures = []
+    for name, side in zip(names, (64, 96), strict=True):
+        folder = tmp_path / name
+        create(resolve(TrainingOptions(name, str(digits_folder), output=str(folder), short_side=side)), dataset)
+        run = Run(Contestant(name, variant=name), 0, folder)
+        figures.append(ContestantFigures(name, name, None, (Training(run, Outcome(), []),)))
+    (note,) = fairness_notes(figures)
+    assert note == (
+        "They see images of different sizes (shorter and longer side, at most): detr-compact with 64 × 104; conditional-detr-compact with "
+        "96 × 156."
+    )
+    assert fairness_notes(figures[:1]) == []
+    config = tmp_path / names[1] / "config.json"
+    old = config.read_text()
+    config.write_text(old.replace('"images": 5,', '"images": 7,').replace(dataset.annotation_digest, "others"))
+    assert fairness_notes(figures)[1] == (
+        "They learned from different training splits: detr-compact with 5 images; conditional-detr-compact with 7 images."
+    )
+
+
+def test_corrected_annotations_are_said(digits_folder: Path, tmp_path: Path) -> None:
+    dataset = validation_of(str(digits_folder), {})
+    figures = []
+    for seed, moved in enumerate((0.0, 1.0)):
+        folder = tmp_path / f"detr-compact-seed{seed}"
+        options = resolve(TrainingOptions("detr-compact", str(digits_folder), output=str(folder)))
+        create(options, replace(dataset, boxes_xyxy=dataset.boxes_xyxy + moved))
+        run = Run(Contestant("detr-compact", variant="detr-compact"), seed, folder)
+        figures.append(Training(run, Outcome(), []))
+    (note,) = fairness_notes([ContestantFigures("detr-compact", "detr-compact", None, tuple(figures))])
+    assert re.fullmatch(
+        "They learned from different annotations: detr-compact-seed0 with version [0-9a-f]{16}; detr-compact-seed1 with "
+        r"version [0-9a-f]{16}\.",
+        note,
+    )

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser_pages import WIDTHS, facts_of, installed_browser
-from comparison.made_runs import made_comparison
+from comparison.made_runs import compared
 from PIL import Image, ImageColor
-from rich.console import Console
 
-from detrkit.comparison import Comparison, ContestantFigures, compare
+from detrkit.comparison import Comparison, ContestantFigures
 from detrkit.comparison import report as report_module
 from detrkit.comparison.charts import course_figure, course_points, difference_figure
 from detrkit.comparison.contestants import Contestant
@@ -35,10 +34,8 @@ ROWS = [
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Comparison:
     """Two models, of which the first finds all and the second every other object."""
-    folder = tmp_path_factory.mktemp("made")
     finds = {"all_of_them": lambda *_: True, "a_few": lambda place, _: place % 2 == 0}
-    checkpoints = made_comparison(folder, digits_folder, finds)
-    return compare(checkpoints, digits_folder, output=folder / "comparison", console=Console(quiet=True))
+    return compared(tmp_path_factory.mktemp("made"), digits_folder, finds)
 
 
 @pytest.fixture(scope="module")

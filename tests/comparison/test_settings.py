@@ -6,11 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from comparison.made_runs import made_comparison
-from rich.console import Console
+from comparison.made_runs import compared
 
 import detrkit
-from detrkit.comparison import Comparison, ContestantFigures, compare
+from detrkit.comparison import Comparison, ContestantFigures
 from detrkit.comparison.contestants import read_contestants
 from detrkit.comparison.figures import Training
 from detrkit.comparison.outcome import Outcome
@@ -23,9 +22,7 @@ from detrkit.training.run_folder import append_to_log, create
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Comparison:
-    folder = tmp_path_factory.mktemp("made")
-    checkpoints = made_comparison(folder, digits_folder, {"one": lambda *_: True, "two": lambda *_: True})
-    return compare(checkpoints, digits_folder, output=folder / "comparison", console=Console(quiet=True))
+    return compared(tmp_path_factory.mktemp("made"), digits_folder, {"one": lambda *_: True, "two": lambda *_: True})
 
 
 def test_of_checkpoints_files_and_variants_are_named(made: Comparison) -> None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from comparison.made_runs import made_comparison
+from comparison.made_runs import compared
 from rich.console import Console
 
-from detrkit.comparison import Comparison, compare
+from detrkit.comparison import Comparison
 from detrkit.comparison.tables import comparison_table
 
 NAME = "deformable-detr-compact-two-stage"
@@ -18,10 +18,8 @@ NAME = "deformable-detr-compact-two-stage"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Comparison:
-    folder = tmp_path_factory.mktemp("made")
     finds = {NAME: lambda *_: True, "two": lambda place, _: place % 2 == 0}
-    checkpoints = made_comparison(folder, digits_folder, finds)
-    return compare(checkpoints, digits_folder, output=folder / "comparison", console=Console(quiet=True))
+    return compared(tmp_path_factory.mktemp("made"), digits_folder, finds)
 
 
 def lines_of(comparison: Comparison, width: int = 80) -> list[str]:
