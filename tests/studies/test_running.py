@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,7 +19,8 @@ from detrkit.studies import STUDIES, find_study, run_study
 from detrkit.studies.process import carry_out, detector_of
 from detrkit.studies.running import _job, _Queue
 from detrkit.studies.study import Study, Trial
-from detrkit.studies.trials import FIGURES, JOB, Seeded, seeded_trials
+from detrkit.studies.trials import FIGURES, JOB, Seeded, missing_trials, seeded_trials
+from detrkit.training.run_folder import RunFolder
 
 
 class _Pretending(_Queue):
@@ -26,10 +29,11 @@ class _Pretending(_Queue):
     failing: tuple[str, ...] = ()
 
     def _carried_out(self, trial: Seeded) -> str | None:
-        assert all(before.figures() is not None for before in trial.after.values())
+        assert all(before.figures() is not None and before.has_weights for before in trial.after.values())
         if trial.name in self.failing:
             return "it failed"
-        trial.folder.mkdir(parents=True)
+        trial.run.mkdir(parents=True)
+        RunFolder(trial.run).last.touch()
         write_json(trial.folder / FIGURES, {"figures": {"AP": 0.5}, "log": [{"seconds": 3.0}]})
         return None
 
@@ -126,6 +130,24 @@ class TestStudy:
             assert figures["log"][0]["loss"] > 0
             if trial.trial.measure is not None:
                 assert figures["further"]
+
+    def test_figures_that_were_kept_without_weights_are_enough_until_these_are_needed(self, tmp_path: Path) -> None:
+        def missing(name: str) -> list[str]:
+            trials = seeded_trials(find_study(name), "digits", 1, {"steps": 1, "batch_size": 2}, tmp_path)
+            return [each.name for each in missing_trials(trials)]
+
+        def run(name: str) -> dict[str, Any]:
+            return run_study(name, seeds=1, jobs=2, steps=1, batch_size=2, output=tmp_path).results
+
+        before = run("learned-queries")
+        assert missing("matching") == ["DETR, matches of the trained one"]
+        for weights in tmp_path.glob("trials/*/run"):
+            shutil.rmtree(weights)
+        assert run("learned-queries") == before  # nothing is trained for a table
+        assert missing("matching") == ["DETR, twice as long", "DETR, matches of the trained one"]
+        assert run("matching")["DETR, matches of the trained one"][0]["steps"] == 1
+        run("order")  # whose "DETR" was trained by "learned-queries", and has to be looked at
+        assert missing("order") == []
 
     def test_what_was_stopped_is_no_result(self, trials: list[Seeded], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("detrkit.studies.learning.fit", lambda *_: False)

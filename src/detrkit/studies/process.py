@@ -20,6 +20,7 @@ from detrkit.studies.listing import find_study
 from detrkit.studies.trials import FIGURES, JOB, RUN, read_figures
 from detrkit.terminal import terminal
 from detrkit.training.ground_truth import RunData
+from detrkit.training.run_folder import RunFolder
 
 _LOCK = "lock"
 
@@ -38,7 +39,7 @@ def carry_out(folder: Path) -> None:
     """
     job, further = _read(folder)
     with FileLock(folder / _LOCK):  # another command may have begun the same
-        if read_figures(folder / FIGURES) is None:
+        if read_figures(folder / FIGURES) is None or not RunFolder(job.run).last.is_file():
             shutil.rmtree(job.run, ignore_errors=True)  # begun and not ended
             figures = learn(job, terminal())
             write_json(folder / FIGURES, {**figures, "options": job.options})

@@ -24,7 +24,7 @@ from detrkit.studies.learning import options_of_run
 from detrkit.studies.listing import find_study
 from detrkit.studies.showing import draw_curves, markdown_table, study_table
 from detrkit.studies.study import Results, Study, add_pace
-from detrkit.studies.trials import JOB, LOG, Seeded, seeded_trials
+from detrkit.studies.trials import JOB, LOG, Seeded, missing_trials, seeded_trials
 from detrkit.terminal import terminal
 from detrkit.training.before_data import check_before_data
 from detrkit.training.keywords import TrainingKeywords
@@ -89,7 +89,7 @@ def run_study(
     root = expanded(given.pop("output", None) or _DEFAULT_OUTPUT)
     folder = root / folder_name(name, str(data), given)
     trials = seeded_trials(study, str(data), seeds, given, root)
-    missing = [each for each in trials if each.figures() is None]
+    missing = missing_trials(trials)
     _check_options(trials, missing)
     prepare_folder(folder)
     console.print(
@@ -189,7 +189,8 @@ class _Queue:
         ready = {
             each.folder: each
             for each in reversed(self.waiting)
-            if each.folder not in taken and all(before.figures() is not None for before in each.after.values())
+            if each.folder not in taken
+            and all(before.figures() is not None and before.has_weights for before in each.after.values())
         }
         return list(ready.values())[::-1]
 
@@ -214,7 +215,7 @@ class _Queue:
 
     def _carried_out(self, trial: Seeded) -> str | None:
         """Trains in a process of its own; returns what failed."""
-        if trial.figures() is not None:  # of the same folder
+        if trial.figures() is not None and trial.has_weights:  # of the same folder
             return None
         prepare_folder(trial.folder)
         write_json(trial.folder / JOB, _job(self.study, trial))

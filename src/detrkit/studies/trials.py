@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from detrkit.data.places import BUILT_IN
 from detrkit.files import expanded
 from detrkit.studies.study import Figures, Study, Trial
+from detrkit.training.run_folder import RunFolder
 
 FIGURES, JOB, LOG, RUN, TRIALS = "figures.json", "job.json", "log.txt", "run", "trials"
 FURTHER = "further"  # in the figures, what a trial's `measure` gave
@@ -53,6 +54,11 @@ class Seeded:
         """The file with what its `measure` gives, which another study of the same training may not have asked for; None without one."""
         return None if self.trial.measure is None else self.folder / f"{_called(self.trial.measure)}.json"
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether what it has trained is still there; figures can be kept without it."""
+        return RunFolder(self.run).last.is_file()
+
     def figures(self) -> Figures | None:
         """What it came to; None where it has not ended."""
         found = read_figures(self.folder / FIGURES)
@@ -60,6 +66,21 @@ class Seeded:
             return found
         further = read_figures(self.further)
         return None if further is None else {**found, FURTHER: further}
+
+
+def missing_trials(trials: Sequence[Seeded]) -> list[Seeded]:
+    """Those that have to be carried out: without figures, or with figures alone where a later one needs the weights.
+
+    Args:
+        trials: each behind those that it comes after.
+    """
+    missing: list[Seeded] = []
+    needed: set[Path] = set()
+    for each in reversed(trials):
+        if each.figures() is None or (each.folder in needed and not each.has_weights):
+            missing.append(each)
+            needed |= {earlier.folder for earlier in each.after.values()}
+    return missing[::-1]
 
 
 def read_figures(file: Path) -> Figures | None:
