@@ -106,6 +106,19 @@ def test_better_only_where_the_interval_leaves_out_zero(low: float, high: float,
     assert difference.verdict() == words[better]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "basis"),
+    [
+        (0.0123, 0.2, "AP +0.100, 95% interval +0.012 to +0.200"),
+        (0.00004, 0.2, "AP +0.10000, 95% interval +0.00004 to +0.20000"),
+        (-0.2, -0.0003, "AP +0.1000, 95% interval -0.2000 to -0.0003"),
+        (-0.0003, 0.2, "AP +0.100, 95% interval -0.000 to +0.200"),
+    ],
+)
+def test_a_winner_has_no_end_of_its_interval_shown_as_zero(low: float, high: float, basis: str) -> None:
+    assert Difference("a", "b", 0.1, Interval(low, high)).basis() == basis
+
+
 def test_more_cats_in_every_draw_are_better_and_one_more_is_not() -> None:
     truth, most = cats([*range(1, 19)], 20)
     _, some = cats([*range(1, 8)], 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from detrkit.evaluation.bootstrap import (
 from detrkit.evaluation.outcomes import Outcomes
 
 Draws = NDArray[np.float64]
+_LEAST_DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,27 @@ class Difference:
     def basis(self) -> str:
         """The difference and its interval, as a part of a sentence."""
         if self.interval is None:
-            return f"AP {self.ap:+.3f} on too few images for an interval"
-        return f"AP {self.ap:+.3f}, {CONFIDENCE:.0%} interval {self.interval.low:+.3f} to {self.interval.high:+.3f}"
+            return f"AP {self.ap_text} on too few images for an interval"
+        return f"AP {self.ap_text}, {CONFIDENCE:.0%} interval {self.interval_text}"
+
+    @property
+    def ap_text(self) -> str:
+        """The difference with its sign."""
+        return f"{self.ap:+.{self._digits}f}"
+
+    @property
+    def interval_text(self) -> str | None:
+        """Both ends of the interval with their signs."""
+        interval, digits = self.interval, self._digits
+        return None if interval is None else f"{interval.low:+.{digits}f} to {interval.high:+.{digits}f}"
+
+    @property
+    def _digits(self) -> int:
+        """As many decimals as it takes to see that an interval leaves out 0."""
+        if self.better is None or self.interval is None:
+            return _LEAST_DIGITS
+        nearest = min(abs(self.interval.low), abs(self.interval.high))
+        return max(_LEAST_DIGITS, math.ceil(-math.log10(nearest)))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -98,12 +98,7 @@ def _cell(column: Column, contestant: ContestantFigures) -> str | Cell:
 
 def _differences(comparison: Comparison) -> Section:
     rows = tuple(
-        (
-            f"{each.first} − {each.second}",
-            f"{each.ap:+.3f}",
-            MISSING if each.interval is None else f"{each.interval.low:+.3f} to {each.interval.high:+.3f}",
-            f"{each.verdict()}",
-        )
+        (f"{each.first} − {each.second}", each.ap_text, each.interval_text or MISSING, each.verdict())
         for each in comparison.differences
     )
     text = (
