@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from explaining.small_explained import small_model
+import torch
+from explaining.small_explained import COMPACT, picture, small_model
+from torchvision.ops import box_iou
 
 import detrkit
 from detrkit.data import read_digits
 from detrkit.errors import DataError
 from detrkit.explaining import why_missed
+from detrkit.explaining.explaining import explained_query
 from detrkit.explaining.missed import Reports, Verdict, judged
+from detrkit.explaining.recording import record
+from detrkit.explaining.records import Floats
 
 LIMITS = np.array([0.5, 0.5], dtype=np.float32)
 
@@ -30,7 +35,14 @@ def judge(
     rows, labels = (np.array([pair[part] for pair in reported], dtype=np.int64) for part in (0, 1))
     reports = Reports(rows, labels, boxes[rows])
     wanted = np.array([box for box, _ in objects], dtype=np.float32)
-    return judged(boxes, scores, reports, wanted, np.array([label for _, label in objects]), LIMITS)
+    labels = np.array([label for _, label in objects])
+    return judged(overlaps(boxes, wanted), scores, reports, wanted, labels, LIMITS)
+
+
+def overlaps(first_xyxy: Floats, second_xyxy: Floats) -> Floats:
+    """(N, M) IoUs of all pairs."""
+    pair = (torch.from_numpy(np.asarray(each, dtype=np.float32)) for each in (first_xyxy, second_xyxy))
+    return box_iou(*pair).numpy()
 
 
 HERE, BESIDE, FAR = (10, 10, 30, 30), (14, 10, 34, 30), (60, 60, 90, 90)
@@ -94,9 +106,10 @@ def test_unknown_class() -> None:
     assert judge([(HERE, (0.9, 0))], [(HERE, -1)]) == [Verdict("unknown class")]
 
 
-def test_a_whole_model() -> None:
+@pytest.mark.parametrize("variant", COMPACT)
+def test_a_whole_model(variant: str) -> None:
     dataset = read_digits("val", images=3, size=96)
-    model = small_model("dino-compact", classes=list(dataset.categories))
+    model = small_model(variant, classes=list(dataset.categories))
     answers = why_missed(detrkit.Predictor(model, threshold=0.0), dataset, 1)
     objects = dataset.objects(1)
     assert len(answers.objects) == len(objects)
@@ -106,11 +119,28 @@ def test_a_whole_model() -> None:
         assert answer.explained is not None
         assert answer.explained.query == answer.verdict.query
         assert answer.explained.label == label
-        assert answer.scores[-1] == pytest.approx(answer.explained.predictions[-1].scores[label])
-        assert answer.scores.shape == answer.ious.shape == (2,)
-        assert ((answer.ious >= 0) & (answer.ious <= 1)).all()
+        predictions = answer.explained.predictions
+        np.testing.assert_allclose(answer.scores, [each.scores[label] for each in predictions], rtol=1e-6)
+        boxes = np.stack([each.box_xyxy for each in predictions])
+        np.testing.assert_allclose(answer.ious, overlaps(boxes, box[None])[:, 0], atol=1e-6)
+        assert f"IoU {answer.ious[-1]:.2f})" in answer.sentence
         assert answer.sentence.startswith(f"{answer.category}: ")
     assert why_missed(model, dataset, "image_000001").image == "image_000001"
+
+
+def test_the_box_is_that_of_the_class_in_question() -> None:
+    """TSP-RCNN has a box for each class: the one that its detection of that class has."""
+    predictor = detrkit.Predictor(small_model("tsp-rcnn-compact"), threshold=0.0)
+    seen = record(predictor, predictor.prepare(picture()))
+    assert not np.allclose(seen.boxes_xyxy(0), seen.boxes_xyxy(1), atol=1)
+    places = {category.index: place for place, category in enumerate(seen.categories)}
+    found = seen.detections
+    for query, index, box in zip(found.queries, found.labels, found.boxes_xyxy, strict=True):
+        label = places[int(index)]
+        np.testing.assert_allclose(seen.boxes_xyxy(label)[0, int(query)], box, atol=1e-3)
+        explained = explained_query(seen, int(query), label=label)
+        np.testing.assert_allclose(explained.predictions[0].box_xyxy, box, atol=1e-3)
+    assert set(found.labels.tolist()) == {0, 1}
 
 
 def test_the_sentences_of_a_model_that_finds_nothing() -> None:

@@ -20,6 +20,7 @@ from detrkit.explaining.records import (
     ExplainedQuery,
     ExplainedToken,
     Explanation,
+    Floats,
     LayerLook,
     LayerPrediction,
     Maps,
@@ -122,13 +123,14 @@ def explained_query(
         layers: as for `explain`.
         heads: as for `explain`.
     """
-    predictions = tuple(_prediction(seen, query, layer) for layer in range(len(seen.output.logits)))
-    box_xyxy = predictions[-1].box_xyxy
     if detection is not None:
-        box_xyxy = as_floats(seen.detections.boxes_xyxy[detection])
         index = int(seen.detections.labels[detection])
         label = next(place for place, category in enumerate(seen.categories) if category.index == index)
-    label = predictions[-1].label if label is None else label
+    if label is None:
+        label = int(seen.scores[-1, query].argmax())
+    boxes_xyxy = seen.boxes_xyxy(label)[:, query]  # (L, 4)
+    predictions = tuple(_prediction(seen, query, layer, box) for layer, box in enumerate(boxes_xyxy))
+    box_xyxy = boxes_xyxy[-1] if detection is None else as_floats(seen.detections.boxes_xyxy[detection])
     return ExplainedQuery(
         query=query,
         detection=detection,
@@ -142,14 +144,13 @@ def explained_query(
     )
 
 
-def _prediction(seen: Recording, query: int, layer: int) -> LayerPrediction:
+def _prediction(seen: Recording, query: int, layer: int, box_xyxy: Floats) -> LayerPrediction:
     scores = as_floats(seen.scores[layer, query])
     references = getattr(getattr(seen.stages, "decoded", None), "references", ())
     reference = None
     if references:
         own = references[layer][0, query]
         reference = in_pixels(own, seen.size) if own.shape[-1] == 2 else corners_in_pixels(own, seen.size)
-    box_xyxy = corners_in_pixels(seen.output.boxes_cxcywh[layer, 0, query], seen.size)
     return LayerPrediction(layer, scores, int(np.argmax(scores)), box_xyxy, reference)
 
 

@@ -20,7 +20,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.errors import DataError
 from detrkit.evaluation.classes import match_categories
 from detrkit.explaining.explaining import explained_query
-from detrkit.explaining.geometry import as_floats, corners_in_pixels
+from detrkit.explaining.geometry import as_floats
 from detrkit.explaining.recording import Recording, record
 from detrkit.explaining.records import ExplainedQuery, Floats, Numbers
 from detrkit.models.detector import Detector
@@ -141,8 +141,10 @@ def why_missed(
     boxes_xyxy, labels = objects.boxes_xyxy[real].astype(np.float32), objects.labels[real]
     places = _places(seen.categories, dataset)
     wanted = np.array([places.get(int(label), -1) for label in labels], dtype=np.int64)
-    of_layers = corners_in_pixels(seen.output.boxes_cxcywh[:, 0], seen.size)  # (L, Q, 4)
     scores, limits = as_floats(seen.scores), _limits(predictor, seen.categories)
+    of_layers = np.zeros((*scores.shape[:2], len(real)), dtype=np.float32)  # (L, Q, N) IoU
+    for row in np.flatnonzero(wanted >= 0).tolist():
+        of_layers[..., row] = _ious(seen.boxes_xyxy(int(wanted[row])), boxes_xyxy[[row]])[..., 0]
     verdicts = judged(of_layers[-1], scores[-1], _reports(seen), boxes_xyxy, wanted, limits)
     answers = []
     for row, verdict in enumerate(verdicts):
@@ -153,7 +155,7 @@ def why_missed(
             none = np.zeros(0, dtype=np.float32)
             answers.append(ObjectAnswer(name, boxes_xyxy[row], verdict, sentence, none, none, None))
             continue
-        own_scores, ious = scores[:, query, place], _ious(of_layers[:, query], boxes_xyxy[[row]])[:, 0]
+        own_scores, ious = scores[:, query, place], of_layers[:, query, row]
         sentence = _sentence(name, verdict, float(own_scores[-1]), float(ious[-1]), limits[place], seen.categories)
         explained = explained_query(seen, query, label=place, layers=layers, heads=heads)
         answers.append(ObjectAnswer(name, boxes_xyxy[row], verdict, sentence, own_scores, ious, explained))
@@ -162,7 +164,7 @@ def why_missed(
 
 
 def judged(
-    boxes_xyxy: Floats, scores: Floats, reports: Reports, objects_xyxy: Floats, labels: Numbers, limits: Floats
+    ious: Floats, scores: Floats, reports: Reports, objects_xyxy: Floats, labels: Numbers, limits: Floats
 ) -> list[Verdict]:
     """What became of each object.
 
@@ -171,15 +173,14 @@ def judged(
     whose box has it, or else among those whose box is near it, and rather one that found no other object.
 
     Args:
-        boxes_xyxy: (Q, 4) the last boxes of all queries.
-        scores: (Q, K) their scores.
+        ious: (Q, N) of the last boxes of all queries with the objects; where a model has a box for each class, of that for the object's.
+        scores: (Q, K) of all queries.
         reports: what is reported.
         objects_xyxy: (N, 4) boxes of the objects.
         labels: (N,) places of their classes among the K; -1 for a class that the model does not know.
         limits: (K,) score from which each class is reported.
     """
     finders = _matched(reports, objects_xyxy, labels)
-    ious = _ious(boxes_xyxy, objects_xyxy)  # (Q, N)
     busy = np.isin(np.arange(len(scores)), reports.queries[list(finders)])
     verdicts = []
     for row, label in enumerate(labels.tolist()):
@@ -299,9 +300,9 @@ def _limits(predictor: Predictor, categories: Sequence[Category]) -> NDArray[np.
 
 
 def _ious(first_xyxy: Floats, second_xyxy: Floats) -> Floats:
-    """(N, M) of all pairs of boxes (N, 4) and (M, 4)."""
+    """(..., M) of all pairs of boxes (..., 4) and (M, 4)."""
     first, second = torch.from_numpy(first_xyxy), torch.from_numpy(second_xyxy)
-    return as_floats(iou_and_union_xyxy(first[:, None], second[None], epsilon=1e-9)[0])
+    return as_floats(iou_and_union_xyxy(first[..., None, :], second, epsilon=1e-9)[0])
 
 
 def _position(dataset: DetectionDataset, image: int | str) -> int:

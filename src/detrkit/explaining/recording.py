@@ -24,7 +24,9 @@ from detrkit.explaining.attention import (
     recorded_looks,
     recorded_results,
 )
-from detrkit.explaining.geometry import Places, in_pixels, tokens_at
+from detrkit.explaining.geometry import Places, corners_in_pixels, in_pixels, tokens_at
+from detrkit.explaining.records import Floats
+from detrkit.layers.nms_selection import SuppressedSelection
 from detrkit.layers.precision import at_least_float32
 from detrkit.models.catalog import selection_for
 from detrkit.models.detector import Detector, unwrapped
@@ -80,11 +82,29 @@ class Recording:
     @cached_property
     def scores(self) -> Tensor:
         """(L, Q, K) what would be reported for each category after each layer."""
-        select: Any = selection_for(self.model)
-        select = getattr(select, "boxes", select)  # of a selection with masks
-        of_outputs = select.class_scores(at_least_float32(self.output.logits[:, 0]))
+        of_outputs = self._selection.class_scores(at_least_float32(self.output.logits[:, 0]))
         columns = [category.index for category in self.categories]
         return of_outputs[..., columns].cpu()  # type: ignore[no-any-return]
+
+    def boxes_xyxy(self, label: int) -> Floats:
+        """(L, Q, 4) in pixels, what would be reported as the box of each query after each layer.
+
+        Args:
+            label: place of the category that would be reported: TSP-RCNN has a box for each.
+        """
+        select = self._selection
+        if not isinstance(select, SuppressedSelection):
+            return corners_in_pixels(self.output.boxes_cxcywh[:, 0], self.size)
+        index = torch.tensor([self.categories[label].index], device=self.output.logits.device)
+        corners = corners_in_pixels(select.boxes_cxcywh(self.output, index)[:1, :, 0], self.size)
+        limits = np.array(self.size * 2, dtype=np.float32)
+        return np.clip(corners, 0, limits)  # as its detections are
+
+    @property
+    def _selection(self) -> Any:
+        """What makes detections of boxes and scores."""
+        select: Any = selection_for(self.model)
+        return getattr(select, "boxes", select)  # of a selection with masks
 
     @property
     def chosen(self) -> Places | None:

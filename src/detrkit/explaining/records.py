@@ -113,7 +113,7 @@ class LayerPrediction:
         layer: its number, from 0.
         scores: (K,) in [0, 1], of each category of the explanation.
         label: place of the category with the highest score.
-        box_xyxy: (4,) in pixels.
+        box_xyxy: (4,) in pixels; of TSP-RCNN, which has a box for each category, that of the one that is explained.
         reference: where the layer looked: (2,) a point, or (4,) the corners of a box, in pixels; None for papers without references.
     """
 
