@@ -13,7 +13,7 @@ from detrkit.measures import ATTENTION_SPARSITY
 from detrkit.models.catalog import CATALOG
 from detrkit.studies import STUDIES, find_study
 from detrkit.studies.showing import study_table
-from detrkit.studies.study import PACE, PLAIN_COLUMNS, Column, Study, Trial, add_pace, ap, further, watched
+from detrkit.studies.study import PACE, PLAIN_COLUMNS, Column, Study, Trial, add_pace, ap, ap_after, further, watched
 from detrkit.training.run import new_options
 
 RUN = {
@@ -75,6 +75,14 @@ class TestOptions:
 
 
 class TestColumns:
+    def test_a_figure_of_an_epoch_and_of_the_last_that_has_it(self) -> None:
+        assert watched(ATTENTION_SPARSITY).value(RUN) == -2.0
+        first = watched(ATTENTION_SPARSITY, epoch=1)
+        assert (first.value(RUN), first.title) == (-3.0, "attention sparsity, epoch 1")
+        assert watched(ATTENTION_SPARSITY, epoch=3).value(RUN) is None
+        run = {**RUN, "log": [{"epoch": 1.0, "AP": 0.1}, {"epoch": 2.0, "AP": 0.2}]}
+        assert (ap_after(1).value(run), ap_after(2).value(run), ap_after(3).value(run)) == (0.1, 0.2, None)
+
     def test_one_seed_gives_its_figure_and_several_the_mean_of_all(self) -> None:
         other = {**RUN, "figures": {"AP": 0.35}}
         assert ap().mean([RUN]) == ap().each([RUN]) == "0.250"

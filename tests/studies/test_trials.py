@@ -73,6 +73,22 @@ class TestSharing:
         assert folders(plain, {"weights": "none"}) == folders(plain, {"weights": "none"})
 
 
+class TestSeeds:
+    def test_what_comes_after_another_begins_with_other_numbers(self) -> None:
+        """With the same ones, matches or queries would be those that these very weights grow into."""
+        trials = {
+            "first": Trial("detr-compact"),
+            "second": Trial("detr-compact", change=other_change, after=("first",)),
+        }
+        found = seeded_trials(study(**trials), "digits", 2, {}, Path("studies"))
+        assert [(each.name, each.seed, each.training_seed) for each in found] == [
+            ("first", 0, 0),
+            ("second", 0, 1000),
+            ("first", 1, 1),
+            ("second", 1, 1001),
+        ]
+
+
 class TestFigures:
     def test_a_trial_has_ended_when_all_its_figures_are_there(self, tmp_path: Path) -> None:
         trials = {"measured": Trial("detr-compact", measure=change), "plain": Trial("detr-compact")}  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ STUDY = Study(
         "references pass gradients": _changed(detach_references=False),
         "a box head for each layer": _changed(box_head_per_layer=True),
         "no modulation by width and height": _changed(modulate=False),
-        "temperature 10,000": _changed(temperature=10000.0),
+        "temperature 10,000, as the queries' codes have it": _changed(temperature=10000.0),
     },
     options={**WATCHED, "epochs": 4},
     single_class=True,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from detrkit.errors import ConfigurationError
 from detrkit.layers.attention import MultiHeadAttention, merge_heads, split_heads
 from detrkit.layers.heads import MLP
+from detrkit.layers.initialization import xavier_matrices
 from detrkit.studies.parts import decoder_layers, encoder_layers
 from detrkit.studies.setting import OPTIONS, dense
 from detrkit.studies.study import Study, Trial
@@ -45,9 +46,14 @@ class SynthesizedAttention(nn.Module):
             if queries is None
             else nn.Parameter(torch.randn(attention_heads, queries, keys), requires_grad=learned)
         )
+        nn.init.xavier_uniform_(
+            self.value.weight, gain=0.5**0.5
+        )  # as a third of what `MultiHeadAttention` draws at once
+        nn.init.xavier_uniform_(self.output.weight)
         for linear in (self.value, self.output):
-            nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
+        if self.scores is not None:
+            xavier_matrices(self.scores)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002 - as `MultiHeadAttention`
         """(B, Q, D) queries and (B, S, D) values to (B, Q, D); keys are not looked at.

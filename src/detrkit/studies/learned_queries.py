@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from detrkit.studies.setting import WATCHED, dense
-from detrkit.studies.study import Study, Trial
+from detrkit.studies.study import PLAIN_COLUMNS, Study, Trial, ap_after
 from detrkit.training.module import TrainingModule
 from detrkit.training.run_folder import RunFolder
 
@@ -46,5 +46,6 @@ STUDY = Study(
         "DETR, trained queries, frozen": _with_trained_queries(frozen=True),
     },
     options={**WATCHED, "epochs": 4},
+    columns=(*PLAIN_COLUMNS, ap_after(1), ap_after(2)),
     single_class=True,
 )

@@ -22,7 +22,7 @@ from detrkit.models.catalog import build
 from detrkit.models.detector import Detector
 from detrkit.structures import ImageBatch, Output, Target
 from detrkit.studies.setting import WATCHED, dense
-from detrkit.studies.study import PLAIN_COLUMNS, Study, Trial, watched
+from detrkit.studies.study import PLAIN_COLUMNS, Study, Trial, ap_after, watched
 from detrkit.training.module import TrainingModule
 from detrkit.training.run_folder import RunFolder
 
@@ -86,7 +86,13 @@ STUDY = Study(
         "DETR, matches of the trained one": Trial("detr-compact", dense(), change=learn_matches, after=(_TEACHER,)),
     },
     options={**WATCHED, "epochs": 4},
-    columns=(*PLAIN_COLUMNS, watched(MATCHING_INSTABILITY), watched(ATTENTION_SPARSITY)),
+    columns=(
+        *PLAIN_COLUMNS,
+        ap_after(2),
+        watched(MATCHING_INSTABILITY, epoch=2),
+        watched(MATCHING_INSTABILITY),
+        watched(ATTENTION_SPARSITY),
+    ),
     panels=(MATCHING_INSTABILITY, ATTENTION_SPARSITY),
     single_class=True,
 )

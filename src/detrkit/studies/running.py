@@ -111,9 +111,9 @@ def run_study(
 def _check_options(trials: Sequence[Seeded], missing: Sequence[Seeded]) -> None:
     """Refuses what cannot be before anything is trained: options of all trials, weight files and devices of those that have to be trained."""
     for each in trials:
-        options_of_run(each.options, each.seed, each.run)
+        options_of_run(each.options, each.training_seed, each.run)
     for each in {each.name: each for each in missing}.values():  # seeds make no difference
-        check_before_data(options_of_run(each.options, each.seed, None), Console(quiet=True), download=False)
+        check_before_data(options_of_run(each.options, each.training_seed, None), Console(quiet=True), download=False)
 
 
 def folder_name(name: str, data: str, given: Mapping[str, Any]) -> str:
@@ -240,7 +240,7 @@ def _job(study: str, trial: Seeded) -> Mapping[str, Any]:
     return {
         "study": study,
         "trial": trial.name,
-        "seed": trial.seed,
+        "seed": trial.training_seed,
         "single_class": trial.single_class,
         "options": trial.options,
         "earlier": [str(each.run) for each in trial.after.values()],

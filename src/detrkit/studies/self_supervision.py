@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from detrkit.models.detector import EncoderDecoder
 from detrkit.structures import Memory, Queries, Target
 from detrkit.studies.parts import width_of
 from detrkit.studies.setting import WATCHED, dense
-from detrkit.studies.study import Study, Trial
+from detrkit.studies.study import PLAIN_COLUMNS, Study, Trial, ap_after
 from detrkit.training.module import TrainingModule
 from detrkit.training.run_folder import RunFolder
 
@@ -95,18 +96,19 @@ def find_patches(module: TrainingModule) -> None:
     model.register_forward_pre_hook(source.look)
 
 
-def start_from_patches(module: TrainingModule, patches: Path) -> None:
+def start_from_patches(module: TrainingModule, patches: Path, *, part: str = "") -> None:
     """Starts with what an earlier run has learned from patches.
 
     Args:
         module: of a new run.
         patches: folder of the earlier run.
+        part: what the names of the weights that are taken begin with.
     """
     weights = load_file(RunFolder(patches).last)
     kept = {
         name.replace("query_source.plain.", "query_source."): value
         for name, value in weights.items()
-        if not name.startswith(_LEARNED_ANEW)
+        if name.startswith(part) and not name.startswith(_LEARNED_ANEW)
     }
     module.model.load_state_dict({**module.model.state_dict(), **kept})
 
@@ -123,7 +125,11 @@ STUDY = Study(
         "DETR after finding patches": Trial(
             "detr-compact", dense(), change=start_from_patches, after=(_PATCHES_FIRST,)
         ),
+        "DETR, backbone after finding patches": Trial(
+            "detr-compact", dense(), change=partial(start_from_patches, part="backbone."), after=(_PATCHES_FIRST,)
+        ),
     },
     options={**WATCHED, "epochs": 4},
+    columns=(*PLAIN_COLUMNS, ap_after(1), ap_after(2)),
     single_class=True,
 )

@@ -19,7 +19,13 @@ STUDY = Study(
         "Deformable DETR": Trial("deformable-detr-compact", sparse()),
     },
     options={**WATCHED, "epochs": 4},
-    columns=(*PLAIN_COLUMNS, watched(ATTENTION_SPARSITY), watched(ATTENTION_DISTANCE), watched(REFERENCE_DISTANCE)),
+    columns=(
+        *PLAIN_COLUMNS,
+        watched(ATTENTION_SPARSITY, epoch=1),
+        watched(ATTENTION_SPARSITY),
+        watched(ATTENTION_DISTANCE),
+        watched(REFERENCE_DISTANCE),
+    ),
     panels=(ATTENTION_SPARSITY, ATTENTION_DISTANCE),
     single_class=True,
 )

@@ -86,18 +86,33 @@ def ap(name: str = "AP", title: str | None = None) -> Column:
     return Column(title or name, lambda run: run["figures"].get(name))
 
 
-def watched(measure: Measure, title: str | None = None) -> Column:
-    """A measure of `--watch convergence` in the last epoch that has it.
+def ap_after(epoch: int) -> Column:
+    """AP after one of the epochs, while the rate is still high: what is learned sooner is seen here.
+
+    Args:
+        epoch: from 1.
+    """
+    return Column(f"AP after epoch {epoch}", _in_log("AP", epoch))
+
+
+def watched(measure: Measure, title: str | None = None, *, epoch: int | None = None) -> Column:
+    """A measure of `--watch convergence`.
 
     Args:
         measure: of the log.
         title: another title than its name.
+        epoch: in which, from 1; None means the last one that has it, in which the rate is close to zero and so little changes.
     """
+    name = title or measure.name
+    return Column(name if epoch is None else f"{name}, epoch {epoch}", _in_log(measure.column, epoch))
 
-    def last(run: Figures) -> float | None:
-        return next((row[measure.column] for row in reversed(run["log"]) if measure.column in row), None)
 
-    return Column(title or measure.name, last)
+def _in_log(column: str, epoch: int | None) -> Callable[[Figures], float | None]:
+    def value(run: Figures) -> float | None:
+        rows = (row for row in reversed(run["log"]) if epoch in (None, row["epoch"]))
+        return next((row[column] for row in rows if column in row), None)
+
+    return value
 
 
 def further(name: str, title: str | None = None, *, digits: int = 3) -> Column:

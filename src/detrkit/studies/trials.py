@@ -16,6 +16,7 @@ from detrkit.studies.study import Figures, Study, Trial
 from detrkit.training.run_folder import RunFolder
 
 FIGURES, JOB, LOG, RUN, TRIALS = "figures.json", "job.json", "log.txt", "run", "trials"
+_LATER_SEED = 1000
 FURTHER = "further"  # in the figures, what a trial's `measure` gave
 _DIGITS = 10  # of the hash in a folder's name
 _PATHS = ("data", "backbone_weights", "weights", "queries_from", "detector_from")
@@ -53,6 +54,11 @@ class Seeded:
     def further(self) -> Path | None:
         """The file with what its `measure` gives, which another study of the same training may not have asked for; None without one."""
         return None if self.trial.measure is None else self.folder / f"{_called(self.trial.measure)}.json"
+
+    @property
+    def training_seed(self) -> int:
+        """Of weights and order. One that comes after another must not begin with the random numbers that what it is given grew out of."""
+        return self.seed + (_LATER_SEED if self.after else 0)
 
     @property
     def has_weights(self) -> bool:
