@@ -12,9 +12,9 @@ import pytest
 import detrkit
 
 PUBLIC = [
-    "Category", "DetectionDataset", "Detector", "Evaluation", "ImageBatch", "Inspection", "Losses", "Output",
+    "Category", "DetectionDataset", "Detector", "Evaluation", "ImageBatch", "Losses", "Output",
     "PanopticEvaluation", "PanopticSegmentation", "Predictor", "Preprocessing", "Target", "TrainingOptions", "build", "checkpoints", "criterion_for",
-    "errors", "evaluate", "evaluate_panoptic", "inspect_data", "load", "open_dataset", "save", "train",
+    "errors", "evaluate", "evaluate_panoptic", "explain", "inspect_data", "load", "open_dataset", "save", "train",
 ]  # fmt: skip
 
 
@@ -41,7 +41,6 @@ def test_help_begins_with_what_to_begin_with() -> None:
         if name not in (
             "Category",
             "Evaluation",
-            "Inspection",
             "PanopticEvaluation",
             "PanopticSegmentation",
             "Preprocessing",

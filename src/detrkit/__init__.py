@@ -9,7 +9,8 @@
 
 What to begin with:
 
-- `train` trains a model on a data set, as `TrainingOptions` say; `evaluate` says how good one is (`evaluate_panoptic` its segments); `Predictor` finds objects in images.
+- `train` trains a model on a data set, as `TrainingOptions` say; `evaluate` says how good one is (`evaluate_panoptic` its segments); `Predictor` finds objects in images;
+  `explain` shows where a model looked for them.
 - `open_dataset` opens a data set (a `DetectionDataset`); `inspect_data` looks for what is wrong with one.
 - `build` makes a new model (a `Detector`), `load` reads one from a file, and `save` writes one.
 - `criterion_for` gives a model's loss, for training loops of one's own; `ImageBatch`, `Target`, `Output` and `Losses` are what goes in
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from detrkit.cards import Category, Preprocessing
     from detrkit.checkpoints import load, save
     from detrkit.data import DetectionDataset, open_dataset
-    from detrkit.data.inspection import Inspection
     from detrkit.evaluation import Evaluation, PanopticEvaluation, evaluate, evaluate_panoptic, inspect_data
+    from detrkit.explaining import explain
     from detrkit.models.catalog import build, criterion_for
     from detrkit.models.detector import Detector
     from detrkit.panoptic import PanopticSegmentation
@@ -47,7 +48,6 @@ __all__ = [
     "Detector",
     "Evaluation",
     "ImageBatch",
-    "Inspection",
     "Losses",
     "Output",
     "PanopticEvaluation",
@@ -62,6 +62,7 @@ __all__ = [
     "errors",
     "evaluate",
     "evaluate_panoptic",
+    "explain",
     "inspect_data",
     "load",
     "open_dataset",
@@ -75,7 +76,6 @@ _HOMES = {
     "Detector": "models.detector",
     "Evaluation": "evaluation",
     "ImageBatch": "structures",
-    "Inspection": "data.inspection",
     "Losses": "structures",
     "Output": "structures",
     "PanopticEvaluation": "evaluation",
@@ -88,6 +88,7 @@ _HOMES = {
     "criterion_for": "models.catalog",
     "evaluate": "evaluation",
     "evaluate_panoptic": "evaluation",
+    "explain": "explaining",
     "inspect_data": "evaluation",
     "load": "checkpoints",
     "open_dataset": "data",

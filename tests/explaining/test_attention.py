@@ -28,9 +28,18 @@ from detrkit.structures import ImageBatch, Memory
 COMPACT = [name for name in CATALOG if "compact" in name and "panoptic" not in name]
 
 
-def small_model(variant: str) -> Detector:
+# Attention that no compact variant has: Gaussians around salient points, one of several levels for each layer, plain attention in Anchor DETR.
+SMALL: dict[str, Any] = {"width": 64, "hidden": 64, "decoder_layers": 3, "queries": 5}
+FURTHER: list[tuple[str, dict[str, Any]]] = [
+    ("sam-detr-compact", {"gaussian": True}),
+    ("sam-detr-r50-multiscale-smca", SMALL),
+    ("anchor-detr-compact", {"row_column": False}),
+]
+
+
+def small_model(variant: str, **settings: Any) -> Detector:
     torch.manual_seed(0)
-    model = detrkit.build(variant, classes=["a", "b"], encoder_layers=1).eval()
+    model = detrkit.build(variant, classes=["a", "b"], **{"encoder_layers": 1, **settings}).eval()
     for parameter in model.parameters():  # zeros at the start would hide mistakes
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
@@ -72,10 +81,10 @@ def sampled_by_hand(values: Tensor, look: SampledLook) -> Tensor:
     return total.unflatten(0, values.shape[::2][:2]).permute(0, 3, 1, 2).flatten(2)
 
 
-@pytest.mark.parametrize("variant", COMPACT)
+@pytest.mark.parametrize(("variant", "settings"), [*((name, {}) for name in COMPACT), *FURTHER])
 @torch.no_grad()
-def test_the_looks_are_those_that_the_model_used(variant: str) -> None:
-    model, batch = small_model(variant), padded_batch()
+def test_the_looks_are_those_that_the_model_used(variant: str, settings: dict[str, Any]) -> None:
+    model, batch = small_model(variant, **settings), padded_batch()
     plain = model(batch)
     for place in (CROSS, SELF, ENCODER):
         modules = layers_of(model, place)

@@ -157,6 +157,31 @@ def test_gaussians_and_salient_points() -> None:
     assert (salient.xy <= region[2:] + 1e-3).all()
 
 
+def test_gaussians_of_sam_detr_are_highest_at_its_salient_points() -> None:
+    sizes = {"width": 64, "hidden": 64, "decoder_layers": 3, "queries": 5}
+    model = small_model("sam-detr-r50-multiscale-smca", **sizes)
+    looks = explain(model, picture(), query=1).queries[0].looks
+    for look in looks:
+        assert look.gaussians is not None
+        assert look.salient is not None
+        assert look.salient.scales is not None
+        assert look.gaussians.levels == look.maps.levels
+        (gaussians,), (weights,) = look.gaussians.weights, look.maps.weights
+        assert gaussians.shape == weights.shape
+        rows, columns = gaussians.shape[1:]
+        for head, (x, y) in enumerate(look.salient.xy):
+            row, column = divmod(int(gaussians[head].argmax()), columns)
+            assert gaussians[head, row, column] == 1
+            assert abs((column + 0.5) * 200 / columns - x) <= 100 / columns + 1e-2
+            assert abs((row + 0.5) * 120 / rows - y) <= 60 / rows + 1e-2
+            # The distances that make half of SMCA's equation: one cell to the side is lower by the scale's square / 8.
+            side = column + (1 if column + 1 < columns else -1)
+            place = x * columns / 200 - 0.5
+            expected = ((column - place) ** 2 - (side - place) ** 2) * look.salient.scales[head, 0] ** 2 / 8
+            assert np.log(gaussians[head, row, side]) == pytest.approx(expected, abs=1e-3)
+    assert explain(small_model("sam-detr-compact"), picture(), query=1).queries[0].looks[0].gaussians is None
+
+
 def test_a_layer_that_looks_at_one_of_several_levels_says_which() -> None:
     sizes = {"width": 64, "hidden": 64, "decoder_layers": 3, "queries": 5}
     model = small_model("sam-detr-r50-multiscale", **sizes)

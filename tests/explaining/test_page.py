@@ -17,9 +17,11 @@ from explaining.small_explained import picture, small_model
 from PIL import Image
 
 from detrkit.cards import Category
+from detrkit.data import read_digits
 from detrkit.errors import ConfigurationError
 from detrkit.explaining import page as page_module
 from detrkit.explaining.explaining import explain
+from detrkit.explaining.missed import Answers, Verdict, why_missed
 from detrkit.explaining.page import write_page
 from detrkit.explaining.records import Explanation
 
@@ -35,10 +37,10 @@ document.getElementById("frame").onload = async (event) => {
     part(name).dispatchEvent(new Event("change"));
     facts.sentences.push(part("sentence").textContent);
   };
-  const hover = () => {
+  const hover = (kind) => {
     const around = canvas.getBoundingClientRect();
     const x = around.left + 0.3 * around.width, y = around.top + 0.6 * around.height;
-    canvas.dispatchEvent(new PointerEvent("pointermove", { clientX: x, clientY: y }));
+    canvas.dispatchEvent(new PointerEvent(kind, { clientX: x, clientY: y }));
     facts.hovered.push(part("hover").textContent);
   };
   facts.width = page.defaultView.innerWidth;
@@ -46,16 +48,21 @@ document.getElementById("frame").onload = async (event) => {
   const pixels = () => canvas.toDataURL();
   const first = pixels();
   facts.sentences.push(part("sentence").textContent);
-  hover();
+  hover("pointermove");
   choose("layer", 1);
   choose("head", 2);
-  hover();
+  hover("pointerdown");
   facts.changed = pixels() !== first;
   facts.second = !part("second").hidden;
   if (facts.second) { const before = pixels(); choose("kind", 1); facts.gaussian = pixels() !== before; }
   canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowUp" }));
   facts.sentences.push(part("sentence").textContent);
   facts.rows = part("layers").tBodies[0].rows.length;
+  facts.cells = part("layers").tBodies[0].rows[0].cells.length;
+  facts.overlap = !part("overlap").hidden;
+  const subjects = part("subject").options.length;
+  choose("subject", subjects - 1);
+  facts.last = part("sentence").textContent;
   facts.canvas = canvas.width;
   facts.shown = canvas.clientWidth;
   facts.only = part("only").textContent;
@@ -65,11 +72,24 @@ document.getElementById("frame").onload = async (event) => {
 </script></body>"""
 
 
-def written(path: Path, explanation: Explanation) -> dict[str, Any]:
+def written(path: Path, explanation: Explanation | Answers) -> dict[str, Any]:
     text = write_page(path, [(NAME, explanation)])[0].read_text()
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
     assert found is not None
     return json.loads(found[1])["pictures"][0]
+
+
+def answers() -> Answers:
+    """What became of three digits, of which the model does not know the last one's class."""
+    digits = read_digits("val", images=1, size=96)
+    objects = digits.objects(0)
+    found = why_missed(small_model("dino-compact", classes=list(digits.categories)), digits, 0)
+    unknown = dataclasses.replace(
+        found.objects[0], verdict=Verdict("unknown class"), sentence="ghost: the model does not know this class",
+        category="ghost", scores=np.zeros(0, np.float32), ious=np.zeros(0, np.float32), explained=None,
+    )  # fmt: skip
+    assert len(objects.labels) >= 2
+    return dataclasses.replace(found, objects=(*found.objects[:2], unknown))
 
 
 def photo_width(stored: dict[str, Any]) -> int:
@@ -113,6 +133,23 @@ def test_points_are_those_of_the_explanation(tmp_path: Path) -> None:
     assert subject["start"]["level"] == start.level
 
 
+def test_objects_come_with_their_sentence_and_the_overlap_of_each_layer(tmp_path: Path) -> None:
+    wanted = answers()
+    *known, unknown = written(tmp_path / "page.html", wanted)["subjects"]
+    for number, (stored, answer) in enumerate(zip(known, wanted.objects, strict=False)):
+        assert stored["name"] == f"object {number}, {answer.category}: {answer.verdict.reason}"
+        assert stored["said"] == answer.sentence
+        np.testing.assert_allclose(stored["object"], answer.box_xyxy, atol=0.06)
+        np.testing.assert_allclose([each["iou"] for each in stored["predictions"]], answer.ious, rtol=1e-6)
+        assert answer.explained is not None
+        np.testing.assert_allclose(
+            [each["box"] for each in stored["predictions"]],
+            [each.box_xyxy for each in answer.explained.predictions],
+            atol=0.06,
+        )
+    assert (unknown["name"], unknown["predictions"], unknown["looks"]) == ("object 2, ghost: unknown class", [], [])
+
+
 def test_photos_become_smaller_until_the_page_is_small_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     explanation = explain(small_model("detr-compact"), picture(1500, 900), query=0)
     assert photo_width(written(tmp_path / "page.html", explanation)) == 1280
@@ -139,6 +176,40 @@ def test_pictures_that_have_no_room_are_left_out(tmp_path: Path, monkeypatch: py
     assert path.stat().st_size <= page_module.LARGEST_FILE
 
 
+def seen_in_browser(shown: Explanation | Answers, width: int, folder: Path) -> dict[str, Any]:
+    """What a browser of some width made of the page; it fits, and nothing is said in the console."""
+    browser = installed_browser()
+    written(folder / "page.html", shown)
+    (folder / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
+    options = ("--window-size=1400,1000", "--virtual-time-budget=4000", "--dump-dom")
+    document, console = run(browser, folder, folder / "frame.html", *options)
+    found = re.search(r'<pre id="facts">(.*?)</pre>', document, flags=re.DOTALL)
+    assert console == []
+    assert found is not None
+    facts: dict[str, Any] = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert facts["width"] == facts["scroll"] == width
+    return facts
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_objects_in_a_browser(width: int, tmp_path: Path) -> None:
+    wanted = answers()
+    facts = seen_in_browser(wanted, width, tmp_path)
+    assert facts["sentences"][0].startswith(f"{wanted.objects[0].sentence}. Shown is where heads")
+    assert (facts["cells"], facts["overlap"]) == (5, True)
+    assert facts["last"] == "ghost: the model does not know this class."
+
+
+def test_a_picture_in_which_nothing_is_found_says_so(tmp_path: Path) -> None:
+    explanation = explain(small_model("detr-compact"), picture(), query=0)
+    second = dataclasses.replace(explanation, queries=())
+    browser = installed_browser()
+    path, _ = write_page(tmp_path / "page.html", [("first", second), ("second", explanation)])
+    document, console = run(browser, tmp_path, path, "--virtual-time-budget=2000", "--dump-dom")
+    assert console == []
+    assert '<p id="sentence" aria-live="polite">Nothing is found in this picture.</p>' in document
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
     ("variant", "hovered"),
@@ -152,18 +223,10 @@ def test_pictures_that_have_no_room_are_left_out(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_the_page_works_in_a_browser(variant: str, hovered: str, width: int, tmp_path: Path) -> None:
-    browser = installed_browser()
     explanation = explain(small_model(variant, encoder_layers=2), picture(), query=0)
     categories = (Category(0, 0, "<i>a & b"), *explanation.categories[1:])
-    written(tmp_path / "page.html", dataclasses.replace(explanation, categories=categories))
-    (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
-    options = ("--window-size=1400,1000", "--virtual-time-budget=4000", "--dump-dom")
-    document, console = run(browser, tmp_path, tmp_path / "frame.html", *options)
-    found = re.search(r'<pre id="facts">(.*?)</pre>', document, flags=re.DOTALL)
-    assert console == []
-    assert found is not None
-    facts = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    assert facts["width"] == facts["scroll"] == width
+    facts = seen_in_browser(dataclasses.replace(explanation, categories=categories), width, tmp_path)
+    assert (facts["cells"], facts["overlap"]) == (4, False)
     assert facts["changed"]
     assert facts["second"] == (variant == "smca-detr-compact") == facts.get("gaussian", False)
     part = "encoder" if variant.startswith("tsp") else "decoder"

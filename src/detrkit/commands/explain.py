@@ -202,6 +202,7 @@ def _explain_misses(
     from detrkit.data.wording import counted
     from detrkit.explaining import why_missed
     from detrkit.explaining.missed_drawing import write_answers
+    from detrkit.explaining.page import PAGE, write_page
     from detrkit.explaining.writing import write_all
     from detrkit.terminal import terminal
 
@@ -214,6 +215,10 @@ def _explain_misses(
     if len(drawn) > 1:
         console.print(f"{counted(len(drawn) - 1, 'missed object')}, each in a picture of its own: {drawn[1]} …")
     console.print(f"Numbers: {write_all(output, [numbers])}")
+    try:
+        console.print(f"To look through: {write_page(output / PAGE, [(answers.image, answers)])[0]}")
+    except ConfigurationError as problem:  # all else is written
+        console.print(f"There is no page to look through: {problem}")
 
 
 def _explain_queries(predictor: Predictor, dataset: DetectionDataset, output: Path) -> None:

@@ -1,7 +1,7 @@
 """Why a model finds what it finds, and why not: where its attention looked, layer by layer.
 
 `explain` says where a model looked for what it found in a picture, `why_missed` why it did not find an
-object, and `query_uses` what each of its queries is for. Nothing else of detrkit imports this package.
+object, and `query_uses` what each of its queries is for. Models know nothing of this package: it watches them from outside, while it is asked.
 """
 
 from __future__ import annotations

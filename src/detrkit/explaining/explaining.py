@@ -30,6 +30,7 @@ from detrkit.explaining.records import (
 )
 from detrkit.layers.regions_of_interest import RegionOutput
 from detrkit.models.detector import Detector
+from detrkit.models.sam_detr import AlignedAttention
 from detrkit.prediction.predictor import Predictor
 from detrkit.prediction.streaming import Picture
 from detrkit.structures import Memory
@@ -169,7 +170,7 @@ def _looks_of_query(
             layer,
             chosen_heads,
             None if (look := looks[layer]) is None else _seen_by(seen, look, query, chosen_heads),
-            _gaussians(seen, layer, query, chosen_heads),
+            _gaussians(seen, layer, looks[layer], query, chosen_heads),
             _salient(seen, layer, query, chosen_heads),
         )
         for layer in chosen_layers
@@ -200,15 +201,18 @@ def _level_numbers(seen: Recording, memory: Memory) -> tuple[int, ...]:
     return (whole.level_sizes.index(memory.level_sizes[0]),)
 
 
-def _gaussians(seen: Recording, layer: int, query: int, heads: tuple[int, ...]) -> Maps | None:
-    if not seen.gaussians:
-        return None
-    logarithms: Any = seen.gaussians[layer]
-    levels = logarithms if isinstance(logarithms, Sequence) else [logarithms]
+def _gaussians(seen: Recording, layer: int, look: Look | None, query: int, heads: tuple[int, ...]) -> Maps | None:
     memory: Memory = seen.stages.memory
+    logarithms: Any = seen.gaussians[layer] if seen.gaussians else None
+    if seen.aligned and look is not None and look.memory is not None:  # of the one level that this layer sees
+        memory = look.memory
+        logarithms = AlignedAttention.gaussian(seen.aligned[layer], memory)
+    if logarithms is None:
+        return None
+    levels = logarithms if isinstance(logarithms, Sequence) else [logarithms]
     chosen = [each[0, list(heads), query] for each in levels]  # (M, h · w) each
     weights = [each.sub(each.amax(-1, keepdim=True)).exp() for each in chosen]
-    return cropped_maps(torch.cat(weights, dim=-1), memory, tuple(range(len(levels))))
+    return cropped_maps(torch.cat(weights, dim=-1), memory, _level_numbers(seen, memory))
 
 
 def _salient(seen: Recording, layer: int, query: int, heads: tuple[int, ...]) -> SalientPoints | None:

@@ -3,6 +3,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const part = (id) => document.getElementById(id);
 const canvas = part("canvas"), pen = canvas.getContext("2d");
 const photos = new Map(), colors = data.colors, shapes = ["circle", "square", "triangle", "diamond", "cross"];
+const nothing = { name: "Nothing is found in this picture", looked_in: "decoder", predictions: [], looks: [] };
 const state = { picture: 0, subject: 0, layer: 0, head: 0, kind: 0 };
 
 function bytes(text) {
@@ -10,7 +11,7 @@ function bytes(text) {
 }
 
 function chosen() {
-  const picture = data.pictures[state.picture], subject = picture.subjects[state.subject];
+  const picture = data.pictures[state.picture], subject = picture.subjects[state.subject] || nothing;
   return { picture, subject, look: subject.looks[state.layer] };
 }
 
@@ -109,6 +110,7 @@ function drawMarks(subject, look, picture) {
   if (subject.start && subject.start.box) drawBox(subject.start.box, colors[4], [4, 4]);
   if (subject.start) mark(...subject.start.xy, unit * 0.008, "diamond", colors[4]);
   if (subject.xy) mark(...subject.xy, unit * 0.01, "diamond", colors[3]);
+  if (subject.object) drawBox(subject.object, colors[2], [10, 4, 2, 4]);
   if (!prediction) return;
   if (prediction.reference && prediction.reference.length === 4) drawBox(prediction.reference, colors[3], [8, 5]);
   if (prediction.reference && prediction.reference.length === 2) mark(...prediction.reference, unit * 0.008, "circle", colors[3]);
@@ -123,11 +125,11 @@ function together(look) {
 }
 
 function sentenceOf(subject, look) {
-  if (!look) return `${subject.name}.`;
+  if (!look) return `${subject.said || subject.name}.`;
   const where = `${subject.looked_in} layer ${look.layer}`, who = state.head > 0 ? `head ${look.heads[state.head - 1]}` : together(look);
   const prediction = predictionOf(subject, look);
   const said = prediction && subject.looked_in === "decoder" ? ` After it: ${prediction.label} ${prediction.score.toFixed(2)}.` : "";
-  return `${subject.name}: where ${who} looked in ${where}.${said}`;
+  return `${subject.said ? `${subject.said}. Shown is` : `${subject.name}:`} where ${who} looked in ${where}.${said}`;
 }
 
 function keyOf(subject, look) {
@@ -136,6 +138,7 @@ function keyOf(subject, look) {
   if (prediction) entries.push([colors[5], subject.looked_in === "decoder" ? "box after this layer" : "box"]);
   if (subject.predictions.some((each) => each.reference)) entries.push([colors[3], "reference of this layer"]);
   if (subject.xy) entries.push([colors[3], "the token"]);
+  if (subject.object) entries.push([colors[2], "the annotated object"]);
   if (subject.start) entries.push([colors[4], subject.start.level === null ? "where it started" : `where it started, a token of level ${subject.start.level}`]);
   if (look && look.salient) entries.push([colors[2], "salient points"]);
   const seen = look && shownOf(look);
@@ -156,7 +159,7 @@ function fill(select, names, value) {
 function refresh() {
   const picture = data.pictures[state.picture];
   state.subject = fill(part("subject"), picture.subjects.map((each) => each.name), state.subject);
-  const subject = picture.subjects[state.subject];
+  const subject = picture.subjects[state.subject] || nothing;
   state.layer = fill(part("layer"), subject.looks.map((each) => `${subject.looked_in} ${each.layer}`), state.layer);
   const look = subject.looks[state.layer];
   state.head = fill(part("head"), look ? ["all together", ...look.heads.map(String)] : ["-"], state.head);
@@ -176,7 +179,8 @@ function refresh() {
 function fillTable(subject, look) {
   const rows = subject.predictions.map((each, layer) => {
     const row = document.createElement("tr");
-    const texts = [subject.looked_in === "decoder" ? layer : "last", each.label, each.score.toFixed(3), each.box.map((side) => side.toFixed(0)).join(", ")];
+    const overlap = subject.object ? [each.iou.toFixed(2)] : [], box = each.box.map((side) => side.toFixed(0)).join(", ");
+    const texts = [subject.looked_in === "decoder" ? layer : "last", each.label, each.score.toFixed(3), ...overlap, box];
     for (const text of texts) row.insertCell().textContent = text;
     if (subject.looked_in === "decoder" && each === predictionOf(subject, look)) row.className = "chosen";
     row.onclick = () => {
@@ -188,6 +192,7 @@ function fillTable(subject, look) {
   });
   part("layers").tBodies[0].replaceChildren(...rows);
   part("layers").hidden = rows.length === 0;
+  part("overlap").hidden = !subject.object;
 }
 
 // The most that the style lets the canvas be high.
@@ -238,13 +243,16 @@ function wordsAt(x, y) {
     + `${seen.point_levels ? `, level ${nearest.level}` : ""}, weight ${(100 * nearest.weight).toFixed(1)} %`;
 }
 
-canvas.addEventListener("pointermove", (event) => {
+function readValues(event) {
   const around = canvas.getBoundingClientRect(), picture = data.pictures[state.picture];
   // The picture fills the element's width or, on low screens, its height, from the left top corner.
   const scale = Math.min(around.width / canvas.width, around.height / canvas.height) * canvas.width / picture.width;
   const x = (event.clientX - around.left) / scale, y = (event.clientY - around.top) / scale;
   if (x >= 0 && y >= 0 && x < picture.width && y < picture.height) part("hover").textContent = wordsAt(x, y);
-});
+}
+
+canvas.addEventListener("pointermove", readValues);
+canvas.addEventListener("pointerdown", readValues);  // a finger that touches and does not move
 canvas.addEventListener("keydown", (event) => {
   const steps = { ArrowUp: ["layer", -1], ArrowDown: ["layer", 1], ArrowLeft: ["head", -1], ArrowRight: ["head", 1] }[event.key];
   if (!steps) return;

@@ -16,6 +16,7 @@ from PIL import Image
 
 from detrkit.errors import ConfigurationError
 from detrkit.evaluation.report.colors import LINE_COLORS
+from detrkit.explaining.missed import Answers, ObjectAnswer
 from detrkit.explaining.records import (
     ExplainedQuery,
     Explanation,
@@ -34,12 +35,12 @@ LARGEST_FILE = 5_000_000  # bytes
 _PHOTOS = ((1280, 85), (960, 75), (640, 65), (480, 50))
 
 
-def write_page(path: Path, pictures: Sequence[tuple[str, Explanation]]) -> tuple[Path, int]:
+def write_page(path: Path, pictures: Sequence[tuple[str, Explanation | Answers]]) -> tuple[Path, int]:
     """Writes the page, of as many pictures as five megabytes have room for.
 
     Args:
         path: the file.
-        pictures: the name of each picture, and its explanation.
+        pictures: the name of each picture, and its explanation, or what became of its objects; all of one kind.
 
     Returns:
         The file, and how many of the pictures it shows.
@@ -53,7 +54,7 @@ def write_page(path: Path, pictures: Sequence[tuple[str, Explanation]]) -> tuple
         for side, quality in _PHOTOS:
             for content, (_, explanation) in zip(contents, pictures, strict=False):
                 content |= _photo(explanation.picture, side, quality)
-            page = _rendered(pictures[0][1].variant, contents)
+            page = _rendered(_title(pictures[0][1]), contents)
             if len(page.encode()) <= LARGEST_FILE:
                 return write_text(path, page), len(contents)
         if len(contents) == 1:
@@ -63,7 +64,13 @@ def write_page(path: Path, pictures: Sequence[tuple[str, Explanation]]) -> tuple
         contents = contents[: -(-len(contents) // 2)] if len(contents) > 2 else contents[:1]
 
 
-def _rendered(variant: str, contents: list[dict[str, Any]]) -> str:
+def _title(shown: Explanation | Answers) -> str:
+    if isinstance(shown, Answers):
+        return f"What became of the objects, and where {shown.variant} looked"
+    return f"Where {shown.variant} looked"
+
+
+def _rendered(title: str, contents: list[dict[str, Any]]) -> str:
     """The file's text."""
     loader = PackageLoader("detrkit.explaining", "")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -73,7 +80,7 @@ def _rendered(variant: str, contents: list[dict[str, Any]]) -> str:
 
     data = json.dumps({"pictures": contents, "colors": LINE_COLORS}, separators=(",", ":"), allow_nan=False)
     return environment.get_template("page.html.jinja").render(
-        title=f"Where {variant} looked",
+        title=title,
         subtitle="Attention says where a layer took something from, not what it made of it.",
         note="Layers, heads, levels, queries and detections are counted from 0, detections in the order of their scores; one that is missing here is "
         "not reported, since its score is below the threshold of its class. Places are in pixels of the original picture.",
@@ -83,9 +90,29 @@ def _rendered(variant: str, contents: list[dict[str, Any]]) -> str:
     )
 
 
-def _picture(name: str, explanation: Explanation) -> dict[str, Any]:
+def _picture(name: str, shown: Explanation | Answers) -> dict[str, Any]:
     """All of a picture but its photo."""
-    names = [category.name for category in explanation.categories]
+    names = [category.name for category in shown.categories]
+    if isinstance(shown, Answers):
+        subjects = [_object(number, answer, names) for number, answer in enumerate(shown.objects)]
+    else:
+        subjects = _subjects(shown, names)
+    return {"name": name, "width": shown.picture.width, "height": shown.picture.height, "subjects": subjects}
+
+
+def _object(number: int, answer: ObjectAnswer, names: Sequence[str]) -> dict[str, Any]:
+    """An annotated object, and the query that found it or came nearest; of a class that the model does not know, the object alone."""
+    query: dict[str, Any] = {"looked_in": "decoder", "predictions": [], "looks": []}
+    if answer.explained is not None:
+        query = _query(answer.explained, names)
+        for prediction, iou in zip(query["predictions"], answer.ious.tolist(), strict=True):
+            prediction["iou"] = iou
+    said = {"name": f"object {number}, {answer.category}: {answer.verdict.reason}", "said": answer.sentence}
+    return {**query, **said, "object": _numbers(answer.box_xyxy)}
+
+
+def _subjects(explanation: Explanation, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The queries and the place that were asked for."""
     subjects = [_query(query, names) for query in explanation.queries]
     if explanation.place is not None:
         x, y = explanation.place.xy
@@ -100,12 +127,7 @@ def _picture(name: str, explanation: Explanation) -> dict[str, Any]:
                     "looks": [_look(look) for look in token.looks],
                 }
             )
-    return {
-        "name": name,
-        "width": explanation.picture.width,
-        "height": explanation.picture.height,
-        "subjects": subjects,
-    }
+    return subjects
 
 
 def _query(query: ExplainedQuery, names: Sequence[str]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class SalientPoints:
 
     Attributes:
         xy: (M, 2) in pixels.
-        scales: (M, 2) of the Gaussian along x and y; None without one.
+        scales: (M, 2) how fast the Gaussian falls along x and y, per cell of the layer's level; None without one.
     """
 
     xy: Floats
@@ -67,7 +67,7 @@ class LayerLook:
         layer: its number, from 0.
         heads: numbers of the M heads that are shown, from 0.
         seen: cells or points; None where a layer looks at nothing but salient points.
-        gaussians: of SMCA-DETR, how much each head favours the cells before it compares contents; 1 where it favours them most.
+        gaussians: of SMCA-DETR, and of SAM-DETR with SMCA, how much each head favours the cells before it compares contents; 1 where it favours them most.
         salient: of SAM-DETR.
     """
 

@@ -248,17 +248,23 @@ class AlignedAttention(nn.Module):
         key = self.content_key(memory.tokens) + self.position_key(memory.positions)
         return query.transpose(1, 2), key[:, None].expand(-1, self.attention_heads, -1, -1)
 
-    @staticmethod
-    def _mask(aligned: Aligned, memory: Memory) -> Tensor | None:
-        """Hides padding; with scales, the logarithms of Gaussians around the salient points are added to the scores."""
+    def _mask(self, aligned: Aligned, memory: Memory) -> Tensor | None:
+        """Hides padding; with scales, the Gaussian is added to the scores."""
         visible = None if memory.padding is None else ~memory.padding[:, None, None]
+        bias = self.gaussian(aligned, memory)
+        if bias is None or visible is None:
+            return visible if bias is None else bias
+        return bias.masked_fill(~visible, -torch.inf)
+
+    @staticmethod
+    def gaussian(aligned: Aligned, memory: Memory) -> Tensor | None:
+        """(B, M, Q, S) logarithms of the Gaussians around the salient points; None without scales. Arguments as in `forward`."""
         if aligned.scales is None:
-            return visible
+            return None
         # From fractions to cells, whose centres lie half a cell behind their numbers.
         centers = aligned.points * memory.valid_sizes[:, :1, None].to(aligned.points.dtype) - 0.5
         centers, scales = centers.transpose(1, 2), at_least_float32(aligned.scales).transpose(1, 2)
-        bias = smca_detr.log_gaussian(centers, scales, memory.level_sizes[0]) / SMOOTH
-        return bias if visible is None else bias.masked_fill(~visible, -torch.inf)
+        return smca_detr.log_gaussian(centers, scales, memory.level_sizes[0]) / SMOOTH
 
 
 class SampledContent(nn.Module):
