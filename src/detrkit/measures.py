@@ -78,10 +78,22 @@ USED_QUERIES = Measure(
     "that have an object, or one of the best detections, in any of some training images and in any decoder layer. As many detections of an "
     "image count as it has objects",
 )
+REPEATED_DETECTIONS = Measure(
+    "repeated detections",
+    "of the best detections of some training images, as many as each has objects, those that repeat a better one of their class (IoU above "
+    "0.7); a mean over decoder layers",
+)
 THRESHOLD = Measure("threshold", "score from which a detection counts; by default the one with the best F1")
 
 # Those that a log also has of every decoder layer.
-LAYERED = (MATCHING_INSTABILITY, ATTENTION_SPARSITY, ATTENTION_DISTANCE, REFERENCE_DISTANCE, USED_QUERIES)
+LAYERED = (
+    MATCHING_INSTABILITY,
+    ATTENTION_SPARSITY,
+    ATTENTION_DISTANCE,
+    REFERENCE_DISTANCE,
+    REPEATED_DETECTIONS,
+    USED_QUERIES,
+)
 MEASURES = (
     Measure("epoch", "passes over the training images"),
     Measure("step", "optimizer steps"),

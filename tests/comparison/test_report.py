@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from detrkit.comparison.origins import Origin
 from detrkit.comparison.pictures import most_telling, telling_pictures
 from detrkit.comparison.plan import validation_of
 from detrkit.comparison.report import comparison_sections
-from detrkit.evaluation.report import Cell, Photo, Points, Section, Table
+from detrkit.evaluation.report import Cell, Chart, Photo, Points, Section, Table
 from detrkit.evaluation.report.page import page
 from detrkit.evaluation.report.pictures import MARK_COLORS
 from detrkit.training.training_options import TrainingOptions
@@ -158,6 +159,30 @@ def test_trainings_of_a_contestant_are_named_once(made: Comparison) -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["all_of_them", "a_few"]
     first, second, third = (line.get_color() for line in axes.lines)
     assert first == second != third
+
+
+def test_several_trainings_have_a_course_and_their_spread(made: Comparison, digits_folder: Path) -> None:
+    best, other = made.ranked
+    trained = best.trainings[0], other.trainings[0]  # as if these were two seeds of one variant
+    trained = tuple(dataclasses.replace(each, course=ROWS, epoch_steps=3) for each in trained)
+    both = dataclasses.replace(best, name="both", trainings=trained)
+    comparison = dataclasses.replace(made, contestants=(both, other))
+    dataset = validation_of(str(digits_folder), {})
+    sections = {each.title: each for each in comparison_sections(comparison, dataset, pictures=0)}
+    charts = {block.name: block.figure for block in sections["Course"].blocks if isinstance(block, Chart)}
+    for name, wanted in (("course_epochs", [1.0, 3.0]), ("course_minutes", [0.5, 2.0])):
+        (axes,) = charts[name].axes
+        assert [list(line.get_xdata()) for line in axes.lines] == [wanted] * 2
+        assert [list(line.get_ydata()) for line in axes.lines] == [[0.1, 0.3]] * 2
+    (table,) = (block for block in sections["Figures"].blocks if isinstance(block, Table))
+    (row,) = (row for row in table.rows if row[0] == "both")
+    aps = [each.outcome.evaluation.figures["AP50"] for each in trained]  # type: ignore[union-attr]
+    assert row[2] == Cell(
+        f"{statistics.fmean(aps):.3f} ± {statistics.stdev(aps):.3f}", order=pytest.approx(statistics.fmean(aps))
+    )
+    (classes,) = (block for block in sections["Classes"].blocks if isinstance(block, Table))
+    place = classes.columns.index("both")
+    assert all(" ± " in row[place].text for row in classes.rows if isinstance(row[place], Cell))
 
 
 def test_the_difference_chart_has_an_interval_for_each_pair(made: Comparison) -> None:

@@ -119,6 +119,10 @@ def test_queries_of_two_stages_start_from_a_token(variant: str) -> None:
     rows, columns = [(16, 26), (8, 13), (4, 7)][query.start.level or 0]
     row, column = divmod(query.start.token - before, columns)
     np.testing.assert_allclose(query.start.xy, ((column + 0.5) * 200 / columns, (row + 0.5) * 120 / rows), rtol=1e-5)
+    wide, high = 200 / columns, 120 / rows
+    assert query.start.cell_xyxy is not None
+    corners = (column * wide, row * high, (column + 1) * wide, (row + 1) * high)
+    np.testing.assert_allclose(query.start.cell_xyxy, corners, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,13 @@ def test_without_a_decoder_the_own_token_is_explained(variant: str) -> None:
         # Cells of stride 8 lie at multiples of 8 and half of it, in an image that was enlarged from 200 to 208 pixels.
         level = query.start.level or 0
         assert (query.start.xy[0] * 208 / 200 / (8 * 2**level)) % 1 == pytest.approx(0.5, abs=1e-3)
+        assert query.start.cell_xyxy is not None
+        sides = query.start.cell_xyxy[2:] - query.start.cell_xyxy[:2]
+        np.testing.assert_allclose(
+            sides * 208 / 200, 8 * 2**level, rtol=0.01
+        )  # the image is 125 pixels high, not 124.8
     else:
+        assert query.start.cell_xyxy is None
         assert query.start.box_xyxy is not None
         np.testing.assert_allclose(query.start.xy, (query.start.box_xyxy[:2] + query.start.box_xyxy[2:]) / 2, atol=1e-3)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from detectors import CATEGORIES, BrightDetector
@@ -61,13 +63,33 @@ def test_evenness() -> None:
     assert uses_of([[True, True, False, False]]).sentence() == sentence
 
 
-def test_two_stage_models_have_ranks_and_tsp_may_have_fewer() -> None:
+def test_an_image_with_fewer_queries_has_none_in_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = read_digits("val", images=3, size=64)
+    model = small_model("tsp-rcnn-compact", classes=list(dataset.categories))
+    counts = iter((5, 3, 4))
+
+    choose: Any = model.choose
+
+    def fewer(*arguments: Any) -> list[Any]:
+        count = next(counts)
+        return [each[:count] for each in choose(*arguments)]
+
+    monkeypatch.setattr(model, "choose", fewer)
+    uses = query_uses(detrkit.Predictor(model, threshold=0.0), dataset)
+    assert uses.boxes_cxcywh.shape == (3, 5, 4)
+    there = np.isfinite(uses.boxes_cxcywh).all(-1)
+    assert there.sum(1).tolist() == [5, 3, 4]
+    assert not np.isfinite(uses.boxes_cxcywh[~there]).any()
+    assert not uses.found[~there].any()
+
+
+def test_two_stage_models_have_ranks_and_others_have_not() -> None:
     dataset = read_digits("val", images=2, size=64)
     for variant, ranks in (("dino-compact", True), ("tsp-rcnn-compact", True), ("detr-compact", False)):
         model = small_model(variant, classes=list(dataset.categories))
         uses = query_uses(detrkit.Predictor(model, threshold=0.0), dataset)
         assert uses.ranks is ranks
-        assert uses.boxes_cxcywh.shape[0] == 2
+        assert uses.boxes_cxcywh.shape == (2, uses.found.shape[1], 4)
         assert uses.found.any()
 
 

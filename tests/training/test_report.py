@@ -116,7 +116,7 @@ def test_curves_and_all_numbers() -> None:
 def test_a_watched_run_has_a_chart_of_each_measure(tmp_path: Path) -> None:
     rows = [
         {"epoch": epoch, "loss": 1.0}
-        | {name: value * epoch for measure, value in zip(LAYERED, (0.5, -2.0, 1.5, 0.75, 8.0), strict=True)
+        | {name: value * epoch for measure, value in zip(LAYERED, (0.5, -2.0, 1.5, 0.75, 0.25, 8.0), strict=True)
            for name in (measure.column, f"{measure.column}_0", f"{measure.column}_1")}
         for epoch in (1.0, 2.0)
     ]  # fmt: skip
@@ -134,7 +134,7 @@ def test_a_watched_run_has_a_chart_of_each_measure(tmp_path: Path) -> None:
     )
     assert "used queries 1" in table.columns
     text = write_report(tmp_path / "report.html", "Run", [section]).read_text()
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 1 + len(LAYERED)
     written = write_charts(tmp_path / "charts", [section])
     assert [path.stem for path in written] == ["training_loss", *names]
 

@@ -177,7 +177,24 @@ def test_queries_with_an_object_or_one_of_the_best_detections_are_used(select: A
     targets = [Target(torch.tensor([0]), box), Target(torch.tensor([0]), box)]
     pairs = [[(0, 0, 0), (1, 4, 0)], [(0, 0, 0), (1, 2, 0)]]
     matches = as_matches(pairs, np.array([0, 1]), torch.device("cpu"))
-    assert watching._used(select, output, batch, targets, matches) == [{0, 4, 3}, {0, 2, 1}]
+    best = watching._best(select, output, batch, targets)
+    assert watching._used(best, matches) == [{0, 4, 3}, {0, 2, 1}]
+
+
+def test_of_the_best_detections_those_that_lie_on_a_better_one_of_their_class_repeat_it() -> None:
+    scores = torch.full((2, 1, 4, 2), -5.0)
+    scores[..., 0, 0], scores[..., 1, 0], scores[..., 2, 0], scores[..., 3, 1] = 4.0, 3.0, 2.0, 1.0
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.52, 0.5, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1], [0.5, 0.5, 0.4, 0.4]])
+    layers = torch.stack([boxes, torch.cat([boxes[:1], boxes[2:3], boxes[1:2], boxes[3:]])])[:, None]
+    batch = ImageBatch(torch.zeros(1, 3, 8, 8), original_sizes=torch.tensor([[8, 8]]))
+
+    def repeats(count: int) -> list[list[bool]]:
+        targets = [Target(torch.zeros(count, dtype=torch.int64), torch.full((count, 4), 0.5))]
+        best = watching._best(TopKSelection(), Output(scores, layers), batch, targets)
+        return [of_image.tolist() for ((_, of_image),) in best]
+
+    assert repeats(4) == [[False, True, False, False], [False, False, True, False]]  # the last is of another class
+    assert repeats(2) == [[False, True], [False, False]]
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +229,7 @@ def test_every_variant_has_the_figures_of_what_it_has(variant: str, few_digits: 
     assert all(-math.log(10_000) < value < -0.1 for name, value in figures.items() if "sparsity" in name)
     assert all(0 < value < 100 for name, value in figures.items() if "distance" in name)
     assert all(1 <= value <= most for name, value in figures.items() if "used" in name)
+    assert all(0 <= value < 1 for name, value in figures.items() if "repeated" in name)
     assert figures["used_queries"] >= max(value for name, value in figures.items() if name.startswith("used_queries_"))
 
 

@@ -32,8 +32,12 @@ class Column:
     value: Callable[[ContestantFigures], float | None]
 
 
-def _figure(name: str, shown: str, meaning: str) -> Column:
-    return Column(name, meaning, lambda each: share(each.figure(shown).mean), lambda each: each.figure(shown).mean)
+def _figure(name: str, shown: str, meaning: str, *, spread: bool) -> Column:
+    def text(each: ContestantFigures) -> str:
+        measured = each.figure(shown)
+        return with_deviation(measured) if spread else share(measured.mean)
+
+    return Column(name, meaning, text, lambda each: each.figure(shown).mean)
 
 
 def _number(name: str, meaning: str, of: Callable[[ContestantFigures], float | None], form: str) -> Column:
@@ -44,16 +48,15 @@ def _number(name: str, meaning: str, of: Callable[[ContestantFigures], float | N
     return Column(name, meaning, text, of)
 
 
-def figure_columns() -> list[Column]:
-    """How well contestants detect: AP with its spread, AP50, AP by size."""
-    ap = Column(
-        "AP",
-        "COCO's mean AP over IoU 0.50 to 0.95; with several trainings the mean ± the standard deviation",
-        lambda each: with_deviation(each.figure("AP")),
-        lambda each: each.figure("AP").mean,
-    )
-    sizes = [_figure(word, name, f"AP of {word} objects") for name, word in SIZES.items()]
-    return [ap, _figure("AP50", "AP50", "AP at IoU 0.50"), *sizes]
+def figure_columns(*, spread: bool = True) -> list[Column]:
+    """How well contestants detect: AP with its spread, AP50, AP by size.
+
+    Args:
+        spread: whether the others have theirs, too; a terminal is too narrow for that.
+    """
+    meaning = "COCO's mean AP over IoU 0.50 to 0.95; with several trainings the mean ± the standard deviation"
+    sizes = [_figure(word, name, f"AP of {word} objects", spread=spread) for name, word in SIZES.items()]
+    return [_figure("AP", "AP", meaning, spread=True), _figure("AP50", "AP50", "AP at IoU 0.50", spread=spread), *sizes]
 
 
 def cost_columns() -> list[Column]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Unpack
 
+import torch
 from rich.console import Console
 
 import detrkit
@@ -166,6 +167,10 @@ def _times(
         return latencies({each.name: each.finished[0].outcome.model for each in known}, dataset, device), ()
     except DetrkitError as problem:
         return {}, (f"The time for an image was not measured: {str(problem).rstrip('.')}.",)
+    except torch.OutOfMemoryError:
+        return {}, (
+            f"The time for an image was not measured, since {len(known)} models at once have no room on {device}: compare fewer.",
+        )
 
 
 def _completed(figures: ContestantFigures, ranks: Ranking | None, times: Mapping[str, float]) -> ContestantFigures:

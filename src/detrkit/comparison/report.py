@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from detrkit.comparison.cells import Column, cost_columns, figure_columns, known_columns, share
+from detrkit.comparison.cells import Column, cost_columns, figure_columns, known_columns, share, with_deviation
 from detrkit.comparison.charts import course_figure, course_points, difference_figure
-from detrkit.comparison.figures import Comparison, ContestantFigures, Training
+from detrkit.comparison.figures import Comparison, ContestantFigures, Measured, Training
 from detrkit.comparison.origins import origin_of
 from detrkit.comparison.pictures import telling_pictures
 from detrkit.comparison.settings import settings_section
@@ -138,15 +138,15 @@ def _courses(comparison: Comparison) -> Section | None:
 
 def _classes(comparison: Comparison) -> Section:
     rows = tuple(
-        (name, *(_share(each.class_ap(number).mean) for each in comparison.ranked))
+        (name, *(_share(each.class_ap(number)) for each in comparison.ranked))
         for number, name in comparison.classes().items()
     )
     columns = ("class", *(each.name for each in comparison.ranked))
     return Section("Classes", (Table(columns, rows, "AP of each class", numbers=True),))
 
 
-def _share(value: float | None) -> str | Cell:
-    return MISSING if value is None else Cell(f"{value:.3f}", value, value)
+def _share(measured: Measured) -> str | Cell:
+    return MISSING if measured.mean is None else Cell(with_deviation(measured), measured.mean, measured.mean)
 
 
 def _pictures(comparison: Comparison, dataset: DetectionDataset, count: int) -> Section:

@@ -127,5 +127,5 @@ def _in_words(code: int) -> str:
         return f"its process ended with exit code {code}: what it printed says why"
     name = signal.Signals(-code).name
     if -code != signal.SIGKILL:
-        return f"its process was ended by {name}"
+        return f"its process was ended by {name}: what it printed may say why, and the same command tries again"
     return f"its process was ended by {name}, mostly for lack of memory: free some and try again, or compare with smaller batches in another output"

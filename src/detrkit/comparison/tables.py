@@ -23,7 +23,9 @@ def comparison_table(comparison: Comparison) -> Group:
     costs = known_columns(cost_columns(), comparison.ranked)
     if comparison.ranked:
         parts += [
-            _of_contestants(comparison, f"Comparison on {comparison.name}", figure_columns(), comparison.basis()),
+            _of_contestants(
+                comparison, f"Comparison on {comparison.name}", figure_columns(spread=False), comparison.basis()
+            ),
             "",
             _of_contestants(comparison, "costs", costs, _meanings(costs)),
             "",

@@ -342,6 +342,9 @@ def _draw_wanted(figure: Figure, way: Axes, scores: Axes, wanted: Wanted) -> Non
 
 
 def _draw_start(axes: Axes, start: Start) -> None:
+    if start.cell_xyxy is not None:  # as large as its level's cells are
+        left, top, right, bottom = start.cell_xyxy.tolist()
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, facecolor=START, alpha=0.4, linewidth=0))
     axes.plot(*start.xy, marker="*", markersize=8, color=START, linestyle="none")
     if start.box_xyxy is not None:
         draw_box(axes, start.box_xyxy, START, linestyle=":", linewidth=1.4)

@@ -14,7 +14,7 @@ from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, OptionError
 from detrkit.explaining.attention import Look, SampledLook
 from detrkit.explaining.geometry import Places, as_floats, corners_in_pixels, cropped_maps, in_pixels, tokens_at
-from detrkit.explaining.recording import Recording, has_encoder_attention, place_in_pixels, record
+from detrkit.explaining.recording import Recording, cell_in_pixels, has_encoder_attention, place_in_pixels, record
 from detrkit.explaining.records import (
     ExplainedPlace,
     ExplainedQuery,
@@ -95,7 +95,10 @@ def _asked_queries(seen: Recording, detection: int | None, query: int | None) ->
     found = seen.detections.queries.tolist()
     if detection is not None:
         if not found:
-            raise OptionError(f"detection {detection} is not there, since the model finds nothing here", "detection")
+            raise OptionError(
+                f"detection {detection} is not there, since the model finds nothing here: ask for a query, from 0 to {seen.queries - 1}",
+                "detection",
+            )
         if not 0 <= detection < len(found):
             raise OptionError(
                 f"detection must be from 0 (the best) to {len(found) - 1} in this picture, not {detection}", "detection"
@@ -202,11 +205,13 @@ def _level_numbers(seen: Recording, memory: Memory) -> tuple[int, ...]:
 
 
 def _gaussians(seen: Recording, layer: int, look: Look | None, query: int, heads: tuple[int, ...]) -> Maps | None:
-    memory: Memory = seen.stages.memory
-    logarithms: Any = seen.gaussians[layer] if seen.gaussians else None
-    if seen.aligned and look is not None and look.memory is not None:  # of the one level that this layer sees
-        memory = look.memory
-        logarithms = AlignedAttention.gaussian(seen.aligned[layer], memory)
+    if seen.aligned and look is not None and look.memory is not None:
+        memory: Memory = look.memory  # of the one level that this layer sees
+        logarithms: Any = AlignedAttention.gaussian(seen.aligned[layer], memory)
+    elif seen.gaussians:
+        memory, logarithms = seen.stages.memory, seen.gaussians[layer]
+    else:
+        return None
     if logarithms is None:
         return None
     levels = logarithms if isinstance(logarithms, Sequence) else [logarithms]
@@ -227,13 +232,15 @@ def _start(seen: Recording, query: int) -> Start | None:
     """The token that a query comes from, if it comes from one."""
     if seen.chosen is not None:
         xy, level = place_in_pixels(seen.chosen, query, seen.size)
-        return Start(query, level, xy, _region(seen, query))
+        return Start(query, level, xy, _region(seen, query), cell_in_pixels(seen.chosen, query, seen.size))
     queries = getattr(seen.stages, "queries", None)
     if queries is None or queries.proposals is None or queries.proposals.rows is None:
         return None
     token = int(queries.proposals.rows[0, query])
-    xy, level = place_in_pixels(Places.of_memory(seen.stages.memory), token, seen.size)
-    return Start(token, level, xy, corners_in_pixels(queries.references[0, query], seen.size))
+    places = Places.of_memory(seen.stages.memory)
+    xy, level = place_in_pixels(places, token, seen.size)
+    box_xyxy = corners_in_pixels(queries.references[0, query], seen.size)
+    return Start(token, level, xy, box_xyxy, cell_in_pixels(places, token, seen.size))
 
 
 def _region(seen: Recording, query: int) -> Any:

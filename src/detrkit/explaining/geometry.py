@@ -24,16 +24,19 @@ class Places:
     Attributes:
         xy: (S, 2) their centres, as fractions of the image without its padding.
         levels: (S,) int64 numbers of their levels; None for regions.
+        sides: (S, 2) width and height of the cells that they are, as such fractions; None for regions.
     """
 
     xy: Tensor
     levels: Tensor | None
+    sides: Tensor | None = None
 
     @classmethod
     def of_memory(cls, memory: Memory) -> Places:
         """Those of the cells of all levels of the first image."""
         counts = torch.tensor([height * width for height, width in memory.level_sizes])
-        return cls(token_centers(memory)[0].cpu(), torch.arange(len(counts)).repeat_interleave(counts))
+        levels = torch.arange(len(counts)).repeat_interleave(counts)
+        return cls(token_centers(memory)[0].cpu(), levels, 1 / memory.valid_sizes[0].cpu()[levels])
 
     @classmethod
     def of_chosen(cls, output: Output) -> Places | None:
@@ -41,8 +44,10 @@ class Places:
         if isinstance(output, FeatureOutput) and output.features is not None:
             features = output.features
             cells = Cells.of(features.level_sizes, features.strides, like=features.distances)
-            chosen = features.cells[0]
-            return cls((cells.centers[chosen] / features.image_sizes[0]).cpu(), cells.levels[chosen].cpu())
+            chosen, size = features.cells[0], features.image_sizes[0]
+            levels = cells.levels[chosen].cpu()
+            sides = torch.tensor(features.strides)[levels][:, None] / size.cpu()
+            return cls((cells.centers[chosen] / size).cpu(), levels, sides)
         if isinstance(output, RegionOutput) and output.regions is not None:
             regions = output.regions
             corners = regions.boxes_xyxy[0]

@@ -108,6 +108,11 @@ function drawMarks(subject, look, picture) {
   const prediction = predictionOf(subject, look);
   if (prediction) drawBox(prediction.box, colors[5], []);  // first, since dashes on a line can be seen, and what is below it cannot
   if (subject.start && subject.start.box) drawBox(subject.start.box, colors[4], [4, 4]);
+  if (subject.start && subject.start.cell) {  // as large as the cells of its level are
+    const [left, top, right, bottom] = subject.start.cell;
+    pen.fillStyle = `${colors[4]}66`;
+    pen.fillRect(left, top, right - left, bottom - top);
+  }
   if (subject.start) mark(...subject.start.xy, unit * 0.008, "diamond", colors[4]);
   if (subject.xy) mark(...subject.xy, unit * 0.01, "diamond", colors[3]);
   if (subject.object) drawBox(subject.object, colors[2], [10, 4, 2, 4]);

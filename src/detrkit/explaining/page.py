@@ -157,6 +157,7 @@ def _start(start: Start) -> dict[str, Any]:
     return {
         "level": start.level,
         "xy": _numbers(start.xy),
+        "cell": None if start.cell_xyxy is None else _numbers(start.cell_xyxy),
         "box": None if start.box_xyxy is None else _numbers(start.box_xyxy),
     }
 

@@ -202,3 +202,10 @@ def reported(predictor: Predictor, detections: Detections) -> tuple[int, ...]:
 def place_in_pixels(places: Places, row: int, size: tuple[int, int]) -> tuple[Any, int | None]:
     """Centre (2,) of a token in pixels, and the number of its level."""
     return in_pixels(places.xy[row], size), None if places.levels is None else int(places.levels[row])
+
+
+def cell_in_pixels(places: Places, row: int, size: tuple[int, int]) -> Floats | None:
+    """(4,) corners of the cell that a token is; None for regions."""
+    if places.sides is None:
+        return None
+    return corners_in_pixels(torch.cat([places.xy[row], places.sides[row].to(places.xy)]), size)

@@ -133,12 +133,14 @@ class Start:
         level: the number of its level, 0 for the finest; None for regions.
         xy: (2,) its centre in pixels.
         box_xyxy: (4,) the box that it proposed, in pixels; None for TSP-FCOS, whose features propose none.
+        cell_xyxy: (4,) the cell of its level that it is, in pixels; None for regions.
     """
 
     token: int
     level: int | None
     xy: Floats
     box_xyxy: Floats | None
+    cell_xyxy: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)

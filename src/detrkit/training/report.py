@@ -36,6 +36,7 @@ from detrkit.measures import (
     MEASURES,
     PQ,
     REFERENCE_DISTANCE,
+    REPEATED_DETECTIONS,
     REPEATED_SHARE,
     USED_QUERIES,
     name_of,
@@ -69,6 +70,8 @@ _CURVE_WORDS = {
     "it lies about on the object.",
     REFERENCE_DISTANCE.name: "From the reference that a matched query starts from to the centre of its object, in halves of the object's diagonal, for each "
     "layer: below 1 it lies about on the object.",
+    REPEATED_DETECTIONS.name: "Share of the best detections of each image, as many as it has objects, that repeat a better one of their class, for each layer. "
+    "0 where no object is found twice; it is also low while boxes lie anywhere.",
     USED_QUERIES.name: "Queries that have an object or one of the best detections in any of the images, for each layer, of all that the model has. The others "
     "do nothing for these images.",
     LEARNING_RATE.name: "Learning rate of everything except the backbone.",

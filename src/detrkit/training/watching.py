@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detrkit.data import DetectionDataset
@@ -22,12 +23,14 @@ from detrkit.measures import (
     ATTENTION_SPARSITY,
     MATCHING_INSTABILITY,
     REFERENCE_DISTANCE,
+    REPEATED_DETECTIONS,
     USED_QUERIES,
     Measure,
     layer_column,
 )
 from detrkit.models.catalog import Selection, criterion_for, selection_for
 from detrkit.models.detector import Detector
+from detrkit.prediction.suppression import REPEATS_FROM, kept_by_nms
 from detrkit.structures import ImageBatch, Output, Target
 
 # Looking at an image takes a quarter to a half of the time of training on it, so that this share costs an epoch about a hundredth of its time.
@@ -44,6 +47,7 @@ class _Seen(NamedTuple):
         attention: (A, M) distances of the centres of attention from the M matched boxes; None where there is no centre.
         references: (L, M) distances of the references; None where there are none.
         used: for each decoder layer the queries that are matched, or are among the best.
+        repeats: for each decoder layer (M,) bool, which of the best detections repeat a better one.
     """
 
     chosen: list[tuple[int, Tensor]]
@@ -51,6 +55,7 @@ class _Seen(NamedTuple):
     attention: Tensor | None
     references: Tensor | None
     used: list[set[int]]
+    repeats: list[NDArray[np.bool_]]
 
 
 class ConvergenceWatch:
@@ -62,6 +67,7 @@ class ConvergenceWatch:
       the encoder's attention in a model without a decoder.
     - The distances are those from the centre of the box that a query is matched to, in halves of the box's diagonal; medians over the objects.
     - A query is used if it has an object, or one of the best detections: as many of them count in an image as it has objects.
+    - The best detections that repeat a better one are those that non-maximum suppression within each class would leave out.
 
     Args:
         training: the training images, of which some with objects are looked at, at even distances.
@@ -101,6 +107,9 @@ class ConvergenceWatch:
         row: dict[str, float] = {}
         for measure, values in layers.items():
             row |= _columns(measure, values, statistics.fmean(values) if values else math.nan)
+        repeats = [np.concatenate(layer) for layer in zip(*(each.repeats for each in seen), strict=True)]
+        shares = [float(layer.mean()) if len(layer) else math.nan for layer in repeats]
+        row |= _columns(REPEATED_DETECTIONS, shares, statistics.fmean(shares))
         used = [set[int]().union(*layer) for layer in zip(*(each.used for each in seen), strict=True)]
         row |= _columns(USED_QUERIES, list(map(len, used)), len(set[int]().union(*used)))
         return {name: value for name, value in row.items() if math.isfinite(value)}
@@ -135,12 +144,14 @@ class ConvergenceWatch:
                 references = getattr(getattr(stages, "decoded", None), "references", ())
                 sparsity = [of_layer[0][0] for of_layer in looks]
                 centers = [center for ((_, center),) in looks if center is not None]
+                best = _best(select, stages.output, batch, targets)
                 yield _Seen(
                     chosen=_chosen(batch, stages.output, targets, matches),
                     sparsity=torch.stack(sparsity) if sparsity else None,
                     attention=_distances(centers, batch, targets, matches),
                     references=_distances(references, batch, targets, matches),
-                    used=_used(select, stages.output, batch, targets, matches),
+                    used=_used(best, matches),
+                    repeats=[np.concatenate([repeats for _, repeats in layer]) for layer in best],
                 )
 
 
@@ -203,17 +214,30 @@ def _distances(
     return apart / halves.clamp(min=_SMALLEST_HALF)  # type: ignore[no-any-return]
 
 
-def _used(
-    select: Selection, output: Output, batch: ImageBatch, targets: Sequence[Target], matches: Matches
-) -> list[set[int]]:
-    """For each layer the queries with an object, and those of as many of the best detections of an image as it has objects."""
+def _best(
+    select: Selection, output: Output, batch: ImageBatch, targets: Sequence[Target]
+) -> list[list[tuple[list[int], NDArray[np.bool_]]]]:
+    """For each layer and image as many of the best detections as the image has objects: their queries, and which repeat a better one."""
     assert batch.original_sizes is not None
-    used = [set(queries) for queries in matches.queries.tolist()]
     # What has a single layer may select by more than its scores and boxes, as TSP does.
     outputs: list[Any] = [*output.layers[:-1], output]
-    for queries, layer in zip(used, outputs, strict=True):
+    found = []
+    for layer in outputs:
+        of_images = []
         for detections, target in zip(select(layer, batch.original_sizes), targets, strict=True):
-            queries.update(detections.queries[: len(target.labels)].tolist())
+            count = len(target.labels)
+            boxes_xyxy, labels = detections.boxes_xyxy[:count].cpu().numpy(), detections.labels[:count].cpu().numpy()
+            repeats = ~kept_by_nms(boxes_xyxy, labels, REPEATS_FROM)
+            of_images.append((detections.queries[:count].tolist(), repeats))
+        found.append(of_images)
+    return found
+
+
+def _used(best: Sequence[Sequence[tuple[list[int], Any]]], matches: Matches) -> list[set[int]]:
+    """For each layer the queries with an object, and those of the best detections."""
+    used = [set(queries) for queries in matches.queries.tolist()]
+    for queries, layer in zip(used, best, strict=True):
+        queries.update(*(of_image for of_image, _ in layer))
     return used
 
 
