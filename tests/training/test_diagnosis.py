@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from training.small_runs import SMALL, run
 
 import detrkit
@@ -77,15 +79,18 @@ def batch() -> ImageBatch:
 def test_predictions_that_do_not_depend_on_the_image() -> None:
     model = small_model()
     images = batch()
-    assert same_predictions(model, images) is None
+    assert same_predictions(model, [images]) is None
+    apart = [ImageBatch(images.pixels[:1]), ImageBatch(images.pixels[1:, :, :, :48])]  # a piece of one image each
+    assert same_predictions(model, apart) is None
     with torch.no_grad():
         for name, value in model.neck.named_parameters():
             if "weight" in name:
                 value.zero_()
-    found = same_predictions(model, images)
-    assert found is not None
-    assert found.startswith("the predictions are still the same for all images: ")
-    assert same_predictions(model, ImageBatch(images.pixels[:1])) is None
+    for batches in ([images], apart):
+        found = same_predictions(model, batches)
+        assert found is not None
+        assert found.startswith("the predictions are still the same for all images: ")
+    assert same_predictions(model, apart[:1]) is None
 
 
 def test_the_first_tensor_that_is_not_finite() -> None:
@@ -152,6 +157,40 @@ def test_where_a_loss_was_not_finite_first_is_said_also_if_nothing_can_be_kept(
         "Not finite first: the weights heads.box_head.layers.2.bias. The batch, the weights and the optimizer's state are not kept, since "
         "not_finite.pt cannot be written (No space left on device)."
     ]
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_predictions_that_stay_the_same_and_classes_that_are_not_learned_are_said(
+    pieces: int, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is learned with a rate of next to nothing, and a neck without weights shows the model no image. A run that goes on has seen it."""
+    monkeypatch.setattr(diagnosis.Diagnosis.__init__, "__kwdefaults__", {"window": 3})  # one epoch
+    monkeypatch.setattr(diagnosis, "_ENOUGH", 4)
+    monkeypatch.setattr("detrkit.training.run.write_everything", lambda folder, *_: folder)
+    begin = TrainingModule.__init__
+
+    def blind(self: TrainingModule, model: Any, *arguments: Any, **options: Any) -> None:
+        with torch.no_grad():
+            for name, value in model.neck.named_parameters():
+                if "weight" in name:
+                    value.zero_()
+        begin(self, model, *arguments, **options)
+
+    monkeypatch.setattr(TrainingModule, "__init__", blind)
+    monkeypatch.setattr(diagnosis, "chance_of", lambda _: 0.5)
+    options: dict[str, Any] = {"lr": 1e-12, "backbone_lr": 0.0, "warmup_steps": 0, "evaluate_every": 9}
+    options |= {"flip": 0.0, "crop": False, "multi_scale": False, "settings": {**SMALL["settings"], "dropout": 0.0}}
+    folder = tmp_path / "run"
+    _, printed = run(digits_folder, folder, accumulate=pieces, steps=9, **options)
+    assert "Warning: " not in printed  # three looks are too few
+    console = Console(file=io.StringIO(), width=4000)
+    detrkit.train(resume=folder, steps=12, console=console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count("Warning: the predictions are still the same for all images") == 1
+    assert said.count("Warning: the matched class accuracy stays at ") == 1
+    console = Console(file=io.StringIO(), width=4000)
+    detrkit.train(resume=folder, steps=15, console=console)
+    assert "Warning: " not in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_learning_rate_that_is_too_high_is_said(

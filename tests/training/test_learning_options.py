@@ -60,6 +60,13 @@ def test_rates_follow_the_square_root_of_the_batch(batch_size: int, factor: floa
     )
 
 
+def test_rates_of_plain_gradient_descent_do_not_follow() -> None:
+    with pytest.raises(
+        OptionError, match=r"tsp-fcos-r50 learns mostly by plain gradient descent, .*: leave out scale_lr"
+    ):
+        resolve(TrainingOptions("tsp-fcos-r50", "somewhere", scale_lr=True))
+
+
 def test_rates_stay_unless_they_are_to_follow() -> None:
     options = resolved(batch_size=16)
     assert (options.lr, options.backbone_lr) == (1e-4, 1e-5)

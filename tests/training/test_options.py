@@ -122,6 +122,8 @@ def test_whole_numbers_are_fine_where_fractions_are() -> None:
 def test_plan_counts_steps_and_epochs() -> None:
     by_epochs = plan(resolved(epochs=3, batch_size=8, accumulate=2), images=50)
     assert (by_epochs.piece_size, by_epochs.steps_per_epoch, by_epochs.steps, by_epochs.epochs) == (4, 6, 18, 3)
+    for accumulate in (1, 2, 4, 8):  # the same steps however a batch is split: the last five images fill none
+        assert plan(resolved(epochs=3, batch_size=8, accumulate=accumulate), images=53).steps == 18
     by_steps = plan(resolved(steps=7, batch_size=8, accumulate=2), images=50)
     assert (by_steps.steps, by_steps.epochs) == (7, 2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,32 +47,36 @@ class Diagnosis(Callback):
 
     def __init__(self, say: Callable[[str], None], folder: Path, *, rank: int = 0, window: int = _WINDOW) -> None:
         self._say, self._folder, self._rank, self._size = say, folder, rank, window
+        self._pieces = 1  # of each batch
         self._window = LearningWindow(window)
         self._course: list[Learning] = []
         self._beginning: list[Tensor] = []  # losses of the first steps
         self._batch: tuple[ImageBatch, list[Target]] | None = None
+        self._before: ImageBatch | None = None  # the images of the batch before it
         self._step = 0
         self._said: set[str] = set()
 
-    def on_train_start(self, trainer: Trainer, *_: object) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Begins to count."""
-        self._step = trainer.global_step
+        self._step, self._pieces = trainer.global_step, pl_module.schedule.accumulate
+        self._window = LearningWindow(self._size * self._pieces)
 
     def on_train_batch_start(self, _: Trainer, __: Any, batch: tuple[ImageBatch, list[Target]], *___: object) -> None:
-        """Remembers the batch."""
+        """Remembers the batch, and the one before it: what goes through the model at once may be a single image."""
+        self._before = None if self._batch is None else self._batch[0]
         self._batch = batch
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, *_: object) -> None:  # type: ignore[override]
         """Looks, if it is time to."""
         assert pl_module.losses is not None
         self._window.add(pl_module.losses)
-        if len(self._beginning) < max(1, self._size // 5):
+        if len(self._beginning) < max(1, self._size // 5) * self._pieces:
             self._beginning.append(pl_module.losses.total.detach())
         if trainer.global_step == self._step:
             return  # only a piece of a batch
         self._step = trainer.global_step
         is_warm = self._step > (pl_module.options.warmup_steps or 0)
-        if is_warm and self._step % self._size == 0 and len(self._window) == self._size:
+        if is_warm and self._step % self._size == 0 and len(self._window) == self._size * self._pieces:
             self._course.append(self._window.learning())
             self._look(pl_module)
 
@@ -102,14 +107,28 @@ class Diagnosis(Callback):
         if self._rank:  # whose console is silent: the error itself says it, and the first process if it can
             exception.args = (f"{exception}. {words}",)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on needs for its next look: what was seen and said."""
+        course = [{**dataclasses.asdict(each), "percentages": sorted(each.percentages)} for each in self._course]
+        return {"course": course, "beginning": [loss.item() for loss in self._beginning], "said": sorted(self._said)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was taken, but for the window since the last look."""
+        self._course = [
+            Learning(each["total"], each["means"], frozenset(each["percentages"])) for each in state_dict["course"]
+        ]
+        self._beginning = [torch.tensor(loss) for loss in state_dict["beginning"]]
+        self._said = set(state_dict["said"])
+
     def _look(self, module: TrainingModule) -> None:
         options, batch_size = module.options, module.schedule.batch_size
-        beginning = min(torch.stack(self._beginning).mean().item(), self._course[0].total)
+        beginning = min(statistics.fmean(loss.item() for loss in self._beginning), self._course[0].total)
         self._warn("rate", too_high(beginning, self._course, lr=options.lr or 0.0, batch_size=batch_size))
         self._warn("accuracy", flat_accuracy(self._course, chance_of(module.data.dataset)))
         runs = not module.is_shared_out  # otherwise only all processes together could look
         if runs and len(self._course) % _ENOUGH == 0 and "same" not in self._said and self._batch is not None:
-            self._warn("same", same_predictions(module.model, self._batch[0]))
+            batches = [each for each in (self._before, self._batch[0]) if each is not None]
+            self._warn("same", same_predictions(module.model, batches))
 
     def _warn(self, name: str, problem: str | None) -> None:
         if problem is not None and name not in self._said:
@@ -198,18 +217,20 @@ def flat_accuracy(course: Sequence[Learning], chance: float) -> str | None:
     )
 
 
-def same_predictions(model: Detector, images: ImageBatch) -> str | None:
+def same_predictions(model: Detector, batches: Sequence[ImageBatch]) -> str | None:
     """What to do about a model that does not look at its images: boxes and scores are the same for all of them.
 
     Args:
         model: in any mode, which it keeps.
-        images: two or more different ones.
+        batches: two or more different images in all; of a single one nothing can be said.
     """
-    if len(images.pixels) < 2:
+    if sum(len(images.pixels) for images in batches) < 2:
         return None
     with eval_mode(model), torch.no_grad():
-        output: Output = model(images)
-    boxes, scores = output.boxes_cxcywh[-1].float(), output.logits[-1].float().sigmoid()
+        outputs: list[Output] = [model(images) for images in batches]
+    count = min(output.logits.shape[2] for output in outputs)  # small images may have fewer proposals
+    boxes = torch.cat([output.boxes_cxcywh[-1, :, :count].float() for output in outputs])
+    scores = torch.cat([output.logits[-1, :, :count].float().sigmoid() for output in outputs])
     if _spread(boxes) > _SAME_BOX or _spread(scores) > _SAME_SCORE:
         return None
     return (

@@ -134,11 +134,12 @@ class TrainingModule(LightningModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """The images in this epoch's order; Lightning calls this in every epoch, so a resumed run sees the same order."""
-        epoch = self.current_epoch
+        epoch, schedule = self.current_epoch, self.schedule
         self.data.set_epoch(epoch)
+        in_whole_batches = self.images.order(epoch)[: schedule.steps_per_epoch * schedule.batch_size]
         return EpochLoader(
             self._for_workers,
-            EpochBatches(self.images.order(epoch), self.schedule.piece_size, self.processes),
+            EpochBatches(in_whole_batches, schedule.piece_size, self.processes),
             workers=worker_count(self.options),
             collate_fn=partial(collate, smallest_side=self.model.card.preprocessing.smallest_side),
             pin_memory=self.device.type == "cuda",

@@ -51,7 +51,7 @@ class Schedule:
     Attributes:
         epochs: passes over the data; the last one may be incomplete.
         steps: total number of optimizer steps.
-        steps_per_epoch: optimizer steps per full pass.
+        steps_per_epoch: optimizer steps per full pass; images that fill no batch are left out of it.
         piece_size: images per forward pass.
         accumulate: forward passes per optimizer step.
     """
@@ -151,9 +151,9 @@ def plan(options: TrainingOptions, images: int) -> Schedule:
     assert options.accumulate is not None
     assert options.epochs is not None
     piece_size = max(1, min(options.batch_size // options.accumulate, images))
-    pieces_per_epoch = max(1, images // piece_size)
-    accumulate = min(options.accumulate, pieces_per_epoch)
-    steps_per_epoch = math.ceil(pieces_per_epoch / accumulate)
+    accumulate = min(options.accumulate, max(1, images // piece_size))
+    # Whole batches only, however many pieces they are taken in: a step with fewer pieces would be a shorter one.
+    steps_per_epoch = max(1, images // (piece_size * accumulate))
     steps = options.steps or options.epochs * steps_per_epoch
     return Schedule(math.ceil(steps / steps_per_epoch), steps, steps_per_epoch, piece_size, accumulate)
 

@@ -17,7 +17,7 @@ def batch_factor(batch_size: int, recipe: Recipe) -> float:
 
     AdamW divides by the size of the gradients it has seen. Where noise makes up most of a gradient, as in small batches, four times as
     many images halve it, so steps of the same rate are about as long as before but less random: twice the rate gives the same noise over
-    the same number of images. Plain gradient descent, whose steps are not divided, needs four times the rate.
+    the same number of images. Plain gradient descent, whose steps are not divided, would need four times the rate.
 
     Args:
         batch_size: images per optimizer step.
@@ -37,8 +37,14 @@ def scaled_rates(options: TrainingOptions, batch_size: int, recipe: Recipe) -> d
         recipe: of the variant.
 
     Raises:
-        OptionError: a learning rate was given, too, and is another one.
+        OptionError: a learning rate was given, too, and is another one; or the recipe has plain gradient descent beside AdamW.
     """
+    if recipe.adamw_parts:
+        raise OptionError(
+            f"scale_lr is for AdamW, and {options.variant} learns mostly by plain gradient descent, which a batch changes otherwise: leave out "
+            "scale_lr and give lr",
+            "scale_lr",
+        )
     factor = batch_factor(batch_size, recipe)
     rates = {name: getattr(recipe, source) * factor for name, source in _RATES.items()}
     for name, rate in rates.items():
