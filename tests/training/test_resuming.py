@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from training.small_runs import rows, run
+from training.small_runs import SMALL, rows, run
 
 import detrkit
 from detrkit.errors import ConfigurationError
@@ -195,6 +195,67 @@ def test_a_damaged_checkpoint(digits_folder: Path, tmp_path: Path) -> None:
     (folder / "resume.ckpt").write_bytes((folder / "resume.ckpt").read_bytes()[:1000])
     assert refusal(folder) == (
         f"{folder / 'resume.ckpt'} is damaged, so the run cannot go on: start a new run; its models are in {folder}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("config.json", '{"options": {', "is damaged, so the run cannot go on: bring it back, or start a new run"),
+        (
+            "metrics.json",
+            '{"best": ',
+            "is damaged, so the run cannot go on: bring it back, or delete it: the best model is chosen among the epochs to come",
+        ),
+        (
+            "metrics.json",
+            "[]",
+            "is damaged, so the run cannot go on: bring it back, or delete it: the best model is chosen among the epochs to come",
+        ),
+        (
+            "loggers.json",
+            "wandb",
+            "is damaged, so the run cannot go on: bring it back, or delete it: other tools begin a new run",
+        ),
+        (
+            "log.csv",
+            "epoch,step,loss\n1.0,3.0,?\n",
+            "is damaged (could not convert string to float: '?'): correct or delete the row, or delete the file; what is missing in it is "
+            "missing in the curves",
+        ),
+        (
+            "log.csv",
+            "step,loss\n3.0,1.0\n",
+            "is damaged (a row without its epoch): correct or delete the row, or delete the file; what is missing in it is missing in "
+            "the curves",
+        ),
+    ],
+)
+def test_other_damaged_files(name: str, content: str, sentence: str, digits_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(digits_folder, folder, steps=3)
+    before = (folder / name).read_bytes() if (folder / name).exists() else None
+    (folder / name).write_text(content)
+    assert refusal(folder) == f"{folder / name} {sentence}"
+    if name == "config.json":
+        assert before is not None
+        (folder / name).write_bytes(before)
+    else:
+        (folder / name).unlink()
+    detrkit.train(resume=folder, steps=6)  # the remedy
+    assert [row["epoch"] for row in rows(folder)] == (["2.0"] if name == "log.csv" else ["1.0", "2.0"])
+
+
+def test_a_checkpoint_of_another_model(digits_folder: Path, tmp_path: Path) -> None:
+    for name, queries in (("run", 8), ("other", 9)):
+        run(digits_folder, tmp_path / name, steps=3, settings={**SMALL["settings"], "queries": queries})
+    folder = tmp_path / "run"
+    shutil.copy(tmp_path / "other" / "resume.ckpt", folder / "resume.ckpt")
+    with pytest.raises(ConfigurationError) as caught:
+        detrkit.train(resume=folder, steps=6)
+    assert str(caught.value) == (
+        f"{folder / 'resume.ckpt'} does not belong to the model of {folder / 'config.json'}: they differ in query_source.position.weight: bring "
+        "back the files that belong together, or start a new run"
     )
 
 

@@ -118,7 +118,7 @@ def test_a_run_with_the_old_names_of_settings_is_refused(tmp_path: Path, setting
         reopen(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"options": 3}', '{"options": {"variant": "detr-r50"}}'])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"options": 3}', '{"options": {"variant": "detr-r50"}}'])
 def test_a_folder_without_a_readable_configuration_is_no_run(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"not the folder of a run"):
         reopen(tmp_path)

@@ -79,7 +79,7 @@ def of_run(path: Path) -> Origin | None:
 def _length(path: Path) -> str:
     try:
         rows = read_log(RunFolder(path).log)
-    except ValueError:  # it is damaged
+    except ConfigurationError:  # it is damaged
         rows = []
     if not rows:
         return ""

@@ -52,8 +52,7 @@ def start_loggers(
     Raises:
         ConfigurationError: a tool does not start, for lack of a network or a login, and the run does not go on without it.
     """
-    file = folder.path / "loggers.json"
-    runs: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    runs: dict[str, str] = json.loads(folder.loggers.read_text(encoding="utf-8")) if folder.loggers.is_file() else {}
     started: list[Logger] = []
     for name in dict.fromkeys(options.loggers):
         try:
@@ -71,7 +70,7 @@ def start_loggers(
             ) from problem
         started.append(_with_guarded_end(logger))
     if started:
-        write_json(file, runs)
+        write_json(folder.loggers, runs)
     return started
 
 

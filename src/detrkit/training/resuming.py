@@ -17,6 +17,7 @@ from detrkit.data.places import BUILT_IN
 from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded, write_json
+from detrkit.models.detector import Detector
 from detrkit.training.keeping import KEPT
 from detrkit.training.options import Schedule, check_values, located, plan
 from detrkit.training.run_folder import RunFolder, learned_from, read_log
@@ -100,6 +101,28 @@ def progress_of(folder: RunFolder) -> Progress:
         raise ConfigurationError(
             f"{folder.state} is damaged, so the run cannot go on: start a new run; its models are in {folder.path}"
         ) from problem
+
+
+def check_weights(folder: RunFolder, model: Detector) -> None:
+    """Refuses a checkpoint whose weights are those of another model, before anything else of it is taken.
+
+    Args:
+        folder: of a run that goes on.
+        model: that the run's configuration describes.
+
+    Raises:
+        ConfigurationError: a weight is missing, unknown or of another shape.
+    """
+    state = torch.load(folder.state, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    prefix = "model."
+    found = {name.removeprefix(prefix): value.shape for name, value in state.items() if name.startswith(prefix)}
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    for name in dict.fromkeys([*wanted, *found]):
+        if found.get(name) != wanted.get(name):
+            raise ConfigurationError(
+                f"{folder.state} does not belong to the model of {folder.config}: they differ in {name}: bring back the files that belong "
+                "together, or start a new run"
+            )
 
 
 def changed_options(

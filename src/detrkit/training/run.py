@@ -50,6 +50,7 @@ from detrkit.training.resuming import (
     check_changeable,
     check_data_are_there,
     check_same_data,
+    check_weights,
     continued,
     early_end,
     is_finished,
@@ -185,6 +186,8 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
     if earlier is None:
         _download_once(options, console, agreement)
     module, data = prepare(options, earlier, console, processes)
+    if earlier is not None:
+        check_weights(earlier.folder, module.model)
     budget = None
     if options.minutes is not None:  # of a new run
         budget = _measure(module, data, agreement)

@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "resume.ckpt"
 
     @property
+    def loggers(self) -> Path:
+        """What other tools call the run."""
+        return self.path / "loggers.json"
+
+    @property
     def curves(self) -> Path:
         """Losses and figures over the epochs."""
         return self.path / "curves.png"
@@ -172,13 +177,21 @@ def reopen(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
     """The folder and the options of a run that is to be resumed.
 
     Raises:
-        ConfigurationError: as for `read_run`, or the run has no checkpoint yet.
+        ConfigurationError: as for `read_run`, the run has no checkpoint yet, or a file that it goes on with is damaged.
     """
     folder, options = read_run(path)
     if not folder.state.is_file():
         raise ConfigurationError(
             f"{path} has no checkpoint to continue from, since it ended before the first one was written: start a new run"
         )
+    read_log(folder.log)
+    for file, key, without in (
+        (folder.metrics, "best", "the best model is chosen among the epochs to come"),
+        (folder.loggers, None, "other tools begin a new run"),
+    ):
+        content = read_json(file, f"bring it back, or delete it: {without}")
+        if content is not None and not (isinstance(content, dict) and (key is None or key in content)):
+            raise damaged(file, f"bring it back, or delete it: {without}")
     return folder, options
 
 
@@ -186,20 +199,48 @@ def read_run(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
     """The folder and the options of a run.
 
     Raises:
-        ConfigurationError: there is no run, or another version of detrkit began it with options or settings that this version does not know.
+        ConfigurationError: there is no run, its configuration is damaged, or another version of detrkit began it with options or settings
+            that this version does not know.
     """
     folder = RunFolder(expanded(path))
     try:
-        content = json.loads(folder.config.read_text(encoding="utf-8"))
+        content = read_json(folder.config, "bring it back, or start a new run")
         given, version = dict(content["options"]), content.get("versions", {}).get("detrkit", "another version")
         _check_names(folder, version, given)
         given.setdefault("weights", "none")  # runs from before there were these options
         given.setdefault("augmentation", "detr")
         given["settings"] = {name: frozen(value) for name, value in given["settings"].items()}
         options = TrainingOptions(**given)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as problem:
+    except (AttributeError, KeyError, TypeError) as problem:
         raise no_run(path) from problem
     return folder, options
+
+
+def read_json(file: Path, remedy: str) -> Any:
+    """What a JSON file of a run says; None where there is none.
+
+    Args:
+        file: of the run.
+        remedy: what can be done if it is damaged.
+
+    Raises:
+        ConfigurationError: it is damaged, or cannot be read.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as problem:
+        raise ConfigurationError(
+            f"{file} cannot be read ({problem.strerror or problem}): check its permissions and its disk"
+        ) from problem
+    except ValueError as problem:
+        raise damaged(file, remedy) from problem
+
+
+def damaged(file: Path, remedy: str) -> ConfigurationError:
+    """What is wrong with a file of a run that says nothing sensible."""
+    return ConfigurationError(f"{file} is damaged, so the run cannot go on: {remedy}")
 
 
 # Former names of settings. Models with these settings also had other parameter names.
@@ -244,11 +285,23 @@ def append_to_log(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log; empty cells are left out."""
+    """The rows of a log; empty cells are left out.
+
+    Raises:
+        ConfigurationError: it is damaged.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {FORMER_COLUMNS.get(name, name): float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [
+                {FORMER_COLUMNS.get(name, name): float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+        if not all("epoch" in row for row in rows):
+            raise ValueError("a row without its epoch")
+    except (ValueError, TypeError, csv.Error) as problem:  # not numbers, or more cells than columns
+        raise ConfigurationError(
+            f"{path} is damaged ({problem}): correct or delete the row, or delete the file; what is missing in it is missing in the curves"
+        ) from problem
+    return rows
