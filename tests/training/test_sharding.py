@@ -23,9 +23,9 @@ from detrkit.training.processes import check_processes
 from detrkit.training.sharding import Sharding, WholeModel, shard, sharded_parts
 from detrkit.training.training_options import TrainingOptions
 
-# A small model of each paper, and the two pretrained backbones, whose stages are parts in another way.
+# A small model of each paper, and backbones whose stages are parts in another way.
 FAMILIES = sorted({CATALOG[name].family: name for name in sorted(CATALOG) if name.endswith("-compact")}.values())
-BACKBONES = ["resnet18", "mobilenet_v2"]
+BACKBONES = ["resnet18", "mobilenet_v2", "timm/test_convnext"]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,14 @@ def test_parts_are_layers_and_stages() -> None:
         "encoder.layers.0",
         "decoder.layers.0",
         "decoder.layers.1",
+    ]
+    model = small("detr-compact", backbone="timm/test_convnext")
+    names = {id(module): name for name, module in model.named_modules()}
+    stages = [name for part in sharded_parts(model) if (name := names[id(part)]).startswith("backbone.")]
+    assert stages == [
+        "backbone.net.stem_0",
+        "backbone.net.stem_1",
+        *(f"backbone.net.stages_{each}" for each in range(4)),
     ]
 
 

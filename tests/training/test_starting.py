@@ -28,7 +28,7 @@ from detrkit.training.options import resolve
 from detrkit.training.resuming import Progress
 from detrkit.training.run import Resumed, new_options, prepare
 from detrkit.training.run_folder import create
-from detrkit.training.starting import began_with, in_words
+from detrkit.training.starting import _why_no_more, began_with, in_words
 from detrkit.training.timing import PieceTimes
 
 MOBILE = "light-detr-mobilenetv2"
@@ -267,15 +267,27 @@ def test_a_file_put_in_place_by_hand_is_known_by_its_names(digits_folder: Path, 
         begun("detr-compact", digits_folder, weights="coco")
     place.parent.mkdir()
     saved(tmp_path / "file.safetensors", "detr-compact", ["7"]).rename(place)
-    assert (
-        "Starts from the COCO weights of detr-compact (AP 0.400): 1 of 10"
-        in begun("detr-compact", digits_folder, weights="coco")[1]
-    )
+    for given in ({"weights": "coco"}, {}):  # what was put there is used as what could be downloaded
+        printed = begun("detr-compact", digits_folder, **given)[1]
+        assert "Starts from the COCO weights of detr-compact (AP 0.400): 1 of 10" in printed
     saved(tmp_path / "file.safetensors", "conditional-detr-compact", ["7"]).rename(place)
     with pytest.raises(
         CheckpointError, match=r"detr-compact\.pth holds conditional-detr-compact, and detr-compact is of another"
     ):
         begun("detr-compact", digits_folder, weights="coco")
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings", "words"),
+    [
+        ("detr-r50", {"width": 128}, " Its authors' COCO weights are of other settings (width)."),
+        ("deformable-detr-r50", {}, " Its authors' COCO weights can only be got by hand: --weights coco tells how."),
+        ("detr-r50", {}, ""),
+    ],
+)
+def test_why_a_run_does_not_start_from_more(variant: str, settings: dict[str, Any], words: str) -> None:
+    options = resolved(variant, settings=settings)
+    assert _why_no_more(options, {**options.settings, "class_count": 4}) == words
 
 
 @pytest.fixture

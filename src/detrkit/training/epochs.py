@@ -122,6 +122,10 @@ class EpochEnds(Callback):
         seconds = 60 * pl_module.options.checkpoint_minutes
         self._moments = SaveMoments(seconds, self.processes.from_first)
         self._moments.kept(self._step)
+        for row in reversed(self.rows()):  # of a run that goes on
+            if (measure := decisive(row)).column in row:
+                self.progress.evaluated(f"{measure.name} {row[measure.column]:.3f}")
+                break
 
     def on_train_epoch_start(self, *_: object) -> None:
         """Starts the clock; memory that was kept free long enough goes back to the system."""
@@ -314,6 +318,7 @@ class EpochEnds(Callback):
         measure = decisive(row)
         best = (self._models.best or {}).get(measure.column, -1.0)
         ap, ap50 = row.get("AP", 0.0), row.get("AP50", 0.0)
+        self.progress.evaluated(f"{measure.name} {row.get(measure.column, 0.0):.3f}")
         repeats = ""
         if evaluation.suppression is not None and evaluation.suppression.helps:
             repeats = f"; {evaluation.repeated_share:.0%} of detections repeat a better one"

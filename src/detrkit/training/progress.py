@@ -43,7 +43,11 @@ class ProgressLines(Callback):
         self._learning: tuple[str, ...] = ()
         self._read = float("-inf")
         self._first_step = self._step = 0
-        self._epoch = ""
+        self._epoch = self._figure = ""
+
+    def evaluated(self, figure: str) -> None:
+        """Notes what the last evaluation said, such as "AP 0.31", for the line."""
+        self._figure = f"last {figure}"
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # type: ignore[override]
         """Shows the line."""
@@ -93,9 +97,10 @@ class ProgressLines(Callback):
     def _show(self, trainer: Trainer, module: TrainingModule) -> None:
         assert self.pace is not None
         self._epoch = f"epoch {trainer.current_epoch + 1}/{module.schedule.epochs}"
-        speed = self.pace.images_per_second()
+        speed, seconds = self.pace.images_per_second(), self.pace.seconds_per_step()
         first, *others = self._learning or ("",)
-        extras = (first, "" if speed is None else f"{speed:.3g} images/s", *others)
+        speeds = () if speed is None else (f"{speed:.3g} images/s", f"{seconds:.3g} s/step")
+        extras = (first, self._figure, *speeds, *others)
         self.line.show(
             Activity(
                 self._epoch,

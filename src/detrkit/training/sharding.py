@@ -27,6 +27,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from detrkit.backbones.timm_networks import TimmBackbone
 from detrkit.models.detector import Detector
 
 # Lists of parts of which each is called as a whole, by their names in a detector.
@@ -52,7 +53,18 @@ def sharded_parts(model: Detector) -> list[nn.Module]:
                 parts.append(part)
         elif components[-2:-1] == ["backbone"] and components[-1].startswith("layer"):  # the stages of a ResNet
             parts.append(module)
+        elif isinstance(module, TimmBackbone):
+            parts += _called(module.net)
     return [part for part in parts if next(part.parameters(), None) is not None]
+
+
+def _called(network: nn.Module) -> Iterator[nn.Module]:
+    """The parts of a network of timm that are called as a whole, whatever lists they are in; some networks lie in another one as `model`."""
+    for name, part in network.named_children():
+        if name == "model" or isinstance(part, nn.ModuleList | nn.ModuleDict):
+            yield from _called(part)
+        else:
+            yield part
 
 
 def shard(model: Detector, mesh: DeviceMesh) -> None:

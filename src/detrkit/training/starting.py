@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ class StartingFiles:
 def chosen_weights(options: TrainingOptions, config: Any) -> str:
     """What a run starts from: "coco", "backbone", "none" or an absolute path.
 
-    Unless it is given: nothing, if one of the options for a part is given; COCO weights, if they can be downloaded and the settings are
-    theirs; ImageNet weights, if there are any for the backbone.
+    Unless it is given: nothing, if one of the options for a part is given; COCO weights, if they can be downloaded or were put into the cache,
+    and the settings are theirs; ImageNet weights, if there are any for the backbone.
 
     Args:
         options: those of a new run.
@@ -67,7 +68,7 @@ def chosen_weights(options: TrainingOptions, config: Any) -> str:
     if any(each is not None for each in (options.backbone_weights, options.queries_from, options.detector_from)):
         return NONE
     offer = coco_offer(options.variant)
-    if offer is not None and offer.downloadable and _has_usual_settings(options.variant, config):
+    if offer is not None and _is_at_hand(offer) and not _unusual_settings(options.variant, dataclasses.asdict(config)):
         return COCO
     return NONE if imagenet_offer(config.backbone) is None else BACKBONE
 
@@ -77,9 +78,14 @@ def located_weights(path: str) -> str:
     return path if re.match("https?:/", path) else str(expanded(path).absolute())
 
 
-def _has_usual_settings(variant: str, config: Any) -> bool:
-    """Whether a model can start from weights of its variant."""
-    return not differing_settings(dataclasses.asdict(config), dataclasses.asdict(find_variant(variant).config))
+def _is_at_hand(offer: Offer) -> bool:
+    """Whether a file can be downloaded, or was put where it is looked for."""
+    return offer.downloadable or place_of(offer).is_file()
+
+
+def _unusual_settings(variant: str, settings: Mapping[str, Any]) -> list[str]:
+    """The settings because of which a model cannot start from weights of its variant."""
+    return list(differing_settings(settings, dataclasses.asdict(find_variant(variant).config)))
 
 
 def check_start(options: TrainingOptions) -> None:
@@ -197,7 +203,7 @@ def begin(model: Detector, options: TrainingOptions, files: StartingFiles) -> st
             f"({files.missing.licence})."
         )
     details = "" if taken is None else f": {in_words(taken)}"
-    return f"Starts from {began_with(options)}{details}.{_by_hand(options)}"
+    return f"Starts from {began_with(options)}{details}.{_why_no_more(options, model.card.config)}"
 
 
 def began_with(options: TrainingOptions) -> str:
@@ -251,9 +257,12 @@ def _queries_in_words(taken: Taken) -> str:
     return f"its {counted(before, 'query', 'queries')} kept, {now - before} new ones drawn"
 
 
-def _by_hand(options: TrainingOptions) -> str:
-    """A hint at better weights, which no program can download."""
+def _why_no_more(options: TrainingOptions, config: Mapping[str, Any]) -> str:
+    """A hint at better weights, which no program can download, or which do not fit the settings."""
     offer = coco_offer(options.variant)
-    if options.weights != BACKBONE or offer is None or offer.downloadable:
+    if options.weights != BACKBONE or offer is None:
         return ""
-    return " Its authors' COCO weights can only be got by hand: --weights coco tells how."
+    if not _is_at_hand(offer):
+        return " Its authors' COCO weights can only be got by hand: --weights coco tells how."
+    unusual = _unusual_settings(options.variant, config)
+    return f" Its authors' COCO weights are of other settings ({', '.join(unusual)})." if unusual else ""
