@@ -19,9 +19,11 @@ class Answer:
         status: 200 to serve the file.
         content: served in its place.
         cut_after: bytes after which the connection ends.
+        stall: seconds that it stays open without a byte before that.
         knows_ranges: whether a part of the file can be asked for.
         shifted: bytes by which a part that was asked for begins too late.
         location: for redirections.
+        etag: of the file behind a redirection.
         wait: seconds before it answers.
         kind: of the content.
         says_length: whether it says how long the content is.
@@ -30,9 +32,11 @@ class Answer:
     status: int = 200
     content: bytes | None = None
     cut_after: int | None = None
+    stall: float = 0.0
     knows_ranges: bool = True
     shifted: int = 0
     location: str = ""
+    etag: str = ""
     wait: float = 0.0
     kind: str = "application/octet-stream"
     says_length: bool = True
@@ -78,11 +82,15 @@ def serving(content: bytes, answers: Sequence[Answer] = ()) -> Iterator[Server]:
                 self.send_header("Content-Range", f"bytes {first}-{whole - 1}/{whole}")
             if answer.location:
                 self.send_header("Location", answer.location)
+            if answer.etag:
+                self.send_header("X-Linked-Etag", f'"{answer.etag}"')
             self.send_header("Content-Type", answer.kind)
             if answer.says_length:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: answer.cut_after])
+            self.wfile.flush()
+            time.sleep(answer.stall)
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""

@@ -56,10 +56,11 @@ def complaint(server: Server, prefix: str | None = DIGEST[:8], kind: type[Detrki
         ([Answer(cut_after=100_000), Answer(shifted=7)], [0, 100_000, 0]),
         ([Answer(status=503)], [0, 0]),
         ([Answer(wait=0.5)], [0, 0]),
+        ([Answer(cut_after=100_000, stall=0.6)], [0, 100_000]),
         ([Answer(status=302, location="/elsewhere.pth")], [0, 0]),
         ([Answer(cut_after=9), Answer(status=307, location="/elsewhere.pth")], [0, 9, 9]),
     ],
-    ids=["well", "cut", "cuts", "no-ranges", "wrong-part", "busy", "slow", "redirect", "redirect-of-a-part"],
+    ids=["well", "cut", "cuts", "no-ranges", "wrong-part", "busy", "slow", "stalled", "redirect", "redirect-of-a-part"],
 )
 def test_a_file_arrives_whole(answers: Sequence[Answer], asked: list[int], cache: Path) -> None:
     with serving(CONTENT, answers) as server:
@@ -173,6 +174,38 @@ def test_a_file_without_a_published_checksum_is_named_by_its_own(cache: Path) ->
     assert path.read_bytes() == CONTENT
     assert [first for _, first in server.asked] == [0, 5]
     assert f"The SHA-256 of someone.pth is {DIGEST}" in printed
+
+
+def test_a_file_without_a_published_checksum_must_stay_what_it_was(cache: Path) -> None:
+    with serving(CONTENT) as server:
+        path, _ = fetched(server, prefix=None)
+        assert (cache / "someone.pth.sha256").read_text() == f"{DIGEST}  someone.pth\n"
+        assert fetched(server, prefix=None) == (path, "")
+        path.write_bytes(CONTENT[:-1])
+        assert complaint(server, None) == (
+            f"{path} has changed since it was downloaded, when its SHA-256 was {DIGEST}: delete it and someone.pth.sha256, and it is downloaded "
+            "again"
+        )
+        path.unlink()
+        assert fetched(server, prefix=None)[0].read_bytes() == CONTENT
+
+
+def test_what_a_redirection_announces_is_checked(cache: Path) -> None:
+    """The Hugging Face hub gives the SHA-256 of large files that way, and of small ones something else."""
+    for etag, content, said in (
+        (DIGEST, CONTENT, None),
+        (DIGEST, b"something else", "which does not begin with"),
+        ("0" * 40, CONTENT, "published none to compare it with"),
+    ):
+        answers = [Answer(status=302, location="/elsewhere.pth", etag=etag), Answer(content=content)]
+        with serving(CONTENT, answers) as server:
+            if content != CONTENT:
+                assert f"{said} {DIGEST} as that of the published file does" in complaint(server, None)
+                assert not (cache / "someone.pth").exists()
+                continue
+            path, printed = fetched(server, prefix=None)
+        assert ("published none" in printed) == (said is not None)
+        path.unlink()
 
 
 def test_google_drive_gives_instructions(cache: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import math
 import os
+import re
 import socket
 import ssl
 import sys
@@ -15,13 +16,14 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from detrkit.checkpoints.published import Offer
 from detrkit.errors import CheckpointError, OutputError
-from detrkit.files import expanded, prepare_folder
+from detrkit.files import expanded, prepare_folder, write_text
 from detrkit.progress import Activity, ProgressLine
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new try
@@ -128,33 +130,39 @@ def _download(offer: Offer, path: Path, console: Console, waits: Sequence[float]
     console.print(
         f"{'Going on with' if begun else 'Downloading'} the {offer.what} from {offer.address} to {path} ({offer.licence})."
     )
-    _fill(part, offer, path, console, waits, timeout)
-    if begun and not _is_published(offer, part):
+    announced = _fill(part, offer, path, console, waits, timeout)
+    if begun and offer.sha256_prefix is not None and not _sha256(part).startswith(offer.sha256_prefix):
         console.print("The beginning that was there did not fit: it is deleted, and the download starts again.")
         part.unlink()
-        _fill(part, offer, path, console, waits, timeout)
-    digest = _sha256(part)
-    if offer.sha256_prefix is None:
+        announced = _fill(part, offer, path, console, waits, timeout)
+    digest, expected = _sha256(part), offer.sha256_prefix or announced
+    if expected is None:
         console.print(f"The SHA-256 of {path.name} is {digest}; its authors published none to compare it with.")
-    elif not digest.startswith(offer.sha256_prefix):
+    elif not digest.startswith(expected):
         part.unlink()
         raise CheckpointError(
-            f"what {offer.address} sent has the SHA-256 {digest}, which does not begin with {offer.sha256_prefix} as that of the published file does, "
+            f"what {offer.address} sent has the SHA-256 {digest}, which does not begin with {expected} as that of the published file does, "
             f"and was deleted: try again, or get the file elsewhere and put it as {path}"
         )
+    if offer.sha256_prefix is None:  # so that a file that changes in the cache is noticed all the same
+        write_text(_note(path), f"{digest}  {path.name}\n")
     part.replace(path)
 
 
-def _fill(part: Path, offer: Offer, path: Path, console: Console, waits: Sequence[float], timeout: float) -> None:
-    """Receives a file until it is whole; goes on where it was cut, as long as tries are left."""
+def _note(path: Path) -> Path:
+    """Where the SHA-256 of a file is kept that has none in its name, as `sha256sum` writes it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _fill(part: Path, offer: Offer, path: Path, console: Console, waits: Sequence[float], timeout: float) -> str | None:
+    """Receives a file until it is whole; goes on where it was cut, as long as tries are left. Returns the SHA-256 that the server announced, if any."""
     left, most = iter(waits), _size(part)
     with ProgressLine(console) as line:
         show = _shown_by(line, path.name, _size(part))
         while True:
             try:
                 with _in_words(offer, path):
-                    _receive(offer, part, timeout, show)
-                return
+                    return _receive(offer, part, timeout, show)
             except _CutError as cut:
                 if _size(part) > most:
                     left, most = iter(waits), _size(part)
@@ -181,8 +189,8 @@ def _shown_by(line: ProgressLine, name: str, begun: int) -> Show:
     return show
 
 
-def _receive(offer: Offer, part: Path, timeout: float, show: Show) -> None:
-    """Receives what a file still lacks, or all of it from a server that cannot begin in the middle.
+def _receive(offer: Offer, part: Path, timeout: float, show: Show) -> str | None:
+    """Receives what a file still lacks, or all of it from a server that cannot begin in the middle. Returns the SHA-256 that was announced.
 
     Raises:
         _CutError: it ended early.
@@ -191,9 +199,9 @@ def _receive(offer: Offer, part: Path, timeout: float, show: Show) -> None:
         OutputError: the file cannot be written.
     """
     done, address = _size(part), offer.address
-    with _answer(address, done, timeout) as response:
+    with _answer(address, done, timeout) as (response, announced):
         if response is None:  # nothing is lacking
-            return
+            return announced
         if response.headers.get_content_type() == "text/html":
             raise _PageError(f"{address} gives a web page, not a file of weights")
         goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
@@ -214,27 +222,46 @@ def _receive(offer: Offer, part: Path, timeout: float, show: Show) -> None:
                 show(done, total)
     if total is not None and done < total:
         raise _CutError(f"after {done} of {total} bytes")
+    return announced
 
 
 @contextmanager
-def _answer(address: str, done: int, timeout: float) -> Iterator[http.client.HTTPResponse | None]:
-    """What a server answers when it is asked for a file from its byte `done` on; None if the file has no more."""
+def _answer(address: str, done: int, timeout: float) -> Iterator[tuple[http.client.HTTPResponse | None, str | None]]:
+    """What a server answers when it is asked for a file from its byte `done` on, None if the file has no more; and the SHA-256 that it announces."""
     headers = {"User-Agent": "detrkit", "Accept-Encoding": "identity"}
     if done:
         headers["Range"] = f"bytes={done}-"
+    redirects = _Redirects()
     try:
-        response = _opener().open(urllib.request.Request(address, headers=headers), timeout=timeout)
+        response = _opener(redirects).open(urllib.request.Request(address, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as problem:
         if problem.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not done:
             raise
         problem.close()
-        yield None  # its checksum decides
+        yield None, redirects.announced  # its checksum decides
         return
     with response:
-        yield response
+        yield response, redirects.announced
 
 
-def _opener() -> urllib.request.OpenerDirector:
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirections.
+
+    Attributes:
+        announced: the SHA-256 of what is behind one, as the Hugging Face hub says it of large files; None where nobody does.
+    """
+
+    announced: str | None = None
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """See `urllib.request.HTTPRedirectHandler`."""
+        etag = (headers.get("X-Linked-Etag") or "").strip('"')
+        if re.fullmatch("[0-9a-f]{64}", etag):  # of small files it is the SHA-1 of git
+            self.announced = etag
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener(redirects: urllib.request.HTTPRedirectHandler) -> urllib.request.OpenerDirector:
     """Opens addresses of HTTP and HTTPS, and follows them to such addresses only."""
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -243,10 +270,10 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.HTTPHandler,
         urllib.request.HTTPSHandler,
         urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
         urllib.request.HTTPErrorProcessor,
     ):
         opener.add_handler(handler())
+    opener.add_handler(redirects)
     return opener
 
 
@@ -324,15 +351,18 @@ def _reason(problem: object) -> str:
 
 
 def _check_kept(offer: Offer, path: Path) -> None:
-    """Refuses a file in the cache that is not the published one."""
-    if not _is_published(offer, path):
+    """Refuses a file in the cache that is not the published one, or no longer the one that came."""
+    expected, note = offer.sha256_prefix, _note(path)
+    if expected is None and note.is_file():
+        expected = note.read_text(encoding="utf-8").partition(" ")[0]
+        if not _sha256(path).startswith(expected):
+            raise CheckpointError(
+                f"{path} has changed since it was downloaded, when its SHA-256 was {expected}: delete it and {note.name}, and it is downloaded again"
+            )
+    elif expected is not None and not _sha256(path).startswith(expected):
         raise CheckpointError(
-            f"{path} is not the file that {offer.address} offers, whose SHA-256 begins with {offer.sha256_prefix}: delete it, and it is downloaded again"
+            f"{path} is not the file that {offer.address} offers, whose SHA-256 begins with {expected}: delete it, and it is downloaded again"
         )
-
-
-def _is_published(offer: Offer, path: Path) -> bool:
-    return offer.sha256_prefix is None or _sha256(path).startswith(offer.sha256_prefix)
 
 
 def _sha256(path: Path) -> str:
