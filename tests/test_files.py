@@ -18,6 +18,7 @@ from detrkit.files import (
     new_folder,
     prepare_files,
     prepare_folder,
+    remove_unfinished,
     write_atomically,
     write_json,
     write_text,
@@ -79,6 +80,24 @@ def test_a_writer_that_stops_half_way_changes_nothing(tmp_path: Path, problem: B
         write_atomically(path, write)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    def killed(path: Path) -> None:
+        path.write_text("half")
+        path.rename(path.with_suffix(".kept"))  # so that the end of the writer does not remove it
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "resume.ckpt", killed)
+    (left,) = tmp_path.iterdir()
+    left = left.rename(left.with_suffix(".ckpt"))
+    others = [".resume-1.ckpt", f".{'a' * 16}", f"resume-{'a' * 16}.ckpt", f".resume-{'a' * 15}.ckpt", "resume.ckpt"]
+    for name in others:
+        (tmp_path / name).touch()
+    (tmp_path / f".folder-{'a' * 16}").mkdir()
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, f".folder-{'a' * 16}"])
 
 
 def test_a_full_disk_is_reported_and_the_old_file_stays(tmp_path: Path) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from detrkit.errors import OutputError
 
 _LONGEST_STEM = 40
+_TOKEN = 8  # random bytes in the name of a file that is being written
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -40,7 +42,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not mkstemp, whose files only their owner may read: to find out what others may do, the umask has to be changed for a moment, for
         # all threads. The name is cut, as it must not be too long where that of the file just fits.
-        hidden = path.parent / f".{path.stem[:_LONGEST_STEM]}-{secrets.token_hex(8)}{path.suffix}"
+        hidden = path.parent / f".{path.stem[:_LONGEST_STEM]}-{secrets.token_hex(_TOKEN)}{path.suffix}"
         hidden.open("x").close()
         temporary = hidden
         write(temporary)
@@ -51,6 +53,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what processes that were killed left of files that they wrote; nobody may be writing there.
+
+    Args:
+        folder: whose files are looked at, but not those in folders in it.
+    """
+    for path in folder.glob(".*"):
+        if re.fullmatch(rf"\..+-[0-9a-f]{{{2 * _TOKEN}}}(\.[^.]*)?", path.name) and path.is_file():
+            with suppress(OSError):  # it takes room, no more
+                path.unlink()
 
 
 def _not_written(path: Path, problem: OSError) -> OutputError:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, NonFiniteError, OptionError, OutputError, closest
+from detrkit.files import remove_unfinished
 from detrkit.models.catalog import CATALOG
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
@@ -208,6 +209,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
         console.print(budget.in_words())
         note_budget(folder.config, budget)
     announce(console, options, module, folder, earlier is not None)
+    remove_unfinished(folder.path)
     if earlier is not None:
         record(folder, earlier.options, options, earlier.done)
         record_annotations(folder, data.training, data.validation)
