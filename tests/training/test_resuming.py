@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -17,6 +18,8 @@ from training.small_runs import SMALL, rows, run
 
 import detrkit
 from detrkit.errors import ConfigurationError
+from detrkit.models.catalog import CATALOG
+from detrkit.training import module
 
 
 def resume(folder: Path, **given: Any) -> tuple[Any, list[str]]:
@@ -196,6 +199,24 @@ def test_a_damaged_checkpoint(digits_folder: Path, tmp_path: Path) -> None:
     assert refusal(folder) == (
         f"{folder / 'resume.ckpt'} is damaged, so the run cannot go on: start a new run; its models are in {folder}"
     )
+
+
+def test_a_run_keeps_its_recipe_though_that_of_the_variant_has_changed(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(digits_folder, tmp_path / "run", steps=3)
+    taken = []
+    build = module.build_optimizer
+    monkeypatch.setattr(
+        module,
+        "build_optimizer",
+        lambda *arguments, **options: taken.append(options["slow_parts"]) or build(*arguments, **options),
+    )
+    usual = CATALOG["detr-compact"]
+    recipe = dataclasses.replace(usual.recipe, slow_parts=("decoder",))
+    monkeypatch.setitem(CATALOG, "detr-compact", dataclasses.replace(usual, recipe=recipe))
+    resume(tmp_path / "run", steps=4)
+    assert taken == [usual.recipe.slow_parts]
 
 
 @pytest.mark.parametrize(

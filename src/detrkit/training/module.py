@@ -55,6 +55,7 @@ class TrainingModule(LightningModule):
         super().__init__()
         self.model, self.criterion = model, criterion
         self.options, self.schedule, self.processes = options, schedule, processes
+        self.recipe = find_variant(options.variant).recipe  # of what is no option: which parts learn how
         self.losses: Losses | None = None  # the last step's losses, for callbacks
         self.images = EpochImages(options, data.dataset)
         self.learn_from(data)
@@ -102,7 +103,7 @@ class TrainingModule(LightningModule):
         assert options.backbone_lr is not None
         assert options.weight_decay is not None
         assert options.schedule is not None
-        recipe = find_variant(options.variant).recipe
+        recipe = self.recipe
         optimizer = build_optimizer(
             self.model,
             lr=options.lr,

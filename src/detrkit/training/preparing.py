@@ -22,6 +22,7 @@ from detrkit.training.options import Schedule, plan
 from detrkit.training.processes import ALONE, Processes, check_images, check_processes
 from detrkit.training.rates import check_rates
 from detrkit.training.resuming import Resumed, annotation_notes, check_data_are_there, check_same_data, continued
+from detrkit.training.run_folder import recipe_of
 from detrkit.training.starting import begin
 from detrkit.training.stopping import check_patience
 from detrkit.training.training_options import TrainingOptions
@@ -73,7 +74,10 @@ def prepare(
         for note in annotation_notes(earlier.folder, training, data.validation):
             console.print(f"Note: {note}", soft_wrap=True, markup=False)
         schedule = continued(options, count, earlier.done)
-    return module_of(model, options, training, schedule, processes), data
+    module = module_of(model, options, training, schedule, processes)
+    if earlier is not None:
+        module.recipe = recipe_of(earlier.folder, options.variant)
+    return module, data
 
 
 def module_of(

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import detrkit
+from detrkit.cards import Recipe
 from detrkit.checkpoints.own_format import frozen
 from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError
 from detrkit.files import expanded, prepare_folder, write_json, write_text
 from detrkit.measures import FORMER_COLUMNS
-from detrkit.models.catalog import CATALOG
+from detrkit.models.catalog import CATALOG, find_variant
 from detrkit.training.epoch_images import EpochImages
 from detrkit.training.run_places import CONFIG, no_run
 from detrkit.training.sessions import current_versions
@@ -114,6 +115,7 @@ def create(
     check_free(folder)
     content = {
         "options": dataclasses.asdict(options),
+        "recipe": dataclasses.asdict(find_variant(options.variant).recipe),
         "versions": current_versions(),
         "learned_from": {**learned_from(training), "images_per_epoch": len(EpochImages(options, training))},
     }
@@ -266,6 +268,19 @@ def _check_names(folder: RunFolder, version: str, given: Mapping[str, Any]) -> N
             f"{folder.config} has {unknown[0]}, which detrkit {detrkit.__version__} does not know: use the detrkit that "
             f"began it ({version}), or start a new run"
         )
+
+
+def recipe_of(folder: RunFolder, variant: str) -> Recipe:
+    """The recipe that a run began with, so that one that goes on keeps it even if that of the variant has changed; in older runs the variant's.
+
+    Args:
+        folder: of the run.
+        variant: its name in the catalog.
+    """
+    own = find_variant(variant).recipe
+    noted = json.loads(folder.config.read_text(encoding="utf-8")).get("recipe", {})
+    known = {name: frozen(value) for name, value in noted.items() if hasattr(own, name)}
+    return dataclasses.replace(own, **known)
 
 
 def append_to_log(path: Path, row: Mapping[str, Any]) -> None:
