@@ -1,20 +1,25 @@
-"""Pieces of a batch: what the estimate of memory counts, and which division it leads to."""
+"""Pieces of a batch: what the estimate of memory counts, which division it leads to, and that together they are the batch."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support import kept_tensors
 from torch import nn
+from training.small_runs import SMALL, rows, run
 
 import detrkit
 from detrkit.backbones import BACKBONES, build_backbone
+from detrkit.layers.shared_batch_norm import SharedBatchNorm2d
 from detrkit.models.catalog import CATALOG
 from detrkit.models.detr_segmentation import MaskDetector
-from detrkit.structures import ImageBatch
+from detrkit.structures import ImageBatch, Target
 from detrkit.training import TrainingOptions
+from detrkit.training.module import TrainingModule
 from detrkit.training.options import resolve
 from detrkit.training.pieces import (
     BACKBONE_COSTS,
@@ -117,3 +122,45 @@ def test_what_is_kept_is_about_what_the_estimate_says(name: str) -> None:
     parameters = _parameter_bytes(config, BACKBONE_COSTS[config.backbone])
     estimated = ((step_memory(config, 1, 384, 512) - LIBRARIES) * 1e9 - parameters) / BACKWARD
     assert 0.65 < estimated / measured < 1.2
+
+
+def test_pieces_of_a_batch_take_the_step_of_the_batch(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all pieces have as many objects, and norms do not look at the batch, gradients are the same."""
+    taken: list[list[torch.Tensor]] = []
+    step, clip = TrainingModule.training_step, TrainingModule.configure_gradient_clipping
+    forward = SharedBatchNorm2d.forward
+
+    def one_object(self: TrainingModule, batch: tuple[Any, list[Target]], index: int) -> torch.Tensor:
+        images, targets = batch
+        assert all(len(target.labels) > 0 for target in targets)
+        return step(self, (images, [Target(target.labels[:1], target.boxes_cxcywh[:1]) for target in targets]), index)
+
+    def keep(self: TrainingModule, *arguments: Any, **options: Any) -> None:
+        taken.append([each.grad.clone() for each in self.model.parameters() if each.grad is not None])
+        clip(self, *arguments, **options)
+
+    def without_statistics(self: SharedBatchNorm2d, values: torch.Tensor) -> torch.Tensor:
+        training, self.training = self.training, False
+        try:
+            return forward(self, values)
+        finally:
+            self.training = training
+
+    monkeypatch.setattr(TrainingModule, "training_step", one_object)
+    monkeypatch.setattr(TrainingModule, "configure_gradient_clipping", keep)
+    monkeypatch.setattr(SharedBatchNorm2d, "forward", without_statistics)
+    still: dict[str, Any] = {"multi_scale": False, "crop": False, "settings": {**SMALL["settings"], "dropout": 0.0}}
+    for count in (1, 2, 4):
+        _, printed = run(
+            digits_folder, tmp_path / str(count), epochs=1, accumulate=count, lr=1e-12, backbone_lr=0.0, **still
+        )
+        assert rows(tmp_path / str(count))[0]["step"] == "3.0"
+    assert "batches of 4 images in 4 pieces of 1" in printed
+    assert len(taken) == 9
+    for whole, *in_pieces in zip(taken[:3], taken[3:6], taken[6:], strict=True):
+        assert any(each.abs().max() > 1e-3 for each in whole)
+        for pieces_of_it in in_pieces:
+            for one, other in zip(whole, pieces_of_it, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

@@ -19,9 +19,7 @@ from training.small_runs import NOISY, SMALL, rows, run
 import detrkit
 from detrkit.errors import CheckpointError, ConfigurationError, DataError, NonFiniteError
 from detrkit.evaluation import evaluate
-from detrkit.layers.shared_batch_norm import SharedBatchNorm2d
 from detrkit.models.catalog import CATALOG
-from detrkit.structures import Target
 from detrkit.training.kept_models import KeptModels
 from detrkit.training.module import TrainingModule
 from detrkit.training.run_folder import RunFolder
@@ -296,48 +294,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(digits_folder
     first, second, other = (load_file(tmp_path / name / "last.safetensors") for name in ("first", "second", "other"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["heads.class_head.weight"], other["heads.class_head.weight"])
-
-
-def test_pieces_of_a_batch_take_the_step_of_the_batch(
-    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where all pieces have as many objects, and norms do not look at the batch, gradients are the same."""
-    taken: list[list[torch.Tensor]] = []
-    step, clip = TrainingModule.training_step, TrainingModule.configure_gradient_clipping
-    forward = SharedBatchNorm2d.forward
-
-    def one_object(self: TrainingModule, batch: tuple[Any, list[Target]], index: int) -> torch.Tensor:
-        images, targets = batch
-        assert all(len(target.labels) > 0 for target in targets)
-        return step(self, (images, [Target(target.labels[:1], target.boxes_cxcywh[:1]) for target in targets]), index)
-
-    def keep(self: TrainingModule, *arguments: Any, **options: Any) -> None:
-        taken.append([each.grad.clone() for each in self.model.parameters() if each.grad is not None])
-        clip(self, *arguments, **options)
-
-    def without_statistics(self: SharedBatchNorm2d, values: torch.Tensor) -> torch.Tensor:
-        training, self.training = self.training, False
-        try:
-            return forward(self, values)
-        finally:
-            self.training = training
-
-    monkeypatch.setattr(TrainingModule, "training_step", one_object)
-    monkeypatch.setattr(TrainingModule, "configure_gradient_clipping", keep)
-    monkeypatch.setattr(SharedBatchNorm2d, "forward", without_statistics)
-    still: dict[str, Any] = {"multi_scale": False, "crop": False, "settings": {**SMALL["settings"], "dropout": 0.0}}
-    for pieces in (1, 2, 4):
-        _, printed = run(
-            digits_folder, tmp_path / str(pieces), epochs=1, accumulate=pieces, lr=1e-12, backbone_lr=0.0, **still
-        )
-        assert rows(tmp_path / str(pieces))[0]["step"] == "3.0"
-    assert "batches of 4 images in 4 pieces of 1" in printed
-    assert len(taken) == 9
-    for whole, *in_pieces in zip(taken[:3], taken[3:6], taken[6:], strict=True):
-        assert any(each.abs().max() > 1e-3 for each in whole)
-        for pieces_of_it in in_pieces:
-            for one, other in zip(whole, pieces_of_it, strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, NOISY], ids=["plain", "noise"])

@@ -251,10 +251,9 @@ class AlignedAttention(nn.Module):
     def _mask(self, aligned: Aligned, memory: Memory) -> Tensor | None:
         """Hides padding; with scales, the Gaussian is added to the scores."""
         visible = None if memory.padding is None else ~memory.padding[:, None, None]
-        bias = self.gaussian(aligned, memory)
-        if bias is None or visible is None:
-            return visible if bias is None else bias
-        return bias.masked_fill(~visible, -torch.inf)
+        if (bias := self.gaussian(aligned, memory)) is None:
+            return visible
+        return bias if visible is None else bias.masked_fill(~visible, -torch.inf)
 
     @staticmethod
     def gaussian(aligned: Aligned, memory: Memory) -> Tensor | None:
@@ -408,18 +407,13 @@ def decoder(config: Config) -> AlignedDecoder:
 criterion, selection = conditional_detr.criterion, conditional_detr.selection  # the same loss, and the same hundred
 SOURCE = Source("ZhangGongjie/SAM-DETR", "df4e5676765ab0d1a65a82da89989309f399f3ef", "MIT", "2203.06883")
 RECIPE, RECIPE_DC5 = Recipe(epochs=50, batch_size=16), Recipe(epochs=50, batch_size=8)
-PADDING = {
-    "tokens_behind_padding_are_not_looked_at": (
-        "A box at the edge of the image also sees the padding behind it, as in the authors' code."
-    )
-}
+_AT_THE_EDGE = "A box at the edge of the image also sees the padding behind it, as in the authors' code."
+PADDING = {"tokens_behind_padding_are_not_looked_at": _AT_THE_EDGE}
+_DC5: dict[str, Any] = {"backbone": "resnet50-dc5"}
+_SMCA: dict[str, Any] = {"gaussian": True}
 _MULTISCALE: dict[str, Any] = {"levels": 3, "normed_levels": True}
-_COMPACT = Variant(
-    Config(**smca_detr.COMPACT, normed_levels=True),
-    smca_detr.COMPACT_RECIPE,
-    smca_detr.COMPACT_PREPROCESSING,
-    exceptions=PADDING,
-)
+_OWN = smca_detr.COMPACT_RECIPE, smca_detr.COMPACT_PREPROCESSING
+_COMPACT = Variant(Config(**smca_detr.COMPACT, normed_levels=True), *_OWN, exceptions=PADDING)
 
 
 def _variant(short: tuple[str, float], long: tuple[str, float], **settings: Any) -> Variant:
@@ -432,8 +426,6 @@ def _variant(short: tuple[str, float], long: tuple[str, float], **settings: Any)
     return Variant(Config(**settings), recipe, weights=weights, exceptions=PADDING)
 
 
-_DC5: dict[str, Any] = {"backbone": "resnet50-dc5"}
-_SMCA: dict[str, Any] = {"gaussian": True}
 # fmt: off
 VARIANTS: dict[str, Variant] = {
     "sam-detr-r50": _variant(
