@@ -200,6 +200,14 @@ def test_objects_in_a_browser(width: int, tmp_path: Path) -> None:
     assert facts["last"] == "ghost: the model does not know this class."
 
 
+def test_a_picture_without_objects_says_so(tmp_path: Path) -> None:
+    browser = installed_browser()
+    path, _ = write_page(tmp_path / "page.html", [(NAME, dataclasses.replace(answers(), objects=()))])
+    document, console = run(browser, tmp_path, path, "--virtual-time-budget=2000", "--dump-dom")
+    assert console == []
+    assert '<p id="sentence" aria-live="polite">No object is annotated in this picture.</p>' in document
+
+
 def test_a_picture_in_which_nothing_is_found_says_so(tmp_path: Path) -> None:
     explanation = explain(small_model("detr-compact"), picture(), query=0)
     second = dataclasses.replace(explanation, queries=())

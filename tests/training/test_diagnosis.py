@@ -43,7 +43,7 @@ def test_a_loss_that_rises(totals: tuple[float, ...], is_said: bool) -> None:
     ("values", "chance", "is_said"),
     [
         ([0.2] * 10, 0.2, True),
-        ([0.2] * 9, 0.2, False),  # too early
+        ([0.2] * 2, 0.2, False),  # too early
         ([0.2] * 8 + [0.3, 0.2], 0.2, False),
         ([0.4] * 10, 0.2, False),  # not much, but better than chance
         ([0.05] * 10, 0.2, True),
@@ -91,6 +91,14 @@ def test_predictions_that_do_not_depend_on_the_image() -> None:
         assert found is not None
         assert found.startswith("the predictions are still the same for all images: ")
     assert same_predictions(model, apart[:1]) is None
+
+
+def test_one_image_is_not_compared_with_itself() -> None:
+    pixels = torch.zeros(1, 3, 8, 8)
+    one, same, other = (ImageBatch(pixels, image_ids=torch.tensor([number])) for number in (4, 4, 5))
+    assert diagnosis._of_different_images(one, same) == [same]
+    assert diagnosis._of_different_images(one, other) == [one, other]
+    assert diagnosis._of_different_images(None, other) == [other]
 
 
 def test_the_first_tensor_that_is_not_finite() -> None:

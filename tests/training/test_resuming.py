@@ -222,21 +222,21 @@ def test_a_run_keeps_its_recipe_though_that_of_the_variant_has_changed(
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("config.json", '{"options": {', "is damaged, so the run cannot go on: bring it back, or start a new run"),
+        ("config.json", '{"options": {', "is damaged: bring it back, or start a new run"),
         (
             "metrics.json",
             '{"best": ',
-            "is damaged, so the run cannot go on: bring it back, or delete it: the best model is chosen among the epochs to come",
+            "is damaged: bring it back, or delete it: the best model is chosen among the epochs to come",
         ),
         (
             "metrics.json",
             "[]",
-            "is damaged, so the run cannot go on: bring it back, or delete it: the best model is chosen among the epochs to come",
+            "is damaged: bring it back, or delete it: the best model is chosen among the epochs to come",
         ),
         (
             "loggers.json",
             "wandb",
-            "is damaged, so the run cannot go on: bring it back, or delete it: other tools begin a new run",
+            "is damaged: bring it back, or delete it: other tools begin a new run",
         ),
         (
             "log.csv",

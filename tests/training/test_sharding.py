@@ -25,7 +25,7 @@ from detrkit.training.training_options import TrainingOptions
 
 # A small model of each paper, and backbones whose stages are parts in another way.
 FAMILIES = sorted({CATALOG[name].family: name for name in sorted(CATALOG) if name.endswith("-compact")}.values())
-BACKBONES = ["resnet18", "mobilenet_v2", "timm/test_convnext"]
+BACKBONES = ["resnet18", "mobilenet_v2", "timm/test_convnext", "timm/test_efficientnet"]
 
 
 @pytest.fixture(scope="module")

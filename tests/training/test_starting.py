@@ -281,6 +281,7 @@ def test_a_file_put_in_place_by_hand_is_known_by_its_names(digits_folder: Path, 
     ("variant", "settings", "words"),
     [
         ("detr-r50", {"width": 128}, " Its authors' COCO weights are of other settings (width)."),
+        ("deformable-detr-r50", {"width": 128}, " Its authors' COCO weights are of other settings (width)."),
         ("deformable-detr-r50", {}, " Its authors' COCO weights can only be got by hand: --weights coco tells how."),
         ("detr-r50", {}, ""),
     ],

@@ -73,10 +73,10 @@ def fetch(offer: Offer, console: Console, *, waits: Sequence[float] = WAITS, tim
         timeout: seconds without a byte that count as a cut.
 
     Returns:
-        The file; what it begins its SHA-256 with was checked, if that is published.
+        The file. Its SHA-256 was compared with what its authors publish or the server announces, or else with what was noted when it came.
 
     Raises:
-        CheckpointError: it cannot be downloaded, or is another file than the published one.
+        CheckpointError: it cannot be downloaded, is another file than the published one, or has changed since it was downloaded.
         OutputError: the cache cannot be written.
     """
     path = place_of(offer)

@@ -3,7 +3,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const part = (id) => document.getElementById(id);
 const canvas = part("canvas"), pen = canvas.getContext("2d");
 const photos = new Map(), colors = data.colors, shapes = ["circle", "square", "triangle", "diamond", "cross"];
-const nothing = { name: "Nothing is found in this picture", looked_in: "decoder", predictions: [], looks: [] };
+const nothing = { name: data.nothing, looked_in: "decoder", predictions: [], looks: [] };
 const state = { picture: 0, subject: 0, layer: 0, head: 0, kind: 0 };
 
 function bytes(text) {

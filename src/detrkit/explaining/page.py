@@ -54,7 +54,7 @@ def write_page(path: Path, pictures: Sequence[tuple[str, Explanation | Answers]]
         for side, quality in _PHOTOS:
             for content, (_, explanation) in zip(contents, pictures, strict=False):
                 content |= _photo(explanation.picture, side, quality)
-            page = _rendered(_title(pictures[0][1]), contents)
+            page = _rendered(*_words(pictures[0][1]), contents)
             if len(page.encode()) <= LARGEST_FILE:
                 return write_text(path, page), len(contents)
         if len(contents) == 1:
@@ -64,13 +64,14 @@ def write_page(path: Path, pictures: Sequence[tuple[str, Explanation | Answers]]
         contents = contents[: -(-len(contents) // 2)] if len(contents) > 2 else contents[:1]
 
 
-def _title(shown: Explanation | Answers) -> str:
+def _words(shown: Explanation | Answers) -> tuple[str, str]:
+    """The title, and what is said of a picture that has nothing to choose from."""
     if isinstance(shown, Answers):
-        return f"What became of the objects, and where {shown.variant} looked"
-    return f"Where {shown.variant} looked"
+        return f"What became of the objects, and where {shown.variant} looked", "No object is annotated in this picture"
+    return f"Where {shown.variant} looked", "Nothing is found in this picture"
 
 
-def _rendered(title: str, contents: list[dict[str, Any]]) -> str:
+def _rendered(title: str, nothing: str, contents: list[dict[str, Any]]) -> str:
     """The file's text."""
     loader = PackageLoader("detrkit.explaining", "")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -78,7 +79,9 @@ def _rendered(title: str, contents: list[dict[str, Any]]) -> str:
     def part(name: str) -> Markup:
         return Markup(loader.get_source(environment, name)[0])
 
-    data = json.dumps({"pictures": contents, "colors": LINE_COLORS}, separators=(",", ":"), allow_nan=False)
+    data = json.dumps(
+        {"pictures": contents, "colors": LINE_COLORS, "nothing": nothing}, separators=(",", ":"), allow_nan=False
+    )
     return environment.get_template("page.html.jinja").render(
         title=title,
         subtitle="Attention says where a layer took something from, not what it made of it.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from rich.console import Console
 
 from detrkit.data.wording import are, counted
-from detrkit.models.catalog import find_variant
 from detrkit.prediction.devices import choose_device
 from detrkit.training.before_data import mixing_note
 from detrkit.training.module import TrainingModule
@@ -36,7 +35,7 @@ def announce(
         f"{'Resuming' if resumed else 'Training'} {options.variant} ({trainable / 1e6:.1f} million trainable parameters) on "
         f"{choose_device(options.device)} in {options.precision}: {counted(schedule.epochs, 'epoch')}, {counted(schedule.steps, 'step')}, batches of "
         f"{counted(schedule.batch_size, 'image')}{pieces}, images up to {options.short_side} × {options.long_side}, "
-        f"learning rate {options.lr:g} (backbone {options.backbone_lr:g}, {options.schedule}){scaling_in_words(options, find_variant(options.variant).recipe)}",
+        f"learning rate {options.lr:g} (backbone {options.backbone_lr:g}, {options.schedule}){scaling_in_words(options, module.recipe)}",
     )
     repeated = module.images.note()
     if repeated is not None:

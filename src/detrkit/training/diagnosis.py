@@ -49,7 +49,8 @@ class Diagnosis(Callback):
         self._say, self._folder, self._rank, self._size = say, folder, rank, window
         self._pieces = 1  # of each batch
         self._window = LearningWindow(window)
-        self._course: list[Learning] = []
+        self._course: list[Learning] = []  # the first look and the last two, which are all that is compared
+        self._looks = 0
         self._beginning: list[Tensor] = []  # losses of the first steps
         self._batch: tuple[ImageBatch, list[Target]] | None = None
         self._before: ImageBatch | None = None  # the images of the batch before it
@@ -77,7 +78,8 @@ class Diagnosis(Callback):
         self._step = trainer.global_step
         is_warm = self._step > (pl_module.options.warmup_steps or 0)
         if is_warm and self._step % self._size == 0 and len(self._window) == self._size * self._pieces:
-            self._course.append(self._window.learning())
+            self._course = [*self._course[:1], *self._course[1:][-1:], self._window.learning()]
+            self._looks += 1
             self._look(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:  # type: ignore[override]
@@ -110,13 +112,15 @@ class Diagnosis(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on needs for its next look: what was seen and said."""
         course = [{**dataclasses.asdict(each), "percentages": sorted(each.percentages)} for each in self._course]
-        return {"course": course, "beginning": [loss.item() for loss in self._beginning], "said": sorted(self._said)}
+        beginning = [loss.item() for loss in self._beginning]
+        return {"course": course, "looks": self._looks, "beginning": beginning, "said": sorted(self._said)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken, but for the window since the last look."""
         self._course = [
             Learning(each["total"], each["means"], frozenset(each["percentages"])) for each in state_dict["course"]
         ]
+        self._looks = state_dict["looks"]
         self._beginning = [torch.tensor(loss) for loss in state_dict["beginning"]]
         self._said = set(state_dict["said"])
 
@@ -124,11 +128,11 @@ class Diagnosis(Callback):
         options, batch_size = module.options, module.schedule.batch_size
         beginning = min(statistics.fmean(loss.item() for loss in self._beginning), self._course[0].total)
         self._warn("rate", too_high(beginning, self._course, lr=options.lr or 0.0, batch_size=batch_size))
-        self._warn("accuracy", flat_accuracy(self._course, chance_of(module.data.dataset)))
+        if self._looks >= _ENOUGH:
+            self._warn("accuracy", flat_accuracy(self._course, chance_of(module.data.dataset)))
         runs = not module.is_shared_out  # otherwise only all processes together could look
-        if runs and len(self._course) % _ENOUGH == 0 and "same" not in self._said and self._batch is not None:
-            batches = [each for each in (self._before, self._batch[0]) if each is not None]
-            self._warn("same", same_predictions(module.model, batches))
+        if runs and self._looks % _ENOUGH == 0 and "same" not in self._said and self._batch is not None:
+            self._warn("same", same_predictions(module.model, _of_different_images(self._before, self._batch[0])))
 
     def _warn(self, name: str, problem: str | None) -> None:
         if problem is not None and name not in self._said:
@@ -202,11 +206,11 @@ def flat_accuracy(course: Sequence[Learning], chance: float) -> str | None:
     """What to do about classes that are not learned: after many steps they are told no better than at the beginning, or by chance.
 
     Args:
-        course: means over windows of steps.
+        course: means over windows of steps: of the first one, and of the last two.
         chance: the accuracy of always naming the class with most objects.
     """
     values = [each.means.get(MATCHED_CLASS_ACCURACY.name) for each in course]
-    if len(values) < _ENOUGH or values[0] is None or values[-1] is None or values[-2] is None:
+    if len(values) < 3 or values[0] is None or values[-1] is None or values[-2] is None:
         return None
     latest = max(values[-1], values[-2])
     if latest > chance + _SAME_ACCURACY or latest > values[0] + _SAME_ACCURACY or chance > 1 - 2 * _SAME_ACCURACY:
@@ -215,6 +219,13 @@ def flat_accuracy(course: Sequence[Learning], chance: float) -> str | None:
         f"the {MATCHED_CLASS_ACCURACY.name} stays at {values[-1]:.0%}, and always naming the most frequent class would give {chance:.0%}: check "
         "with detrkit inspect that the labels are right, and begin with pretrained weights (--weights), or give it many more epochs"
     )
+
+
+def _of_different_images(before: ImageBatch | None, now: ImageBatch) -> list[ImageBatch]:
+    """Both batches; the later one alone where an image is in both, as where there is but one."""
+    if before is None or before.image_ids is None or now.image_ids is None:
+        return [now]
+    return [now] if set(before.image_ids.tolist()) & set(now.image_ids.tolist()) else [before, now]
 
 
 def same_predictions(model: Detector, batches: Sequence[ImageBatch]) -> str | None:

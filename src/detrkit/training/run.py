@@ -156,6 +156,7 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console, agreement
     record(folder, before, now, done)
     if is_complete:
         return TrainingResult(folder.path, best_of(folder), None)
+    remove_unfinished(folder.path)
     return _end(folder, data, now, console)
 
 
@@ -185,6 +186,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
     if options.devices * options.nodes > processes.count:
         return _run_in_processes(options, earlier, console)
     if earlier is None:
+        options = _same_start(options, agreement)
         _download_once(options, console, agreement)
     module, data = prepare(options, earlier, console, processes)
     if earlier is not None:
@@ -243,6 +245,14 @@ def _measure(module: TrainingModule, data: RunData, agreement: Agreement) -> Tim
             if not processes.is_first:
                 raise SystemExit(2) from problem
             raise
+
+
+def _same_start(options: TrainingOptions, agreement: Agreement) -> TrainingOptions:
+    """Gives all processes what the first one starts from, since it may depend on what is in the cache of a node."""
+    if agreement.processes.count == 1:
+        return options
+    agreement.meet()
+    return dataclasses.replace(options, weights=agreement.processes.from_first(options.weights))
 
 
 def _download_once(options: TrainingOptions, console: Console, agreement: Agreement) -> None:

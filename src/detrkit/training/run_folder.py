@@ -201,7 +201,7 @@ def read_run(path: str | Path) -> tuple[RunFolder, TrainingOptions]:
     """The folder and the options of a run.
 
     Raises:
-        ConfigurationError: there is no run, its configuration is damaged, or another version of detrkit began it with options or settings
+        ConfigurationError: there is no run, its configuration is damaged or cannot be read, or another version of detrkit began it with options or settings
             that this version does not know.
     """
     folder = RunFolder(expanded(path))
@@ -242,7 +242,7 @@ def read_json(file: Path, remedy: str) -> Any:
 
 def damaged(file: Path, remedy: str) -> ConfigurationError:
     """What is wrong with a file of a run that says nothing sensible."""
-    return ConfigurationError(f"{file} is damaged, so the run cannot go on: {remedy}")
+    return ConfigurationError(f"{file} is damaged: {remedy}")
 
 
 # Former names of settings. Models with these settings also had other parameter names.

@@ -59,9 +59,12 @@ def sharded_parts(model: Detector) -> list[nn.Module]:
 
 
 def _called(network: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a network of timm that are called as a whole, whatever lists they are in; some networks lie in another one as `model`."""
+    """The parts of a network of timm that are called as a whole. Of lists that is every element, since some go through a `Sequential` by themselves.
+
+    Some networks lie in another one as `model`.
+    """
     for name, part in network.named_children():
-        if name == "model" or isinstance(part, nn.ModuleList | nn.ModuleDict):
+        if name == "model" or isinstance(part, nn.ModuleList | nn.ModuleDict | nn.Sequential):
             yield from _called(part)
         else:
             yield part

@@ -262,7 +262,6 @@ def _why_no_more(options: TrainingOptions, config: Mapping[str, Any]) -> str:
     offer = coco_offer(options.variant)
     if options.weights != BACKBONE or offer is None:
         return ""
-    if not _is_at_hand(offer):
-        return " Its authors' COCO weights can only be got by hand: --weights coco tells how."
-    unusual = _unusual_settings(options.variant, config)
-    return f" Its authors' COCO weights are of other settings ({', '.join(unusual)})." if unusual else ""
+    if unusual := _unusual_settings(options.variant, config):
+        return f" Its authors' COCO weights are of other settings ({', '.join(unusual)})."
+    return "" if _is_at_hand(offer) else " Its authors' COCO weights can only be got by hand: --weights coco tells how."

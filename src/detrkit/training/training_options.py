@@ -20,7 +20,7 @@ UNLESS_GIVEN: dict[str, str] = {
     "accumulate": "as few as fit into memory",
     "short_side": "the variant's",
     "long_side": "in proportion to the shorter side",
-    "weights": "coco where the authors' file can be downloaded, otherwise backbone; none for compact variants, and where a part is given",
+    "weights": "coco where the authors' file can be downloaded or is in the cache, otherwise backbone; none for compact variants, and where a part is given",
     "masks": "panoptic where the data set has such files, otherwise instances",
     "output": "a new folder under runs/",
     "workers": "0 on a CPU, otherwise up to 8 for each process",
