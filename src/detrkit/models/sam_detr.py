@@ -412,8 +412,8 @@ PADDING = {"tokens_behind_padding_are_not_looked_at": _AT_THE_EDGE}
 _DC5: dict[str, Any] = {"backbone": "resnet50-dc5"}
 _SMCA: dict[str, Any] = {"gaussian": True}
 _MULTISCALE: dict[str, Any] = {"levels": 3, "normed_levels": True}
-_OWN = smca_detr.COMPACT_RECIPE, smca_detr.COMPACT_PREPROCESSING
-_COMPACT = Variant(Config(**smca_detr.COMPACT, normed_levels=True), *_OWN, exceptions=PADDING)
+_AS_SMCA = smca_detr.COMPACT_RECIPE, smca_detr.COMPACT_PREPROCESSING
+_COMPACT = Variant(Config(**smca_detr.COMPACT, normed_levels=True), *_AS_SMCA, exceptions=PADDING)
 
 
 def _variant(short: tuple[str, float], long: tuple[str, float], **settings: Any) -> Variant:

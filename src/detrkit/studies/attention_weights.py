@@ -46,9 +46,8 @@ class SynthesizedAttention(nn.Module):
             if queries is None
             else nn.Parameter(torch.randn(attention_heads, queries, keys), requires_grad=learned)
         )
-        nn.init.xavier_uniform_(
-            self.value.weight, gain=0.5**0.5
-        )  # as a third of what `MultiHeadAttention` draws at once
+        # As large as values of `MultiHeadAttention`, which are a third of a matrix that is drawn at once.
+        nn.init.xavier_uniform_(self.value.weight, gain=0.5**0.5)
         nn.init.xavier_uniform_(self.output.weight)
         for linear in (self.value, self.output):
             nn.init.zeros_(linear.bias)

@@ -40,7 +40,7 @@ def carry_out(folder: Path) -> None:
     job, further = _read(folder)
     with FileLock(folder / _LOCK):  # another command may have begun the same
         if read_figures(folder / FIGURES) is None or not RunFolder(job.run).last.is_file():
-            shutil.rmtree(job.run, ignore_errors=True)  # begun and not ended
+            shutil.rmtree(job.run, ignore_errors=True)  # begun and not ended, or figures without weights
             figures = learn(job, terminal())
             write_json(folder / FIGURES, {**figures, "options": job.options})
         if job.trial.measure is not None:
