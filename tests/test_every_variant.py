@@ -1,7 +1,7 @@
 """What every entry of the catalog has to keep, whatever its paper: adding a variant adds its tests.
 
 Names are checked of every variant, on a model without memory (`whole`). What takes a forward pass runs once for each structure (see
-`structure`), on a small model (`model`); export, which takes seconds, on fewer of them (see `to_export`). Checks from outside hold for any
+`structure`), on a small model (`model`); export, which takes longer, on fewer of them (see `to_export`). Checks from outside hold for any
 detector; those of single parts are for models made of the six parts. A check that a variant breaks by design is named in its `exceptions`
 and then has to fail.
 """
@@ -32,7 +32,7 @@ from detrkit.structures import ImageBatch, Levels, Output, Stages, Target
 
 HEIGHT, WIDTH = 128, 160
 REPRESENTATIVES = representatives(CATALOG)
-EXPORTED = to_export(CATALOG)
+EXPORTED, FURTHER_EXPORTED = to_export(CATALOG)
 
 
 def smaller(variant: str) -> dict[str, Any]:
@@ -264,9 +264,20 @@ def test_every_parameter_gets_a_gradient(model: detrkit.Detector) -> None:
 
 
 def test_export(model: detrkit.Detector) -> None:
-    """One graph for every batch and image size, the same numbers out."""
     if model.card.variant not in EXPORTED:
+        pytest.skip("another of its family is exported")
+    check_export(model)
+
+
+@pytest.mark.slow
+def test_export_of_every_trait(model: detrkit.Detector) -> None:
+    if model.card.variant not in FURTHER_EXPORTED:
         pytest.skip("others that have all of its traits between them are exported")
+    check_export(model)
+
+
+def check_export(model: detrkit.Detector) -> None:
+    """One graph for every batch and image size, the same numbers out."""
     batch_size, size = torch.export.Dim("batch", min=1), torch.export.Dim.DYNAMIC
     shapes = [{0: batch_size, 2: size, 3: size}, {0: batch_size, 1: size, 2: size}]
     # One row or column of the coarsest level is a case of its own: where there can be one, all images are larger.
@@ -368,7 +379,7 @@ def test_every_structure_and_every_kind_of_backbone_is_examined() -> None:
 
 def test_what_is_exported_has_every_trait() -> None:
     traits = {name: export_traits(each.family, each.config) for name, each in CATALOG.items()}
-    assert set().union(*(traits[name] for name in EXPORTED)) == set().union(*traits.values())
+    assert set().union(*(traits[name] for name in (*EXPORTED, *FURTHER_EXPORTED))) == set().union(*traits.values())
     families = {trait[:2] for name in EXPORTED for trait in traits[name] if len(trait) == 3}
     assert {(each.family, "encoder_layers") for each in CATALOG.values()} <= families
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
-from training.small_runs import NOISY, run, without_reports
+from torch.optim.swa_utils import AveragedModel
+from training.small_runs import NOISY, SMALL, run, without_reports
 
 from detrkit.errors import OptionError
-from detrkit.training import time_budget
+from detrkit.training import dry_run, time_budget
 from detrkit.training.time_budget import Speed, fitting_steps, seconds_of
 from detrkit.training.timing import PieceTimes
+from detrkit.training.watching import ConvergenceWatch
 
 SPEED = Speed(step=2.0, epoch=1.0, evaluation=30.0)
 
@@ -80,3 +85,26 @@ def test_a_time_that_is_too_short_is_refused(
     with pytest.raises(OptionError, match=r"minutes=0\.001 is too short: one step and its evaluations take about"):
         run(digits_folder, tmp_path / "run", minutes=0.001)
     assert not (tmp_path / "run").exists()
+
+
+def test_clipping_averages_and_looks_take_time_too(digits_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def taking(seconds: float, done: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            now[0] += seconds
+            return done(*arguments, **named)
+
+        return timed
+
+    monkeypatch.setattr(time_budget.fit_to_time, "__defaults__", (lambda: now[0],))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", taking(0.25, torch.nn.utils.clip_grad_norm_))
+    monkeypatch.setattr(AveragedModel, "update_parameters", taking(1.0, AveragedModel.update_parameters))
+    monkeypatch.setattr(ConvergenceWatch, "figures", taking(7.0, ConvergenceWatch.figures))
+    text = io.StringIO()
+    options: dict[str, Any] = {**SMALL, "ema": 0.9, "gradient_clip": 0.1, "watch": "convergence", "minutes": 10}
+    dry_run("detr-compact", digits_folder, console=Console(file=text, width=200), **options)
+    # An untimed step, 15 steps until 3 % of the time have passed, and two looks take 34 s. What is left holds 52 epochs of
+    # three steps and a look.
+    assert "10 min hold 156 steps (52 epochs)" in text.getvalue()
+    assert "a step takes 1.25 s (measured with 15 pieces of batches)" in text.getvalue()

@@ -27,12 +27,14 @@ from detrkit.files import write_json
 from detrkit.models.catalog import find_variant
 from detrkit.prediction.devices import choose_device
 from detrkit.progress import duration
+from detrkit.training.averaging import average_of
 from detrkit.training.epochs import evaluation_batch
 from detrkit.training.module import TrainingModule
 from detrkit.training.options import plan, worker_count
 from detrkit.training.processes import ALONE, Processes
 from detrkit.training.shared_evaluation import evaluate_together
 from detrkit.training.timing import time_evaluation, time_pieces
+from detrkit.training.watching import ConvergenceWatch
 
 _SHARE = 0.03  # of the time goes into measuring pieces of batches
 _MOST_PIECES = 30
@@ -45,7 +47,7 @@ class Speed:
 
     Attributes:
         step: an optimizer step with all pieces of its batch.
-        epoch: until the first images of an epoch are there, which comes on top of its steps.
+        epoch: what comes on top of an epoch's steps: the wait for its first images, and the look at watched images after it.
         evaluation: of the validation split; 0 where there is none.
     """
 
@@ -165,19 +167,20 @@ def _measured(
     module.to(device)
     weights = copy.deepcopy(module.model.state_dict())
     modes = {name: part.training for name, part in module.named_modules()}
-    optimizer = _resting_optimizer(module)
     own = torch.device(device)
     with torch.random.fork_rng([own.index or 0] if own.type == "cuda" else []):
         shared: dict[str, Any] = {"seconds": seconds, "processes": processes, "clock": clock}
-        times = time_pieces(module, device, pieces=_MOST_PIECES, optimizer=optimizer, **shared)
+        times = time_pieces(module, device, pieces=_MOST_PIECES, update=_resting_update(module), **shared)
         evaluated = partial(_evaluate, module, processes)
         evaluation = 0.0 if validation is None else time_evaluation(evaluated, validation, **shared)
+        watch = 0.0 if module.options.watch is None else _watch_seconds(module, processes, clock)
     module.model.load_state_dict(weights)
     for name, part in module.named_modules():
         part.training = modes[name]
     module.losses = None
     step = module.schedule.accumulate * times.piece + times.update
-    return Speed(step, times.start if worker_count(module.options) else 0.0, evaluation), times.pieces
+    start = times.start if worker_count(module.options) else 0.0
+    return Speed(step, start + watch, evaluation), times.pieces
 
 
 def _evaluate(module: TrainingModule, processes: Processes, images: DetectionDataset) -> None:
@@ -194,9 +197,29 @@ def _evaluate(module: TrainingModule, processes: Processes, images: DetectionDat
         evaluate_panoptic(module.model, images, **options)
 
 
-def _resting_optimizer(module: TrainingModule) -> torch.optim.Optimizer:
-    """The module's optimizer with rates of 0."""
+def _watch_seconds(module: TrainingModule, processes: Processes, clock: Callable[[], float]) -> float:
+    """Seconds of a look at the watched images, which the first process takes while the others wait."""
+    if not processes.is_first:
+        return 0.0
+    watch = ConvergenceWatch(module.data.dataset, batch_size=evaluation_batch(module.options))
+    watch.figures(module.model)  # compiles
+    began = clock()
+    watch.figures(module.model)
+    return clock() - began
+
+
+def _resting_update(module: TrainingModule) -> Callable[[], None]:
+    """What follows the last piece of a batch, with rates of 0."""
+    options = module.options
     optimizer: torch.optim.Optimizer = module.configure_optimizers()["optimizer"]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    return optimizer
+    average = None if options.ema is None else average_of(module.model, options.ema)
+
+    def update() -> None:
+        module.configure_gradient_clipping(optimizer, options.gradient_clip)
+        optimizer.step()
+        if average is not None:
+            average.update_parameters(module.model)
+
+    return update

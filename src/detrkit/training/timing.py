@@ -25,7 +25,7 @@ class PieceTimes:
 
     Attributes:
         piece: reading, a forward and a backward pass of a piece of a batch.
-        update: a step of the optimizer.
+        update: what follows the last piece: clipped gradients, a step of the optimizer, an average of the weights.
         start: until the first piece of an epoch is there.
         pieces: how many were timed.
     """
@@ -42,7 +42,7 @@ def time_pieces(
     *,
     pieces: int,
     seconds: float = float("inf"),
-    optimizer: torch.optim.Optimizer | None = None,
+    update: Callable[[], None] | None = None,
     processes: Processes = ALONE,
     clock: Callable[[], float] = time.perf_counter,
 ) -> PieceTimes:
@@ -53,7 +53,7 @@ def time_pieces(
         device: such as "cpu" or "cuda:0".
         pieces: largest number that is timed, after one that is not: it compiles and reserves memory.
         seconds: after which no further piece is begun, though two are timed in any case.
-        optimizer: over the model's parameters, with rates of 0; None times no updates.
+        update: what follows the last piece of a batch, with rates of 0; None times no updates.
         processes: those that train together, which all have to call this; the clock of the first one decides. Gradients are then exchanged
             for each piece, also where a step has several.
         clock: seconds since any moment.
@@ -73,8 +73,8 @@ def time_pieces(
         loss.backward()
         loss.item()  # waits for the device
         passed = clock()
-        if optimizer is not None:
-            optimizer.step()
+        if update is not None:
+            update()
             _wait(device)
         module.zero_grad()
         now = clock()
