@@ -122,9 +122,9 @@ def test_tools_get_the_options_and_the_name_of_the_run(folder: RunFolder) -> Non
     assert mlflow.given == {
         "names": ("detrkit",),
         "run_name": "run",
-        "tracking_uri": None,
-        "save_dir": str(folder.path / "mlflow"),
+        "tracking_uri": f"sqlite:///{(folder.path / 'mlflow' / 'mlflow.db').as_posix()}",
         "run_id": None,
+        "artifact_location": (folder.path / "mlflow").as_uri(),
     }
     assert wandb.options == mlflow.options == dataclasses.asdict(options("wandb", "mlflow", "wandb"))
     end_loggers([wandb, mlflow])

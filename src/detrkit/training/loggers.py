@@ -18,6 +18,7 @@ from detrkit.training.run_folder import RunFolder
 from detrkit.training.training_options import TrainingOptions
 
 _PROJECT = "detrkit"  # unless an environment variable of the tool says otherwise
+_MLFLOW_ADDRESS = "MLFLOW_TRACKING_URI"
 
 
 def check_loggers(names: Sequence[str]) -> None:
@@ -172,11 +173,18 @@ def _start_mlflow(folder: Path, run: str | None) -> Logger:
     from lightning.pytorch.loggers import MLFlowLogger
 
     experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
-    address = os.environ.get("MLFLOW_TRACKING_URI")
+    given = os.environ.get(_MLFLOW_ADDRESS)
+    address, artifacts = given, None
+    if address is None:  # a database: MLflow does not write plain folders any more
+        own = folder.resolve() / "mlflow"
+        own.mkdir(exist_ok=True)
+        address, artifacts = f"sqlite:///{(own / 'mlflow.db').as_posix()}", own.as_uri()
     logger = MLFlowLogger(
-        experiment, run_name=folder.name, tracking_uri=address, save_dir=str(folder / "mlflow"), run_id=run
+        experiment, run_name=folder.name, tracking_uri=address, run_id=run, artifact_location=artifacts
     )
     _ = logger.experiment  # connects
+    if given is None:  # where MLflow notes the address for its own processes; the next run has its own
+        os.environ.pop(_MLFLOW_ADDRESS, None)
     return logger
 
 
