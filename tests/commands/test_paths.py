@@ -91,6 +91,10 @@ def test_every_option_of_the_commands(home: Path) -> None:
         "--backbone-weights",
         "~/backbone.pth",
     )
+
+
+@pytest.mark.slow
+def test_the_demo(home: Path) -> None:
     assert "is a folder" not in ran("demo", "--output", "~/demo", "--steps", 1)
     assert (home / "demo" / "report.html").is_file()
 

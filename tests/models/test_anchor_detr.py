@@ -316,7 +316,7 @@ def test_nan_is_reported(row_column: bool, part: str) -> None:
         detect_batch(model, selection_for(model), images)
 
 
-@pytest.mark.parametrize("row_column", [True, False])
+@pytest.mark.parametrize("row_column", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_batch_is_learned_by_heart(row_column: bool) -> None:
     model = build("anchor-detr-compact", classes=["a", "b", "c"], row_column=row_column, queries=12, patterns=2)
     assert_learns_by_heart(model, steps=120, clip=1.0)

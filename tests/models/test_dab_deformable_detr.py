@@ -228,7 +228,9 @@ def test_mixed_precision_keeps_references_in_float32() -> None:
     torch.testing.assert_close(stages.decoded.references[0], boxes.expand(2, -1, -1), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("changes", [{}, {"patterns": 2, "queries": 8, "centers": "grid"}])
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param({"patterns": 2, "queries": 8, "centers": "grid"}, marks=pytest.mark.slow)]
+)
 def test_a_batch_is_learned_by_heart(changes: dict[str, Any]) -> None:
     model = build("dab-deformable-detr-compact", classes=["a", "b", "c"], **({"queries": 5} | changes))
     assert_learns_by_heart(model, steps=60)

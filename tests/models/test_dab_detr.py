@@ -333,7 +333,15 @@ class TestCriterionAndSelection:
         torch.testing.assert_close(found.scores, best)
 
 
-@pytest.mark.parametrize("changes", [{}, {"normed_references": False, "patterns": 2, "centers": "grid", "queries": 18}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param(
+            {"normed_references": False, "patterns": 2, "centers": "grid", "queries": 18}, marks=pytest.mark.slow
+        ),
+    ],
+)
 def test_a_batch_is_learned_by_heart(changes: dict[str, Any]) -> None:
     model = build("dab-detr-compact", classes=["a", "b", "c"], **({"queries": 10} | changes))
     assert_learns_by_heart(model, steps=100, clip=1.0)  # clipped as in its recipe

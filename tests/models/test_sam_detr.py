@@ -362,7 +362,11 @@ def test_boxes_of_any_size_are_looked_at(value: float) -> None:
     assert all(found.boxes_xyxy.isfinite().all() for found in detect_batch(model, selection_for(model), images))
 
 
-@pytest.mark.parametrize("changes", [{}, {"cross_attention": False}, {"gaussian": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, *(pytest.param(each, marks=pytest.mark.slow) for each in ({"cross_attention": False}, {"gaussian": True}))],
+    ids=str,
+)
 def test_a_batch_is_learned_by_heart(changes: dict[str, Any]) -> None:
     assert_learns_by_heart(
         build("sam-detr-compact", classes=["a", "b", "c"], queries=10, **changes), steps=80, clip=1.0
