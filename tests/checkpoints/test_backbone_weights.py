@@ -99,8 +99,9 @@ def test_a_backbone_of_our_own_keeps_its_counters(tmp_path: Path) -> None:
     torch.save(trained.state_dict(), tmp_path / "weights.pth")
     network = build_backbone("compact")
     load_backbone_weights(network, tmp_path / "weights.pth")
+    state = network.state_dict()
     for key, tensor in trained.state_dict().items():
-        assert torch.equal(network.state_dict()[key], tensor), key
+        assert torch.equal(state[key], tensor), key
 
 
 class TestWhatIsRefused:

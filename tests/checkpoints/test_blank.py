@@ -43,7 +43,8 @@ def test_authors_files_neither(variant: str, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     loaded = detrkit.load(tmp_path / "authors.pth", variant=variant)
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
+    state = loaded.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
 def test_only_draws_are_left_out() -> None:

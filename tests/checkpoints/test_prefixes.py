@@ -162,8 +162,9 @@ def test_backbone_weights_may_have_a_prefix(tmp_path: Path, prefix: str) -> None
     source, target = build_backbone("resnet18"), build_backbone("resnet18")
     torch.save({f"{prefix}{name}": tensor for name, tensor in source.state_dict().items()}, tmp_path / "weights.pth")
     load_backbone_weights(target, tmp_path / "weights.pth")
+    state = target.state_dict()
     for name, tensor in source.state_dict().items():
-        assert torch.equal(target.state_dict()[name], tensor), name
+        assert torch.equal(state[name], tensor), name
 
 
 class TestWhatIsGivenInThePlaceOfAFile:

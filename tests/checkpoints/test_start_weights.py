@@ -86,7 +86,8 @@ def test_classes_of_the_same_name_keep_their_rows(family: str, tmp_path: Path) -
 def test_heads_of_all_layers_and_codes_of_classes_are_among_them(tmp_path: Path) -> None:
     source, model = trained("light-detr-compact", TRAINED), small("light-detr-compact", WANTED)
     load_start(model, save(source, tmp_path / "trained.safetensors"))
-    resized = {name for name, tensor in model.state_dict().items() if tensor.shape != source.state_dict()[name].shape}
+    before = source.state_dict()
+    resized = {name for name, tensor in model.state_dict().items() if tensor.shape != before[name].shape}
     parts = ("heads.class_heads.0", "heads.class_heads.1", "query_source.proposals.class_head")
     assert resized == {
         *(f"{part}.{name}" for part in parts for name in ("weight", "bias")),
@@ -133,7 +134,8 @@ def test_queries_from_proposals_may_have_any_number(tmp_path: Path) -> None:
     model = small("deformable-detr-compact-two-stage", ["a"], queries=9)
     taken = load_start(model, save(source, tmp_path / "trained.safetensors"))
     assert (taken.queries, taken.queries_now, taken.queries_resized) == (6, 9, False)
-    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+    state = source.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

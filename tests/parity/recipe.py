@@ -5,6 +5,7 @@ The rule is the one that stands beside the reference values, written again for c
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,19 @@ Scales = Sequence[tuple[str, float]]
 
 
 def gaussian(name: str, shape: Sequence[int]) -> np.ndarray:
-    """Standard normal numbers that depend on the name alone."""
-    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(shape))
+    """Standard normal numbers that depend on the name alone; nobody may change them, since those of backbones, alike in most cases, are kept."""
+    return (_kept if "backbone" in name else _drawn)(name, tuple(shape))
+
+
+def _drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+
+
+@functools.lru_cache(maxsize=1000)
+def _kept(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    numbers = _drawn(name, shape)
+    numbers.setflags(write=False)
+    return numbers
 
 
 def weights(

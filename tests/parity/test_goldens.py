@@ -193,8 +193,9 @@ def test_the_authors_checkpoint_is_loaded_whole(run: Run, tmp_path: Path) -> Non
     torch.save({"model": content, "args": Namespace(**cases.CASES[run.case].arguments)}, tmp_path / "case.pth")
     loaded = detrkit.load(tmp_path / "case.pth", variant=cases.CASES[run.case].variant)
     assert loaded.state_dict().keys() == run.model.state_dict().keys()
+    state = run.model.state_dict()
     for name, value in loaded.state_dict().items():
-        assert torch.equal(value, run.model.state_dict()[name].to(value.dtype)), name
+        assert torch.equal(value, state[name].to(value.dtype)), name
 
 
 def test_our_keys_are_those_of_the_authors(run: Run, shared: Path) -> None:

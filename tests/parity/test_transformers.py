@@ -94,5 +94,6 @@ def test_dilation_comes_from_their_settings(pair: tuple[torch.nn.Module, detrkit
     )
     loaded = detrkit.load(tmp_path / "model.safetensors")
     assert loaded.card.variant == "detr-r50-dc5"
+    state = loaded.state_dict()
     for name, value in ours.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
+        assert torch.equal(state[name], value), name

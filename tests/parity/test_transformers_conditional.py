@@ -182,8 +182,9 @@ def test_dilation_of_timms_backbone_comes_from_their_settings(
     loaded = detrkit.load(tmp_path / "model.safetensors")
     assert loaded.card.variant == variant
     assert loaded.backbone.strides == ((16,) if variant.endswith("dc5") else (32,))
+    state = loaded.state_dict()
     for name, value in ours.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
+        assert torch.equal(state[name], value), name
 
 
 def test_weights_without_settings_leave_dilation_open(ours: detrkit.Detector, tmp_path: Path) -> None:

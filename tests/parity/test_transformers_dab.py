@@ -268,8 +268,9 @@ def test_dilation_of_timms_backbone_comes_from_their_settings(
     loaded = detrkit.load(write(pair, tmp_path, settings))
     assert loaded.card.variant == "dab-detr-r50" + "-dc5" * dilated + "-3patterns"
     assert loaded.backbone.strides == ((16,) if dilated else (32,))
+    state = loaded.state_dict()
     for name, value in pair.ours.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
+        assert torch.equal(state[name], value), name
 
 
 def test_fixed_centers_come_from_their_settings(pair: Pair, tmp_path: Path) -> None:

@@ -76,8 +76,9 @@ def test_the_state_dict_gives_what_their_file_gives(name: str, prefix: str, tmp_
         torch.testing.assert_close(output.boxes_cxcywh[-1], expected.pred_boxes, atol=1e-4, rtol=0)
     theirs.save_pretrained(tmp_path / "folder")
     in_file = detrkit.load(tmp_path / "folder" / "model.safetensors", variant=variant)
+    state = found.state_dict()
     for key, tensor in in_file.state_dict().items():
-        assert torch.equal(found.state_dict()[key], tensor), key
+        assert torch.equal(state[key], tensor), key
 
 
 @pytest.mark.parametrize("name", ["detr-r18", "conditional-detr-r50"])

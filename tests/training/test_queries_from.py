@@ -30,8 +30,9 @@ def test_queries_of_a_trained_detector_are_kept(digits_folder: Path, tmp_path: P
         console=Console(file=io.StringIO()), **options,
     )  # fmt: skip
     kept = detrkit.load(result.folder / "last.safetensors")
+    state = kept.query_source.state_dict()
     for name, value in trained.query_source.state_dict().items():
-        assert torch.equal(kept.query_source.state_dict()[name], value), name
+        assert torch.equal(state[name], value), name
     (_, box_head), (_, before) = kept.heads.pairs()[0], trained.heads.pairs()[0]
     assert not torch.equal(box_head.layers[0].weight, before.layers[0].weight)
 
