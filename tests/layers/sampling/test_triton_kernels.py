@@ -31,8 +31,20 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_interpreted_kernels_compute_the_formula() -> None:
-    arguments = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "python_functions=check_*", __file__)
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_interpreted_kernels_compute_the_formula(which: str) -> None:
+    arguments = (
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "python_functions=check_*",
+        "-m",
+        which,
+        __file__,
+    )
     result = run(*arguments, TRITON_INTERPRET="1")
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -139,7 +151,10 @@ FLOAT32 = (1e-6, 1e-6, 1e-5, 1e-6)
         pytest.param(SIZES, {}, id="odd sizes"),
         pytest.param(((6, 9),), {"queries": 19, "heads": 2, "channels": 32, "points": 2}, id="one level, two programs"),
         pytest.param(
-            ((1, 1), (2, 2)), {"queries": 2, "heads": 2, "channels": 4, "points": 9}, id="more points than channels"
+            ((1, 1), (2, 2)),
+            {"queries": 2, "heads": 2, "channels": 4, "points": 9},
+            id="more points than channels",
+            marks=pytest.mark.slow,
         ),
         pytest.param(((3, 4),), {"queries": 2, "heads": 1, "channels": 200, "points": 1}, id="wide heads"),
     ],
@@ -148,13 +163,16 @@ def check_formula(level_sizes: Any, layout: dict[str, int]) -> None:
     compare(level_sizes, make_inputs(level_sizes, **layout), FLOAT32)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 5e-4), (torch.bfloat16, 4e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [pytest.param(torch.float16, 5e-4, marks=pytest.mark.slow), (torch.bfloat16, 4e-3)]
+)
 def check_half_precision(dtype: torch.dtype, tolerance: float) -> None:
     """Inputs are exact in both computations, so only results are rounded; gradients of locations stay float32."""
     values, locations, weights = make_inputs(SIZES)
     compare(SIZES, (values.to(dtype), locations, weights.to(dtype)), (tolerance, tolerance, 1e-5, tolerance))
 
 
+@pytest.mark.slow
 def check_dtypes_need_not_agree() -> None:
     values, locations, weights = make_inputs(SIZES)
     compare(SIZES, (values, locations.half(), weights.bfloat16()), (1e-6, 1e-6, 1e-3, 4e-3))
@@ -182,7 +200,9 @@ def check_authors_values(shared: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("coordinate", [torch.nan, torch.inf, -1e38, 3.0])
+@pytest.mark.parametrize(
+    "coordinate", [torch.nan, *(pytest.param(each, marks=pytest.mark.slow) for each in (torch.inf, -1e38, 3.0))]
+)
 def check_far_outside(coordinate: float) -> None:
     """A point with such a coordinate has no effect, on itself or on other points."""
     values, locations, weights = make_inputs(((4, 3), (2, 2)), queries=2, heads=2, points=2)
