@@ -45,7 +45,7 @@ NUMERIC := tests/layers tests/losses tests/matching tests/models tests/necks tes
   tests/prediction tests/evaluation/test_runner.py
 NOT_NUMERIC := --ignore=tests/layers/sampling/test_triton_kernels.py --ignore=tests/layers/sampling/test_numba_kernels.py
 test-processor: setup
-	$(PROCESSOR) $(RUN)python -m pytest -m "not slow" $(NUMERIC) $(NOT_NUMERIC)
+	$(PROCESSOR) $(RUN)python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal $(NUMERIC) $(NOT_NUMERIC)
 
 check: setup
 	$(RUN)ruff check .

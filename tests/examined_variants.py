@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 LAYERS = ("encoder_layers", "decoder_layers")
-# Families that `make test` does not export: in evaluation they are another family's encoder and decoder, or, in the end, nothing that can be.
+# Families that `make test` does not export: in evaluation they are what another family is, but for small things, or, in the end, nothing that
+# can be exported.
 EXPORTED_LATER = frozenset(
     (
         "dn_detr",
         "dn_deformable_detr",
+        "h_detr",
         "detr_segmentation",
         "conditional_detr_segmentation",
         "deformable_detr_segmentation",

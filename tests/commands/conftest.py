@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training.small_runs import without_reports
 
 import detrkit
 from detrkit.data import read_digits
@@ -29,3 +30,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(digits_folder: Path, tmp_path: Path) -> Path:
     """A copy of the small data set, which a test may damage."""
     return shutil.copytree(digits_folder, tmp_path / "data")
+
+
+@pytest.fixture(autouse=True)
+def _reports_where_they_are_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for tests of training: the report takes most of the time of a small run."""
+    if request.node.get_closest_marker("reports") is None:
+        without_reports(monkeypatch)

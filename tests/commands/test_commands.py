@@ -31,6 +31,7 @@ def change(data: Path, split: str, edit: str) -> None:
     file.write_text(json.dumps(content))
 
 
+@pytest.mark.reports
 def test_train_evaluate_predict(data: Path, tmp_path: Path) -> None:
     trained = detrkit_command(
         "train", "detr-compact", "--data", data, "--output", "run", "--steps", 3, "--batch-size", 4, "--short-side", 64,
