@@ -20,6 +20,7 @@ from detrkit.training import run_folder
 from detrkit.training.options import resolve
 from detrkit.training.resuming import check_same_data
 from detrkit.training.run_folder import (
+    RunFolder,
     append_to_log,
     create,
     read_log,
@@ -191,3 +192,15 @@ def test_only_a_demo_is_replaced_by_a_demo(tmp_path: Path) -> None:
     remove_earlier_demo(demo.path)
     assert not demo.state.exists()
     assert (demo.path / "notes.txt").read_text() == "mine"
+
+
+def test_what_killed_processes_left_goes_also_from_charts_and_pictures(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for place, name in ((tmp_path, "resume.ckpt"), (folder.charts, "errors.png"), (folder.pictures, "example_1.jpg")):
+        place.mkdir(exist_ok=True)
+        stem, ending = name.split(".")
+        (place / name).touch()
+        (place / f".{stem}-{'a' * 16}.{ending}").touch()
+    folder.remove_unfinished()
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"resume.ckpt", "charts/errors.png", "pictures/example_1.jpg"}

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from detrkit.data.wording import counted
 from detrkit.errors import ConfigurationError, NonFiniteError, OptionError, OutputError, closest
-from detrkit.files import remove_unfinished
 from detrkit.models.catalog import CATALOG
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import terminal
@@ -156,7 +155,7 @@ def _resume(path: str | Path, given: dict[str, Any], console: Console, agreement
     record(folder, before, now, done)
     if is_complete:
         return TrainingResult(folder.path, best_of(folder), None)
-    remove_unfinished(folder.path)
+    folder.remove_unfinished()
     return _end(folder, data, now, console)
 
 
@@ -211,7 +210,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
         console.print(budget.in_words())
         note_budget(folder.config, budget)
     announce(console, options, module, folder, earlier is not None)
-    remove_unfinished(folder.path)
+    folder.remove_unfinished()
     if earlier is not None:
         record(folder, earlier.options, options, earlier.done)
         record_annotations(folder, data.training, data.validation)

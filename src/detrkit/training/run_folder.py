@@ -16,7 +16,7 @@ from detrkit.cards import Recipe
 from detrkit.checkpoints.own_format import frozen
 from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError
-from detrkit.files import expanded, prepare_folder, write_json, write_text
+from detrkit.files import expanded, prepare_folder, remove_unfinished, write_json, write_text
 from detrkit.measures import FORMER_COLUMNS
 from detrkit.models.catalog import CATALOG, find_variant
 from detrkit.training.epoch_images import EpochImages
@@ -84,6 +84,11 @@ class RunFolder:
     def charts(self) -> Path:
         """Every chart of the report as a picture."""
         return self.path / "charts"
+
+    def remove_unfinished(self) -> None:
+        """Removes what killed processes left of files that they wrote here."""
+        for place in (self.path, self.charts, self.pictures):
+            remove_unfinished(place)
 
     @property
     def report(self) -> Path:
