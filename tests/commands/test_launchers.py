@@ -186,6 +186,7 @@ def test_the_first_process_has_time_for_its_report_after_ctrl_c(digits_folder: P
     assert printed.splitlines()[-1].startswith("Report so far: ")
 
 
+@pytest.mark.slow
 def test_one_process_in_an_allocation_of_slurm_for_two(digits_folder: Path, tmp_path: Path) -> None:
     numbers = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
     process = start([sys.executable, *TRAIN, "--data", str(digits_folder), "--steps", "1"], tmp_path, **numbers)

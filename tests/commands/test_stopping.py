@@ -85,6 +85,7 @@ def _processes() -> dict[int, tuple[int, int, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(digits_folder: Path, tmp_path: Path) -> None:
     with Run(digits_folder, tmp_path) as run:
         while run.process.poll() is None:  # a worker that has done its work may be gone before the signal arrives

@@ -175,6 +175,7 @@ def test_a_report_of_real_detections_with_photos(shared: Path, tmp_path: Path) -
     assert 1_000_000 < file.stat().st_size < 5_000_000
 
 
+@pytest.mark.slow
 def test_a_report_of_large_photos_stays_below_five_megabytes(shared: Path, tmp_path: Path) -> None:
     dataset = open_dataset(shared / "data/roboflow_sample", "train")
     photos: list[Photo] = []

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import detrkit
 from detrkit.checkpoints import from_official, to_official
+from detrkit.checkpoints.blank import WithoutRandomValues
 from detrkit.structures import ImageBatch, Stages, Target
 
 DATA = Path(__file__).parent / "data"
@@ -182,7 +183,8 @@ class Run:
         case = case or CASES[name]
         self.case, self.manifest = name, manifest
         self.aliases: dict[str, str] = manifest["aliases"]
-        self.model = detrkit.build(case.variant, **case.settings)
+        with WithoutRandomValues():  # every one is loaded
+            self.model = detrkit.build(case.variant, **case.settings)
         names = to_official(self.model.state_dict(), self.model)
         shapes = {key: tuple(value.shape) for key, value in names.items()}
         self.weights = recipe.weights(

@@ -104,6 +104,7 @@ def test_padding_goes_up_to_the_largest_size(shared: Path) -> None:
     assert (batch.pixels[batch.padding[:, None].expand_as(batch.pixels)] == 0).all()
 
 
+@pytest.mark.slow
 def test_more_images_take_more(digits_folder: Path) -> None:
     """In a process of its own, since one that has freed much takes no more for what comes."""
     script = f"""
