@@ -94,6 +94,7 @@ def test_every_option_of_the_commands(home: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.reports
 def test_the_demo(home: Path) -> None:
     assert "is a folder" not in ran("demo", "--output", "~/demo", "--steps", 1)
     assert (home / "demo" / "report.html").is_file()

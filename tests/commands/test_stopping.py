@@ -123,7 +123,6 @@ def test_ctrl_c_ends_a_run_and_its_workers(digits_folder: Path, tmp_path: Path, 
             time.sleep(0.05)  # workers and their server end by themselves
 
 
-@pytest.mark.slow
 def test_sigterm_ends_a_run_as_ctrl_c_does(digits_folder: Path, tmp_path: Path) -> None:
     with Run(digits_folder, tmp_path) as run:
         while not (tmp_path / "run" / "log.csv").is_file():
@@ -136,7 +135,6 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(digits_folder: Path, tmp_path: Path) 
         assert printed.splitlines()[-1].startswith("Report so far: ")
 
 
-@pytest.mark.slow
 def test_workers_end_with_a_main_process_that_is_killed(digits_folder: Path, tmp_path: Path) -> None:
     with Run(digits_folder, tmp_path) as run:
         run.wait_for_workers()

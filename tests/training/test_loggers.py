@@ -131,6 +131,12 @@ def test_tools_get_the_options_and_the_name_of_the_run(folder: RunFolder) -> Non
     assert wandb.finished == 1
 
 
+def test_an_empty_address_is_none(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    start_loggers(options("mlflow"), folder)
+    assert Recorder.started[0].given["tracking_uri"].startswith("sqlite:///")
+
+
 def test_variables_name_project_and_server(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "cells")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "cells of blood")

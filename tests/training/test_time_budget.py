@@ -104,7 +104,7 @@ def test_clipping_averages_and_looks_take_time_too(digits_folder: Path, monkeypa
     text = io.StringIO()
     options: dict[str, Any] = {**SMALL, "ema": 0.9, "gradient_clip": 0.1, "watch": "convergence", "minutes": 10}
     dry_run("detr-compact", digits_folder, console=Console(file=text, width=200), **options)
-    # An untimed step, 15 steps until 3 % of the time have passed, and two looks take 34 s. What is left holds 52 epochs of
-    # three steps and a look.
-    assert "10 min hold 156 steps (52 epochs)" in text.getvalue()
+    # An untimed step, 15 steps until 3 % of the time have passed, and a look take 27 s. What is left holds 53 epochs of three
+    # steps and a look.
+    assert "10 min hold 159 steps (53 epochs)" in text.getvalue()
     assert "a step takes 1.25 s (measured with 15 pieces of batches)" in text.getvalue()

@@ -173,7 +173,7 @@ def _start_mlflow(folder: Path, run: str | None) -> Logger:
     from lightning.pytorch.loggers import MLFlowLogger
 
     experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
-    given = os.environ.get(_MLFLOW_ADDRESS)
+    given = os.environ.get(_MLFLOW_ADDRESS) or None
     address, artifacts = given, None
     if address is None:  # a database: MLflow does not write plain folders any more
         own = folder.resolve() / "mlflow"
@@ -182,9 +182,11 @@ def _start_mlflow(folder: Path, run: str | None) -> Logger:
     logger = MLFlowLogger(
         experiment, run_name=folder.name, tracking_uri=address, run_id=run, artifact_location=artifacts
     )
-    _ = logger.experiment  # connects
-    if given is None:  # where MLflow notes the address for its own processes; the next run has its own
-        os.environ.pop(_MLFLOW_ADDRESS, None)
+    try:
+        _ = logger.experiment  # connects
+    finally:
+        if given is None:  # where MLflow notes the address for its own processes; the next run has its own
+            os.environ.pop(_MLFLOW_ADDRESS, None)
     return logger
 
 

@@ -202,7 +202,6 @@ def _watch_seconds(module: TrainingModule, processes: Processes, clock: Callable
     if not processes.is_first:
         return 0.0
     watch = ConvergenceWatch(module.data.dataset, batch_size=evaluation_batch(module.options))
-    watch.figures(module.model)  # compiles
     began = clock()
     watch.figures(module.model)
     return clock() - began

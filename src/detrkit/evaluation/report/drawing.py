@@ -81,7 +81,7 @@ def png_of(figure: Figure, dpi: int = 150) -> bytes:
         dpi: pixels per inch.
     """
     buffer = BytesIO()
-    with _drawing(figure):
+    with _without_warnings():
         figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()
 
@@ -103,7 +103,7 @@ def svg_of(figure: Figure, name: str, words: str) -> str:
         words: what the figure shows, for people who cannot see it.
     """
     text = StringIO()
-    with _drawing(figure), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with _without_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -132,9 +132,8 @@ def _rounded(attribute: re.Match[str]) -> str:
 
 
 @contextmanager
-def _drawing(figure: Figure) -> Iterator[None]:
-    """Keeps the places that axes got, since finding them takes longer than drawing; silences the warning that a typeface lacks letters of a name: browsers have them."""
+def _without_warnings() -> Iterator[None]:
+    """Silences the warning that a typeface lacks letters of a name: browsers have them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
-    figure.set_layout_engine("none")

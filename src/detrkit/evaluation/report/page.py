@@ -299,7 +299,9 @@ def write_photos(folder: Path, sections: Iterable[Section]) -> list[Path]:
 
 
 def _write_png(path: Path, figure: Figure) -> Path:
-    return write_bytes(path, png_of(figure))
+    written = write_bytes(path, png_of(figure))
+    figure.set_layout_engine("none")  # the page draws it again, and finding places for axes takes longer than drawing
+    return written
 
 
 def _unique(sections: Sequence[Section]) -> list[Section]:
