@@ -51,8 +51,8 @@ class Config(CostSettings):
         queries: Q, counting every pattern.
         patterns: P, learned contents that share the same Q / P anchors; 0 starts every query with empty content.
         learned_content: whether each anchor learns a content of its own. It then also scales the query's place in the first layer, where
-            the scale is otherwise 1, also with patterns. Published weights have none; from scratch it helped most of all settings
-            (docs/measurements.md, "Choices of DAB-DETR").
+            the scale is otherwise 1, also with patterns. Published weights have none; what it is worth from scratch:
+            docs/why.md, "Parts of DAB-DETR".
         centers: "learned"; "random" (fixed where they were drawn, the authors' "fixxy"); or "grid" (fixed on a square grid).
         learn_queries: whether anchors and contents are trained; if not, give good ones with `queries_from` in training.
         box_head_per_layer: whether each layer has its own box head instead of one for all.
