@@ -137,6 +137,19 @@ def test_an_empty_address_is_none(folder: RunFolder, monkeypatch: pytest.MonkeyP
     assert Recorder.started[0].given["tracking_uri"].startswith("sqlite:///")
 
 
+@pytest.mark.parametrize("name", ["mine?", "100%"])
+def test_a_folder_that_mlflow_would_take_for_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigurationError) as caught:
+        start_loggers(options("mlflow"), RunFolder(tmp_path / name))
+    place = (tmp_path / name / "mlflow").resolve()
+    assert str(caught.value) == (
+        f"mlflow does not start (its database cannot lie in {place}, whose name has '{name[-1]}'): "
+        "mend that, or train without it (it is in loggers)"
+    )
+    assert not list((tmp_path / name).iterdir())
+
+
 def test_variables_name_project_and_server(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "cells")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "cells of blood")

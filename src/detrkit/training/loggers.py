@@ -177,6 +177,8 @@ def _start_mlflow(folder: Path, run: str | None) -> Logger:
     address, artifacts = given, None
     if address is None:  # a database: MLflow does not write plain folders any more
         own = folder.resolve() / "mlflow"
+        if found := next((mark for mark in "?%" if mark in str(own)), None):  # MLflow reads them as parts of an address
+            raise ConfigurationError(f"its database cannot lie in {own}, whose name has '{found}'")
         own.mkdir(exist_ok=True)
         address, artifacts = f"sqlite:///{(own / 'mlflow.db').as_posix()}", own.as_uri()
     logger = MLFlowLogger(
