@@ -26,12 +26,14 @@ def test_the_words_of_a_paper_replace_those_of_its_base() -> None:
 
 
 def test_a_variant_with_its_settings_recipe_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("COLUMNS", "80")
     shown = detrkit_command("models", "detr-r50", folder=tmp_path).stdout
-    row = next(line for line in shown.splitlines() if "--settings.queries" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")][:3] == ["queries", "100", "--settings.queries"]
-    rate = next(line for line in shown.splitlines() if "--backbone-lr" in line)
-    assert [cell.strip() for cell in rate.strip("│").split("│")][1] == "1e-05"
+    lines = shown.splitlines()
+    queries = next(line for line in lines if line.startswith("queries "))
+    assert queries.split(maxsplit=2)[:2] == ["queries", "100"]
+    rate = next(row for row, line in enumerate(lines) if line.startswith("backbone_learning_rate "))
+    assert (lines[rate].split()[1], lines[rate + 1].split()[0]) == ("1e-05", "--backbone-lr")
+    assert "…" not in shown  # nothing is cut
     assert CATALOG["detr-r50"].weights[0].address in shown
     assert "Of the backbone: https://download.pytorch.org/models/resnet50-0676ba61.pth (BSD-3-Clause)" in shown
     compact = detrkit_command("models", "detr-compact", folder=tmp_path).stdout

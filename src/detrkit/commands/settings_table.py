@@ -7,6 +7,8 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
+from detrkit.terminal import add_texts, narrow_table
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -38,15 +40,16 @@ def show_variant(name: str, variant: Variant, parameters: int, console: Console)
         parameters: how many it has.
         console: where it is printed.
     """
-    settings = {
-        entry.name: f"--settings.{entry.name.replace('_', '-')}" for entry in dataclasses.fields(variant.config)
-    }
-    settings["class_count"] = "(from the data set)"
     console.print(f"{name}, of the family {variant.family}, with {parameters:,} parameters")
     console.print(_origin(variant.source), soft_wrap=True)
-    console.print(_table("setting", variant.config, settings))
-    console.print(_table("recipe", variant.recipe, _OPTIONS))
-    console.print(_table("preprocessing", variant.preprocessing, _OPTIONS))
+    settings = "Settings: NAME is set by --settings.NAME, class_count by the data set"
+    for table in (
+        _table(settings, variant.config),
+        _table("Recipe, with options of `detrkit train`", variant.recipe),
+        _table("Preprocessing, with options of `detrkit train`", variant.preprocessing),
+    ):
+        console.print("", table, sep="\n")
+    console.print()
     for sentence in variant.exceptions.values():
         console.print(f"To know: {sentence}")
     console.print("Published weights:" if variant.weights else "There are no published weights.")
@@ -85,14 +88,13 @@ def meanings(kind: type) -> dict[str, str]:
     return found
 
 
-def _table(title: str, values: Any, options: dict[str, str]) -> Table:
-    from rich.table import Column, Table
-
-    table = Table(Column(title, no_wrap=True), "value", Column("option", no_wrap=True), "meaning")
-    known = meanings(type(values))
+def _table(title: str, values: Any) -> Table:
+    table, known = narrow_table(title), meanings(type(values))
+    table.add_column("name", no_wrap=True)
+    add_texts(table, "value", "meaning")
     for entry in dataclasses.fields(values):
-        value = getattr(values, entry.name)
-        table.add_row(entry.name, _shown(value), options.get(entry.name, ""), known.get(entry.name, ""))
+        option = f"\n{_OPTIONS[entry.name]}" if entry.name in _OPTIONS else ""
+        table.add_row(f"{entry.name}{option}", _shown(getattr(values, entry.name)), known.get(entry.name, ""))
     return table
 
 
