@@ -14,22 +14,23 @@ def doctor() -> None:
     What is wrong with a data set: detrkit inspect.
     """
     import torch
-    from rich.table import Table
 
     from detrkit import __version__
     from detrkit.errors import ConfigurationError
     from detrkit.layers.sampling.operator import ENVIRONMENT_VARIABLE, choice, implementations
-    from detrkit.terminal import terminal
+    from detrkit.terminal import add_texts, narrow_table, terminal
 
     console = terminal()
-    versions = Table("package", "version")
+    versions = narrow_table("versions")
+    add_texts(versions, "package", "version")
     versions.add_row("detrkit", __version__)
     versions.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in PACKAGES:
         versions.add_row(name, _version(name))
     console.print(versions)
 
-    devices = Table("device", "description", "precisions", "deformable attention", "why")
+    devices = narrow_table("devices")
+    add_texts(devices, "device", "description", "precisions", "deformable attention", "why")
     for device, description, precisions in _devices():
         try:
             chosen = choice(torch.device(device), torch.float32)
@@ -38,7 +39,8 @@ def doctor() -> None:
             devices.add_row(device, description, precisions, "none", str(problem))
     console.print(devices)
 
-    table = Table("deformable attention", "usable", "runs on", "precisions", "why")
+    table = narrow_table("implementations of deformable attention")
+    add_texts(table, "name", "usable", "runs on", "precisions", "why")
     for each in implementations():
         table.add_row(
             each.name, "yes" if each.usable else "no", ", ".join(each.devices) or "any", each.precisions, each.reason
