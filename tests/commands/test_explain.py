@@ -110,6 +110,8 @@ def test_what_queries_are_for(checkpoint: Path, data: Path, tmp_path: Path) -> N
         (("PHOTO", "--why", "a.png"), "--why is about a data set: add --data with its path"),
         (("PHOTO", "--split", "val"), "--split is about a data set: add --data with its path"),
         (("PHOTO", "--orientation", "auto"), "--orientation is about a data set: add --data with its path"),
+        (("PHOTO", "--match-by", "id"), "--match-by is about a data set: add --data with its path"),
+        (("--data", "DATA", "--match-by", "id"), "--match-by is about the objects of an image: add --why with its name"),
         (("PHOTO", "--data", "DATA"), "images and --data exclude each other"),
         (("--data", "DATA", "--query", "1"), "--query need an image that is named: leave --data out"),
         (("--data", "DATA", "--heads", "1"), "--heads choose from what a model does with an image"),

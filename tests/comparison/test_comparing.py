@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
 import signal
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,70 @@ def test_a_checkpoint_that_has_changed_is_evaluated_again(
     assert [folder.name for folder in started] == ["two-checkpoint", "one-checkpoint"]
 
 
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-9])])
+def test_detections_that_are_lost_are_made_again(
+    damage: Callable[[Path], object], digits_folder: Path, tmp_path: Path, started: list[Path], quiet: Console
+) -> None:
+    one, two = made_comparison(tmp_path, digits_folder, {"one": lambda *_: True, "two": lambda *_: True})
+    damage(tmp_path / "comparison" / "two-checkpoint" / DETECTIONS)
+    comparison = compare([one, two], digits_folder, output=tmp_path / "comparison", console=quiet)
+    assert [folder.name for folder in started] == ["two-checkpoint"]
+    assert [each.figure("AP").mean == 1.0 for each in comparison.contestants] == [True, False]
+
+
+def test_a_run_that_was_trained_further_is_evaluated_again_and_named(
+    digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
+) -> None:
+    given = {"output": tmp_path / "out", "console": quiet, "steps": 2, **SMALL}
+    contestants = ["detr-compact", "conditional-detr-compact"]
+    before = compare(contestants, digits_folder, **given)
+    assert before.notes == ()
+    folder = tmp_path / "out" / "detr-compact-seed0"
+    best = detrkit.train(resume=folder, steps=4).best
+    untrained(best, dataset)  # as if it had become better
+    comparison = compare(contestants, digits_folder, **given)
+    assert [each.name for each in started] == [f"{contestants[0]}-seed0", f"{contestants[1]}-seed0", folder.name]
+    trained = comparison.contestants[0]
+    assert trained.length("step").mean == 4
+    assert trained.figure("AP").mean == evaluate(best, dataset).figures["AP"]
+    assert trained.memory == before.contestants[0].memory  # was not measured again
+    assert comparison.notes == (
+        "detr-compact-seed0 was trained further by another command (1.33 epochs, 4 steps by now): that may explain a difference.",
+    )
+
+
+def test_classes_of_checkpoints_are_matched_by_their_ids_if_asked(
+    digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
+) -> None:
+    unnamed = [dataclasses.replace(each, name=f"class {each.id}") for each in dataset.categories]
+    model = detrkit.build("detr-compact", classes=unnamed, preprocessing=detrkit.Preprocessing(64, 64), **SETTINGS)
+    checkpoints = [
+        detrkit.save(model, tmp_path / "ids.safetensors"),
+        untrained(tmp_path / "names.safetensors", dataset),
+    ]
+    given = {"output": tmp_path / "out", "console": quiet}
+    with pytest.raises(DataError, match="or match classes by their ids if only the names differ"):
+        compare(checkpoints, digits_folder, **given)
+    comparison = compare(checkpoints, digits_folder, match_by="id", **given)
+    assert len(started) == 2
+    by_ids = evaluate(checkpoints[0], dataset, match_by="id")
+    assert comparison.contestants[0].figure("AP").mean == by_ids.figures["AP"]
+    with pytest.raises(ConfigurationError, match="holds another comparison, with match_by id, not auto"):
+        compare([*checkpoints[1:], "detr-compact"], digits_folder, steps=1, **given)
+
+
+def test_options_of_training_change_no_checkpoint_and_that_is_said(
+    digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
+) -> None:
+    checkpoints = [untrained(tmp_path / f"{name}.safetensors", dataset) for name in ("one", "two")]
+    given = {"output": tmp_path / "out", "console": quiet, "device": "cpu"}
+    comparison = compare(checkpoints, digits_folder, short_side=480, **given)
+    assert len(started) == 2
+    assert comparison.notes[-1] == (
+        "Nothing was trained here, so short_side changed nothing: checkpoints keep their own size of images."
+    )
+
+
 def test_a_checkpoint_that_knows_fewer_classes_is_compared_and_says_so(
     digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
 ) -> None:
@@ -265,9 +331,7 @@ def test_a_run_that_was_cut_goes_on(
     contestants = ["detr-compact", "conditional-detr-compact"]
     monkeypatch.setattr(TrainingModule, "training_step", stopped)
     cut = compare(contestants, digits_folder, **given)
-    assert cut.problems == [
-        (f"{name}-seed0", "it was stopped: the same command goes on with it") for name in contestants
-    ]
+    assert cut.problems == [(f"{name}-seed0", "it was stopped") for name in contestants]
     assert (cut.ranked, cut.differences) == ([], ())
     folder = RunFolder(tmp_path / "out" / "detr-compact-seed0")
     (before,) = read_log(folder.log)
@@ -296,7 +360,7 @@ def test_a_run_that_fails_leaves_the_others_alone(
     assert comparison.problems == [("detr-compact-seed0", sentence)]
     assert {each.name for each in comparison.ranked} == {"one", "two"}
     assert f"detr-compact-seed0 failed: {sentence}" in said(quiet)
-    assert "1 run of 3 failed; the same command tries again." in said(quiet)
+    assert f"1 run of 3 failed; the same command with --output {tmp_path / 'out'} tries again." in said(quiet)
     assert sentence in comparison.report.read_text()
     assert json.loads(comparison.figures_file.read_text())["contestants"][0]["runs"][0]["problem"] == sentence
 
@@ -360,6 +424,11 @@ def test_a_process_watches_the_one_that_started_it_even_if_that_has_ended_alread
     monkeypatch.setattr("sys.argv", ["process", str(tmp_path), "77"])
     process.work_in(tmp_path, lambda _: None, lambda *_: None)
     assert watched == [77]
+    monkeypatch.setenv(
+        "DETRKIT_STARTED_BY", "77"
+    )  # one of several of a training, which watch the one that started them
+    process.work_in(tmp_path, lambda _: None, lambda *_: None)
+    assert watched == [77]
 
 
 def test_a_run_stops_when_its_comparison_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,6 +473,8 @@ def test_another_comparison_is_not_mixed_with_this_one(
         (["detr-compact", "dino-compact"], {"epochs": 1, "steps": 2}, "and epochs and steps are given: give one of the three"),
         (["detr-compact", "dino-compact"], {"epochs": 1, "seeds": 0}, "seeds must be at least 1, not 0"),
         (["detr-compact", "dino-compact"], {"epochs": 1, "seed": 3}, "a comparison chooses seed itself"),
+        (["detr-compact", "dino-compact"], {"epochs": 1, "val_splt": "test"}, "there is no option 'val_splt': did you mean 'val_split'?"),
+        (["detr-compact", "dino-compact"], {"epochs": 1, "nodes": 2}, "a comparison runs on one machine, so nodes must be 1"),
         (["detr-compact", "dino-compact"], {"epochs": 1, "batch_size": 0}, "batch_size must be above 0, not 0"),
         (["detr-compact", "dino-compact"], {"epochs": 1, "settings": {"normed_references": 1}}, "normed_references"),
     ],

@@ -169,6 +169,9 @@ def test_several_trainings_have_a_course_and_their_spread(made: Comparison, digi
     comparison = dataclasses.replace(made, contestants=(both, other))
     dataset = validation_of(str(digits_folder), {})
     sections = {each.title: each for each in comparison_sections(comparison, dataset, pictures=0)}
+    words = sections["Differences"].blocks[0]
+    assert isinstance(words, str)
+    assert f"Not so for {other.name}, with one training: other seeds of it are in no interval." in words
     charts = {block.name: block.figure for block in sections["Course"].blocks if isinstance(block, Chart)}
     for name, wanted in (("course_epochs", [1.0, 3.0]), ("course_minutes", [0.5, 2.0])):
         (axes,) = charts[name].axes

@@ -39,6 +39,16 @@ def test_costs_that_nobody_has_are_left_out(made: Comparison) -> None:
     assert "epochs" not in meanings
 
 
+def test_it_is_said_whose_other_seeds_no_interval_holds(made: Comparison) -> None:
+    text = " ".join(lines_of(made))
+    assert "paired bootstrap over images, not over trainings," in text
+    first, *others = made.ranked
+    twice = replace(first, trainings=first.trainings * 2)
+    text = " ".join(lines_of(replace(made, contestants=(twice, *others))))
+    single = ", ".join(each.name for each in others)
+    assert f"paired bootstrap over images and over trainings (not of {single}, with one training)," in text
+
+
 def test_tables_stand_apart_and_names_break_between_words(made: Comparison) -> None:
     row = {"epoch": 3.0, "step": 5.0, "seconds": 66.0, "AP": 0.5, "images_per_second": 20.0}
     contestants = [

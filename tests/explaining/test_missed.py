@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,21 @@ def test_the_sentences_of_a_model_that_finds_nothing() -> None:
     answers = why_missed(detrkit.Predictor(model, threshold=1.0), dataset, 0)
     assert {answer.verdict.reason for answer in answers.objects} <= {"low score", "background"}
     assert repr(answers) == f"<Answers of a dino-compact to image_000000: 0 of {len(answers.objects)} found>"
+
+
+def test_a_model_that_lacks_most_classes_still_answers_for_the_others() -> None:
+    dataset = read_digits("val", images=3, size=96)
+    known, *_ = (dataset.categories[int(label)] for label in dataset.objects(1).labels)
+    answers = why_missed(small_model("detr-compact", classes=["cat", known.name]), dataset, 1)
+    unknown = [answer.verdict.reason == "unknown class" for answer in answers.objects]
+    assert unknown == [answer.category != known.name for answer in answers.objects]
+    assert not all(unknown)
+    unnamed = [dataclasses.replace(each, name=f"class {each.id}") for each in dataset.categories]
+    model = small_model("detr-compact", classes=unnamed)
+    with pytest.raises(DataError, match="or match classes by their ids"):
+        why_missed(model, dataset, 1)
+    answers = why_missed(model, dataset, 1, match_by="id")
+    assert "unknown class" not in {answer.verdict.reason for answer in answers.objects}
 
 
 def test_an_image_that_is_not_there() -> None:

@@ -161,9 +161,10 @@ def test_photos_become_smaller_until_the_page_is_small_enough(tmp_path: Path, mo
     monkeypatch.setattr(page_module, "LARGEST_FILE", 10_000)
     with pytest.raises(
         ConfigurationError,
-        match=r"page\.html would have .* MB, more than .*: choose layers or heads",
+        match=rf"the page of {re.escape(NAME)} would have .* MB, more than .*: choose layers or heads",
     ):
         write_page(tmp_path / "page.html", [(NAME, explanation)])
+    assert not (tmp_path / "page.html").exists()  # that of other pictures would be taken for this one's
 
 
 def test_pictures_that_have_no_room_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +174,18 @@ def test_pictures_that_have_no_room_are_left_out(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(page_module, "LARGEST_FILE", path.stat().st_size // 2)
     path, shown = write_page(tmp_path / "page.html", [(NAME, explanation)] * 5)
     assert 1 <= shown < 5
+
+
+def test_a_picture_that_is_too_large_alone_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model("detr-compact")
+    small, large = (explain(model, picture(side, side), query=0) for side in (32, 1280))
+    path, _ = write_page(tmp_path / "page.html", [("small", small)])
+    monkeypatch.setattr(page_module, "_PHOTOS", ((1280, 85),))
+    monkeypatch.setattr(page_module, "LARGEST_FILE", path.stat().st_size + 100)
+    assert write_page(path, [("large", large), ("small", small)]) == (path, 1)
+    assert '"name":"small"' in path.read_text()
     assert path.stat().st_size <= page_module.LARGEST_FILE
 
 

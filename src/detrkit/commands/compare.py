@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -21,6 +21,7 @@ def compare(
     *contestants: Annotated[str, Parameter(completer=variant_names)],
     data: Annotated[PathText, Parameter(group=_GROUP)],
     seeds: Annotated[int, Parameter(group=_GROUP)] = 1,
+    match_by: Annotated[Literal["auto", "name", "id"], Parameter(group=_GROUP)] = "auto",
     output: Annotated[
         OptionalPathText, Parameter(group=_GROUP, show_default=lambda _: "a new folder under runs/")
     ] = None,
@@ -54,6 +55,7 @@ def compare(
         contestants,
         data,
         seeds=seeds,
+        match_by=match_by,
         output=output,
         console=console,
         runs_print_to=_ERROR_STREAM if json else None,
@@ -92,6 +94,8 @@ _OWN_MEANINGS = """
     contestants: names of variants, which are trained, and checkpoints or folders of runs, which are only evaluated; two or more.
     data: folder or annotation file of a data set, or "digits" for the built-in one.
     seeds: trainings of each variant, with the seeds 0, 1, ...
+    match_by: how classes of checkpoints find those of the data: by "name", by "id", or "auto": by name, where a checkpoint is refused that knows
+        less than half of the classes with objects.
     output: folder of the comparison.
     json: print all figures as JSON instead of tables; everything else goes to the error stream."""
 

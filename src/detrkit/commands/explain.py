@@ -13,6 +13,7 @@ from detrkit.errors import ConfigurationError, DataError, DetrkitError
 
 if TYPE_CHECKING:
     from detrkit.data import DetectionDataset
+    from detrkit.explaining import Answers, Explanation
     from detrkit.prediction import Predictor
 
 _OUTPUT = Path("explained")
@@ -27,6 +28,7 @@ def explain(
     layers: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
     heads: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
     why: str | None = None,
+    match_by: Annotated[Literal["auto", "name", "id"] | None, Parameter(show_default=lambda _: "name")] = None,
     data: OptionalPathText = None,
     split: Annotated[str | None, Parameter(show_default=lambda _: "val")] = None,
     threshold: float | None = None,
@@ -51,6 +53,8 @@ def explain(
         layers: layers that are shown, one or more; by default all.
         heads: attention heads that are shown, one or more; by default all.
         why: name of an image of the data set: say for each of its objects whether it was found, and if not, why.
+        match_by: with --why, how the model's classes find those of the data: by "name", by "id", or "auto": by name, where a model is refused that
+            knows less than half of the classes with objects.
         data: folder or annotation file of a data set, or "digits".
         split: split of the data set.
         threshold: score from which a detection of any class is reported; by default the model's own.
@@ -69,7 +73,7 @@ def explain(
     from detrkit.prediction.inputs import find_images, without_results
 
     of_picture = {"--detection": detection, "--query": query, "--at": at}
-    of_data = {"--why": why, "--split": split, "--orientation": orientation}
+    of_data = {"--why": why, "--split": split, "--orientation": orientation, "--match-by": match_by}
     _check_options(images, of_picture, {"--layers": layers, "--heads": heads}, of_data, data)
     place = None if at is None else _place(at)
     if variant is not None:
@@ -92,15 +96,15 @@ def explain(
             device=choose_device(device),
             stretch_16bit=stretch_16bit,
         )
+    shown = {"layers": layers, "heads": heads}
     if data is None:
-        asked = {"detection": detection, "query": query, "at": place, "layers": layers, "heads": heads}
-        _explain_images(predictor, paths, output, asked)
+        _explain_images(predictor, paths, output, {"detection": detection, "query": query, "at": place, **shown})
         return
     from detrkit.data import open_dataset
 
     dataset = open_dataset(data, split or "val", orientation=orientation or "auto", stretch_16bit=stretch_16bit)
     if why is not None:
-        _explain_misses(predictor, dataset, why, output, layers=layers, heads=heads)
+        _explain_misses(predictor, dataset, why, output, {**shown, "match_by": match_by or "name"})
     else:
         _explain_queries(predictor, dataset, output)
 
@@ -130,6 +134,10 @@ def _check_options(
         )
     if len(of_picture) > 1:
         raise ConfigurationError(f"{' and '.join(of_picture)} exclude each other: give one of them")
+    if "--match-by" in of_data and "--why" not in of_data:
+        raise ConfigurationError(
+            "--match-by is about the objects of an image: add --why with its name, or leave it out"
+        )
     if data is not None and "--why" not in of_data and shown:
         raise ConfigurationError(
             f"{' and '.join(shown)} choose from what a model does with an image: name one, or one of the data set with --why"
@@ -148,7 +156,6 @@ def _place(text: str) -> tuple[float, float]:
 def _explain_images(predictor: Predictor, paths: Sequence[Path], output: Path, asked: dict[str, Any]) -> None:
     """Explains each image, and prints what is in the files."""
     from detrkit.explaining import explain as explained
-    from detrkit.explaining.page import PAGE, write_page
     from detrkit.explaining.writing import write_all, write_explanation
     from detrkit.prediction.results import output_names
     from detrkit.terminal import terminal
@@ -176,13 +183,7 @@ def _explain_images(predictor: Predictor, paths: Sequence[Path], output: Path, a
             )
     console.print(f"Numbers: {write_all(output, pictures)}")
     if explanations:
-        page, shown = write_page(output / PAGE, explanations)
-        rest = (
-            ""
-            if shown == len(explanations)
-            else f" (the first {shown} of {len(explanations)} pictures; more would be too large)"
-        )
-        console.print(f"To look through: {page}{rest}")
+        console.print(_page(output, explanations))
     if problems:
         raise DataError(
             f"{len(problems)} of {len(paths)} images were left out, the first since: {str(problems[0]).rstrip('.')}."
@@ -194,20 +195,17 @@ def _explain_misses(
     dataset: DetectionDataset,
     why: str,
     output: Path,
-    *,
-    layers: Sequence[int] | None,
-    heads: Sequence[int] | None,
+    asked: dict[str, Any],
 ) -> None:
     """Says of each object of an image whether it was found, and why not."""
     from detrkit.data.wording import counted
     from detrkit.explaining import why_missed
     from detrkit.explaining.missed_drawing import write_answers
-    from detrkit.explaining.page import PAGE, write_page
     from detrkit.explaining.writing import write_all
     from detrkit.terminal import terminal
 
     console = terminal()
-    answers = why_missed(predictor, dataset, why, layers=layers, heads=heads)
+    answers = why_missed(predictor, dataset, why, **asked)
     numbers, drawn = write_answers(answers, output, Path(answers.image).stem)
     for number, each in enumerate(answers.objects):
         console.print(f"{number}  {each.sentence}")
@@ -215,10 +213,19 @@ def _explain_misses(
     if len(drawn) > 1:
         console.print(f"{counted(len(drawn) - 1, 'missed object')}, each in a picture of its own: {drawn[1]} …")
     console.print(f"Numbers: {write_all(output, [numbers])}")
+    console.print(_page(output, [(answers.image, answers)]))
+
+
+def _page(output: Path, pictures: Sequence[tuple[str, Explanation | Answers]]) -> str:
+    """Writes the page; the line that says where it is, or why there is none, though all else is written."""
+    from detrkit.explaining.page import PAGE, write_page
+
     try:
-        console.print(f"To look through: {write_page(output / PAGE, [(answers.image, answers)])[0]}")
-    except ConfigurationError as problem:  # all else is written
-        console.print(f"There is no page to look through: {problem}")
+        page, shown = write_page(output / PAGE, pictures)
+    except ConfigurationError as problem:
+        return f"There is no page to look through: {problem}"
+    rest = "" if shown == len(pictures) else f" ({shown} of {len(pictures)} pictures; more would be too large)"
+    return f"To look through: {page}{rest}"
 
 
 def _explain_queries(predictor: Predictor, dataset: DetectionDataset, output: Path) -> None:

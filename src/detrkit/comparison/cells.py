@@ -70,7 +70,7 @@ def cost_columns() -> list[Column]:
             lambda each: epochs_text(each.length("epoch").mean),
             lambda each: each.length("epoch").mean,
         ),
-        _number("steps", "length of training in optimizer steps", lambda each: each.length("step").mean, "{:g}"),
+        _number("steps", "length of training in optimizer steps", lambda each: each.length("step").mean, "{:.0f}"),
         _number("min", "minutes of training, without evaluations", lambda each: each.minutes.mean, "{:.1f}"),
         _number("images/s", "images per second in training", lambda each: each.images_per_second.mean, "{:.1f}"),
         _number("GB", MEMORY_WORDS, lambda each: each.memory.mean, "{:.2f}"),

@@ -13,11 +13,11 @@ from rich.console import Console
 
 import detrkit
 from detrkit.cards import ModelCard
-from detrkit.checkpoints import load
+from detrkit.checkpoints.loading import load_fitting
 from detrkit.coco_limits import MAX_DETECTIONS
-from detrkit.comparison.contestants import Contestant, read_contestants
+from detrkit.comparison.contestants import read_contestants
 from detrkit.comparison.differences import Ranking, ranking
-from detrkit.comparison.fairness import evaluation_notes, fairness_notes
+from detrkit.comparison.fairness import evaluation_notes, fairness_notes, length_notes
 from detrkit.comparison.figures import Comparison, ContestantFigures, Training
 from detrkit.comparison.latency import latencies
 from detrkit.comparison.outcome import DETECTIONS, Outcome
@@ -28,7 +28,7 @@ from detrkit.comparison.settings import shared_settings
 from detrkit.data import DetectionDataset
 from detrkit.data.wording import counted
 from detrkit.errors import DataError, DetrkitError
-from detrkit.evaluation.classes import match_categories
+from detrkit.evaluation.classes import MatchBy, match_categories
 from detrkit.evaluation.inputs import read_inputs
 from detrkit.evaluation.outcomes import Outcomes, outcomes
 from detrkit.evaluation.report import write_report
@@ -44,6 +44,7 @@ def compare(
     data: str | Path,
     *,
     seeds: int = 1,
+    match_by: MatchBy = "auto",
     console: Console | None = None,
     runs_print_to: int | None = None,
     **options: Unpack[TrainingKeywords],
@@ -57,6 +58,7 @@ def compare(
         contestants: names of variants, which are trained, and checkpoints or folders of runs, which are only evaluated.
         data: a data set's folder or annotation file, or "digits".
         seeds: trainings of each variant, with the seeds 0, 1, ...
+        match_by: how classes of checkpoints find those of the data: "name", "id", or "auto", as for `evaluate`.
         console: the console that shows progress; None means the terminal.
         runs_print_to: number of an open file for what the runs print, such as 2; None for where this process prints.
         **options: training options for all variants, one of `epochs`, `steps` and `minutes` among them; others are those of each variant's
@@ -75,11 +77,11 @@ def compare(
     console = console or terminal()
     output = options.pop("output", None)
     given = {name: value for name, value in options.items() if value is not None}
-    plan = Plan(read_contestants(contestants), str(data), seeds, given, new_folder_for(output))
+    plan = Plan(read_contestants(contestants), str(data), seeds, given, new_folder_for(output), match_by)
     plan.check()
     device = choose_device(str(given.get("device", "auto")))
     dataset = validation_of(plan.data, plan.options)
-    cards = _fitting_cards(plan.contestants, dataset)
+    cards = _fitting_cards(plan, dataset)
     plan.open(dataset)
     console.print(
         f"Comparison of {counted(len(plan.contestants), 'contestant')} in {plan.folder}, on {dataset.description()}"
@@ -105,23 +107,21 @@ def _subtitle(plan: Plan) -> str:
     return f"{names} on {plan.data}, {datetime.now():%Y-%m-%d %H:%M}, detrkit {detrkit.__version__}"
 
 
-def _fitting_cards(contestants: Sequence[Contestant], dataset: DetectionDataset) -> dict[str, ModelCard]:
+def _fitting_cards(plan: Plan, dataset: DetectionDataset) -> dict[str, ModelCard]:
     """The cards of checkpoints by name; those for other classes are refused before anything is trained.
 
     Raises:
         CheckpointError: one cannot be read.
         DataError: one knows too few of the classes.
     """
-    cards = {each.name: load(each.checkpoint).card for each in contestants if each.checkpoint is not None}
-    for each in contestants:
+    files = {each.name: each.checkpoint for each in plan.contestants if each.checkpoint is not None}
+    cards = {name: load_fitting(file).card for name, file in files.items()}
+    for name, card in cards.items():
         try:
-            if each.name in cards:
-                match_categories(cards[each.name].categories, dataset)
+            match_categories(card.categories, dataset, plan.match_by)
         except DataError as problem:
             sentence = str(problem)
-            raise DataError(
-                f"{each.checkpoint} does not fit these data: {sentence[0].lower()}{sentence[1:]}"
-            ) from problem
+            raise DataError(f"{files[name]} does not fit these data: {sentence[0].lower()}{sentence[1:]}") from problem
     return cards
 
 
@@ -153,7 +153,7 @@ def _compared(
         contestants=tuple(_completed(each, ranks, times) for each in figures),
         differences=() if ranks is None else ranks.differences,
         resamples=0 if ranks is None else ranks.resamples,
-        notes=(*evaluation_notes(figures), *fairness_notes(figures), *untimed),
+        notes=(*evaluation_notes(figures), *fairness_notes(figures), *length_notes(figures, plan), *untimed),
         folder=plan.folder,
         settings=shared_settings(plan, dataset, device),
     )

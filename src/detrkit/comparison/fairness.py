@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from detrkit.comparison.figures import ContestantFigures
 from detrkit.comparison.origins import Origin, of_run, origin_of
+from detrkit.comparison.plan import LENGTHS, Plan
 from detrkit.data.wording import agreeing, counted
 from detrkit.training.starting import began_with
 
@@ -33,6 +34,28 @@ def fairness_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
         failed = len(each.trainings) - len(each.finished)
         if failed:
             notes.append(f"{each.name} has {len(each.finished)} of {len(each.trainings)} trainings: the others failed.")
+    return notes
+
+
+def length_notes(contestants: Sequence[ContestantFigures], plan: Plan) -> list[str]:
+    """Sentences about runs that were trained on by another command, and about options that nobody took.
+
+    Args:
+        contestants: with their runs.
+        plan: says for how long they were to be trained.
+    """
+    notes = []
+    for one in (one for each in contestants if each.variant is not None for one in each.finished):
+        known = of_run(one.run.folder)
+        asked = [name for name in LENGTHS if plan.options.get(name) is not None]
+        if known and known.options and any(getattr(known.options, name) != plan.options[name] for name in asked):
+            notes.append(
+                f"{one.run.name} was trained further by another command ({known.length} by now): that may explain a difference."
+            )
+    if plan.idle:
+        notes.append(
+            f"Nothing was trained here, so {', '.join(plan.idle)} changed nothing: checkpoints keep their own size of images."
+        )
     return notes
 
 

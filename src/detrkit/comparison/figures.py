@@ -234,6 +234,11 @@ class Comparison:
         return any(len(each.finished) > 1 for each in self.contestants)
 
     @property
+    def single_trainings(self) -> list[str]:
+        """Names of those with one training, or evaluated once, whose other seeds nobody knows."""
+        return [each.name for each in self.ranked if len(each.finished) == 1]
+
+    @property
     def is_trained(self) -> bool:
         """Whether there is a contestant that was trained here."""
         return any(each.variant is not None for each in self.contestants)

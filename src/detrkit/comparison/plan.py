@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from detrkit.comparison.contestants import Contestant
 from detrkit.data import DetectionDataset, open_dataset
-from detrkit.errors import ConfigurationError, DataError
+from detrkit.errors import ConfigurationError, DataError, OptionError, closest
+from detrkit.evaluation.classes import MatchBy
 from detrkit.files import expanded, prepare_folder, write_json
 from detrkit.training.options import located
 from detrkit.training.run import new_options
@@ -22,6 +23,9 @@ LENGTHS = ("epochs", "steps", "minutes")
 OWN = ("variant", "data", "output", "seed")
 # What may change on the way: no figure depends on it but the speed.
 _FREE = ("workers", "loggers", "checkpoint_minutes", "memory_probe")
+_KNOWN = tuple(entry.name for entry in fields(TrainingOptions))
+# What is about the images to find, and not about training.
+_OF_ALL = ("val_split", "orientation", "stretch_16bit", "masks", "device", "workers")
 _FILE = "plan.json"
 
 
@@ -35,6 +39,7 @@ class Plan:
         seeds: number of trainings of each variant, with the seeds from 0 on.
         options: training options for all variants; others are those of their recipes.
         folder: of the comparison.
+        match_by: how classes of checkpoints find those of the data.
     """
 
     contestants: tuple[Contestant, ...]
@@ -42,6 +47,7 @@ class Plan:
     seeds: int
     options: dict[str, Any]
     folder: Path
+    match_by: MatchBy = "auto"
 
     @property
     def file(self) -> Path:
@@ -69,6 +75,11 @@ class Plan:
         own = [name for name in OWN if name in self.options]
         if own:
             raise ConfigurationError(f"a comparison chooses {own[0]} itself: leave it out")
+        unknown = [name for name in self.options if name not in _KNOWN]
+        if unknown:
+            raise OptionError(f"there is no option '{unknown[0]}': {closest(unknown[0], _KNOWN)}", unknown[0])
+        if (self.options.get("nodes") or 1) > 1:
+            raise OptionError("a comparison runs on one machine, so nodes must be 1", "nodes")
         trained = [each for each in self.contestants if each.variant is not None]
         lengths = [name for name in LENGTHS if self.options.get(name) is not None]
         if trained and len(lengths) != 1:
@@ -78,6 +89,12 @@ class Plan:
             )
         for each in trained:
             self.options_of(each, 0)
+
+    @property
+    def idle(self) -> list[str]:
+        """The options that change nothing, since nothing is trained."""
+        trained = any(each.variant is not None for each in self.contestants)
+        return [] if trained else [name for name in self.options if name not in _OF_ALL]
 
     def open(self, dataset: DetectionDataset) -> None:
         """Creates the folder, or checks that it is this comparison's.
@@ -91,6 +108,7 @@ class Plan:
         """
         content = {
             "data": located(self.data),
+            "match_by": self.match_by,
             "options": {name: plain(value) for name, value in sorted(self.options.items()) if name not in _FREE},
             "images": len(dataset),
             "objects": int((~dataset.crowd).sum()),
@@ -105,7 +123,7 @@ class Plan:
             prepare_folder(self.folder)
             write_json(self.file, content)
             return
-        before = _read(self.file)
+        before = {"match_by": "auto", **_read(self.file)}  # older ones do not say
         for name, value in content.items():
             if before.get(name) != value:
                 raise ConfigurationError(

@@ -27,6 +27,7 @@ from detrkit.training import train
 from detrkit.training.epochs import evaluation_batch
 from detrkit.training.memory_probe import peak_memory
 from detrkit.training.options import worker_count
+from detrkit.training.processes import STARTED_BY
 from detrkit.training.run_folder import RunFolder, read_run
 from detrkit.training.sessions import sessions_of
 
@@ -46,7 +47,8 @@ def work_in(folder: Path, work: Callable[[Path], None], fail: Callable[[Path, st
     """
     keep_freed_memory()
     print_any_character()
-    end_with(int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid())
+    if STARTED_BY not in os.environ:  # the other processes of a training watch the one that started them
+        end_with(int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid())
     try:
         work(folder)
     except DetrkitError as problem:
@@ -71,15 +73,18 @@ def carry_out(folder: Path) -> None:
         model, memory, batch_size, workers = Path(job["checkpoint"]), None, 1, job["options"].get("workers") or 0
     else:
         model, memory = _trained(job, folder, device)
+        if STARTED_BY in os.environ:  # the first process of the training goes on alone
+            return
         _, options = read_run(folder)
         batch_size, workers = evaluation_batch(options), worker_count(options)
     dataset = validation_of(job["data"], job["options"])
     stamp = stamp_of(model)  # of what is evaluated now: a training elsewhere may replace the file meanwhile
     detector = load(model).to(device)
-    entries = detect(detector, dataset, batch_size=batch_size, workers=workers, progress=True)
+    match_by = job["match_by"]
+    entries = detect(detector, dataset, batch_size=batch_size, workers=workers, progress=True, match_by=match_by)
     if job["variant"] is None:
         memory = peak_memory(device)
-    evaluation, analysis = compare_in_detail(detector, dataset, entries)
+    evaluation, analysis = compare_in_detail(detector, dataset, entries, match_by=match_by)
     write_outcome(
         folder,
         model=str(model.absolute()),
@@ -93,7 +98,7 @@ def carry_out(folder: Path) -> None:
 
 
 def _trained(job: dict[str, Any], folder: Path, device: torch.device) -> tuple[Path, float | None]:
-    """The best model of the run, and the memory that its training took; None where it had been finished before."""
+    """The best model of the run, and the memory that its training took; where that had been finished before, what was noted then."""
     config = RunFolder(folder).config
     sessions = len(sessions_of(config)) if job["resume"] else 0
     if job["resume"]:
@@ -103,7 +108,7 @@ def _trained(job: dict[str, Any], folder: Path, device: torch.device) -> tuple[P
         if "settings" in options:
             options["settings"] = {name: frozen(value) for name, value in options["settings"].items()}
         result = train(job["variant"], job["data"], output=folder, seed=job["seed"], console=terminal(), **options)
-    return result.best, peak_memory(device) if len(sessions_of(config)) > sessions else None
+    return result.best, peak_memory(device) if len(sessions_of(config)) > sessions else job["memory"]
 
 
 def end_with(parent: int) -> None:

@@ -118,7 +118,13 @@ def _differences(comparison: Comparison) -> Section:
 def _of_trainings(comparison: Comparison) -> str:
     """What the intervals say about other trainings."""
     if comparison.several_trainings:
-        return "Trainings are drawn, too, so an interval also holds what other seeds would change, as far as so few can tell."
+        sentence = "Trainings are drawn, too, so an interval also holds what other seeds would change, as far as so few can tell."
+        single = ", ".join(comparison.single_trainings)
+        return (
+            f"{sentence} Not so for {single}, with one training: other seeds of it are in no interval."
+            if single
+            else sentence
+        )
     hint = "; --seeds 3 would tell" if comparison.is_trained else ""
     return f"There is one training of each: another seed might change figures by more than these intervals hold{hint}."
 

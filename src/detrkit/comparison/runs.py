@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from detrkit.comparison.contestants import Contestant
-from detrkit.comparison.outcome import JOB, OUTCOME, Outcome, read_outcome, stamp_of
+from detrkit.comparison.outcome import DETECTIONS, JOB, OUTCOME, Outcome, read_outcome, stamp_of
 from detrkit.comparison.plan import Plan, plain
 from detrkit.data.wording import counted
 from detrkit.files import prepare_folder, write_json
@@ -68,26 +68,41 @@ def outcomes_of(plan: Plan, console: Console, output: int | None = None) -> dict
             console.print(f"{place}: finished before.")
         else:
             console.print(f"{place}:")
-            outcome = _carried_out(run, plan, output)
+            outcome = _carried_out(run, plan, output, None if outcome is None else outcome.memory)
         if outcome.problem is not None:
             console.print(f"{run.name} failed: {outcome.problem}")
         outcomes[run] = outcome
     failed = sum(outcome.problem is not None for outcome in outcomes.values())
     if failed:
-        console.print(f"{counted(failed, 'run')} of {len(runs)} failed; the same command tries again.")
+        console.print(
+            f"{counted(failed, 'run')} of {len(runs)} failed; the same command with --output {plan.folder} tries again."
+        )
     return outcomes
 
 
 def _is_current(run: Run, outcome: Outcome) -> bool:
-    """Whether a run is finished; that of a checkpoint only if it was of this file, and the file is what it was."""
-    if outcome.problem is not None:
+    """Whether a run is finished: with this weight file, which is what it was, and with its detections."""
+    if (
+        outcome.problem is not None
+        or outcome.stamp != stamp_of(outcome.model)
+        or not _is_whole(run.folder / DETECTIONS)
+    ):
         return False
-    checkpoint = run.contestant.checkpoint
-    return checkpoint is None or (outcome.model == checkpoint and outcome.stamp == stamp_of(checkpoint))
+    return run.contestant.checkpoint in (None, outcome.model)
 
 
-def _carried_out(run: Run, plan: Plan, output: int | None) -> Outcome:
-    """Starts a run, or goes on with it, and waits for its end."""
+def _is_whole(file: Path) -> bool:
+    """Whether a file is there and has the end of a list."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(-2, os.SEEK_END)
+            return stream.read().rstrip().endswith(b"]")
+    except OSError:
+        return False
+
+
+def _carried_out(run: Run, plan: Plan, output: int | None, memory: float | None) -> Outcome:
+    """Starts a run, or goes on with it, and waits for its end; `memory` is what its training took, if that is known already."""
     prepare_folder(run.folder)
     (run.folder / OUTCOME).unlink(missing_ok=True)
     job = {
@@ -96,6 +111,8 @@ def _carried_out(run: Run, plan: Plan, output: int | None) -> Outcome:
         "data": plan.data,
         "seed": run.seed,
         "options": plain(plan.options),
+        "match_by": plan.match_by,
+        "memory": memory,
         "resume": RunFolder(run.folder).state.is_file(),
     }
     write_json(run.folder / JOB, job)
@@ -122,10 +139,10 @@ def _ended(process: subprocess.Popen[bytes], plan: Plan) -> int:
 def _in_words(code: int) -> str:
     """Why a process ended that left no sentence."""
     if code == _STOPPED:
-        return "it was stopped: the same command goes on with it"
+        return "it was stopped"
     if code >= 0:
         return f"its process ended with exit code {code}: what it printed says why"
     name = signal.Signals(-code).name
     if -code != signal.SIGKILL:
-        return f"its process was ended by {name}: what it printed may say why, and the same command tries again"
+        return f"its process was ended by {name}: what it printed may say why"
     return f"its process was ended by {name}, mostly for lack of memory: free some and try again, or compare with smaller batches in another output"

@@ -94,7 +94,7 @@ def _model(contestant: ContestantFigures, _: Origin) -> str:
 def _length(contestant: ContestantFigures, origin: Origin) -> str:
     """In words; of several trainings that took other times, as with `--minutes`, from the shortest to the longest."""
     steps = sorted({step for each in contestant.finished if (step := each.length("step")) is not None})
-    return origin.length if len(steps) < 2 else f"{steps[0]:g} to {steps[-1]:g} steps"
+    return origin.length if len(steps) < 2 else f"{steps[0]:.0f} to {steps[-1]:.0f} steps"
 
 
 def _learned_from(_: ContestantFigures, origin: Origin) -> str:

@@ -63,7 +63,9 @@ def _sentences(comparison: Comparison) -> list[str]:
     shown = comparison.differences if len(comparison.differences) <= _MOST_PAIRS else comparison.of_the_first()
     sentences = [f"{each.verdict()} ({each.basis()})." for each in shown]
     if comparison.differences:
-        of_trainings = " and over trainings" if comparison.several_trainings else ", not over trainings"
+        single = ", ".join(comparison.single_trainings)
+        of_several = " and over trainings" + (f" (not of {single}, with one training)" if single else "")
+        of_trainings = of_several if comparison.several_trainings else ", not over trainings"
         sentences.append(
             f"Intervals: {CONFIDENCE:.0%}, paired bootstrap over images{of_trainings}, {comparison.resamples} draws."
         )

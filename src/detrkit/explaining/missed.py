@@ -18,7 +18,7 @@ from detrkit.boxes import iou_and_union_xyxy
 from detrkit.cards import Category
 from detrkit.data.dataset import DetectionDataset
 from detrkit.errors import DataError
-from detrkit.evaluation.classes import match_categories
+from detrkit.evaluation.classes import MatchBy, match_categories
 from detrkit.explaining.explaining import explained_query
 from detrkit.explaining.geometry import as_floats
 from detrkit.explaining.recording import Recording, record
@@ -118,6 +118,7 @@ def why_missed(
     *,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
+    match_by: MatchBy = "name",
 ) -> Answers:
     """Whether the objects of an image were found, and why not.
 
@@ -127,9 +128,10 @@ def why_missed(
         image: position in the data set, or name.
         layers: as for `explain`.
         heads: as for `explain`.
+        match_by: how the model's classes find those of the data, as for `evaluate`; with "name" the model may lack most of them.
 
     Raises:
-        DataError: there is no such image, it cannot be read, or the model's classes are not those of the data.
+        DataError: there is no such image, it cannot be read, or the model has none of the data's classes.
         ConfigurationError: there is no such layer or head.
         NonFiniteError: the model produces NaN or infinity.
     """
@@ -139,7 +141,7 @@ def why_missed(
     objects = dataset.objects(index)
     real = np.flatnonzero(~objects.crowd)
     boxes_xyxy, labels = objects.boxes_xyxy[real].astype(np.float32), objects.labels[real]
-    places = _places(seen.categories, dataset)
+    places = _places(seen.categories, dataset, match_by)
     wanted = np.array([places.get(int(label), -1) for label in labels], dtype=np.int64)
     scores, limits = as_floats(seen.scores), _limits(predictor, seen.categories)
     of_layers = np.zeros((*scores.shape[:2], len(real)), dtype=np.float32)  # (L, Q, N) IoU
@@ -285,9 +287,9 @@ def _reports(seen: Recording) -> Reports:
     )
 
 
-def _places(categories: Sequence[Category], dataset: DetectionDataset) -> dict[int, int]:
+def _places(categories: Sequence[Category], dataset: DetectionDataset, match_by: MatchBy) -> dict[int, int]:
     """From the classes of the data set to places of the model's, for those that both know."""
-    ids = match_categories(categories, dataset).ids
+    ids = match_categories(categories, dataset, match_by).ids
     by_id = {category.id: category.index for category in dataset.categories}
     return {by_id[ids[category.index]]: place for place, category in enumerate(categories) if category.index in ids}
 

@@ -36,7 +36,7 @@ _PHOTOS = ((1280, 85), (960, 75), (640, 65), (480, 50))
 
 
 def write_page(path: Path, pictures: Sequence[tuple[str, Explanation | Answers]]) -> tuple[Path, int]:
-    """Writes the page, of as many pictures as five megabytes have room for.
+    """Writes the page, of as many pictures as five megabytes have room for; one that alone is too large is left out where there are others.
 
     Args:
         path: the file.
@@ -46,8 +46,26 @@ def write_page(path: Path, pictures: Sequence[tuple[str, Explanation | Answers]]
         The file, and how many of the pictures it shows.
 
     Raises:
-        ConfigurationError: a single picture would be too much, although its photo is small.
+        ConfigurationError: each picture would be too much, although its photo is small; then an earlier file is gone, too.
         OutputError: the file cannot be written.
+    """
+    for first in range(len(pictures)):
+        try:
+            page, count = _fitting(pictures[first:])
+        except ConfigurationError:
+            if first + 1 < len(pictures):
+                continue
+            path.unlink(missing_ok=True)  # it would be of other pictures
+            raise
+        return write_text(path, page), count
+    raise ConfigurationError("there is no picture to show: name some")
+
+
+def _fitting(pictures: Sequence[tuple[str, Explanation | Answers]]) -> tuple[str, int]:
+    """The page of the first pictures that fit, and how many these are.
+
+    Raises:
+        ConfigurationError: the first picture alone is too large.
     """
     contents = [_picture(name, explanation) for name, explanation in pictures]
     while True:
@@ -56,10 +74,10 @@ def write_page(path: Path, pictures: Sequence[tuple[str, Explanation | Answers]]
                 content |= _photo(explanation.picture, side, quality)
             page = _rendered(*_words(pictures[0][1]), contents)
             if len(page.encode()) <= LARGEST_FILE:
-                return write_text(path, page), len(contents)
+                return page, len(contents)
         if len(contents) == 1:
             raise ConfigurationError(
-                f"{path} would have {len(page.encode()) / 1e6:.1f} MB, more than {LARGEST_FILE / 1e6:g}: choose layers or heads"
+                f"the page of {pictures[0][0]} would have {len(page.encode()) / 1e6:.1f} MB, more than {LARGEST_FILE / 1e6:g}: choose layers or heads"
             )
         contents = contents[: -(-len(contents) // 2)] if len(contents) > 2 else contents[:1]
 
