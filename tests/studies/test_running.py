@@ -80,6 +80,8 @@ class TestStudy:
             run_study("matching", seeds=0)
         with pytest.raises(ConfigurationError, match="jobs must be at least 1, not 0"):
             run_study("matching", jobs=0)
+        with pytest.raises(ConfigurationError, match="each training has one process, so devices must be 1"):
+            run_study("matching", devices=2)
 
     def test_from_beginning_to_end(self, digits_folder: Path, tmp_path: Path) -> None:
         printed = io.StringIO()

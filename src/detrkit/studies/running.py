@@ -85,6 +85,11 @@ def run_study(
             raise OptionError(f"{option} must be at least 1, not {value}", option)
     console = console or terminal()
     given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
+    for option in ("devices", "nodes"):
+        if given.get(option, 1) != 1:
+            raise OptionError(
+                f"each training has one process, so {option} must be 1: jobs says how many run at once", option
+            )
     study.check(given)
     root = expanded(given.pop("output", None) or _DEFAULT_OUTPUT)
     folder = root / folder_name(name, str(data), given)
