@@ -144,7 +144,7 @@ def arrange(kill: dict[str, Any] | None, rank: int) -> None:
         kill: None, or {"in": one of `KILLS`, "call": which one, from 1 on, "rank": of whom}.
         rank: of this process.
     """
-    from lightning.fabric.plugins import TorchCheckpointIO
+    import torch
 
     import detrkit.evaluation.runner as runner
     from detrkit.training.module import TrainingModule
@@ -154,7 +154,7 @@ def arrange(kill: dict[str, Any] | None, rank: int) -> None:
     owner, name = {
         "step": (TrainingModule, "training_step"),
         "evaluation": (runner, "look"),
-        "checkpoint": (TorchCheckpointIO, "save_checkpoint"),
+        "checkpoint": (torch, "save"),
         "file": (Path, "replace"),
         "after a file": (Path, "replace"),
     }[kill["in"]]
@@ -168,7 +168,7 @@ def arrange(kill: dict[str, Any] | None, rank: int) -> None:
             original(*arguments, **named)
         if kill["in"] == "checkpoint":
             original(*arguments, **named)
-            Path(arguments[2]).write_bytes(Path(arguments[2]).read_bytes()[:1000])  # half of a file
+            Path(arguments[1]).write_bytes(Path(arguments[1]).read_bytes()[:1000])  # half of a file
         die()
         raise AssertionError
 

@@ -8,13 +8,13 @@ import io
 import json
 import resource
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from rich.console import Console
 from safetensors.torch import load_file
 from training.small_runs import SMALL, check_same_run, rows, run
@@ -23,6 +23,7 @@ import detrkit
 from detrkit.checkpoints.own_format import Snapshot
 from detrkit.errors import OutputError
 from detrkit.training import epochs
+from detrkit.training.keeping import StateFile
 from detrkit.training.module import TrainingModule
 from detrkit.training.result import TrainingResult
 from detrkit.training.run_folder import RunFolder
@@ -69,9 +70,9 @@ class FullDisk:
 
     def __init__(self, calls: set[int]) -> None:
         self.calls, self.made = calls, 0
-        self._write = TorchCheckpointIO.save_checkpoint
+        self._write = torch.save
 
-    def save_checkpoint(self, *arguments: Any) -> None:
+    def save(self, *arguments: Any) -> None:
         self.made += 1
         if self.made in self.calls:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -80,7 +81,20 @@ class FullDisk:
 
 def with_full_disk(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> None:
     disk = FullDisk(calls)
-    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", lambda *arguments: disk.save_checkpoint(*arguments))
+    monkeypatch.setattr(torch, "save", disk.save)
+
+
+def test_checkpoints_take_room_where_they_lie_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        tempfile, "tempdir", str(tmp_path / "missing")
+    )  # as if the folder for temporary files were full
+    file, content = StateFile(), {"state_dict": {"weight": torch.arange(3.0)}, "epoch": 2}
+    file.save_checkpoint(content, tmp_path / "resume.ckpt")
+    assert file.problem is None
+    stored = torch.load(tmp_path / "resume.ckpt", weights_only=True)
+    assert stored["epoch"] == 2
+    torch.testing.assert_close(stored["state_dict"]["weight"], torch.arange(3.0), rtol=0, atol=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["resume.ckpt"]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(

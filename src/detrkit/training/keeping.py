@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from detrkit.checkpoints.own_format import write_pickled
 from detrkit.errors import OutputError
-from detrkit.files import write_atomically
 
 KEPT = "EpochEnds"  # the name of what is kept about the epoch, among the callbacks' parts of a checkpoint
 
@@ -26,11 +26,12 @@ class StateFile(TorchCheckpointIO):
         super().__init__()
         self.problem: OutputError | None = None
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002 - of remote folders
         """Notes a problem instead of raising it: other processes wait for this one."""
-        write = super().save_checkpoint
         try:
-            write_atomically(Path(path), lambda file: write(checkpoint, file, storage_options))
+            write_pickled(
+                Path(path), checkpoint
+            )  # Lightning's own way needs as much room in the system's folder for temporary files
         except OutputError as problem:
             self.problem = problem
         else:
