@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 from detrkit.notebooks import paragraph, shown, table
 
@@ -28,6 +28,25 @@ class Category:
     thing: bool = True
 
 
+class Colours(NamedTuple):
+    """Which colours a network expects in the pixels of its images.
+
+    Attributes:
+        mean: means of the channels, for values in [0, 1].
+        deviation: standard deviations of the same channels.
+        channels: their order, "rgb" or "bgr"; mean and deviation are of red, green and blue all the same.
+    """
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+
+IMAGENET_COLOURS = Colours()
+# Blue, green and red from 0 to 255 have these means and are not scaled.
+CAFFE_COLOURS = Colours((123.675 / 255, 116.28 / 255, 103.53 / 255), (1 / 255,) * 3, "bgr")
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How an image file becomes pixels of a batch when nothing is random (evaluation, prediction).
@@ -44,10 +63,19 @@ class Preprocessing:
 
     short_side: int = 800
     long_side: int = 1333
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    deviation: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_COLOURS.mean
+    deviation: tuple[float, float, float] = IMAGENET_COLOURS.deviation
     smallest_side: int = 64
-    channels: Literal["rgb", "bgr"] = "rgb"
+    channels: Literal["rgb", "bgr"] = IMAGENET_COLOURS.channels
+
+    @property
+    def colours(self) -> Colours:
+        """What is alike for all images of a network, whatever their size."""
+        return Colours(self.mean, self.deviation, self.channels)
+
+    def with_colours(self, colours: Colours) -> Preprocessing:
+        """The same, with other colours."""
+        return replace(self, **colours._asdict())
 
 
 @dataclass(frozen=True)

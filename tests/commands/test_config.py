@@ -151,6 +151,13 @@ def test_a_policy_on_the_command_line_brings_its_own_switches(tmp_path: Path) ->
     }
 
 
+@pytest.mark.parametrize("named", ["augmentation: detr\ncrop: yes\n", ""])
+def test_switches_that_somebody_chose_hold_for_another_policy(named: str, tmp_path: Path) -> None:
+    text = f"{named}flip: 0\n"
+    given = {"augmentation": "strong"}
+    assert read_config(written(tmp_path, text)).combined(given) == {"augmentation": "strong", "flip": 0}
+
+
 def test_none_is_a_choice_where_it_is_one(tmp_path: Path) -> None:
     text = "augmentation: none\nweights: none\nepochs: none\nsupervision: null\nschedule: none\n"
     assert read_config(written(tmp_path, text)).options == {"augmentation": "none", "weights": "none"}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.cards import Category, Preprocessing
+from detrkit.backbones import build_backbone
+from detrkit.cards import CAFFE_COLOURS, IMAGENET_COLOURS, Category, Colours, Preprocessing
 from detrkit.errors import ConfigurationError
 from detrkit.losses.criterion import SetCriterion
 from detrkit.models import detr
@@ -97,6 +98,35 @@ def test_no_two_variants_claim_the_same_file() -> None:
     files = [each.address for each in weights if "/folders/" not in each.address]  # some authors give only a folder
     for known in ([each.sha256_prefix for each in weights if each.sha256_prefix], files):
         assert len(set(known)) == len(known)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_variants_have_the_colours_of_their_backbones(name: str) -> None:
+    variant = CATALOG[name]
+    with torch.device("meta"):
+        assert variant.preprocessing.colours == build_backbone(variant.config.backbone).colours
+
+
+@pytest.mark.parametrize(
+    ("variant", "backbone", "colours"),
+    [
+        ("tsp-fcos-r50", "resnet50", IMAGENET_COLOURS),
+        ("detr-r50", "resnet50-caffe", CAFFE_COLOURS),
+        ("tsp-fcos-compact", "resnet101-caffe", CAFFE_COLOURS),
+        ("tsp-rcnn-compact", "timm/test_convnext", Colours((0.5,) * 3, (0.5,) * 3)),
+    ],
+)
+def test_another_backbone_brings_its_colours(variant: str, backbone: str, colours: Colours) -> None:
+    if backbone.startswith("timm"):
+        pytest.importorskip("timm", reason="needs timm: pip install '.[timm]'")
+    sides = dataclasses.replace(CATALOG[variant].preprocessing, short_side=320, long_side=480)
+    given = Preprocessing(mean=(0.1, 0.2, 0.3))
+    with torch.device("meta"):
+        model = build(variant, preprocessing=sides, backbone=backbone)
+        own = build(variant, preprocessing=given, backbone=backbone)
+    assert model.card.preprocessing.colours == colours
+    assert model.card.preprocessing.short_side == 320
+    assert own.card.preprocessing.colours == given.colours
 
 
 @pytest.mark.parametrize(

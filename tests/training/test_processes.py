@@ -136,12 +136,13 @@ def options(**changes: Any) -> TrainingOptions:
         (
             {"devices": 3, "batch_size": 2},
             "cpu",
-            "a batch of 2 images cannot be split among 3 processes: give a larger batch_size, or fewer devices",
+            "a batch of 2 images cannot be split among 3 processes: give fewer devices, or a new run a larger batch_size",
         ),
         (
             {"devices": 3, "batch_size": 8, "accumulate": 4},
             "cpu",
-            "a piece of a batch (accumulate=4) of 2 images cannot be split among 3 processes: give a larger batch_size, or fewer devices",
+            "a piece of a batch (accumulate=4) of 2 images cannot be split among 3 processes: give fewer devices, or a new run a larger batch_size or a smaller "
+            "accumulate",
         ),
     ],
 )

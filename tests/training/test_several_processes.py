@@ -257,7 +257,7 @@ def test_minutes_give_all_processes_the_same_number_of_steps(runs: Runs) -> None
         ("no objects", "so there is nothing to learn"),
         (
             "small batch",
-            "a batch of 1 image cannot be split among 2 processes: give a larger batch_size, or fewer devices",
+            "a batch of 1 image cannot be split among 2 processes: give fewer devices, or a new run a larger batch_size",
         ),
         ("other number", "devices is 3, but torchrun started 2 processes on 1 node: leave devices out"),
     ],

@@ -18,12 +18,14 @@ from safetensors.torch import load_file
 from training.small_runs import NOISY, SMALL, run
 
 import detrkit
-from detrkit.cards import PublishedWeights
+from detrkit.cards import Colours, PublishedWeights
 from detrkit.checkpoints import published
+from detrkit.checkpoints.detector_weights import load_detector
 from detrkit.checkpoints.start_weights import Taken
 from detrkit.errors import CheckpointError, ConfigurationError, DetrkitError
 from detrkit.models.catalog import CATALOG
 from detrkit.training import TrainingOptions, dry_run
+from detrkit.training.before_data import check_before_data
 from detrkit.training.options import resolve
 from detrkit.training.resuming import Progress
 from detrkit.training.run import Resumed, new_options, prepare
@@ -191,6 +193,81 @@ def saved(path: Path, variant: str, classes: list[str], **settings: Any) -> Path
 
 
 LIGHT: dict[str, Any] = NOISY["settings"]
+
+
+def with_other_colours(path: Path) -> tuple[Path, Colours]:
+    """A detector of the ten digits whose images had other means, deviations and another order of channels than ImageNet's."""
+    colours = Colours((0.5, 0.4, 0.3), (0.25, 0.25, 0.25), "bgr")
+    preprocessing = detrkit.Preprocessing(64, 64).with_colours(colours)
+    digits = [str(each) for each in range(10)]
+    model = detrkit.build("detr-compact", classes=digits, preprocessing=preprocessing, **SMALL["settings"])
+    return detrkit.save(model, path), colours
+
+
+def test_images_are_prepared_as_for_the_detector_that_a_run_begins_with(digits_folder: Path, tmp_path: Path) -> None:
+    file, colours = with_other_colours(tmp_path / "trained.safetensors")
+    model, printed = begun("detr-compact", digits_folder, weights=file)
+    assert model.card.preprocessing.colours == colours
+    assert " Images get its colours: mean 0.5, 0.4, 0.3, deviation 0.25, 0.25, 0.25, bgr." in printed
+    masks = detrkit.build("detr-compact-panoptic", classes=[str(each) for each in range(10)], **SMALL["settings"])
+    load_detector(masks, detrkit.save(detrkit.load(file), tmp_path / "again.safetensors"))
+    assert masks.card.preprocessing.colours == colours
+
+
+def test_images_stay_so_where_a_run_goes_on(digits_folder: Path, tmp_path: Path) -> None:
+    file, colours = with_other_colours(tmp_path / "trained.safetensors")
+    run(digits_folder, tmp_path / "run", epochs=1, weights=file)
+    file.unlink()
+    detrkit.train(resume=tmp_path / "run", epochs=2, device="cpu", console=Console(file=io.StringIO()))
+    for name in ("best", "last"):
+        stored = detrkit.load(tmp_path / "run" / f"{name}.safetensors")
+        assert stored.card.preprocessing.colours == colours
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "warmup", "note"),
+    [
+        ("detr-compact", {"steps": 100}, 50, ""),
+        ("detr-compact", {"steps": 99}, 9, "rise over 9 steps instead of the recipe's 50, since the run has 99 steps in all"),
+        ("detr-compact", {"steps": 99, "warmup_steps": 60}, 60, ""),
+        ("detr-compact", {"minutes": 1.0}, 50, ""),  # which measures first
+    ],
+)  # fmt: skip
+def test_a_warm_up_for_longer_runs_is_shortened_and_said(
+    variant: str, options: dict[str, Any], warmup: int, note: str, digits_folder: Path
+) -> None:
+    text = io.StringIO()
+    chosen = new_options(variant, digits_folder, SMALL | {"device": "cpu"} | options)
+    module, _ = prepare(chosen, None, Console(file=text, width=1000))
+    assert module.options.warmup_steps == warmup
+    assert note in text.getvalue()
+    assert ("learning rates rise" in text.getvalue()) == bool(note)
+
+
+def test_rates_for_a_batch_that_no_step_has_are_refused(digits_folder: Path) -> None:
+    chosen = new_options("detr-compact", digits_folder, SMALL | {"batch_size": 64, "scale_lr": True})
+    with pytest.raises(ConfigurationError) as caught:
+        prepare(chosen, None, Console(quiet=True))
+    assert str(caught.value) == (
+        "scale_lr would follow batches of 64, and the training split has only 12 images for one: give batch_size=12, or leave out scale_lr"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "remedy"),
+    [
+        ("detr-r50", "choose weights=backbone, give a file of the pretrained backbone as backbone_weights, or train light-detr-compact"),
+        (
+            "tsp-fcos-r50",
+            "give a file of the pretrained backbone as backbone_weights (its authors took detectron2's), or settings.backbone=resnet50, whose weights "
+            "are downloaded, or train light-detr-compact",
+        ),
+    ],
+)  # fmt: skip
+def test_frozen_norms_name_weights_that_there_are(variant: str, remedy: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_before_data(new_options(variant, "digits", {"weights": "none"}), Console(quiet=True), download=False)
+    assert remedy in str(caught.value)
 
 
 def test_a_run_on_other_classes_begins_with_what_was_learned(digits_folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from detrkit.cards import IMAGENET_COLOURS, Colours
 from detrkit.layers.padding import shrink_padding
 from detrkit.structures import FeatureMap, ImageBatch
 
@@ -19,14 +20,14 @@ class Backbone(nn.Module, ABC):
         strides: pixels per cell of each level.
         frozen_norms: True if batch norms are frozen, so that the weights must be pretrained.
         unused_weights: prefixes of the keys in torchvision's file that this backbone does not use.
-        colours: mean and standard deviation of the channels of the images that its pretrained weights are for, in [0, 1]; None for ImageNet's.
+        colours: of the images that its pretrained weights are for.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     frozen_norms: bool
     unused_weights: tuple[str, ...]
-    colours: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    colours: Colours = IMAGENET_COLOURS
 
     @abstractmethod
     def features(self, pixels: Tensor) -> list[Tensor]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.backbones.backbone import Backbone, freeze
+from detrkit.cards import CAFFE_COLOURS
 from detrkit.errors import ConfigurationError
 from detrkit.layers.frozen_batch_norm import FrozenBatchNorm2d, normalized_convolution
 
@@ -158,7 +159,8 @@ class ResNet(Backbone):
 class CaffeResNet(ResNet):
     """The network as its authors trained it with Caffe: the stride of a bottleneck is in its first convolution.
 
-    Its published weights expect channels in the order blue, green, red. Arguments as for `ResNet`.
+    Arguments as for `ResNet`.
     """
 
     bottleneck = CaffeBottleneck
+    colours = CAFFE_COLOURS

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detrkit.backbones.backbone import Backbone
+from detrkit.cards import Colours
 from detrkit.errors import MissingPackageError, OptionError, closest
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class TimmBackbone(Backbone):
         self.name, self.whole_cell = name, max(strides)
         self.strides, self.channels = tuple(places), tuple(self.net.feature_info.channels())  # type: ignore[union-attr,operator]
         self.unused_weights = ()  # `checkpoints.timm_weights` chooses among the tensors of a file
-        self.colours = (tuple(settings.mean), tuple(settings.std))  # type: ignore[assignment]
+        self.colours = Colours(tuple(settings.mean), tuple(settings.std))  # type: ignore[arg-type]
         # Networks made from others say it; those written for features always give channels first.
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         self._norms = [module for module in self.net.modules() if isinstance(module, _BatchNorm)]

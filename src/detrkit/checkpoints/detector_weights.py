@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from detrkit.cards import Colours
 from detrkit.checkpoints.loading import load_fitting
 from detrkit.checkpoints.reading import check_finite
 from detrkit.errors import CheckpointError
@@ -20,7 +22,7 @@ FOR_TRAINING = {
 
 
 def load_detector(model: Detector, path: str | Path) -> None:
-    """Copies all weights of a trained detector but those of a mask head.
+    """Copies all weights of a trained detector but those of a mask head, and the colours that its images have.
 
     Args:
         model: with masks; changed in place.
@@ -54,6 +56,19 @@ def load_detector(model: Detector, path: str | Path) -> None:
             )
     check_finite(path, given)
     model.load_state_dict({**model.state_dict(), **given})
+    take_colours(model, trained.card.preprocessing.colours)
+
+
+def take_colours(model: Detector, colours: Colours | None) -> None:
+    """Lets the images of a model have other colours.
+
+    Args:
+        model: its card is changed.
+        colours: those that its weights were trained with; None leaves them as they are.
+    """
+    if colours is not None:
+        preprocessing = model.card.preprocessing.with_colours(colours)
+        model.card = dataclasses.replace(model.card, preprocessing=preprocessing)
 
 
 def _without_head(model: Detector) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.cards import Category, ModelCard
-from detrkit.checkpoints.detector_weights import FOR_TRAINING
+from detrkit.checkpoints.detector_weights import FOR_TRAINING, take_colours
 from detrkit.checkpoints.loading import load
 from detrkit.checkpoints.reading import check_finite
 from detrkit.errors import CheckpointError
@@ -57,7 +57,8 @@ def load_start(model: Detector, path: str | Path) -> Taken:
 
     Outputs of the class heads, and codes of classes, are kept where both have a class of that name; upper and lower case, spaces, hyphens
     and underscores make no difference. The output for "no object" and the code of no known class are kept, and so are all of proposals that
-    only tell objects from background. Of learned queries the first ones are kept, also of those that exist in training only.
+    only tell objects from background. Of learned queries the first ones are kept, also of those that exist in training only. Images get the
+    colours (mean, deviation, order of channels) that the trained one had.
 
     Args:
         model: new, so that what is not copied is as in any new detector; changed in place.
@@ -90,6 +91,7 @@ def load_start(model: Detector, path: str | Path) -> Taken:
             tensor[mine] = given[name][theirs].to(tensor.dtype)
         else:
             tensor.copy_(given[name])
+    take_colours(model, trained.card.preprocessing.colours)
     kept = {mine.index for mine, _ in pairs}
     return Taken(
         variant=trained.card.variant,

@@ -18,6 +18,8 @@ from detrkit.models.settings import CostSettings, MultiScaleSettings, Settings
 from detrkit.training.run_places import CONFIG
 from detrkit.training.training_options import TrainingOptions
 
+# Switches that a policy of augmentation sets unless they are given.
+_OF_POLICY = ("flip", "vertical_flip", "crop", "multi_scale")
 # Options of the file that do not hold where another one is given on the command line, since both say the same.
 _REPLACED = {
     "epochs": ("steps", "minutes"),
@@ -28,7 +30,7 @@ _REPLACED = {
     "long_side": ("accumulate",),
     "supervision": ("accumulate",),
     "settings": ("accumulate",),
-    "augmentation": ("accumulate", "flip", "vertical_flip", "crop", "multi_scale"),
+    "augmentation": ("accumulate", *_OF_POLICY),
     "devices": ("accumulate", "workers"),
     "nodes": ("accumulate", "workers"),
     "weights": ("backbone_weights", "detector_from"),
@@ -80,12 +82,22 @@ class ConfigFile:
                 f"{self.path} is for {variant}, not for {given['variant']}: leave the variant out, or write a file with "
                 f"`detrkit config {given['variant']}`"
             )
-        replaced = {other for name in given for other in _REPLACED.get(name, ())}
+        replaced = {other for name in given for other in _REPLACED.get(name, ())} - self._switches()
         if self.options.get("scale_lr") and "batch_size" in given:
             replaced |= {"lr", "backbone_lr"}  # which follow from the batch
         if self.timed and not {"epochs", "steps", "minutes"}.isdisjoint(given):
             replaced.add("warmup_steps")
         return {name: value for name, value in self.options.items() if name not in replaced} | dict(given)
+
+    def _switches(self) -> set[str]:
+        """What the file changes of its policy of augmentation, which is a choice of its own and holds for another policy, too."""
+        from detrkit.data.augmentation import POLICIES
+
+        named = self.options.get("augmentation")
+        policy = None if named is None else POLICIES[named]
+        return {
+            name for name in _OF_POLICY if name in self.options and self.options[name] != getattr(policy, name, None)
+        }
 
     def typed_settings(self, variant: str) -> dict[str, Any]:
         """The settings with the types of a variant.

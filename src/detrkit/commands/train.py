@@ -178,7 +178,7 @@ def _signature() -> inspect.Signature:
     """The signature that the command line uses: every training option, and `config`, `resume` and `dry_run`."""
     group = groups()
     options = options_of()
-    help_text = "folder of a run to continue with its own options; only data, epochs, steps, patience, devices, nodes, strategy and workers may be given anew."
+    help_text = "folder of a run to continue with its own options; only data, epochs, steps, patience, device, devices, nodes, strategy and workers may be given anew."
     resumed = Annotated[OptionalPathText, Parameter(help=help_text, group=group["resume"])]
     read = Annotated[
         OptionalPathText,

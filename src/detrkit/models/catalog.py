@@ -107,8 +107,8 @@ def build(
     Args:
         variant: a name in the catalog, such as "detr-r50".
         classes: the classes to detect: names, or categories with their own ids. None builds the authors' head for COCO.
-        preprocessing: how its images will be prepared; None takes the variant's. A backbone that is made for images with another mean and deviation
-            gets these, unless this gives others than the variant's.
+        preprocessing: how its images will be prepared; None takes the variant's. A backbone that is made for images with other colours (mean,
+            deviation, order of channels) gets these, unless this gives others than the variant's.
         **changes: fields of the family's configuration to change, such as `queries=300`.
 
     Returns:
@@ -128,9 +128,8 @@ def build(
         config = dataclasses.replace(config, class_count=len(categories))
     usual, preprocessing = entry.preprocessing, preprocessing or entry.preprocessing
     model = build_from_config(entry.family, variant, config, categories=categories, preprocessing=preprocessing)
-    colours = model.backbone.colours
-    if colours is not None and (preprocessing.mean, preprocessing.deviation) == (usual.mean, usual.deviation):
-        own = dataclasses.replace(model.card.preprocessing, mean=colours[0], deviation=colours[1])
+    if preprocessing.colours == usual.colours:
+        own = model.card.preprocessing.with_colours(model.backbone.colours)
         model.card = dataclasses.replace(model.card, preprocessing=own)
     return model
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from detrkit.cards import Preprocessing, Recipe
+from detrkit.cards import CAFFE_COLOURS, Preprocessing, Recipe
 from detrkit.errors import OptionError
 from detrkit.layers.pre_norm import PreNormEncoder
 from detrkit.models.detector import without_padding
@@ -120,10 +120,7 @@ def level_paddings(padding: Tensor | None, levels: tuple[Tensor, ...]) -> list[T
 
 
 ENCODER_RATE = 1e-4
-# Blue, green and red of the authors' images, from 0 to 255, have these means and are not scaled.
-PREPROCESSING = Preprocessing(
-    mean=(123.675 / 255, 116.28 / 255, 103.53 / 255), deviation=(1 / 255,) * 3, channels="bgr"
-)
+PREPROCESSING = Preprocessing().with_colours(CAFFE_COLOURS)  # the authors begin with Caffe's backbone
 
 
 def recipe(sgd_rate: float) -> Recipe:

@@ -37,6 +37,11 @@ def announce(
         f"{counted(schedule.batch_size, 'image')}{pieces}, images up to {options.short_side} × {options.long_side}, "
         f"learning rate {options.lr:g} (backbone {options.backbone_lr:g}, {options.schedule}){scaling_in_words(options, module.recipe)}",
     )
+    if parts := module.recipe.adamw_parts:
+        rate = module.recipe.sgd_factor * (options.lr or 0.0)
+        console.print(
+            f"The learning rate and the clipping are those of {' and '.join(parts)}, which AdamW trains; SGD trains everything else but the backbone at {rate:g}."
+        )
     repeated = module.images.note()
     if repeated is not None:
         console.print(repeated)

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from detrkit.backbones import build_backbone
 from detrkit.checkpoints import load_backbone_weights
+from detrkit.checkpoints.published import imagenet_offer
 from detrkit.data import Augmentation, TrainingData
 from detrkit.errors import OptionError
 from detrkit.files import expanded
@@ -45,15 +46,27 @@ def check_before_data(options: TrainingOptions, console: Console, *, download: b
     if begins_at_random and backbone.frozen_norms:
         trained = "deformable-detr-compact-panoptic" if has_masks(options.variant) else "light-detr-compact"
         raise OptionError(
-            f"{options.variant} has frozen norms, and such a backbone cannot learn from random numbers: choose weights=backbone, give a file of the "
-            f"pretrained backbone as backbone_weights, or train {trained}, whose norms are trained",
-            "weights",
-            "backbone_weights",
+            f"{options.variant} has frozen norms, and such a backbone cannot learn from random numbers: {_pretrained(options.settings['backbone'])}, "
+            f"or train {trained}, whose norms are trained",
+            *("weights", "backbone_weights", "settings.backbone"),
         )
     files = starting_files(options, console, download=download)
     if files.backbone is not None:
         load_backbone_weights(backbone, files.backbone)
     return files
+
+
+def _pretrained(backbone: str) -> str:
+    """How a backbone gets its pretrained weights."""
+    file = "a file of the pretrained backbone as backbone_weights"
+    if imagenet_offer(backbone) is not None:
+        return f"choose weights=backbone, give {file}"
+    if backbone.endswith("-caffe"):
+        other = backbone.removesuffix("-caffe")
+        return (
+            f"give {file} (its authors took detectron2's), or settings.backbone={other}, whose weights are downloaded"
+        )
+    return f"give {file}"
 
 
 def augmentation(options: TrainingOptions) -> Augmentation:

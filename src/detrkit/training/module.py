@@ -121,7 +121,7 @@ class TrainingModule(LightningModule):
             steps=self.schedule.steps,
             drop_after=options.drop_after or 0.0,
             warmup_steps=options.warmup_steps or 0,
-            second_drop_after=recipe.second_drop_after,
+            second_drop_after=recipe.second_drop_after if options.drop_after == recipe.drop_after else None,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -44,6 +44,9 @@ _FROM_RECIPE = {
 _FROM_POLICY = ("flip", "vertical_flip", "crop", "multi_scale")
 
 
+WARMUP_SHARE = 0.1  # of the steps, at most, where the recipe's warm-up is for longer runs
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The length of a run in epochs and steps, and how batches are split.
@@ -156,6 +159,18 @@ def plan(options: TrainingOptions, images: int) -> Schedule:
     steps_per_epoch = max(1, images // (piece_size * accumulate))
     steps = options.steps or options.epochs * steps_per_epoch
     return Schedule(math.ceil(steps / steps_per_epoch), steps, steps_per_epoch, piece_size, accumulate)
+
+
+def fitting_warmup(options: TrainingOptions, steps: int) -> int:
+    """Steps of warm-up: those of the options, but at most a tenth of a run of which the recipe's would take more than half.
+
+    Args:
+        options: the resolved options.
+        steps: of the whole run.
+    """
+    warmup = options.warmup_steps or 0
+    is_own = warmup != find_variant(options.variant).recipe.warmup_steps
+    return warmup if is_own or 2 * warmup <= steps else int(WARMUP_SHARE * steps)
 
 
 def added_queries(options: TrainingOptions, config: Any) -> int:

@@ -7,8 +7,11 @@ import dataclasses
 import torch
 from rich.console import Console
 
+from detrkit.checkpoints.detector_weights import take_colours
 from detrkit.data import DetectionDataset, TrainingData, TrainingTransform
 from detrkit.data.augmentation import mixed_epochs
+from detrkit.data.wording import counted
+from detrkit.errors import OptionError
 from detrkit.models.catalog import build, criterion_for, find_variant
 from detrkit.models.detector import Detector
 from detrkit.models.detr_segmentation import MaskDetector
@@ -18,11 +21,11 @@ from detrkit.training.before_data import augmentation, check_before_data
 from detrkit.training.epoch_images import EpochImages
 from detrkit.training.ground_truth import RunData, open_run_data
 from detrkit.training.module import TrainingModule
-from detrkit.training.options import Schedule, plan
+from detrkit.training.options import Schedule, fitting_warmup, plan
 from detrkit.training.processes import ALONE, Processes, check_images, check_processes
 from detrkit.training.rates import check_rates
 from detrkit.training.resuming import Resumed, annotation_notes, check_data_are_there, check_same_data, continued
-from detrkit.training.run_folder import recipe_of
+from detrkit.training.run_folder import colours_of, recipe_of
 from detrkit.training.starting import begin
 from detrkit.training.stopping import check_patience
 from detrkit.training.training_options import TrainingOptions
@@ -63,12 +66,16 @@ def prepare(
     model = _build(options, training, resumed=earlier is not None)
     if files is not None:
         console.print(begin(model, options, files))
+    if earlier is not None:
+        take_colours(model, colours_of(earlier.folder))
     if options.supervision is not None:  # after the weights, of which it has none
         supervise(model, options.supervision)
     check_rates((name for name, _ in model.named_parameters()), options.rates)
     count = len(EpochImages(options, training))
     if earlier is None:
         schedule = plan(options, count)
+        _check_scaling(options, schedule)
+        options = _with_fitting_warmup(options, schedule, console)
     else:
         check_same_data(earlier.folder, training)
         for note in annotation_notes(earlier.folder, training, data.validation):
@@ -78,6 +85,28 @@ def prepare(
     if earlier is not None:
         module.recipe = recipe_of(earlier.folder, options.variant)
     return module, data
+
+
+def _check_scaling(options: TrainingOptions, schedule: Schedule) -> None:
+    """Refuses rates that follow a batch that no step has."""
+    if options.scale_lr and schedule.batch_size < (options.batch_size or 1):
+        raise OptionError(
+            f"scale_lr would follow batches of {options.batch_size}, and the training split has only {counted(schedule.batch_size, 'image')} for "
+            f"one: give batch_size={schedule.batch_size}, or leave out scale_lr",
+            *("scale_lr", "batch_size"),
+        )
+
+
+def _with_fitting_warmup(options: TrainingOptions, schedule: Schedule, console: Console) -> TrainingOptions:
+    """The options with a warm-up that leaves most of the run to the rates themselves; where it is measured how long that is, it is chosen there."""
+    warmup = fitting_warmup(options, schedule.steps)
+    if options.minutes is not None or warmup == options.warmup_steps:
+        return options
+    console.print(
+        f"Note: the learning rates rise over {counted(warmup, 'step')} instead of the recipe's {options.warmup_steps}, since the run has "
+        f"{counted(schedule.steps, 'step')} in all; --warmup-steps gives another number."
+    )
+    return dataclasses.replace(options, warmup_steps=warmup)
 
 
 def module_of(

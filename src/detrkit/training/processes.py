@@ -196,9 +196,11 @@ def check_processes(options: TrainingOptions, device: str) -> None:
         )
     piece = (options.batch_size or 1) // (options.accumulate or 1)
     if piece < count:
-        what = "a batch" if (options.accumulate or 1) == 1 else f"a piece of a batch (accumulate={options.accumulate})"
+        whole = (options.accumulate or 1) == 1
+        what = "a batch" if whole else f"a piece of a batch (accumulate={options.accumulate})"
+        smaller = "" if whole else " or a smaller accumulate"
         raise OptionError(
-            f"{what} of {counted(piece, 'image')} cannot be split among {count} processes: give a larger batch_size, or fewer devices",
+            f"{what} of {counted(piece, 'image')} cannot be split among {count} processes: give fewer devices, or a new run a larger batch_size{smaller}",
             *("accumulate", "batch_size", "devices"),
         )
 

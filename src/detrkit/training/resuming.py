@@ -24,7 +24,7 @@ from detrkit.training.run_folder import RunFolder, learned_from, read_log
 from detrkit.training.stopping import Standstill, stopped_early
 from detrkit.training.training_options import TrainingOptions
 
-CHANGEABLE = ("data", "epochs", "steps", "patience", "devices", "nodes", "strategy", "workers")
+CHANGEABLE = ("data", "epochs", "steps", "patience", "device", "devices", "nodes", "strategy", "workers")
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ from detrkit.training.resuming import (
     record,
     record_annotations,
 )
-from detrkit.training.run_folder import RunFolder, create, reopen
+from detrkit.training.run_folder import RunFolder, create, note_colours, reopen
 from detrkit.training.sessions import begin_session, end_session
 from detrkit.training.sharding import WholeModel
 from detrkit.training.starting import missing_offer, wanted_offer
@@ -83,8 +83,8 @@ def train(
     Args:
         variant: a name in the catalog, such as "detr-r50".
         data: a data set's folder or annotation file, or "digits".
-        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs`, `steps`, `patience`, `devices`, `nodes`,
-            `strategy` and `workers` may be given anew, for data that were moved, to train longer, and for another number of processes.
+        resume: folder of a run to continue instead; its own options apply, of which `data`, `epochs`, `steps`, `patience`, `device`,
+            `devices`, `nodes`, `strategy` and `workers` may be given anew, for data that were moved, to train longer, and for another machine.
         console: the console that shows progress; None means the terminal.
         **options: any other field of `TrainingOptions`; `help(detrkit.train)` shows them all.
 
@@ -188,6 +188,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
         options = _same_start(options, agreement)
         _download_once(options, console, agreement)
     module, data = prepare(options, earlier, console, processes)
+    options = module.options
     if earlier is not None:
         check_weights(earlier.folder, module.model)
     budget = None
@@ -201,6 +202,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
     folder = None if earlier is None else earlier.folder
     if folder is None and processes.is_first:
         folder = create(options, data.training, data.validation)
+        note_colours(folder, module.model.card.preprocessing.colours)
     agreement.reach()
     folder = processes.from_first(folder)
     assert folder is not None

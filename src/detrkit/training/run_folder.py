@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import detrkit
-from detrkit.cards import Recipe
+from detrkit.cards import Colours, Recipe
 from detrkit.checkpoints.own_format import frozen
 from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError
@@ -128,6 +128,18 @@ def create(
         content["evaluated_on"] = {"annotations": [validation.annotation_digest]}
     write_json(folder.config, content)
     return folder
+
+
+def note_colours(folder: RunFolder, colours: Colours) -> None:
+    """Writes into a run's configuration which colours its images have, which may be those of the detector that it began with."""
+    content = json.loads(folder.config.read_text(encoding="utf-8"))
+    write_json(folder.config, {**content, "colours": colours._asdict()})
+
+
+def colours_of(folder: RunFolder) -> Colours | None:
+    """What `note_colours` wrote; None in runs of older versions, whose colours are those of the variant or the backbone."""
+    noted = json.loads(folder.config.read_text(encoding="utf-8")).get("colours")
+    return None if noted is None else Colours(tuple(noted["mean"]), tuple(noted["deviation"]), noted["channels"])
 
 
 def check_free(folder: RunFolder) -> None:

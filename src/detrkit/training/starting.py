@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,7 @@ def begin(model: Detector, options: TrainingOptions, files: StartingFiles) -> st
     Raises:
         CheckpointError: a file does not fit the model.
     """
+    usual = model.card.preprocessing.colours
     if options.detector_from is not None:
         load_detector(model, options.detector_from)
     taken = None if files.detector is None else load_start(model, files.detector)
@@ -203,7 +204,17 @@ def begin(model: Detector, options: TrainingOptions, files: StartingFiles) -> st
             f"({files.missing.licence})."
         )
     details = "" if taken is None else f": {in_words(taken)}"
-    return f"Starts from {began_with(options)}{details}.{_why_no_more(options, model.card.config)}"
+    own = model.card.preprocessing.colours
+    colours = (
+        ""
+        if own == usual
+        else f" Images get its colours: mean {_few(own.mean)}, deviation {_few(own.deviation)}, {own.channels}."
+    )
+    return f"Starts from {began_with(options)}{details}.{colours}{_why_no_more(options, model.card.config)}"
+
+
+def _few(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def began_with(options: TrainingOptions) -> str:

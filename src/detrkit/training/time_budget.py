@@ -30,7 +30,7 @@ from detrkit.progress import duration
 from detrkit.training.averaging import average_of
 from detrkit.training.epochs import evaluation_batch
 from detrkit.training.module import TrainingModule
-from detrkit.training.options import plan, worker_count
+from detrkit.training.options import WARMUP_SHARE, plan, worker_count
 from detrkit.training.processes import ALONE, Processes
 from detrkit.training.shared_evaluation import evaluate_together
 from detrkit.training.timing import time_evaluation, time_pieces
@@ -38,7 +38,6 @@ from detrkit.training.watching import ConvergenceWatch
 
 _SHARE = 0.03  # of the time goes into measuring pieces of batches
 _MOST_PIECES = 30
-_WARMUP_SHARE = 0.1  # of the steps, at most, unless another number was given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +121,7 @@ def fit_to_time(
         )
     warmup = options.warmup_steps or 0
     if warmup == find_variant(options.variant).recipe.warmup_steps:
-        warmup = min(warmup, int(_WARMUP_SHARE * steps))
+        warmup = min(warmup, int(WARMUP_SHARE * steps))
     module.options = dataclasses.replace(options, steps=steps, minutes=None, warmup_steps=warmup)
     module.schedule = plan(module.options, len(module.images))
     return TimeBudget(options.minutes, steps, module.schedule.epochs, warmup, speed, pieces)

@@ -43,7 +43,7 @@ class TrainingOptions:
         patience: number of evaluations in a row without a better figure after which training stops early; without it, it goes on to its end.
         batch_size: images per optimizer step; several processes share them.
         accumulate: number of pieces that a batch is split into to save memory; they are processed one after the other.
-        lr: learning rate of everything except the backbone.
+        lr: learning rate of everything except the backbone; of TSP's variants that of the encoder, which SGD's rate for all else follows.
         backbone_lr: learning rate of the backbone.
         scale_lr: whether the recipe's learning rates follow the batch size, with its square root.
         layer_decay: factor between the learning rates of a block of the backbone and the block after it; the last one has that of the backbone.
@@ -51,7 +51,8 @@ class TrainingOptions:
         weight_decay: weight decay of AdamW.
         gradient_clip: largest norm of the gradient.
         schedule: "step" drops the learning rates once, to a tenth; "cosine" lets them fall to zero; "flat-cosine" does so after a flat part.
-        drop_after: share of the run after which "step" drops the learning rates, and "flat-cosine" lets them fall.
+        drop_after: share of the run after which "step" drops the learning rates, and "flat-cosine" lets them fall. Where the recipe drops them
+            twice (TSP), another share is that of the only drop.
         warmup_steps: steps over which the learning rates rise from zero.
         ema: decay of an average of the weights over the steps, such as 0.9998; it is the average that is then evaluated and saved.
         repeat_rare: share of the images below which a class is rare: images that show it come several times in an epoch.
