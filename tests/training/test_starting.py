@@ -259,8 +259,8 @@ def test_rates_for_a_batch_that_no_step_has_are_refused(digits_folder: Path) -> 
         ("detr-r50", "choose weights=backbone, give a file of the pretrained backbone as backbone_weights, or train light-detr-compact"),
         (
             "tsp-fcos-r50",
-            "give a file of the pretrained backbone as backbone_weights (its authors took detectron2's), or settings.backbone=resnet50, whose weights "
-            "are downloaded, or train light-detr-compact",
+            "give a file of the pretrained backbone as backbone_weights (its authors took detectron2's), or --settings.backbone resnet50, which is "
+            "downloaded, or train light-detr-compact",
         ),
     ],
 )  # fmt: skip

@@ -48,7 +48,8 @@ def check_before_data(options: TrainingOptions, console: Console, *, download: b
         raise OptionError(
             f"{options.variant} has frozen norms, and such a backbone cannot learn from random numbers: {_pretrained(options.settings['backbone'])}, "
             f"or train {trained}, whose norms are trained",
-            *("weights", "backbone_weights", "settings.backbone"),
+            "weights",
+            "backbone_weights",
         )
     files = starting_files(options, console, download=download)
     if files.backbone is not None:
@@ -63,9 +64,7 @@ def _pretrained(backbone: str) -> str:
         return f"choose weights=backbone, give {file}"
     if backbone.endswith("-caffe"):
         other = backbone.removesuffix("-caffe")
-        return (
-            f"give {file} (its authors took detectron2's), or settings.backbone={other}, whose weights are downloaded"
-        )
+        return f"give {file} (its authors took detectron2's), or --settings.backbone {other}, which is downloaded"
     return f"give {file}"
 
 
