@@ -201,6 +201,16 @@ def test_a_run_that_was_trained_further_is_evaluated_again_and_named(
     )
 
 
+def test_nothing_is_said_of_runs_whose_length_was_measured(
+    digits_folder: Path, tmp_path: Path, started: list[Path], quiet: Console
+) -> None:
+    given = {"output": tmp_path / "out", "console": quiet, "minutes": 0.05, **SMALL}
+    comparison = compare(["detr-compact", "conditional-detr-compact"], digits_folder, **given)
+    assert len(started) == 2
+    assert comparison.problems == []
+    assert [note for note in comparison.notes if "trained further" in note] == []
+
+
 def test_classes_of_checkpoints_are_matched_by_their_ids_if_asked(
     digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
 ) -> None:
@@ -228,6 +238,8 @@ def test_options_of_training_change_no_checkpoint_and_that_is_said(
     given = {"output": tmp_path / "out", "console": quiet, "device": "cpu"}
     comparison = compare(checkpoints, digits_folder, short_side=480, **given)
     assert len(started) == 2
+    with pytest.raises(ConfigurationError, match="there is no option 'val_splt': did you mean 'val_split'"):
+        compare(checkpoints, digits_folder, val_splt="test", **given)  # type: ignore[call-overload]
     assert comparison.notes[-1] == (
         "Nothing was trained here, so short_side changed nothing: checkpoints keep their own size of images."
     )
@@ -473,7 +485,8 @@ def test_another_comparison_is_not_mixed_with_this_one(
         (["detr-compact", "dino-compact"], {"epochs": 1, "steps": 2}, "and epochs and steps are given: give one of the three"),
         (["detr-compact", "dino-compact"], {"epochs": 1, "seeds": 0}, "seeds must be at least 1, not 0"),
         (["detr-compact", "dino-compact"], {"epochs": 1, "seed": 3}, "a comparison chooses seed itself"),
-        (["detr-compact", "dino-compact"], {"epochs": 1, "val_splt": "test"}, "there is no option 'val_splt': did you mean 'val_split'?"),
+        (["detr-compact", "dino-compact"], {"epochs": 1, "val_splt": "test"}, "there is no training option 'val_splt': did you mean 'val_split'?"),
+        (["detr-compact", "dino-compact"], {"epochs": 1, "queries": 50}, "'queries' is a setting of the model: give settings="),
         (["detr-compact", "dino-compact"], {"epochs": 1, "nodes": 2}, "a comparison runs on one machine, so nodes must be 1"),
         (["detr-compact", "dino-compact"], {"epochs": 1, "batch_size": 0}, "batch_size must be above 0, not 0"),
         (["detr-compact", "dino-compact"], {"epochs": 1, "settings": {"normed_references": 1}}, "normed_references"),

@@ -174,6 +174,7 @@ def test_pictures_that_have_no_room_are_left_out(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(page_module, "LARGEST_FILE", path.stat().st_size // 2)
     path, shown = write_page(tmp_path / "page.html", [(NAME, explanation)] * 5)
     assert 1 <= shown < 5
+    assert path.stat().st_size <= page_module.LARGEST_FILE
 
 
 def test_a_picture_that_is_too_large_alone_takes_no_other_with_it(
@@ -181,11 +182,15 @@ def test_a_picture_that_is_too_large_alone_takes_no_other_with_it(
 ) -> None:
     model = small_model("detr-compact")
     small, large = (explain(model, picture(side, side), query=0) for side in (32, 1280))
-    path, _ = write_page(tmp_path / "page.html", [("small", small)])
+    path = tmp_path / "page.html"
     monkeypatch.setattr(page_module, "_PHOTOS", ((1280, 85),))
-    monkeypatch.setattr(page_module, "LARGEST_FILE", path.stat().st_size + 100)
-    assert write_page(path, [("large", large), ("small", small)]) == (path, 1)
-    assert '"name":"small"' in path.read_text()
+    monkeypatch.setattr(page_module, "LARGEST_FILE", write_page(path, [("small", small)] * 2)[0].stat().st_size)
+    assert write_page(path, [("first", small), ("large", large), ("third", small)]) == (path, 2)
+    assert [name in path.read_text() for name in ('"name":"first"', '"name":"large"', '"name":"third"')] == [
+        True,
+        False,
+        True,
+    ]
     assert path.stat().st_size <= page_module.LARGEST_FILE
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from detrkit.errors import OptionError
 from detrkit.models.catalog import find_variant
+from detrkit.training.announcing import announce
 from detrkit.training.options import resolve
+from detrkit.training.preparing import prepare
+from detrkit.training.run import new_options
+from detrkit.training.run_folder import RunFolder
 from detrkit.training.scaling import scaling_in_words
 from detrkit.training.training_options import TrainingOptions
 
@@ -65,6 +73,34 @@ def test_rates_of_plain_gradient_descent_do_not_follow() -> None:
         OptionError, match=r"tsp-fcos-r50 learns mostly by plain gradient descent, .*: leave out scale_lr"
     ):
         resolve(TrainingOptions("tsp-fcos-r50", "somewhere", scale_lr=True))
+
+
+def test_a_recipe_with_two_optimizers_and_two_drops(digits_folder: Path) -> None:
+    small = {
+        "short_side": 64,
+        "long_side": 64,
+        "batch_size": 4,
+        "steps": 100,
+        "warmup_steps": 0,
+        "schedule": "step",
+        "device": "cpu",
+    }
+    for given, rates in (({}, [1.0, 0.1, 0.01]), ({"drop_after": 0.8}, [1.0, 1.0, 0.1])):
+        text = io.StringIO()
+        chosen = new_options(
+            "tsp-fcos-compact", digits_folder, small | {"lr": 2e-4, "backbone_lr": 3e-4, "drop_after": 0.5} | given
+        )
+        module, _ = prepare(chosen, None, Console(file=text, width=1000))
+        module.recipe = replace(
+            module.recipe, adamw_parts=("encoder",), sgd_factor=100.0, drop_after=0.5, second_drop_after=0.9
+        )
+        (factor, *_) = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas
+        assert [factor(step) for step in (49, 79, 99)] == pytest.approx(rates)
+        announce(Console(file=text, width=1000), chosen, module, RunFolder(Path("run")), resumed=False)
+        assert (
+            "The learning rate and the clipping are those of encoder, which AdamW trains; SGD trains everything else at 0.02, and the backbone at "
+            "0.0003.\n"
+        ) in text.getvalue()
 
 
 def test_rates_stay_unless_they_are_to_follow() -> None:

@@ -29,7 +29,7 @@ from detrkit.training.before_data import check_before_data
 from detrkit.training.options import resolve
 from detrkit.training.resuming import Progress
 from detrkit.training.run import Resumed, new_options, prepare
-from detrkit.training.run_folder import create
+from detrkit.training.run_folder import RunFolder, colours_of, create
 from detrkit.training.starting import _why_no_more, began_with, in_words
 from detrkit.training.timing import PieceTimes
 
@@ -228,7 +228,7 @@ def test_images_stay_so_where_a_run_goes_on(digits_folder: Path, tmp_path: Path)
     ("variant", "options", "warmup", "note"),
     [
         ("detr-compact", {"steps": 100}, 50, ""),
-        ("detr-compact", {"steps": 99}, 9, "rise over 9 steps instead of the recipe's 50, since the run has 99 steps in all"),
+        ("detr-compact", {"steps": 99}, 9, "the recipe's 50 steps of warm-up are shortened to 9, since the run has 99 steps in all"),
         ("detr-compact", {"steps": 99, "warmup_steps": 60}, 60, ""),
         ("detr-compact", {"minutes": 1.0}, 50, ""),  # which measures first
     ],
@@ -241,15 +241,15 @@ def test_a_warm_up_for_longer_runs_is_shortened_and_said(
     module, _ = prepare(chosen, None, Console(file=text, width=1000))
     assert module.options.warmup_steps == warmup
     assert note in text.getvalue()
-    assert ("learning rates rise" in text.getvalue()) == bool(note)
+    assert ("of warm-up are shortened" in text.getvalue()) == bool(note)
 
 
 def test_rates_for_a_batch_that_no_step_has_are_refused(digits_folder: Path) -> None:
-    chosen = new_options("detr-compact", digits_folder, SMALL | {"batch_size": 64, "scale_lr": True})
+    chosen = new_options("detr-compact", digits_folder, SMALL | {"batch_size": 32, "accumulate": 4, "scale_lr": True})
     with pytest.raises(ConfigurationError) as caught:
         prepare(chosen, None, Console(quiet=True))
     assert str(caught.value) == (
-        "scale_lr would follow batches of 64, and the training split has only 12 images for one: give batch_size=12, or leave out scale_lr"
+        "scale_lr would follow batches of 32, and the training split has only 12 images: give batch_size=8, or leave out scale_lr"
     )
 
 
@@ -268,6 +268,19 @@ def test_frozen_norms_name_weights_that_there_are(variant: str, remedy: str) -> 
     with pytest.raises(ConfigurationError) as caught:
         check_before_data(new_options(variant, "digits", {"weights": "none"}), Console(quiet=True), download=False)
     assert remedy in str(caught.value)
+
+
+def test_a_run_without_noted_colours_has_those_of_its_models(digits_folder: Path, tmp_path: Path) -> None:
+    file, colours = with_other_colours(tmp_path / "trained.safetensors")
+    run(digits_folder, tmp_path / "run", epochs=1, weights=file)
+    folder = RunFolder(tmp_path / "run")
+    content = json.loads(folder.config.read_text())
+    assert content["colours"] == {"mean": [0.5, 0.4, 0.3], "deviation": [0.25] * 3, "channels": "bgr"}
+    del content["colours"]  # as older versions wrote it
+    folder.config.write_text(json.dumps(content))
+    assert colours_of(folder) == colours
+    folder.last.unlink()
+    assert colours_of(folder) is None
 
 
 def test_a_run_on_other_classes_begins_with_what_was_learned(digits_folder: Path, tmp_path: Path) -> None:

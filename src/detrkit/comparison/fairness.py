@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from detrkit.comparison.figures import ContestantFigures
 from detrkit.comparison.origins import Origin, of_run, origin_of
-from detrkit.comparison.plan import LENGTHS, Plan
+from detrkit.comparison.plan import Plan
 from detrkit.data.wording import agreeing, counted
 from detrkit.training.starting import began_with
 
@@ -42,16 +42,14 @@ def length_notes(contestants: Sequence[ContestantFigures], plan: Plan) -> list[s
 
     Args:
         contestants: with their runs.
-        plan: says for how long they were to be trained.
+        plan: with its options.
     """
-    notes = []
-    for one in (one for each in contestants if each.variant is not None for one in each.finished):
-        known = of_run(one.run.folder)
-        asked = [name for name in LENGTHS if plan.options.get(name) is not None]
-        if known and known.options and any(getattr(known.options, name) != plan.options[name] for name in asked):
-            notes.append(
-                f"{one.run.name} was trained further by another command ({known.length} by now): that may explain a difference."
-            )
+    runs = [one.run for each in contestants if each.variant is not None for one in each.finished]
+    notes = [
+        f"{run.name} was trained further by another command ({known.length} by now): that may explain a difference."
+        for run in runs
+        if (known := of_run(run.folder)) is not None and known.lengthened
+    ]
     if plan.idle:
         notes.append(
             f"Nothing was trained here, so {', '.join(plan.idle)} changed nothing: checkpoints keep their own size of images."

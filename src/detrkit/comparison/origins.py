@@ -28,6 +28,7 @@ class Origin:
         options: of its training; None where its run is not known.
         learned_from: what the run noted about its data; empty likewise.
         length: of the training, in words; empty likewise.
+        lengthened: whether it got another length after it had begun.
     """
 
     variant: str = ""
@@ -35,6 +36,7 @@ class Origin:
     options: TrainingOptions | None = None
     learned_from: dict[str, Any] = field(default_factory=dict)
     length: str = ""
+    lengthened: bool = False
 
     @property
     def sides_in_words(self) -> str:
@@ -70,10 +72,11 @@ def of_run(path: Path) -> Origin | None:
         folder, options = read_run(path)
     except ConfigurationError:
         return None
-    learned_from = json.loads(folder.config.read_text(encoding="utf-8")).get("learned_from", {})
+    content = json.loads(folder.config.read_text(encoding="utf-8"))
+    lengthened = any(not {"epochs", "steps"}.isdisjoint(each["to"]) for each in content.get("changes", ()))
     short, long = options.short_side, options.long_side
     sides = None if short is None or long is None else (short, long)
-    return Origin(options.variant, sides, options, learned_from, _length(path))
+    return Origin(options.variant, sides, options, content.get("learned_from", {}), _length(path), lengthened)
 
 
 def _length(path: Path) -> str:

@@ -75,9 +75,6 @@ class Plan:
         own = [name for name in OWN if name in self.options]
         if own:
             raise ConfigurationError(f"a comparison chooses {own[0]} itself: leave it out")
-        unknown = [name for name in self.options if name not in _KNOWN]
-        if unknown:
-            raise OptionError(f"there is no option '{unknown[0]}': {closest(unknown[0], _KNOWN)}", unknown[0])
         if (self.options.get("nodes") or 1) > 1:
             raise OptionError("a comparison runs on one machine, so nodes must be 1", "nodes")
         trained = [each for each in self.contestants if each.variant is not None]
@@ -89,6 +86,9 @@ class Plan:
             )
         for each in trained:
             self.options_of(each, 0)
+        unknown = [name for name in self.options if name not in _KNOWN]
+        if unknown:  # where nothing is trained
+            raise OptionError(f"there is no option '{unknown[0]}': {closest(unknown[0], _KNOWN)}", unknown[0])
 
     @property
     def idle(self) -> list[str]:

@@ -21,6 +21,7 @@ from detrkit.comparison.outcome import JOB, stamp_of, write_failure, write_outco
 from detrkit.comparison.plan import validation_of
 from detrkit.errors import DetrkitError
 from detrkit.evaluation import compare_in_detail, detect
+from detrkit.evaluation.classes import MatchBy
 from detrkit.prediction.devices import choose_device
 from detrkit.terminal import print_any_character, terminal
 from detrkit.training import train
@@ -28,6 +29,7 @@ from detrkit.training.epochs import evaluation_batch
 from detrkit.training.memory_probe import peak_memory
 from detrkit.training.options import worker_count
 from detrkit.training.processes import STARTED_BY
+from detrkit.training.reporting import best_of
 from detrkit.training.run_folder import RunFolder, read_run
 from detrkit.training.sessions import sessions_of
 
@@ -73,14 +75,12 @@ def carry_out(folder: Path) -> None:
         model, memory, batch_size, workers = Path(job["checkpoint"]), None, 1, job["options"].get("workers") or 0
     else:
         model, memory = _trained(job, folder, device)
-        if STARTED_BY in os.environ:  # the first process of the training goes on alone
-            return
         _, options = read_run(folder)
         batch_size, workers = evaluation_batch(options), worker_count(options)
     dataset = validation_of(job["data"], job["options"])
     stamp = stamp_of(model)  # of what is evaluated now: a training elsewhere may replace the file meanwhile
     detector = load(model).to(device)
-    match_by = job["match_by"]
+    match_by: MatchBy = job["match_by"] if job["variant"] is None else "auto"  # ids may be others in the training split
     entries = detect(detector, dataset, batch_size=batch_size, workers=workers, progress=True, match_by=match_by)
     if job["variant"] is None:
         memory = peak_memory(device)
@@ -99,6 +99,8 @@ def carry_out(folder: Path) -> None:
 
 def _trained(job: dict[str, Any], folder: Path, device: torch.device) -> tuple[Path, float | None]:
     """The best model of the run, and the memory that its training took; where that had been finished before, what was noted then."""
+    if job["finished"]:
+        return best_of(RunFolder(folder)), job["memory"]
     config = RunFolder(folder).config
     sessions = len(sessions_of(config)) if job["resume"] else 0
     if job["resume"]:

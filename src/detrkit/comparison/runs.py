@@ -68,7 +68,7 @@ def outcomes_of(plan: Plan, console: Console, output: int | None = None) -> dict
             console.print(f"{place}: finished before.")
         else:
             console.print(f"{place}:")
-            outcome = _carried_out(run, plan, output, None if outcome is None else outcome.memory)
+            outcome = _carried_out(run, plan, output, outcome)
         if outcome.problem is not None:
             console.print(f"{run.name} failed: {outcome.problem}")
         outcomes[run] = outcome
@@ -101,8 +101,9 @@ def _is_whole(file: Path) -> bool:
         return False
 
 
-def _carried_out(run: Run, plan: Plan, output: int | None, memory: float | None) -> Outcome:
-    """Starts a run, or goes on with it, and waits for its end; `memory` is what its training took, if that is known already."""
+def _carried_out(run: Run, plan: Plan, output: int | None, before: Outcome | None) -> Outcome:
+    """Starts a run, or goes on with it, and waits for its end; one that had been finished is only evaluated again."""
+    finished = before is not None and before.problem is None
     prepare_folder(run.folder)
     (run.folder / OUTCOME).unlink(missing_ok=True)
     job = {
@@ -112,7 +113,8 @@ def _carried_out(run: Run, plan: Plan, output: int | None, memory: float | None)
         "seed": run.seed,
         "options": plain(plan.options),
         "match_by": plan.match_by,
-        "memory": memory,
+        "finished": finished,
+        "memory": before.memory if before is not None else None,
         "resume": RunFolder(run.folder).state.is_file(),
     }
     write_json(run.folder / JOB, job)

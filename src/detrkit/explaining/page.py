@@ -49,37 +49,39 @@ def write_page(path: Path, pictures: Sequence[tuple[str, Explanation | Answers]]
         ConfigurationError: each picture would be too much, although its photo is small; then an earlier file is gone, too.
         OutputError: the file cannot be written.
     """
-    for first in range(len(pictures)):
-        try:
-            page, count = _fitting(pictures[first:])
-        except ConfigurationError:
-            if first + 1 < len(pictures):
-                continue
-            path.unlink(missing_ok=True)  # it would be of other pictures
-            raise
-        return write_text(path, page), count
-    raise ConfigurationError("there is no picture to show: name some")
-
-
-def _fitting(pictures: Sequence[tuple[str, Explanation | Answers]]) -> tuple[str, int]:
-    """The page of the first pictures that fit, and how many these are.
-
-    Raises:
-        ConfigurationError: the first picture alone is too large.
-    """
     contents = [_picture(name, explanation) for name, explanation in pictures]
-    while True:
-        for side, quality in _PHOTOS:
-            for content, (_, explanation) in zip(contents, pictures, strict=False):
-                content |= _photo(explanation.picture, side, quality)
-            page = _rendered(*_words(pictures[0][1]), contents)
-            if len(page.encode()) <= LARGEST_FILE:
-                return page, len(contents)
-        if len(contents) == 1:
+    shown = list(zip(pictures, contents, strict=True))
+    page = _page(shown)
+    if not _fits(page):  # which pictures do so alone?
+        shown = [each for each in shown if _fits(_page([each]))]
+        if not shown:
+            path.unlink(missing_ok=True)  # it would be of other pictures
+            size = len(_page([(pictures[0], contents[0])]).encode()) / 1e6
             raise ConfigurationError(
-                f"the page of {pictures[0][0]} would have {len(page.encode()) / 1e6:.1f} MB, more than {LARGEST_FILE / 1e6:g}: choose layers or heads"
+                f"the page of {pictures[0][0]} would have {size:.1f} MB, more than {LARGEST_FILE / 1e6:g}: choose layers or heads"
             )
-        contents = contents[: -(-len(contents) // 2)] if len(contents) > 2 else contents[:1]
+        while not _fits(page := _page(shown)):
+            shown = shown[: (len(shown) + 1) // 2] if len(shown) > 2 else shown[:1]
+    return write_text(path, page), len(shown)
+
+
+def _fits(page: str) -> bool:
+    return len(page.encode()) <= LARGEST_FILE
+
+
+def _page(shown: Sequence[tuple[tuple[str, Explanation | Answers], dict[str, Any]]]) -> str:
+    """The page of some pictures, with photos as large as there is room for, or else with the smallest ones.
+
+    Args:
+        shown: name and explanation of each picture, and all of it but its photo.
+    """
+    page = ""
+    for side, quality in _PHOTOS:
+        contents = [{**content, **_photo(explanation.picture, side, quality)} for (_, explanation), content in shown]
+        page = _rendered(*_words(shown[0][0][1]), contents)
+        if _fits(page):
+            break
+    return page
 
 
 def _words(shown: Explanation | Answers) -> tuple[str, str]:

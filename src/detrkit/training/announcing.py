@@ -40,7 +40,7 @@ def announce(
     if parts := module.recipe.adamw_parts:
         rate = module.recipe.sgd_factor * (options.lr or 0.0)
         console.print(
-            f"The learning rate and the clipping are those of {' and '.join(parts)}, which AdamW trains; SGD trains everything else but the backbone at {rate:g}."
+            f"The learning rate and the clipping are those of {' and '.join(parts)}, which AdamW trains; SGD trains everything else at {rate:g}, and the backbone at {options.backbone_lr:g}."
         )
     repeated = module.images.note()
     if repeated is not None:

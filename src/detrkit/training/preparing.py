@@ -74,7 +74,7 @@ def prepare(
     count = len(EpochImages(options, training))
     if earlier is None:
         schedule = plan(options, count)
-        _check_scaling(options, schedule)
+        _check_scaling(options, schedule, count)
         options = _with_fitting_warmup(options, schedule, console)
     else:
         check_same_data(earlier.folder, training)
@@ -87,12 +87,12 @@ def prepare(
     return module, data
 
 
-def _check_scaling(options: TrainingOptions, schedule: Schedule) -> None:
+def _check_scaling(options: TrainingOptions, schedule: Schedule, images: int) -> None:
     """Refuses rates that follow a batch that no step has."""
     if options.scale_lr and schedule.batch_size < (options.batch_size or 1):
         raise OptionError(
-            f"scale_lr would follow batches of {options.batch_size}, and the training split has only {counted(schedule.batch_size, 'image')} for "
-            f"one: give batch_size={schedule.batch_size}, or leave out scale_lr",
+            f"scale_lr would follow batches of {options.batch_size}, and the training split has only {counted(images, 'image')}: give "
+            f"batch_size={schedule.batch_size}, or leave out scale_lr",
             *("scale_lr", "batch_size"),
         )
 
@@ -103,7 +103,7 @@ def _with_fitting_warmup(options: TrainingOptions, schedule: Schedule, console: 
     if options.minutes is not None or warmup == options.warmup_steps:
         return options
     console.print(
-        f"Note: the learning rates rise over {counted(warmup, 'step')} instead of the recipe's {options.warmup_steps}, since the run has "
+        f"Note: the recipe's {options.warmup_steps} steps of warm-up are shortened to {warmup}, since the run has "
         f"{counted(schedule.steps, 'step')} in all; --warmup-steps gives another number."
     )
     return dataclasses.replace(options, warmup_steps=warmup)

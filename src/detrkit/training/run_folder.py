@@ -13,6 +13,7 @@ from typing import Any
 
 import detrkit
 from detrkit.cards import Colours, Recipe
+from detrkit.checkpoints import load
 from detrkit.checkpoints.own_format import frozen
 from detrkit.data import DetectionDataset
 from detrkit.errors import ConfigurationError
@@ -130,16 +131,24 @@ def create(
     return folder
 
 
-def note_colours(folder: RunFolder, colours: Colours) -> None:
-    """Writes into a run's configuration which colours its images have, which may be those of the detector that it began with."""
+def note_start(folder: RunFolder, colours: Colours, *, shortened_warmup: bool) -> None:
+    """Writes into a run's configuration what its options do not say.
+
+    Args:
+        folder: the run's.
+        colours: of its images, which may be those of the detector that it began with.
+        shortened_warmup: whether the recipe's warm-up was too long for it.
+    """
     content = json.loads(folder.config.read_text(encoding="utf-8"))
-    write_json(folder.config, {**content, "colours": colours._asdict()})
+    write_json(folder.config, {**content, "colours": colours._asdict(), "shortened_warmup": shortened_warmup})
 
 
 def colours_of(folder: RunFolder) -> Colours | None:
-    """What `note_colours` wrote; None in runs of older versions, whose colours are those of the variant or the backbone."""
+    """The colours of a run's images; None where a run of an older version noted none and has no model yet."""
     noted = json.loads(folder.config.read_text(encoding="utf-8")).get("colours")
-    return None if noted is None else Colours(tuple(noted["mean"]), tuple(noted["deviation"]), noted["channels"])
+    if noted is None:
+        return load(folder.last).card.preprocessing.colours if folder.last.is_file() else None
+    return Colours(tuple(noted["mean"]), tuple(noted["deviation"]), noted["channels"])
 
 
 def check_free(folder: RunFolder) -> None:

@@ -43,7 +43,7 @@ class TrainingOptions:
         patience: number of evaluations in a row without a better figure after which training stops early; without it, it goes on to its end.
         batch_size: images per optimizer step; several processes share them.
         accumulate: number of pieces that a batch is split into to save memory; they are processed one after the other.
-        lr: learning rate of everything except the backbone; of TSP's variants that of the encoder, which SGD's rate for all else follows.
+        lr: learning rate of everything except the backbone; with TSP's recipe that of the encoder, which SGD's rate for all else follows.
         backbone_lr: learning rate of the backbone.
         scale_lr: whether the recipe's learning rates follow the batch size, with its square root.
         layer_decay: factor between the learning rates of a block of the backbone and the block after it; the last one has that of the backbone.
