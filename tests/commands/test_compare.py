@@ -100,6 +100,18 @@ def test_mistakes_are_one_sentence(line: str, words: str, digits_folder: Path, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_variants_learn_in_several_processes(digits_folder: Path, tmp_path: Path) -> None:
+    line = ("compare", "detr-compact", "conditional-detr-compact", "--data", digits_folder, "--devices", 2)
+    settings = [each.replace("decoder-layers=1", "decoder-layers=2") for each in SETTINGS]
+    result = detrkit_command(*line, "--output", "out", *SMALL, *settings, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [each["steps"]["mean"] for each in content["contestants"]] == [2, 2]
+    stored = json.loads((tmp_path / "out" / "detr-compact-seed0" / "config.json").read_text())
+    assert stored["options"]["devices"] == 2
+
+
 def test_a_comparison_needs_data(tmp_path: Path) -> None:
     line = ("compare", "detr-compact", "dino-compact", "--steps", 2)
     assert "needs --data" in refusal(*line, folder=tmp_path)
