@@ -177,11 +177,8 @@ def test_what_follows_from_other_options_is_not_taken_from_a_run(
     given: dict[str, Any], left: dict[str, Any], tmp_path: Path
 ) -> None:
     options = {"batch_size": 8, "accumulate": 2, "scale_lr": True, "lr": 0.1, "steps": 9, "warmup_steps": 3}
-    for reason in ({"time_budget": {"minutes": 1.0}}, {"shortened_warmup": True}):
-        stored = json.dumps({"options": options, **reason})
-        assert read_config(written(tmp_path, stored, "config.json")).combined(given) == left
-    stored = json.dumps({"options": options, "shortened_warmup": False})
-    assert read_config(written(tmp_path, stored, "config.json")).combined(given)["warmup_steps"] == 3
+    stored = json.dumps({"options": options, "time_budget": {"minutes": 1.0}})
+    assert read_config(written(tmp_path, stored, "config.json")).combined(given) == left
 
 
 def test_a_file_is_for_its_variant(tmp_path: Path) -> None:

@@ -97,6 +97,6 @@ def test_resume_names_options_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "run" / "config.json").write_text("{}")
     sentence = refusal("train", "--resume", "run", "--batch-size", 3, folder=tmp_path)
     assert sentence.endswith(
-        "of which only --data, --epochs, --steps, --patience, --devices, --nodes, --strategy and --workers may be given anew: leave out --batch-size"
+        "of which only --data, --epochs, --steps, --patience, --device, --devices, --nodes, --strategy and --workers may be given anew: leave out --batch-size"
     )
     assert "leave out --resume, or --dry-run" in refusal("train", "--resume", "run", "--dry-run", folder=tmp_path)

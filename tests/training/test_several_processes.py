@@ -19,7 +19,7 @@ from detrkit.data import read_digits
 EACH_STEP = {"checkpoint_minutes": 1e-6}
 # Nothing is random but the order of the images, and all have one size, so that none is padded.
 PLAIN: dict[str, Any] = {
-    **SMALL, "variant": "detr-compact", "crop": False, "multi_scale": False, "batch_size": 5, "accumulate": 1, "epochs": 2, "lr": 0.01,
+    **SMALL, "variant": "detr-compact", "crop": False, "multi_scale": False, "batch_size": 5, "accumulate": 1, "epochs": 2, "lr": 0.01, "warmup_steps": 60,
     "watch": "convergence",
     "settings": {**SMALL["settings"], "width": 64, "dropout": 0.0},
 }  # fmt: skip
@@ -120,7 +120,7 @@ class Runs:
                 "with": ["no network"],
             },
             "minutes": {
-                **together(digits, folder / "minutes", 2, epochs=None, minutes=2.1 / 60),
+                **together(digits, folder / "minutes", 2, epochs=None, minutes=2.1 / 60, warmup_steps=0),
                 "with": ["known speed"],
             },
             "fsdp": together(digits, folder / "fsdp", 2, strategy="fsdp"),

@@ -227,10 +227,9 @@ def test_images_stay_so_where_a_run_goes_on(digits_folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("variant", "options", "warmup", "note"),
     [
-        ("detr-compact", {"steps": 100}, 50, ""),
-        ("detr-compact", {"steps": 99}, 9, "the recipe's 50 steps of warm-up are shortened to 9, since the run has 99 steps in all"),
-        ("detr-compact", {"steps": 99, "warmup_steps": 60}, 60, ""),
-        ("detr-compact", {"minutes": 1.0}, 50, ""),  # which measures first
+        ("detr-compact", {"steps": 100, "schedule": "step"}, 50, ""),
+        ("detr-compact", {"steps": 99, "schedule": "step"}, 9, "the recipe's 50 steps of warm-up are shortened to 9, since the run has 99 steps in all"),
+        ("detr-compact", {"steps": 99, "schedule": "step", "warmup_steps": 60}, 60, ""),
     ],
 )  # fmt: skip
 def test_a_warm_up_for_longer_runs_is_shortened_and_said(
@@ -239,7 +238,10 @@ def test_a_warm_up_for_longer_runs_is_shortened_and_said(
     text = io.StringIO()
     chosen = new_options(variant, digits_folder, SMALL | {"device": "cpu"} | options)
     module, _ = prepare(chosen, None, Console(file=text, width=1000))
-    assert module.options.warmup_steps == warmup
+    (factor, *_) = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas
+    assert next(step for step in range(100) if factor(step) == 1.0) == max(
+        0, warmup - 1
+    )  # all of these are without drops
     assert note in text.getvalue()
     assert ("of warm-up are shortened" in text.getvalue()) == bool(note)
 

@@ -13,7 +13,7 @@ from training.small_runs import check_same_run, run, without_reports
 import detrkit
 from detrkit.errors import OptionError
 
-OPTIONS = {"supervision": "groups,count=3", "epochs": 2, "crop": False}
+OPTIONS = {"supervision": "groups,count=3", "epochs": 2, "crop": False, "warmup_steps": 60}
 
 
 @pytest.fixture(autouse=True)

@@ -384,7 +384,7 @@ def test_resume_takes_no_other_options(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         detrkit.train("detr-r50", resume=tmp_path, lr=0.1, epochs=3)
     assert str(caught.value) == (
-        "resume continues a run with its own options, of which only data, epochs, steps, patience, devices, nodes, strategy and workers may be given anew: leave out variant, lr"
+        "resume continues a run with its own options, of which only data, epochs, steps, patience, device, devices, nodes, strategy and workers may be given anew: leave out variant, lr"
     )
     with pytest.raises(ConfigurationError, match="not the folder of a run"):
         detrkit.train(resume=tmp_path)

@@ -234,7 +234,7 @@ def test_every_variant_has_the_figures_of_what_it_has(variant: str, few_digits: 
 
 
 def test_a_run_logs_them_and_a_resumed_one_the_same(digits_folder: Path, tmp_path: Path) -> None:
-    options = {"watch": "convergence", "epochs": 3, "lr": 1e-3}
+    options = {"watch": "convergence", "epochs": 3, "lr": 1e-3, "warmup_steps": 60}
     run(digits_folder, tmp_path / "whole", **options)
     run(digits_folder, tmp_path / "parts", **options, steps=3)
     detrkit.train(resume=tmp_path / "parts", steps=9)

@@ -59,13 +59,13 @@ class ConfigFile:
         path: of the file.
         options: training options by their names, variant and data among them; those that are null are left out.
         settings: of the model, still as texts, since their types are those of the variant.
-        fitted: whether it is the configuration of a run whose length may have shortened the warm-up.
+        timed: whether it is the configuration of a run whose length was measured, which may have shortened the warm-up.
     """
 
     path: Path
     options: dict[str, Any]
     settings: dict[str, str]
-    fitted: bool = False
+    timed: bool = False
 
     def combined(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options of the file with those of the command line, which take precedence.
@@ -85,7 +85,7 @@ class ConfigFile:
         replaced = {other for name in given for other in _REPLACED.get(name, ())} - self._switches()
         if self.options.get("scale_lr") and "batch_size" in given:
             replaced |= {"lr", "backbone_lr"}  # which follow from the batch
-        if self.fitted and not {"epochs", "steps", "minutes"}.isdisjoint(given):
+        if self.timed and not {"epochs", "steps", "minutes"}.isdisjoint(given):
             replaced.add("warmup_steps")
         return {name: value for name, value in self.options.items() if name not in replaced} | dict(given)
 
@@ -133,7 +133,7 @@ def read_config(path: str | Path) -> ConfigFile:
     file = expanded(path)
     if file.is_dir():
         file = file / CONFIG
-    content, fitted = _content(file)
+    content, timed = _content(file)
     options: dict[str, Any] = {}
     settings: dict[str, str] = {}
     hints = get_type_hints(TrainingOptions)
@@ -150,11 +150,11 @@ def read_config(path: str | Path) -> ConfigFile:
             options[name] = {part: _read(file, f"{name}.{part}", as_text(text), float) for part, text in rates.items()}
         elif (read := _option(file, name, value, hints[name])) is not None:
             options[name] = read
-    return ConfigFile(file, options, settings, fitted)
+    return ConfigFile(file, options, settings, timed)
 
 
 def _content(file: Path) -> tuple[dict[str, Any], bool]:
-    """The options in a file, and whether they are of a run whose length may have shortened the warm-up; those of a run are one part of its configuration."""
+    """The options in a file, and whether they are of a run whose length was measured; those of a run are one part of its configuration."""
     try:
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else parse_yaml(text, file)
@@ -170,14 +170,14 @@ def _content(file: Path) -> tuple[dict[str, Any], bool]:
         raise ConfigurationError(
             f"{file} cannot be read as {_format(file)} ({_reason(problem)}): correct it"
         ) from problem
-    fitted = False
+    timed = False
     if isinstance(content, dict) and isinstance(content.get("options"), dict):
-        content, fitted = content["options"], bool(content.get("time_budget") or content.get("shortened_warmup"))
+        content, timed = content["options"], content.get("time_budget") is not None
     if content is None:
         return {}, False
     if not isinstance(content, dict):
         raise ConfigurationError(f"{file} has no options: each line is the name of an option, a colon and its value")
-    return content, fitted
+    return content, timed
 
 
 def _reason(problem: Exception) -> str:

@@ -21,7 +21,7 @@ from detrkit.structures import ImageBatch, Losses, Target
 from detrkit.training.batches import EpochBatches, EpochLoader
 from detrkit.training.epoch_images import EpochImages
 from detrkit.training.optimizer import build_optimizer
-from detrkit.training.options import Schedule, worker_count
+from detrkit.training.options import Schedule, fitting_warmup, worker_count
 from detrkit.training.processes import ALONE, Processes
 from detrkit.training.schedules import rate_factor
 from detrkit.training.training_options import TrainingOptions
@@ -120,7 +120,7 @@ class TrainingModule(LightningModule):
             options.schedule,
             steps=self.schedule.steps,
             drop_after=options.drop_after or 0.0,
-            warmup_steps=options.warmup_steps or 0,
+            warmup_steps=fitting_warmup(options, self.schedule.steps),
             second_drop_after=recipe.second_drop_after if options.drop_after == recipe.drop_after else None,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -75,7 +75,7 @@ def prepare(
     if earlier is None:
         schedule = plan(options, count)
         _check_scaling(options, schedule, count)
-        options = _with_fitting_warmup(options, schedule, console)
+        _announce_warmup(options, schedule, console)
     else:
         check_same_data(earlier.folder, training)
         for note in annotation_notes(earlier.folder, training, data.validation):
@@ -97,16 +97,14 @@ def _check_scaling(options: TrainingOptions, schedule: Schedule, images: int) ->
         )
 
 
-def _with_fitting_warmup(options: TrainingOptions, schedule: Schedule, console: Console) -> TrainingOptions:
-    """The options with a warm-up that leaves most of the run to the rates themselves; where it is measured how long that is, it is chosen there."""
+def _announce_warmup(options: TrainingOptions, schedule: Schedule, console: Console) -> None:
+    """Says that a run is too short for the recipe's warm-up; where its length is measured first, the warm-up is chosen there."""
     warmup = fitting_warmup(options, schedule.steps)
-    if options.minutes is not None or warmup == options.warmup_steps:
-        return options
-    console.print(
-        f"Note: the recipe's {options.warmup_steps} steps of warm-up are shortened to {warmup}, since the run has "
-        f"{counted(schedule.steps, 'step')} in all; --warmup-steps gives another number."
-    )
-    return dataclasses.replace(options, warmup_steps=warmup)
+    if options.minutes is None and warmup != options.warmup_steps:
+        console.print(
+            f"Note: the recipe's {options.warmup_steps} steps of warm-up are shortened to {warmup}, since the run has "
+            f"{counted(schedule.steps, 'step')} in all; another --warmup-steps is kept."
+        )
 
 
 def module_of(

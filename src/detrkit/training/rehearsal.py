@@ -135,7 +135,6 @@ def dry_run(
     console = console or terminal()
     processes = Processes(resolved.devices * resolved.nodes, local_count=resolved.devices)
     module, opened = prepare(resolved, None, console, processes, download=False)
-    resolved = module.options
     if resolved.minutes is not None and processes.count > 1:
         raise OptionError(
             "a dry run is one process, and cannot measure how many steps of several fit into minutes: give steps, or devices=1",

@@ -59,7 +59,7 @@ from detrkit.training.resuming import (
     record,
     record_annotations,
 )
-from detrkit.training.run_folder import RunFolder, create, note_start, reopen
+from detrkit.training.run_folder import RunFolder, create, note_colours, reopen
 from detrkit.training.sessions import begin_session, end_session
 from detrkit.training.sharding import WholeModel
 from detrkit.training.starting import missing_offer, wanted_offer
@@ -188,7 +188,6 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
         options = _same_start(options, agreement)
         _download_once(options, console, agreement)
     module, data = prepare(options, earlier, console, processes)
-    asked, options = options, module.options
     if earlier is not None:
         check_weights(earlier.folder, module.model)
     budget = None
@@ -202,8 +201,7 @@ def _run(options: TrainingOptions, earlier: Resumed | None, console: Console, ag
     folder = None if earlier is None else earlier.folder
     if folder is None and processes.is_first:
         folder = create(options, data.training, data.validation)
-        is_shorter = options.warmup_steps != asked.warmup_steps
-        note_start(folder, module.model.card.preprocessing.colours, shortened_warmup=is_shorter)
+        note_colours(folder, module.model.card.preprocessing.colours)
     agreement.reach()
     folder = processes.from_first(folder)
     assert folder is not None

@@ -131,16 +131,10 @@ def create(
     return folder
 
 
-def note_start(folder: RunFolder, colours: Colours, *, shortened_warmup: bool) -> None:
-    """Writes into a run's configuration what its options do not say.
-
-    Args:
-        folder: the run's.
-        colours: of its images, which may be those of the detector that it began with.
-        shortened_warmup: whether the recipe's warm-up was too long for it.
-    """
+def note_colours(folder: RunFolder, colours: Colours) -> None:
+    """Writes into a run's configuration which colours its images have: its options do not say which detector's these are."""
     content = json.loads(folder.config.read_text(encoding="utf-8"))
-    write_json(folder.config, {**content, "colours": colours._asdict(), "shortened_warmup": shortened_warmup})
+    write_json(folder.config, {**content, "colours": colours._asdict()})
 
 
 def colours_of(folder: RunFolder) -> Colours | None:
