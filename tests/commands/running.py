@@ -7,7 +7,10 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from detrkit.__main__ import main
+from detrkit.commands.app import app
 
 
 @dataclass
@@ -19,6 +22,7 @@ class Finished:
 
 def detrkit_command(*arguments: object, folder: Path) -> Finished:
     """Runs a command in this process, which saves seconds of imports."""
+    app.console = Console()  # as wide as COLUMNS says now; that of an earlier command would be kept
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
