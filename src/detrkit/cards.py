@@ -43,7 +43,7 @@ class Colours(NamedTuple):
 
 
 IMAGENET_COLOURS = Colours()
-# Blue, green and red from 0 to 255 have these means and are not scaled.
+# Of the networks that were trained with Caffe, as detectron2 has them: values from 0 to 255, which are not scaled.
 CAFFE_COLOURS = Colours((123.675 / 255, 116.28 / 255, 103.53 / 255), (1 / 255,) * 3, "bgr")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from detrkit.data import DetectionDataset
 from detrkit.evaluation import compare_in_detail
 
 SETTINGS = {"queries": 6, "width": 32, "hidden": 32, "encoder_layers": 1, "decoder_layers": 1}
+SMALL: dict[str, Any] = {"batch_size": 4, "short_side": 64, "long_side": 64, "device": "cpu", "settings": SETTINGS}
 Finds = Callable[[int, dict[str, Any]], bool]
 
 
@@ -83,3 +85,8 @@ def compared(folder: Path, data: Path, finds: dict[str, Finds]) -> Comparison:
     """The comparison of `made_comparison`, of which nothing is left to run; arguments as there."""
     checkpoints = made_comparison(folder, data, finds)
     return compare(checkpoints, data, output=folder / "comparison", console=Console(quiet=True))
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()

@@ -10,66 +10,20 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comparison.made_runs import SETTINGS, compared, finish, made_comparison, untrained
+from comparison.made_runs import SETTINGS, SMALL, compared, finish, said, untrained
 from rich.console import Console
-from training.small_runs import without_reports
 
 import detrkit
 from detrkit.comparison import Comparison, compare, process
 from detrkit.comparison.contestants import read_contestants
-from detrkit.comparison.outcome import DETECTIONS, JOB, OUTCOME, read_outcome, write_failure
-from detrkit.comparison.plan import validation_of
+from detrkit.comparison.outcome import DETECTIONS, OUTCOME, read_outcome
 from detrkit.data import DetectionDataset
-from detrkit.errors import ConfigurationError, DataError, DetrkitError
+from detrkit.errors import ConfigurationError, DataError
 from detrkit.evaluation import evaluate
-from detrkit.training.module import TrainingModule
-from detrkit.training.run_folder import RunFolder, read_log
-
-SMALL: dict[str, Any] = {"batch_size": 4, "short_side": 64, "long_side": 64, "device": "cpu", "settings": SETTINGS}
-
-
-class InThisProcess:
-    """Takes the place of the process of a run, which takes seconds to start."""
-
-    started: list[Path] = []  # noqa: RUF012 - of one test
-
-    def __init__(self, command: list[str], **_: object) -> None:
-        self.folder = Path(command[-2])
-        self.started.append(self.folder)
-
-    def wait(self) -> int:
-        try:
-            process.carry_out(self.folder)
-        except DetrkitError as problem:
-            write_failure(self.folder, str(problem))
-            return 2
-        except KeyboardInterrupt:
-            return 130
-        return 0
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders of the runs that were started, in this process."""
-    without_reports(monkeypatch)
-    monkeypatch.setattr(InThisProcess, "started", [])
-    monkeypatch.setattr(subprocess, "Popen", InThisProcess)
-    return InThisProcess.started
-
-
-@pytest.fixture
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=2000)
-
-
-def said(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +31,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Compa
     """One model that finds everything, one that finds every other object, and one that finds nearly everything."""
     finds = {"all": lambda *_: True, "half": lambda place, _: place % 2 == 0, "nearly": lambda place, _: place != 3}
     return compared(tmp_path_factory.mktemp("made"), digits_folder, finds)
-
-
-@pytest.fixture
-def dataset(digits_folder: Path) -> DetectionDataset:
-    return validation_of(str(digits_folder), {})
 
 
 def test_finished_runs_are_compared_and_not_done_again(made: Comparison) -> None:
@@ -151,66 +100,6 @@ def test_notebooks_show_what_follows(made: Comparison) -> None:
     assert repr(made).startswith("<Comparison on digits0 val: all and nearly cannot be ranked")
 
 
-def test_a_checkpoint_that_has_changed_is_evaluated_again(
-    digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
-) -> None:
-    finds = {"one": lambda *_: True, "two": lambda *_: True}
-    one, two = made_comparison(tmp_path, digits_folder, finds)
-    given = {"output": tmp_path / "comparison", "console": quiet}
-    compare([one, two], digits_folder, **given)
-    assert started == []
-    untrained(two, dataset)  # its time is another now
-    comparison = compare([one, two], digits_folder, **given)
-    assert [folder.name for folder in started] == ["two-checkpoint"]
-    assert [each.figure("AP").mean == 1.0 for each in comparison.contestants] == [True, False]
-    (tmp_path / "elsewhere").mkdir()
-    namesake = untrained(tmp_path / "elsewhere" / "one.safetensors", dataset)
-    compare([namesake, two], digits_folder, **given)
-    assert [folder.name for folder in started] == ["two-checkpoint", "one-checkpoint"]
-
-
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-9])])
-def test_detections_that_are_lost_are_made_again(
-    damage: Callable[[Path], object], digits_folder: Path, tmp_path: Path, started: list[Path], quiet: Console
-) -> None:
-    one, two = made_comparison(tmp_path, digits_folder, {"one": lambda *_: True, "two": lambda *_: True})
-    damage(tmp_path / "comparison" / "two-checkpoint" / DETECTIONS)
-    comparison = compare([one, two], digits_folder, output=tmp_path / "comparison", console=quiet)
-    assert [folder.name for folder in started] == ["two-checkpoint"]
-    assert [each.figure("AP").mean == 1.0 for each in comparison.contestants] == [True, False]
-
-
-def test_a_run_that_was_trained_further_is_evaluated_again_and_named(
-    digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
-) -> None:
-    given = {"output": tmp_path / "out", "console": quiet, "steps": 2, **SMALL}
-    contestants = ["detr-compact", "conditional-detr-compact"]
-    before = compare(contestants, digits_folder, **given)
-    assert before.notes == ()
-    folder = tmp_path / "out" / "detr-compact-seed0"
-    best = detrkit.train(resume=folder, steps=4).best
-    untrained(best, dataset)  # as if it had become better
-    comparison = compare(contestants, digits_folder, **given)
-    assert [each.name for each in started] == [f"{contestants[0]}-seed0", f"{contestants[1]}-seed0", folder.name]
-    trained = comparison.contestants[0]
-    assert trained.length("step").mean == 4
-    assert trained.figure("AP").mean == evaluate(best, dataset).figures["AP"]
-    assert trained.memory == before.contestants[0].memory  # was not measured again
-    assert comparison.notes == (
-        "detr-compact-seed0 was trained further by another command (1.33 epochs, 4 steps by now): that may explain a difference.",
-    )
-
-
-def test_nothing_is_said_of_runs_whose_length_was_measured(
-    digits_folder: Path, tmp_path: Path, started: list[Path], quiet: Console
-) -> None:
-    given = {"output": tmp_path / "out", "console": quiet, "minutes": 0.05, **SMALL}
-    comparison = compare(["detr-compact", "conditional-detr-compact"], digits_folder, **given)
-    assert len(started) == 2
-    assert comparison.problems == []
-    assert [note for note in comparison.notes if "trained further" in note] == []
-
-
 def test_classes_of_checkpoints_are_matched_by_their_ids_if_asked(
     digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
 ) -> None:
@@ -258,23 +147,6 @@ def test_a_checkpoint_that_knows_fewer_classes_is_compared_and_says_so(
     assert "fewer: The model does not know 1 class of the data set (AP counts as 0): 7." in comparison.notes
 
 
-def test_a_folder_that_was_moved_has_its_models_with_it(dataset: DetectionDataset, tmp_path: Path) -> None:
-    before, now = tmp_path / "before", tmp_path / "now"
-    before.mkdir()
-    finish(before, untrained(before / "best.safetensors", dataset), dataset, lambda *_: True)
-    elsewhere = untrained(tmp_path / "checkpoint.safetensors", dataset)
-    (tmp_path / "evaluated").mkdir()
-    finish(tmp_path / "evaluated", elsewhere, dataset, lambda *_: True)
-    for folder, model in ((before, before / "best.safetensors"), (tmp_path / "evaluated", elsewhere)):
-        outcome = read_outcome(folder)
-        assert outcome is not None
-        assert outcome.model == str(model)
-    before.rename(now)
-    outcome = read_outcome(now)
-    assert outcome is not None
-    assert outcome.model == str(now / "best.safetensors")
-
-
 def test_names_of_checkpoints_are_unique(dataset: DetectionDataset, tmp_path: Path) -> None:
     for folder in ("a/mine", "b/mine", "detr-compact-seed0"):
         (tmp_path / folder).mkdir(parents=True)
@@ -291,90 +163,6 @@ def test_names_of_checkpoints_are_unique(dataset: DetectionDataset, tmp_path: Pa
         "detr-compact-seed0-checkpoint",
         "detr-compact-2-checkpoint",
     ]
-
-
-def test_a_comparison_trains_evaluates_and_goes_on(
-    digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
-) -> None:
-    checkpoint = untrained(tmp_path / "mine.safetensors", dataset)
-    given = {"output": tmp_path / "out", "console": quiet, "steps": 2, **SMALL}
-    first = compare(["detr-compact", checkpoint], digits_folder, **given)
-    names = ["detr-compact-seed0", "mine-checkpoint"]
-    assert [folder.name for folder in started] == names
-    trained, mine = first.contestants
-    (training,) = trained.finished
-    assert training.length("step") == 2
-    assert len(training.course) == 1
-    assert trained.images_per_second.mean == training.course[0]["images_per_second"]
-    assert trained.minutes.mean == pytest.approx(training.course[0]["seconds"] / 60)
-    assert trained.memory.mean is not None
-    assert trained.memory.mean > 0.1
-    assert trained.parameters == mine.parameters
-    assert training.outcome.model.endswith("detr-compact-seed0/best.safetensors")
-    measured = json.loads((tmp_path / "out" / "detr-compact-seed0" / "metrics.json").read_text())
-    assert trained.figure("AP").mean == measured["best"]["AP"]
-    assert mine.figure("AP").mean == evaluate(checkpoint, dataset).figures["AP"]
-    assert (mine.images_per_second.mean, mine.length("epoch").mean) == (None, None)
-    assert any(note.startswith("What mine learned from, and for how long, is not known") for note in first.notes)
-    # Nothing is left to do, whatever is asked for first; a second seed is.
-    compare([checkpoint, "detr-compact"], digits_folder, **given)
-    assert len(started) == 2
-    assert said(quiet).count("finished before.") == 2
-    third = compare(["detr-compact", checkpoint], digits_folder, seeds=2, **given)
-    assert [folder.name for folder in started] == [*names, "detr-compact-seed1"]
-    seeds = third.contestants[0].finished
-    assert [each.run.seed for each in seeds] == [0, 1]
-    assert seeds[0].course[0]["loss"] != seeds[1].course[0]["loss"]
-    assert third.several_trainings
-    assert third.contestants[0].figure("AP").deviation is not None
-
-
-def test_a_run_that_was_cut_goes_on(
-    digits_folder: Path, tmp_path: Path, started: list[Path], quiet: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = TrainingModule.training_step
-
-    def stopped(self: TrainingModule, batch: Any, index: int) -> Any:
-        if self.current_epoch == 1:
-            raise KeyboardInterrupt
-        return step(self, batch, index)
-
-    given = {"output": tmp_path / "out", "console": quiet, "epochs": 2, **SMALL}
-    contestants = ["detr-compact", "conditional-detr-compact"]
-    monkeypatch.setattr(TrainingModule, "training_step", stopped)
-    cut = compare(contestants, digits_folder, **given)
-    assert cut.problems == [(f"{name}-seed0", "it was stopped") for name in contestants]
-    assert (cut.ranked, cut.differences) == ([], ())
-    folder = RunFolder(tmp_path / "out" / "detr-compact-seed0")
-    (before,) = read_log(folder.log)
-    monkeypatch.setattr(TrainingModule, "training_step", step)
-    whole = compare(contestants, digits_folder, **given)
-    assert whole.problems == []
-    assert whole.notes == ()  # both begin at random, with images of one size
-    assert json.loads((folder.path / JOB).read_text())["resume"]
-    rows = read_log(folder.log)
-    assert [row["epoch"] for row in rows] == [1.0, 2.0]
-    assert rows[0] == before  # was not trained again
-    assert [each.length("epoch").mean for each in whole.contestants] == [2.0, 2.0]
-
-
-def test_a_run_that_fails_leaves_the_others_alone(
-    digits_folder: Path, dataset: DetectionDataset, tmp_path: Path, started: list[Path], quiet: Console
-) -> None:
-    given = {"output": tmp_path / "out", "console": quiet, "steps": 2, **SMALL}
-    checkpoints = [untrained(tmp_path / f"{name}.safetensors", dataset) for name in ("one", "two")]
-    compare(checkpoints, digits_folder, **given)
-    taken = tmp_path / "out" / "detr-compact-seed0"
-    taken.mkdir()
-    (taken / "best.safetensors").write_text("somebody's")
-    comparison = compare(["detr-compact", *checkpoints], digits_folder, **given)
-    sentence = f"{taken} holds models of an earlier run: choose another --output"
-    assert comparison.problems == [("detr-compact-seed0", sentence)]
-    assert {each.name for each in comparison.ranked} == {"one", "two"}
-    assert f"detr-compact-seed0 failed: {sentence}" in said(quiet)
-    assert f"1 run of 3 failed; the same command with --output {tmp_path / 'out'} tries again." in said(quiet)
-    assert sentence in comparison.report.read_text()
-    assert json.loads(comparison.figures_file.read_text())["contestants"][0]["runs"][0]["problem"] == sentence
 
 
 @pytest.mark.parametrize(

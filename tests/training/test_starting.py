@@ -239,9 +239,7 @@ def test_a_warm_up_for_longer_runs_is_shortened_and_said(
     chosen = new_options(variant, digits_folder, SMALL | {"device": "cpu"} | options)
     module, _ = prepare(chosen, None, Console(file=text, width=1000))
     (factor, *_) = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas
-    assert next(step for step in range(100) if factor(step) == 1.0) == max(
-        0, warmup - 1
-    )  # all of these are without drops
+    assert next(step for step in range(100) if factor(step) == 1.0) == warmup - 1
     assert note in text.getvalue()
     assert ("of warm-up are shortened" in text.getvalue()) == bool(note)
 

@@ -85,9 +85,8 @@ def with_full_disk(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> None:
 
 
 def test_checkpoints_take_room_where_they_lie_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        tempfile, "tempdir", str(tmp_path / "missing")
-    )  # as if the folder for temporary files were full
+    # As if the folder for temporary files were full.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     file, content = StateFile(), {"state_dict": {"weight": torch.arange(3.0)}, "epoch": 2}
     file.save_checkpoint(content, tmp_path / "resume.ckpt")
     assert file.problem is None

@@ -17,7 +17,7 @@ from detrkit.checkpoints.loading import load_fitting
 from detrkit.coco_limits import MAX_DETECTIONS
 from detrkit.comparison.contestants import read_contestants
 from detrkit.comparison.differences import Ranking, ranking
-from detrkit.comparison.fairness import evaluation_notes, fairness_notes, length_notes
+from detrkit.comparison.fairness import evaluation_notes, fairness_notes, length_notes, option_notes
 from detrkit.comparison.figures import Comparison, ContestantFigures, Training
 from detrkit.comparison.latency import latencies
 from detrkit.comparison.outcome import DETECTIONS, Outcome
@@ -153,7 +153,13 @@ def _compared(
         contestants=tuple(_completed(each, ranks, times) for each in figures),
         differences=() if ranks is None else ranks.differences,
         resamples=0 if ranks is None else ranks.resamples,
-        notes=(*evaluation_notes(figures), *fairness_notes(figures), *length_notes(figures, plan), *untimed),
+        notes=(
+            *evaluation_notes(figures),
+            *fairness_notes(figures),
+            *length_notes(figures),
+            *option_notes(plan),
+            *untimed,
+        ),
         folder=plan.folder,
         settings=shared_settings(plan, dataset, device),
     )

@@ -37,24 +37,30 @@ def fairness_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
     return notes
 
 
-def length_notes(contestants: Sequence[ContestantFigures], plan: Plan) -> list[str]:
-    """Sentences about runs that were trained on by another command, and about options that nobody took.
+def length_notes(contestants: Sequence[ContestantFigures]) -> list[str]:
+    """Sentences about runs that were trained further by another command.
 
     Args:
         contestants: with their runs.
-        plan: with its options.
     """
     runs = [one.run for each in contestants if each.variant is not None for one in each.finished]
-    notes = [
+    return [
         f"{run.name} was trained further by another command ({known.length} by now): that may explain a difference."
         for run in runs
         if (known := of_run(run.folder)) is not None and known.lengthened
     ]
-    if plan.idle:
-        notes.append(
-            f"Nothing was trained here, so {', '.join(plan.idle)} changed nothing: checkpoints keep their own size of images."
-        )
-    return notes
+
+
+def option_notes(plan: Plan) -> list[str]:
+    """A sentence about options that change nothing, if there are some.
+
+    Args:
+        plan: with its contestants and options.
+    """
+    if not plan.unused_options:
+        return []
+    names = ", ".join(plan.unused_options)
+    return [f"Nothing was trained here, so {names} changed nothing: checkpoints keep their own size of images."]
 
 
 def _of_data(finished: Sequence[ContestantFigures], origins: Mapping[str, Origin]) -> list[str]:

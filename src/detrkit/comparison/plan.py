@@ -24,7 +24,7 @@ OWN = ("variant", "data", "output", "seed")
 # What may change on the way: no figure depends on it but the speed.
 _FREE = ("workers", "loggers", "checkpoint_minutes", "memory_probe")
 _KNOWN = tuple(entry.name for entry in fields(TrainingOptions))
-# What is about the images to find, and not about training.
+# What is about the images that all are evaluated on, and about the machine.
 _OF_ALL = ("val_split", "orientation", "stretch_16bit", "masks", "device", "workers")
 _FILE = "plan.json"
 
@@ -91,7 +91,7 @@ class Plan:
             raise OptionError(f"there is no option '{unknown[0]}': {closest(unknown[0], _KNOWN)}", unknown[0])
 
     @property
-    def idle(self) -> list[str]:
+    def unused_options(self) -> list[str]:
         """The options that change nothing, since nothing is trained."""
         trained = any(each.variant is not None for each in self.contestants)
         return [] if trained else [name for name in self.options if name not in _OF_ALL]

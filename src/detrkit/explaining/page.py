@@ -49,14 +49,14 @@ def write_page(path: Path, pictures: Sequence[tuple[str, Explanation | Answers]]
         ConfigurationError: each picture would be too much, although its photo is small; then an earlier file is gone, too.
         OutputError: the file cannot be written.
     """
-    contents = [_picture(name, explanation) for name, explanation in pictures]
-    shown = list(zip(pictures, contents, strict=True))
+    everything = [(explanation, _picture(name, explanation)) for name, explanation in pictures]
+    shown = everything
     page = _page(shown)
     if not _fits(page):  # which pictures do so alone?
         shown = [each for each in shown if _fits(_page([each]))]
         if not shown:
             path.unlink(missing_ok=True)  # it would be of other pictures
-            size = len(_page([(pictures[0], contents[0])]).encode()) / 1e6
+            size = len(_page(everything[:1]).encode()) / 1e6
             raise ConfigurationError(
                 f"the page of {pictures[0][0]} would have {size:.1f} MB, more than {LARGEST_FILE / 1e6:g}: choose layers or heads"
             )
@@ -69,16 +69,16 @@ def _fits(page: str) -> bool:
     return len(page.encode()) <= LARGEST_FILE
 
 
-def _page(shown: Sequence[tuple[tuple[str, Explanation | Answers], dict[str, Any]]]) -> str:
+def _page(shown: Sequence[tuple[Explanation | Answers, dict[str, Any]]]) -> str:
     """The page of some pictures, with photos as large as there is room for, or else with the smallest ones.
 
     Args:
-        shown: name and explanation of each picture, and all of it but its photo.
+        shown: the explanation of each picture, and all that the page has of it but its photo.
     """
     page = ""
     for side, quality in _PHOTOS:
-        contents = [{**content, **_photo(explanation.picture, side, quality)} for (_, explanation), content in shown]
-        page = _rendered(*_words(shown[0][0][1]), contents)
+        contents = [{**content, **_photo(explanation.picture, side, quality)} for explanation, content in shown]
+        page = _rendered(*_words(shown[0][0]), contents)
         if _fits(page):
             break
     return page

@@ -77,7 +77,7 @@ class Diagnosis(Callback):
         if trainer.global_step == self._step:
             return  # only a piece of a batch
         self._step = trainer.global_step
-        is_warm = self._step > fitting_warmup(pl_module.options, pl_module.schedule.steps)
+        is_warm = self._step > fitting_warmup(pl_module.options, pl_module.recipe, pl_module.schedule.steps)
         if is_warm and self._step % self._size == 0 and len(self._window) == self._size * self._pieces:
             self._course = [*self._course[:1], *self._course[1:][-1:], self._window.learning()]
             self._looks += 1

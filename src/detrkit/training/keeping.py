@@ -29,9 +29,8 @@ class StateFile(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002 - of remote folders
         """Notes a problem instead of raising it: other processes wait for this one."""
         try:
-            write_pickled(
-                Path(path), checkpoint
-            )  # Lightning's own way needs as much room in the system's folder for temporary files
+            # Lightning's own way needs as much room again in the system's folder for temporary files.
+            write_pickled(Path(path), checkpoint)
         except OutputError as problem:
             self.problem = problem
         else:

@@ -120,7 +120,7 @@ class TrainingModule(LightningModule):
             options.schedule,
             steps=self.schedule.steps,
             drop_after=options.drop_after or 0.0,
-            warmup_steps=fitting_warmup(options, self.schedule.steps),
+            warmup_steps=fitting_warmup(options, recipe, self.schedule.steps),
             second_drop_after=recipe.second_drop_after if options.drop_after == recipe.drop_after else None,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

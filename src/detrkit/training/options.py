@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import torch
 
+from detrkit.cards import Recipe
 from detrkit.data.augmentation import POLICIES
 from detrkit.errors import ConfigurationError, OptionError
 from detrkit.files import expanded
@@ -161,15 +162,16 @@ def plan(options: TrainingOptions, images: int) -> Schedule:
     return Schedule(math.ceil(steps / steps_per_epoch), steps, steps_per_epoch, piece_size, accumulate)
 
 
-def fitting_warmup(options: TrainingOptions, steps: int) -> int:
+def fitting_warmup(options: TrainingOptions, recipe: Recipe, steps: int) -> int:
     """Steps of warm-up: those of the options, but at most a tenth of a run of which the recipe's would take more than half.
 
     Args:
         options: the resolved options.
+        recipe: of the run.
         steps: of the whole run.
     """
     warmup = options.warmup_steps or 0
-    is_own = warmup != find_variant(options.variant).recipe.warmup_steps
+    is_own = warmup != recipe.warmup_steps
     return warmup if is_own or 2 * warmup <= steps else int(WARMUP_SHARE * steps)
 
 

@@ -99,7 +99,7 @@ def _check_scaling(options: TrainingOptions, schedule: Schedule, images: int) ->
 
 def _announce_warmup(options: TrainingOptions, schedule: Schedule, console: Console) -> None:
     """Says that a run is too short for the recipe's warm-up; where its length is measured first, the warm-up is chosen there."""
-    warmup = fitting_warmup(options, schedule.steps)
+    warmup = fitting_warmup(options, find_variant(options.variant).recipe, schedule.steps)
     if options.minutes is None and warmup != options.warmup_steps:
         console.print(
             f"Note: the recipe's {options.warmup_steps} steps of warm-up are shortened to {warmup}, since the run has "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from detrkit.cards import Colours
 from detrkit.checkpoints import load_backbone_weights, load_detector, load_queries
 from detrkit.checkpoints.downloads import fetch, place_of
 from detrkit.checkpoints.places import find_weights
@@ -205,16 +206,13 @@ def begin(model: Detector, options: TrainingOptions, files: StartingFiles) -> st
         )
     details = "" if taken is None else f": {in_words(taken)}"
     own = model.card.preprocessing.colours
-    colours = (
-        ""
-        if own == usual
-        else f" Images get its colours: mean {_few(own.mean)}, deviation {_few(own.deviation)}, {own.channels}."
-    )
+    colours = "" if own == usual else f" Images get its colours: {_colours_in_words(own)}."
     return f"Starts from {began_with(options)}{details}.{colours}{_why_no_more(options, model.card.config)}"
 
 
-def _few(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
+def _colours_in_words(colours: Colours) -> str:
+    mean, deviation = (", ".join(f"{value:.4g}" for value in values) for values in colours[:2])
+    return f"mean {mean}, deviation {deviation}, {colours.channels}"
 
 
 def began_with(options: TrainingOptions) -> str:
